@@ -1,0 +1,374 @@
+"""LiRA, the Gaussian likelihood-ratio attack (Carlini et al. 2022, arXiv 2112.03570), on every model at once.
+
+A target's scores use Gaussians fitted to the *other* shadow models. Nothing is refitted: each Gaussian of the whole
+pool is computed once, and the target's pair is taken out of its mean, variance and median in closed form. All is
+float64, in blocks of examples, so memory does not grow with N.
+"""
+
+import warnings
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lira.attacks._pool import (
+    FewModelsWarning,
+    FlooredVarianceWarning,
+    SignalArray,
+    blocks,
+    check_pool,
+    read_block,
+)
+
+__all__ = ["lira_offline", "lira_offline_fixed", "lira_online", "lira_online_fixed"]
+
+# A spread below this, relative to 1 + |mean|, is the rounding of float32 phi and not a property of the models.
+SD_FLOOR = 2.0**-20
+# The original code's own floor, `std + 1e-30`.
+ORIGINAL_SD_FLOOR = 1e-30
+
+
+def lira_online(
+    phi: SignalArray,
+    keep: np.ndarray,
+    *,
+    target: SignalArray | None = None,
+    leave: str = "pair",
+    convention: str = "paper",
+) -> np.ndarray:
+    """Online LiRA with per-example variances (Algorithm 1): log N(phi; IN) - log N(phi; OUT), mean over queries.
+
+    Args:
+        phi: float32 `[M, N, Q]`, logit-scaled confidences of the shadow models. Read in blocks along N.
+        keep: bool `[M, N]`, true where the model was trained on the example.
+        target: float32 `[T, N, Q]`, models outside the pool; all M shadow models then serve against them. None
+            attacks every model of the pool.
+        leave: what is left out of the pool when one of its own models is attacked. "pair": the model and its
+            complementary mate, so that nothing used depends on the target's membership. "one": the model only, for
+            pools of other designs; exactly balanced ones are cut to equal counts, or these would leak it.
+        convention: "paper" (mean and standard deviation), or "original" for the authors' code (median, np.std,
+            counts cut to the smallest over all examples).
+
+    Returns:
+        float32 `[T, N]`, higher = more likely a member.
+
+    Raises:
+        ValueError: shapes disagree, phi is not finite, or an example has fewer than two models on a side.
+
+    Warns:
+        FewModelsWarning: fewer than eight models on a side. FlooredVarianceWarning: with the number of floored ones.
+    """
+    return _attack(phi, keep, target, leave, convention, online=True, fixed=False)
+
+
+def lira_online_fixed(
+    phi: SignalArray,
+    keep: np.ndarray,
+    *,
+    target: SignalArray | None = None,
+    leave: str = "pair",
+    convention: str = "paper",
+) -> np.ndarray:
+    """Online LiRA with one global variance a side (section VI-C), the better choice below about 64 models.
+
+    The variance is the mean of the within-example variances, IN and OUT apart, without the target's pair. With one
+    model a side no spread can be seen and both sides take variance 1, which does not move the ranking.
+    `convention="original"` takes `np.std` of all IN values about their grand mean for both sides.
+    Arguments, result and errors are those of `lira_online`; one model a side is enough.
+    """
+    return _attack(phi, keep, target, leave, convention, online=True, fixed=True)
+
+
+def lira_offline(
+    phi: SignalArray,
+    keep: np.ndarray,
+    *,
+    target: SignalArray | None = None,
+    leave: str = "pair",
+    convention: str = "paper",
+) -> np.ndarray:
+    """Offline LiRA with per-example variances (Eq. 4): only OUT models are used.
+
+    The score is z = (phi - mean_out) / sd_out, mean over queries. The paper's probability Phi(z) ranks alike but is
+    1 from z = 8.3 on, which turns the low-FPR tail into ties. `convention="original"` ranks by the two-sided
+    -log N(phi; median_out, sd_out), as the authors' code does.
+    Arguments, result and errors are those of `lira_online`; IN models are not needed.
+    """
+    return _attack(phi, keep, target, leave, convention, online=False, fixed=False)
+
+
+def lira_offline_fixed(
+    phi: SignalArray,
+    keep: np.ndarray,
+    *,
+    target: SignalArray | None = None,
+    leave: str = "pair",
+    convention: str = "paper",
+) -> np.ndarray:
+    """Offline LiRA with one global variance: `lira_offline` with the variance of `lira_online_fixed`.
+
+    `convention="original"` takes `np.std` of all OUT values about their grand mean.
+    Arguments, result and errors are those of `lira_online`; one OUT model is enough.
+    """
+    return _attack(phi, keep, target, leave, convention, online=False, fixed=True)
+
+
+# --- One attack: which models stand on which side, then one pass (two with a fixed variance) over the examples ------
+
+
+class _Side(NamedTuple):
+    """One side (IN or OUT) of a block: its members in the whole pool, and what each target removes from them."""
+
+    mask: np.ndarray | jax.Array  # bool [M, n]
+    removed: np.ndarray | jax.Array  # float [T, n, Q], the one value taken out for a target
+    removes: np.ndarray | jax.Array  # bool [T, n], whether one is taken out at all
+    middle: np.ndarray | jax.Array | None  # float64 [5, n, Q], see `_middle`
+
+
+def _attack(phi, keep, target, leave, convention, *, online: bool, fixed: bool) -> np.ndarray:
+    if convention not in ("paper", "original"):
+        raise ValueError(f'convention must be "paper" or "original"; got {convention!r}')
+    keep = np.asarray(keep)
+    M, N, Q = check_pool(phi, keep, target, leave)
+    original = convention == "original"
+    targets = M if target is None else target.shape[0]
+    scores = np.empty((targets, N), np.float32)
+    floored = 0
+    for rows, cuts in _groups(keep, targets, target is not None, leave, original, online, fixed):
+        read = partial(_read, phi, keep, target, rows, leave, cuts, original)
+        with jax.enable_x64(True):
+            variances = _fixed_variances(read, (M, N, Q), online, original) if fixed else None
+            for examples, fresh in blocks(M, N, Q):
+                attacked, values, inside, outside = read(examples)
+                block, count = _score(
+                    attacked, values, inside, outside, variances, fresh, online=online, original=original
+                )
+                scores[rows, examples] = block
+                floored += int(count)
+    if floored:
+        warnings.warn(
+            f"{floored:,} of {scores.size * Q * (1 + online):,} variances were floored: shadow models agree on phi "
+            f"to rounding; the fixed-variance attack is not affected",
+            FlooredVarianceWarning,
+            stacklevel=3,
+        )
+    if np.isnan(scores).any():
+        raise ValueError("a score is NaN although phi is finite: phi is too large for float64 arithmetic")
+    return scores
+
+
+def _groups(keep, targets: int, outside: bool, leave: str, original: bool, online: bool, fixed: bool):
+    """Targets that share their cuts: (rows, (IN models an example keeps, OUT models)); None where nothing is cut.
+
+    The original code truncates each side to its smallest count over all examples, once the target is left out.
+    Whether that lowers the smallest count depends on the target, hence up to four groups.
+    """
+    M = len(keep)
+    counts = np.stack([keep.sum(axis=0), M - keep.sum(axis=0)])  # [2, N]
+    every = np.arange(targets)
+    least = counts.min(axis=1)
+    if outside:
+        cuts = tuple(least) if original else (None, None)
+        groups = [(every, cuts)]
+        left = least
+    elif leave == "pair":
+        groups = [(every, (None, None))]
+        left = least - 1
+    else:
+        # [M, 2]: does leaving model t out take one from an example that has the fewest?
+        lowers = np.stack(
+            [keep[:, counts[0] == least[0]].any(axis=1), (~keep[:, counts[1] == least[1]]).any(axis=1)], 1
+        )
+        left = (least - lowers).min(axis=0)
+        balanced = (counts == counts[:, :1]).all()
+        if original or balanced:
+            kinds = np.unique(lowers, axis=0)
+            groups = [(np.flatnonzero((lowers == kind).all(axis=1)), tuple(least - kind)) for kind in kinds]
+        else:
+            groups = [(every, (None, None))]
+    _check_counts(left, online, fixed)
+    return groups
+
+
+def _check_counts(left: np.ndarray, online: bool, fixed: bool) -> None:
+    """Raise where an example keeps too few IN or OUT models for a variance; `left` is the fewest of each."""
+    name = f"lira_{'online' if online else 'offline'}{'_fixed' if fixed else ''}"
+    sides = {"IN": int(left[0]), "OUT": int(left[1])} if online else {"OUT": int(left[1])}
+    needed = 1 if fixed else 2
+    for side, count in sides.items():
+        if count < needed:
+            if count == 1:
+                remedy = f"use {name}_fixed, which needs one, or more models"
+            elif side == "IN":
+                remedy = "use lira_offline or lira_offline_fixed, which need no IN models, or more models"
+            else:
+                remedy = "use global_threshold, which needs no shadow models, or more models"
+            raise ValueError(
+                f"{name} needs {needed} {side} models for every example once the target's are left out, and an "
+                f"example has {count}: {remedy}"
+            )
+    if not fixed and min(sides.values()) < 8:
+        warnings.warn(
+            f"{name} estimates each variance from {min(sides.values())} models; below eight {name}_fixed is better",
+            FewModelsWarning,
+            stacklevel=5,
+        )
+
+
+def _read(phi, keep, target, rows, leave, cuts, original, examples: slice):
+    """Read one block: what is attacked [T, n, Q], the pool's values [M, n, Q], and its IN and OUT sides."""
+    values = read_block(phi, examples, "phi")
+    inside = keep[:, examples]
+    attacked = values[rows] if target is None else read_block(target, examples, "target")
+    sides = []
+    for mask, cut in zip((inside, ~inside), cuts, strict=True):
+        if target is not None:
+            mask = mask if cut is None else mask & (np.cumsum(mask, axis=0) <= cut)
+            removed, removes = (
+                np.zeros((1, *values.shape[1:]), values.dtype),
+                np.zeros((1, mask.shape[1]), bool),
+            )
+        elif leave == "pair":
+            # Each pair has one model on each side: `removed` is the value of that one, for target and mate alike.
+            removed = np.where(mask[..., None], values, values[np.arange(len(values)) ^ 1])
+            removes = np.ones(mask.shape, bool)
+        elif cut is None:
+            removed, removes = values, mask
+        else:
+            mask, removed, removes = _cut_one(values, mask, rows, cut)
+        sides.append(_Side(mask, removed, removes, _middle(values, mask) if original else None))
+    return attacked, values, sides[0], sides[1]
+
+
+def _cut_one(values, mask, rows, cut: int):
+    """Leave one target out of a side and keep the first `cut` of the rest, in model order.
+
+    These are the first cut + 1 less one: the target where it is among them, else the last of them.
+    """
+    rank = np.cumsum(mask, axis=0)
+    mask = mask & (rank <= cut + 1)
+    last = mask & (rank == cut + 1)
+    own = mask[rows]
+    last_value = np.where(last[..., None], values, 0).sum(axis=0)
+    removed = np.where(own[..., None], values[rows], last_value)
+    return mask, removed, own | last.any(axis=0)
+
+
+def _middle(values, mask) -> np.ndarray:
+    """What the median of a side becomes with none or one value removed, `[5, n, Q]`.
+
+    [0] is the median of all c values. With one removed it is the mean of the elements (c - 2) // 2 and
+    (c - 1) // 2 of the rest: [1] and [3] are those elements of all values, sorted, [2] and [4] their successors,
+    which take their place where the removed value is not above them.
+    """
+    ordered = np.sort(np.where(mask[..., None], values, np.inf).transpose(1, 2, 0), axis=-1)  # [n, Q, M]
+    count = mask.sum(axis=0)[:, None, None]
+    low, high = (count - 2) // 2, (count - 1) // 2
+    index = np.concatenate([high, count // 2, low, low + 1, high, high + 1], axis=-1)
+    index = np.broadcast_to(np.clip(index, 0, len(values) - 1), (*ordered.shape[:2], 6))
+    picks = np.take_along_axis(ordered, index, axis=-1).transpose(2, 0, 1).astype(np.float64)
+    return np.concatenate([picks[:2].mean(axis=0, keepdims=True), picks[2:]])
+
+
+# --- The arithmetic, float64 under jit ------------------------------------------------------------------------------
+
+
+def _moments(values: jax.Array, side: _Side):
+    """Count `[T, n, 1]`, mean and sum of squared deviations `[T, n, Q]` of a side without what each target removes."""
+    mask = side.mask[..., None]
+    count = jnp.sum(mask, axis=0)
+    mean = jnp.sum(jnp.where(mask, values, 0.0), axis=0) / jnp.maximum(count, 1)
+    squares = jnp.sum(jnp.where(mask, jnp.square(values - mean), 0.0), axis=0)
+    removes = side.removes[..., None]
+    rest = count - removes
+    deviation = jnp.where(removes, side.removed - mean, 0.0)
+    # mean' = mean - d / (c - 1),  squares' = squares - d^2 c / (c - 1)
+    left = squares - jnp.square(deviation) * (count / jnp.maximum(rest, 1))
+    # Below float64's cancellation error nothing is left but rounding.
+    left = jnp.where(left > 1e-13 * squares, left, 0.0)
+    return rest, mean - deviation / jnp.maximum(rest, 1), left
+
+
+def _median(side: _Side) -> jax.Array:
+    """The median of a side without what each target removes, `[T, n, Q]`."""
+    assert side.middle is not None
+    everything, low, after_low, high, after_high = side.middle
+    without = 0.5 * (
+        jnp.where(side.removed > low, low, after_low) + jnp.where(side.removed > high, high, after_high)
+    )
+    return jnp.where(side.removes[..., None], without, everything)
+
+
+def _float64(*arrays):
+    return jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype != bool else a, arrays)
+
+
+@partial(jax.jit, static_argnames=("online", "original"))
+def _score(
+    attacked, values, inside: _Side, outside: _Side, variances, fresh, *, online: bool, original: bool
+):
+    """Scores `[T, n]` of one block, and how many variances were floored among its fresh examples."""
+    attacked, values, inside, outside = _float64(attacked, values, inside, outside)
+    floored = jnp.zeros((), jnp.int64)
+    terms = []
+    for index, side in enumerate((inside, outside)):
+        if side is inside and not online:
+            continue
+        count, mean, squares = _moments(values, side)
+        centre = _median(side) if original else mean
+        if variances is None:
+            variance = squares / jnp.maximum(count, 1)
+            floor = ORIGINAL_SD_FLOOR**2 if original else jnp.square(SD_FLOOR * (1 + jnp.abs(mean)))
+            low = jnp.broadcast_to((variance < floor) & fresh[:, None], attacked.shape)
+            floored += jnp.sum(low)
+            variance = jnp.maximum(variance, floor)
+        else:
+            variance = variances[index][:, None, None]
+        terms.append((attacked - centre, variance))
+    (deviation_out, variance_out) = terms[-1]
+    if online:
+        deviation_in, variance_in = terms[0]
+        score = 0.5 * (
+            jnp.square(deviation_out) / variance_out
+            - jnp.square(deviation_in) / variance_in
+            + jnp.log(variance_out / variance_in)
+        )
+    elif original:
+        score = 0.5 * (jnp.square(deviation_out) / variance_out + jnp.log(2 * jnp.pi * variance_out))
+    else:
+        score = deviation_out / jnp.sqrt(variance_out)
+    return jnp.mean(score, axis=-1).astype(jnp.float32), floored
+
+
+def _fixed_variances(read, shape, online: bool, original: bool) -> tuple[np.ndarray, np.ndarray]:
+    """One variance a side for each target, `[T]` or `[1]`, from a first pass over all examples."""
+    totals = None
+    for examples, fresh in blocks(*shape):
+        _, values, *sides = read(examples)
+        sums = [np.asarray(_sums(values, side, fresh)) for side in sides]
+        totals = sums if totals is None else [a + b for a, b in zip(totals, sums, strict=True)]
+    assert totals is not None
+    variances = []
+    for count, within, total, total_squares in totals:
+        count = np.maximum(count, 1)
+        variance = total_squares / count - np.square(total / count) if original else within / count
+        variances.append(np.where(variance > 0, variance, 1.0))
+    # The original code takes the IN side's for both when it is online.
+    return (variances[0], variances[0 if original and online else 1])
+
+
+@jax.jit
+def _sums(values, side: _Side, fresh):
+    """Over a block's fresh examples and queries, for each target: count, squares within, sum, sum of squares."""
+    values, side = _float64(values, side)
+    count, mean, squares = _moments(values, side)
+    count = jnp.broadcast_to(count, mean.shape)
+    fresh = fresh[:, None]
+    return jnp.stack(
+        [
+            jnp.sum(jnp.where(fresh, part, 0.0), axis=(1, 2))
+            for part in (count, squares, count * mean, squares + count * jnp.square(mean))
+        ]
+    )

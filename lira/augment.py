@@ -1,0 +1,82 @@
+"""Images as training sees them (random flips and shifts) and as the attack asks about them (aligned queries)."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ["Queries", "augment", "query_views"]
+
+
+@dataclass(frozen=True)
+class Queries:
+    """The views of an example that every model is queried with, the same ones in the same order, the clean one first.
+
+    Q = (1 + mirror) (2 shift + 1)^2: 1, 2, 18 or more. They should match the training augmentation; that mismatch
+    costs the attack most (Carlini et al. 2022, section VI-B).
+    """
+
+    mirror: bool = False
+    """Add the mirror image of every view."""
+    shift: int = 0
+    """Add all shifts by up to this many pixels along both axes, the border filled by reflection."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        if self.shift < 0:
+            raise ValueError(f"queries.shift must not be negative; got {self.shift}")
+
+    @property
+    def views(self) -> list[tuple[bool, int, int]]:
+        """(mirrored, pixels down, pixels right) of each of the Q queries."""
+        reach = sorted(range(-self.shift, self.shift + 1), key=abs)
+        mirrors = (False, True) if self.mirror else (False,)
+        return [(mirrored, down, right) for down in reach for right in reach for mirrored in mirrors]
+
+    def check(self, example_shape: tuple[int, ...]) -> None:
+        """Raise ValueError if examples of this shape have no such views."""
+        _check_image(
+            "queries.mirror and queries.shift", self.mirror or self.shift > 0, self.shift, example_shape
+        )
+
+
+def check_augmentation(flip: bool, crop_pad: int, example_shape: tuple[int, ...]) -> None:
+    """Raise ValueError if examples of this shape cannot be augmented so."""
+    _check_image("recipe.flip and recipe.crop_pad", flip or crop_pad > 0, crop_pad, example_shape)
+
+
+def _check_image(name: str, wanted: bool, pad: int, shape: tuple[int, ...]) -> None:
+    if wanted and len(shape) != 3:
+        raise ValueError(
+            f"{name} need images [H, W, C]; these examples have shape {list(shape)}: set them to false and 0"
+        )
+    if wanted and pad >= min(shape[:2]):
+        raise ValueError(
+            f"{name} reflect at most {min(shape[:2]) - 1} pixels of {shape[0]} x {shape[1]}; got {pad}"
+        )
+
+
+def augment(key: jax.Array, image: jax.Array, *, flip: bool, crop_pad: int) -> jax.Array:
+    """One random view of one image `[H, W, C]`: a fair mirror, then a crop of the reflect-padded image."""
+    flip_key, crop_key = jax.random.split(key)
+    if flip:
+        image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
+    if crop_pad:
+        top, left = jax.random.randint(crop_key, (2,), 0, 2 * crop_pad + 1)
+        padded = jnp.pad(image, ((crop_pad, crop_pad), (crop_pad, crop_pad), (0, 0)), mode="reflect")
+        image = jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
+    return image
+
+
+def query_views(examples: jax.Array, queries: Queries) -> jax.Array:
+    """All queries of a batch: `[n, ...]` -> `[Q, n, ...]`, the clean examples first."""
+    s = queries.shift
+    padded = jnp.pad(examples, ((0, 0), (s, s), (s, s), (0, 0)), mode="reflect") if s else examples
+    views = []
+    for mirrored, down, right in queries.views:
+        view = padded
+        if s:
+            height, width = examples.shape[1:3]
+            view = view[:, s - down : s - down + height, s - right : s - right + width]
+        views.append(view[:, :, ::-1] if mirrored else view)
+    return jnp.stack(views)

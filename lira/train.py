@@ -1,0 +1,277 @@
+"""One shadow model as a pure function of (recipe, key, data, keep row). Stacks are made outside, by `vmap`."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from lira.augment import Queries, augment, check_augmentation, query_views
+from lira.signals import is_correct, logit_scaled_confidence
+
+__all__ = [
+    "ModelState",
+    "Recipe",
+    "init_model",
+    "learning_rate",
+    "model_key",
+    "query",
+    "steps_per_epoch",
+    "train_epoch",
+]
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("cosine", "cos7pi16", "constant")
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what one shadow model becomes. How it is executed is not part of it."""
+
+    model: str = "mlp"
+    """mlp, cnn, resnet18, wrn-DEPTH-WIDTH, or the dotted path of your own flax module."""
+    epochs: int = 50
+    """Passes over a model's members."""
+    batch_size: int = 64
+    """Examples a step."""
+    optimizer: str = "sgd"
+    """sgd (with momentum), adam or adamw."""
+    learning_rate: float = 0.1
+    """Peak learning rate."""
+    schedule: str = "cosine"
+    """cosine (to 0), cos7pi16 (the LiRA paper's, to 0.2 of the peak) or constant."""
+    warmup: float = 0.0
+    """Share of all steps over which the learning rate rises linearly from 0."""
+    momentum: float = 0.9
+    """Of sgd; adam and adamw use 0.9 and 0.999."""
+    weight_decay: float = 0.0
+    """On weights, not on biases and norms; added to the gradient (sgd, adam) or decoupled (adamw)."""
+    ema: float = 0.0
+    """Decay of the moving average of the weights that is evaluated in their place (the paper: 0.999); 0 is off."""
+    flip: bool = False
+    """Mirror training images at random."""
+    crop_pad: int = 0
+    """Shift training images by up to this many pixels, the border filled by reflection."""
+    precision: str = "float32"
+    """Of the computation: float32 or bfloat16. Weights, statistics and queries are float32 always."""
+    seed: int = 0
+    """Model m draws all its randomness from (seed, m). Membership has a seed of its own."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"recipe.{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}"
+                )
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"recipe.{name} must be at least 1; got {getattr(self, name)}")
+        if not 0 < self.learning_rate < float("inf"):
+            raise ValueError(f"recipe.learning_rate must be positive; got {self.learning_rate}")
+        for name in ("momentum", "ema", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"recipe.{name} must be in [0, 1); got {getattr(self, name)}")
+        for name in ("weight_decay", "crop_pad", "seed"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"recipe.{name} must not be negative; got {getattr(self, name)}")
+
+    def check(self, num_examples: int, example_shape: tuple[int, ...]) -> None:
+        """Raise ValueError if a pool of this size and shape cannot be trained by this recipe."""
+        if self.batch_size > num_examples // 2:
+            raise ValueError(
+                f"recipe.batch_size is {self.batch_size}, but a model has only about {num_examples // 2} members: "
+                f"no step would be full"
+            )
+        check_augmentation(self.flip, self.crop_pad, example_shape)
+
+
+class ModelState(NamedTuple):
+    """One model in training. A stack of m models has a leading axis [m] on every leaf."""
+
+    params: Any
+    statistics: dict[str, Any]  # flax's other collections, such as BatchNorm's running averages
+    optimizer: optax.OptState
+    ema: Any  # moving average of params, or None
+    step: jax.Array  # int32, steps taken
+
+
+def model_key(seed: int, index: jax.Array | int) -> jax.Array:
+    """The key of all of model `index`'s randomness: independent of the stack that trains it."""
+    return jax.random.fold_in(jax.random.key(seed), index)
+
+
+def steps_per_epoch(num_examples: int, batch_size: int) -> int:
+    """floor(N / 2 / batch), the same for every model although their numbers of members differ."""
+    return num_examples // 2 // batch_size
+
+
+def learning_rate(recipe: Recipe, total_steps: int) -> optax.Schedule:
+    """The learning rate at each step, counted from 0."""
+    warmup_steps = recipe.warmup * total_steps
+
+    def schedule(step):
+        progress = step / total_steps
+        if recipe.schedule == "cosine":
+            shape = 0.5 * (1 + jnp.cos(jnp.pi * progress))
+        elif recipe.schedule == "cos7pi16":
+            shape = jnp.cos(7 * jnp.pi / 16 * progress)
+        else:
+            shape = 1.0
+        # The first step already moves: (step + 1) / warm-up steps.
+        return recipe.learning_rate * shape * jnp.clip((step + 1) / max(warmup_steps, 1), 0, 1)
+
+    return schedule
+
+
+def _optimizer(recipe: Recipe, total_steps: int) -> optax.GradientTransformation:
+    # Biases and the scales of norms are vectors; everything that is decayed has two axes or more.
+    decay = optax.add_decayed_weights(recipe.weight_decay, mask=partial(jax.tree.map, lambda p: p.ndim > 1))
+    adam = optax.scale_by_adam()
+    parts = {
+        "sgd": (decay, optax.trace(recipe.momentum)),
+        "adam": (decay, adam),
+        "adamw": (adam, decay),
+    }[recipe.optimizer]
+    return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate(recipe, total_steps)))
+
+
+def init_model(
+    module: nn.Module, recipe: Recipe, total_steps: int, key: jax.Array, x: jax.Array
+) -> ModelState:
+    """A fresh model. `x [N, ...]` gives the shape of an example."""
+    variables = module.init(jax.random.fold_in(key, 0), _as_input(x[:1], jnp.float32), train=False)
+    statistics, params = dict(variables), variables["params"]
+    del statistics["params"]
+    return ModelState(
+        params=params,
+        statistics=statistics,
+        optimizer=_optimizer(recipe, total_steps).init(params),
+        ema=jax.tree.map(jnp.zeros_like, params) if recipe.ema else None,
+        step=jnp.zeros((), jnp.int32),
+    )
+
+
+def train_epoch(
+    module: nn.Module,
+    recipe: Recipe,
+    total_steps: int,
+    state: ModelState,
+    key: jax.Array,
+    epoch: jax.Array,
+    stop: jax.Array,
+    x: jax.Array,
+    y: jax.Array,
+    keep: jax.Array,
+) -> tuple[ModelState, jax.Array]:
+    """Train one model for the first `stop` steps of an epoch.
+
+    Args:
+        module: flax module, `(x, train) -> logits [batch, C]`.
+        recipe: how it is trained.
+        total_steps: of the whole training, which the schedule spans.
+        state: of the model.
+        key: the model's, see `model_key`.
+        epoch: int, from 0; with `key` it decides order, augmentation and dropout.
+        stop: int, steps to take: `steps_per_epoch` for a whole epoch. Traced, so that one program serves any number.
+        x: `[N, ...]` uint8 or float32, shared by all models.
+        y: int32 `[N]`.
+        keep: bool `[N]`. No example outside it is ever touched.
+
+    Returns:
+        The new state, and the mean loss of the steps taken (NaN once the model has diverged).
+    """
+    order_key, step_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 1), epoch))
+    order = _epoch_order(order_key, keep, steps_per_epoch(len(y), recipe.batch_size) * recipe.batch_size)
+    optimizer = _optimizer(recipe, total_steps)
+    dtype = jnp.bfloat16 if recipe.precision == "bfloat16" else jax.tree.leaves(state.params)[0].dtype
+
+    def loss_of(params, statistics, images, labels, dropout_key):
+        logits, updated = module.apply(
+            {"params": jax.tree.map(lambda p: p.astype(dtype), params), **statistics},
+            _as_input(images, dtype),
+            train=True,
+            mutable=list(statistics),
+            rngs={"dropout": dropout_key},
+        )
+        logits = jnp.asarray(logits, jnp.promote_types(dtype, jnp.float32))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updated
+
+    def one_step(step, carry):
+        state, total = carry
+        batch = jax.lax.dynamic_slice_in_dim(order, step * recipe.batch_size, recipe.batch_size)
+        augment_key, dropout_key = jax.random.split(jax.random.fold_in(step_key, step))
+        images, labels = x[batch], y[batch]
+        if recipe.flip or recipe.crop_pad:
+            images = jax.vmap(partial(augment, flip=recipe.flip, crop_pad=recipe.crop_pad))(
+                jax.random.split(augment_key, recipe.batch_size), images
+            )
+        (loss, statistics), gradient = jax.value_and_grad(loss_of, has_aux=True)(
+            state.params, state.statistics, images, labels, dropout_key
+        )
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if recipe.ema:
+            ema = jax.tree.map(lambda e, p: recipe.ema * e + (1 - recipe.ema) * p, ema, params)
+        return ModelState(params, dict(statistics), optimizer_state, ema, state.step + 1), total + loss
+
+    zero = jnp.zeros((), jnp.promote_types(dtype, jnp.float32))
+    state, total = jax.lax.fori_loop(0, stop, one_step, (state, zero))
+    return state, total / stop
+
+
+def query(
+    module: nn.Module, recipe: Recipe, queries: Queries, state: ModelState, x: jax.Array, y: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Ask one model about a batch of examples, in float32 and evaluation mode.
+
+    Args:
+        module: flax module.
+        recipe: its `ema` decides whether the weights or their moving average answer.
+        queries: the Q views.
+        state: of the model.
+        x: `[n, ...]`.
+        y: int32 `[n]`.
+
+    Returns:
+        phi, float32 `[n, Q]`, and whether the clean example is classified correctly, bool `[n]`.
+    """
+    views = query_views(x, queries)
+    Q, n = views.shape[:2]
+    # TF32 would clip phi where low false-positive rates live.
+    with jax.default_matmul_precision("highest"):
+        logits = module.apply(
+            evaluated(recipe, state), _as_input(views.reshape(Q * n, *x.shape[1:]), jnp.float32), train=False
+        )
+    logits = jnp.asarray(logits, jnp.float32).reshape(Q, n, -1)
+    phi = logit_scaled_confidence(logits, jnp.broadcast_to(y, (Q, n)))
+    return phi.T, is_correct(logits[0], y)
+
+
+def evaluated(recipe: Recipe, state: ModelState) -> dict[str, Any]:
+    """The variables that a trained model answers with: its weights, or their bias-corrected moving average."""
+    params = state.params
+    if recipe.ema:
+        correction = 1 - recipe.ema ** state.step.astype(jnp.float32)
+        params = jax.tree.map(lambda e: e / correction, state.ema)
+    return {"params": params, **state.statistics}
+
+
+def _epoch_order(key: jax.Array, keep: jax.Array, count: int) -> jax.Array:
+    """The first `count` of a random permutation of the members, int32 `[count]`; it wraps where there are fewer.
+
+    Random keys are sorted with the non-members' at the end, so that the shape does not depend on the row sum.
+    """
+    draws = jax.random.uniform(key, keep.shape, jnp.float32)
+    order = jnp.argsort(jnp.where(keep, draws, 2.0))
+    return order[jnp.arange(count) % jnp.maximum(jnp.sum(keep), 1)].astype(jnp.int32)
+
+
+def _as_input(x: jax.Array, dtype) -> jax.Array:
+    """Bytes to [-1, 1] as in the paper's code; float features as they are."""
+    return (x.astype(jnp.float32) / 127.5 - 1 if x.dtype == jnp.uint8 else x).astype(dtype)
