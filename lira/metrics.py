@@ -223,7 +223,7 @@ class Roc:
         return self._estimate(self.balanced_accuracy, 0.5 + 0.5 * np.max(tpr - fpr, axis=1))
 
     def _estimate(self, value: float, resampled: np.ndarray) -> Estimate:
-        margin = self._t * np.std(resampled, ddof=1)
+        margin = self._t * float(np.std(resampled, ddof=1))
         return Estimate(value, max(value - margin, 0.0), min(value + margin, 1.0))
 
     def _is_defined(self, metric: str) -> bool:
@@ -277,7 +277,7 @@ def roc(scores: np.ndarray, keep: np.ndarray, *, clusters: np.ndarray | None = N
     T, N = scores.shape
     if clusters is None:
         clusters = np.arange(T) // 2 if is_paired(keep) else np.arange(T)
-    clusters = np.unique(clusters, return_inverse=True)[1]
+    group = np.unique(clusters, return_inverse=True)[1]
     flat = scores.ravel()
     order = np.argsort(flat)[::-1]
     ordered = flat[order]
@@ -291,8 +291,8 @@ def roc(scores: np.ndarray, keep: np.ndarray, *, clusters: np.ndarray | None = N
     # Which interval between candidates each score falls into, in descending order of score.
     ends = np.append(0, last + 1)[candidates]
     interval = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
-    P, G = int(clusters.max()) + 1, len(candidates)
-    cell = (member * P + clusters[order // N]) * G + interval
+    P, G = int(group.max()) + 1, len(candidates)
+    cell = (member * P + group[order // N]) * G + interval
     counts = np.bincount(cell, minlength=2 * P * G).reshape(2, P, G)
     return Roc(
         thresholds=np.insert(ordered[last], 0, np.inf),
@@ -346,7 +346,9 @@ def example_tpr(scores: np.ndarray, keep: np.ndarray, threshold: float) -> np.nd
     """Per-example vulnerability: the share of the models that hold an example whose score for it reaches `threshold`.
 
     Args:
-        scores: float `[T, N]`. keep: bool `[T, N]`. threshold: one for all, such as that of a global FPR.
+        scores: float `[T, N]`.
+        keep: bool `[T, N]`.
+        threshold: one for all, such as that of a global FPR.
 
     Returns:
         float64 `[N]`, NaN for an example that no target holds.

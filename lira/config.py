@@ -1,0 +1,151 @@
+"""The one configuration of a run: a TOML file read into frozen dataclasses, every mistake answered by one line."""
+
+import dataclasses
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lira.augment import Queries
+from lira.membership import check_num_models
+from lira.models import LOWERINGS
+from lira.train import Recipe
+
+__all__ = ["Config", "ConfigError", "Execution", "absolute", "as_dict", "differences", "read_config"]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the file, the key and what to do."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How stacks are executed. It does not change what a model becomes."""
+
+    width: int = 0
+    """Models trained side by side; 0 chooses by device and model."""
+    lowering: str = "auto"
+    """How convolutions are computed: xla, patches, or auto to choose by device."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        if self.width < 0:
+            raise ValueError(f"execution.width must be 0 (automatic) or more; got {self.width}")
+        if self.lowering not in ("auto", *LOWERINGS):
+            raise ValueError(
+                f"execution.lowering must be one of auto, {', '.join(LOWERINGS)}; got {self.lowering!r}"
+            )
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run needs, as in its config.toml."""
+
+    dataset: str = "digits"
+    """digits, tfds:NAME, folder:PATH or npz:PATH; $VARIABLES expand."""
+    num_examples: int = 0
+    """Use a class-balanced part of the data set; 0 is all of it."""
+    data_dir: str = ""
+    """Where tensorflow-datasets keeps its prepared data; empty for its own default."""
+    num_models: int = 256
+    """Shadow models, even; a larger number grows a run."""
+    membership_seed: int = 0
+    """Which model is trained on which example."""
+    save_params: bool = False
+    """Keep every model's weights."""
+    recipe: Recipe = field(default_factory=Recipe)
+    queries: Queries = field(default_factory=Queries)
+    execution: Execution = field(default_factory=Execution)
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check_num_models(self.num_models)
+        for name in ("num_examples", "membership_seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
+
+
+def read_config(path: str | os.PathLike[str]) -> Config:
+    """Read a TOML file; relative paths of data are taken from the current directory.
+
+    Raises:
+        ConfigError: the file is missing or broken, or a key is unknown, of the wrong type or out of range.
+    """
+    try:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not valid TOML: {error}") from error
+    return _build(Config, table, str(path), "")
+
+
+def absolute(config: Config) -> Config:
+    """The configuration with $VARIABLES and ~ expanded and relative paths made absolute: as it is stored."""
+    kind, colon, place = config.dataset.partition(":")
+    if kind in ("folder", "npz") and colon:
+        config = dataclasses.replace(config, dataset=f"{kind}:{_absolute(place)}")
+    return dataclasses.replace(config, data_dir=_absolute(config.data_dir)) if config.data_dir else config
+
+
+def _absolute(place: str) -> str:
+    return os.path.abspath(os.path.expanduser(os.path.expandvars(place)))
+
+
+def as_dict(config: Config) -> dict[str, Any]:
+    """The configuration as nested plain values, in TOML's order: plain keys before tables."""
+    return dataclasses.asdict(config)
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
+    """Name each field in which two values of one dataclass differ: `recipe.epochs is 50 there and 60 here`."""
+    for each in dataclasses.fields(old):
+        before, now = getattr(old, each.name), getattr(new, each.name)
+        if before != now:
+            yield f"{prefix}{each.name} is {before!r} there and {now!r} here"
+
+
+def _build(cls: type, table: dict[str, Any], path: str, prefix: str) -> Any:
+    """Make dataclass `cls` from a TOML table, naming any key that does not fit."""
+    known = {each.name: each for each in dataclasses.fields(cls)}
+    values = {}
+    for key, value in table.items():
+        if key not in known:
+            raise ConfigError(f"{path}: unknown key {prefix + key!r}{_nearest(key, known, prefix)}")
+        expected = known[key].type
+        if dataclasses.is_dataclass(expected):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{path}: {prefix + key!r} must be a table, [{key}]; got {value!r}")
+            values[key] = _build(expected, value, path, f"{key}.")  # type: ignore[arg-type]
+        else:
+            values[key] = _typed(value, expected, path, prefix + key)
+    try:
+        return cls(**values)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _typed(value: Any, expected: Any, path: str, key: str) -> Any:
+    if expected is float and type(value) is int:
+        return float(value)
+    if type(value) is not expected:
+        names = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+        raise ConfigError(f"{path}: {key!r} must be {names[expected]}; got {value!r}")
+    return value
+
+
+def _nearest(key: str, known: dict[str, Any], prefix: str) -> str:
+    """`, did you mean 'recipe.epochs'?`, looking into the tables too, else the list of valid keys."""
+    names = {prefix + name: prefix + name for name in known}
+    if not prefix:
+        for name, each in known.items():
+            if dataclasses.is_dataclass(each.type):
+                names |= {f"{name}.{inner.name}": inner.name for inner in dataclasses.fields(each.type)}
+    plain = {name.rpartition(".")[2]: name for name in reversed(names)}
+    close = difflib.get_close_matches(key, plain, n=1)
+    return f": did you mean {plain[close[0]]!r}?" if close else f"; valid keys are {', '.join(known)}"

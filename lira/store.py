@@ -1,0 +1,474 @@
+"""The run directory: arrays that anyone can open, and the one sign, `done`, that a model is finished.
+
+Layout under RUN: config.toml (re-running needs nothing else), provenance.json, arrays/ and scores/ (Zarr v3).
+A model's arrays are written first and its `done` last; done rows are never written again. Everything else may vanish
+at any instant, and the same command completes the run.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tensorstore as ts
+import tomli_w
+from jax.flatten_util import ravel_pytree
+
+from lira.augment import Queries
+from lira.config import Config, ConfigError, Execution, absolute, as_dict, differences, read_config
+from lira.data import Dataset
+from lira.membership import keep_mask
+from lira.models import build_model
+from lira.train import Recipe, init_model, model_key
+
+__all__ = ["DIVERGED", "DONE", "Run", "RunError", "StoredSignal", "write_atomically"]
+
+DONE, DIVERGED = 1, 2
+# Examples in a chunk: whole models are written, blocks of examples are read.
+BLOCK = 8192
+
+
+class RunError(ValueError):
+    """A run directory that cannot be used as asked; the message says what, where and what to do."""
+
+
+@dataclass(eq=False)
+class StoredSignal:
+    """A stored array `[m, N, ...]` of the usable models, read in blocks of examples: `signal[:, a:b]`.
+
+    The last chunk of examples that was read is kept, so that small steps through it read it once.
+    """
+
+    store: ts.TensorStore
+    rows: np.ndarray  # int [m]
+    where: str
+    _cached: tuple[int, np.ndarray] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(m, N, ...)`."""
+        return (len(self.rows), *self.store.shape[1:])
+
+    def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
+        """Read `signal[models, examples]`, both slices."""
+        models, examples = index
+        start, stop, step = examples.indices(self.shape[1])
+        chunk = start // BLOCK
+        begin, end = chunk * BLOCK, min((chunk + 1) * BLOCK, self.shape[1])
+        if step != 1 or stop > end:
+            return self._read(start, stop)[models, ::step]
+        if self._cached is None or self._cached[0] != chunk:
+            self._cached = (chunk, self._read(begin, end))
+        return self._cached[1][models, start - begin : max(stop, start) - begin]
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        """The whole array, in memory."""
+        return self._read(0, self.shape[1]).astype(dtype or np.float32, copy=False)
+
+    def _read(self, start: int, stop: int) -> np.ndarray:
+        return _read(self.store[self.rows, start:stop], self.where)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run directory. `phi`, `keep` and `models` show the usable models: those whose whole pair is done."""
+
+    path: Path
+    config: Config
+    provenance: dict[str, Any]
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        dataset: Dataset,
+        recipe: Recipe,
+        *,
+        num_models: int = 256,
+        queries: Queries = Queries(),  # noqa: B008 - frozen
+        membership_seed: int = 0,
+        save_params: bool = False,
+        execution: Execution = Execution(),  # noqa: B008 - frozen
+    ) -> "Run":
+        """Make a run directory, or open the one that is there, growing it if `num_models` is larger.
+
+        Raises:
+            RunError: the directory cannot be written, holds something else, or is a run of other data, recipe,
+                queries or membership, or of more models; the message names what differs.
+            ValueError: the recipe or the queries do not fit the data.
+        """
+        config = Config(
+            dataset=dataset.name,
+            num_examples=dataset.num_examples if dataset.name != "memory" else 0,
+            data_dir=dataset.data_dir,
+            num_models=num_models,
+            membership_seed=membership_seed,
+            save_params=save_params,
+            recipe=recipe,
+            queries=queries,
+            execution=execution,
+        )
+        return cls.from_config(path, dataset, config)
+
+    @classmethod
+    def from_config(cls, path: str | os.PathLike[str], dataset: Dataset, config: Config) -> "Run":
+        """`create`, from a configuration; its `dataset` is where `dataset` was loaded from."""
+        path = Path(path).expanduser().absolute()
+        config = absolute(config)
+        if (path / "config.toml").exists():
+            run = cls.open(path, dataset=dataset)
+            return run._continue(config, dataset)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(f"{path}: is not a run directory (it has no config.toml); name a new or empty one")
+        config.recipe.check(dataset.num_examples, dataset.x.shape[1:])
+        config.queries.check(dataset.x.shape[1:])
+        initial = _initial_model(config.recipe, dataset)
+        provenance = {
+            "fingerprints": {
+                "dataset": dataset.fingerprint,
+                "initial_parameters": _norms(initial),
+            },
+            "versions": _versions(),
+            "sessions": [],
+        }
+        # Made beside its place and renamed: a run directory exists whole or not at all.
+        making = path.parent / f".{path.name}.creating"
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(making, ignore_errors=True)
+            making.mkdir()
+            (making / "scores").mkdir()
+            run = cls(making, config, provenance)
+            run._make_arrays(dataset, len(ravel_pytree(initial)[0]))
+            run._write_keep(0, config.num_models, dataset.num_examples)
+            run._write_provenance()
+            write_atomically(making / "config.toml", tomli_w.dumps(as_dict(config)).encode())
+            os.rename(making, path)
+        return cls(path, config, provenance)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], dataset: Dataset | None = None) -> "Run":
+        """Open an existing run; with `dataset`, check that it is the run's.
+
+        Raises:
+            RunError: it is not a run directory, is damaged, or is of other data.
+        """
+        path = Path(path).expanduser().absolute()
+        if not (path / "config.toml").is_file():
+            raise RunError(f"{path}: is not a run directory (it has no config.toml)")
+        try:
+            config = read_config(path / "config.toml")
+            provenance = json.loads((path / "provenance.json").read_text())
+            fingerprint = provenance["fingerprints"]["dataset"]
+        except (ConfigError, OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+            raise RunError(f"{path}: the run directory is damaged: {error}") from error
+        run = cls(path, config, provenance)
+        if run._array("keep").shape[0] < config.num_models:
+            raise RunError(
+                f"{path}: the run directory is damaged: arrays/keep has fewer rows than num_models"
+            )
+        if dataset is not None and dataset.fingerprint != fingerprint:
+            raise RunError(
+                f"{path}: is a run of other data: {config.dataset} with fingerprint {fingerprint[:12]}, and this is "
+                f"{dataset.name} with {dataset.fingerprint[:12]} (contents, labels or order differ)"
+            )
+        return run
+
+    # --- What is there ----------------------------------------------------------------------------------------------
+
+    @property
+    def done(self) -> np.ndarray:
+        """State of every model, uint8 `[M]`: 0 missing, 1 done, 2 diverged."""
+        store = self._array("done")[: self.config.num_models]
+        return _read(store, f"{self.path}/arrays/done")
+
+    @property
+    def models(self) -> np.ndarray:
+        """Indices of the usable models, int `[m]`: both models of the pair are done and neither diverged."""
+        pairs = (self.done == DONE).reshape(-1, 2).all(axis=1)
+        return np.flatnonzero(np.repeat(pairs, 2))
+
+    @property
+    def phi(self) -> StoredSignal:
+        """Logit-scaled confidences of the usable models, lazy float32 `[m, N, Q]`."""
+        return self.signal("phi")
+
+    @property
+    def keep(self) -> np.ndarray:
+        """Membership of the usable models, bool `[m, N]`."""
+        return self.memberships(self.models)
+
+    def memberships(self, models: np.ndarray) -> np.ndarray:
+        """Rows of the keep mask by model index, trained or not, bool `[len(models), N]`."""
+        return _read(self._array("keep")[models], f"{self.path}/arrays/keep")
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels of the examples, int32 `[N]`."""
+        return _read(self._array("labels"), f"{self.path}/arrays/labels")
+
+    def signal(self, name: str) -> StoredSignal:
+        """A stored array by name, of the usable models: phi, phi_test, params."""
+        return StoredSignal(self._array(name), self.models, f"{self.path}/arrays/{name}")
+
+    def accuracy(self, side: str) -> np.ndarray:
+        """Accuracy of the usable models, float32 `[m]`; `side` is in, out or test (NaN without a test set)."""
+        name = f"accuracy_{side}"
+        return _read(self._array(name)[self.models], f"{self.path}/arrays/{name}")
+
+    # --- Writing ----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for writing; a second process is refused. The lock dies with its owner."""
+        with _writing(self.path), open(self.path / ".lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(
+                    f"{self.path}: another process is writing this run; wait for it or stop it"
+                ) from error
+            yield
+
+    def write_model(self, index: int, arrays: dict[str, np.ndarray], *, diverged: bool) -> None:
+        """Write one model's rows, and `done` after all of them. A done model is never written again.
+
+        Args:
+            index: the model.
+            arrays: a row by array name: phi `[N, Q]`, accuracy_in `[]`, ...
+            diverged: record it as diverged; its arrays are then not written.
+        """
+        if int(self._array("done")[index].read().result()):
+            raise RunError(f"{self.path}: model {index} is done already")
+        with _writing(self.path):
+            if not diverged:
+                writes = [self._array(name)[index].write(row) for name, row in arrays.items()]
+                for write in writes:
+                    write.result()
+            self._array("done")[index].write(DIVERGED if diverged else DONE).result()
+
+    def add_session(self, session: dict[str, Any]) -> None:
+        """Append to provenance what was done, on what and how long it took."""
+        self.provenance["sessions"].append(session)
+        self._write_provenance()
+
+    def write_scores(self, attack: str, scores: np.ndarray) -> None:
+        """Store an attack's scores `[m, N]` of the usable models; rows of other models are NaN."""
+        models = self.models
+        rows = np.full((self.config.num_models, scores.shape[1]), np.nan, np.float32)
+        rows[models] = scores
+        place, making = self.path / "scores" / attack, self.path / "scores" / f".{attack}"
+        with _writing(self.path):
+            shutil.rmtree(making, ignore_errors=True)
+            store = _create(
+                making, rows.shape, "float32", (1, min(BLOCK, rows.shape[1])), {"models": models.tolist()}
+            )
+            store.write(rows).result()
+            shutil.rmtree(place, ignore_errors=True)
+            os.rename(making, place)
+
+    def scores(self, attack: str) -> np.ndarray | None:
+        """Stored scores of the usable models, float32 `[m, N]`; None if absent or of another set of models."""
+        place = self.path / "scores" / attack
+        try:
+            attributes = json.loads((place / "zarr.json").read_text())["attributes"]
+        except (OSError, ValueError, KeyError):
+            return None
+        models = self.models
+        if attributes.get("models") != models.tolist():
+            return None
+        return _read(_open(place)[models], str(place))
+
+    # --- Behind the scenes ------------------------------------------------------------------------------------------
+
+    def _continue(self, config: Config, dataset: Dataset) -> "Run":
+        """Give the run with a larger `num_models` or another execution; refused where anything else differs."""
+        old = self.config
+        changes = [
+            *differences(old.recipe, config.recipe, "recipe."),
+            *differences(old.queries, config.queries, "queries."),
+            *(
+                f"{name} is {getattr(old, name)!r} there and {getattr(config, name)!r} here"
+                for name in ("membership_seed", "save_params")
+                if getattr(old, name) != getattr(config, name)
+            ),
+        ]
+        if changes:
+            raise RunError(f"{self.path}: is another run: {'; '.join(changes)}; name another directory")
+        if config.num_models < old.num_models:
+            raise RunError(
+                f"{self.path}: holds {old.num_models} models, and a run does not shrink to {config.num_models}; "
+                f"name another directory"
+            )
+        recorded = self.provenance["fingerprints"].get("initial_parameters", {})
+        now = _norms(_initial_model(config.recipe, dataset))
+        for leaf in sorted(recorded.keys() | now.keys()):
+            if (
+                leaf not in recorded
+                or leaf not in now
+                or not np.allclose(recorded[leaf], now[leaf], rtol=1e-5)
+            ):
+                raise RunError(
+                    f"{self.path}: model {config.recipe.model} has changed since the run began: the initial "
+                    f"parameter {leaf} is another; restore its code or name another directory"
+                )
+        run = Run(
+            self.path,
+            dataclasses.replace(old, num_models=config.num_models, execution=config.execution),
+            self.provenance,
+        )
+        if run.config == old:
+            return self
+        with run.lock():
+            if config.num_models > old.num_models:
+                for name in _per_model(run.path):
+                    store = run._array(name)
+                    if store.shape[0] < config.num_models:
+                        store.resize(exclusive_max=[config.num_models, *store.shape[1:]]).result()
+                run._write_keep(old.num_models, config.num_models, dataset.num_examples)
+            write_atomically(run.path / "config.toml", tomli_w.dumps(as_dict(run.config)).encode())
+        return run
+
+    def _make_arrays(self, dataset: Dataset, num_params: int) -> None:
+        M, N, Q = self.config.num_models, dataset.num_examples, len(self.config.queries.views)
+        # name: (dtype, shape, chunk). A model's row is in chunks of its own: writing it never touches another's.
+        arrays: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = {
+            "keep": ("bool", (M, N), (1, min(N, BLOCK))),
+            "phi": ("float32", (M, N, Q), (1, min(N, BLOCK), Q)),
+            "labels": ("int32", (N,), (N,)),
+            "accuracy_in": ("float32", (M,), (1,)),
+            "accuracy_out": ("float32", (M,), (1,)),
+            "accuracy_test": ("float32", (M,), (1,)),
+            "done": ("uint8", (M,), (1,)),
+        }
+        if dataset.y_test is not None:
+            n = len(dataset.y_test)
+            arrays["phi_test"] = ("float32", (M, n, Q), (1, min(n, BLOCK), Q))
+            arrays["labels_test"] = ("int32", (n,), (n,))
+        if self.config.save_params:
+            arrays["params"] = ("float32", (M, num_params), (1, num_params))
+        for name, (dtype, shape, chunk) in arrays.items():
+            _create(self.path / "arrays" / name, shape, dtype, chunk, {})
+        self._array("labels").write(dataset.y).result()
+        if dataset.y_test is not None:
+            self._array("labels_test").write(dataset.y_test).result()
+
+    def _write_keep(self, start: int, stop: int, num_examples: int) -> None:
+        keep = keep_mask(self.config.membership_seed, stop, num_examples)
+        self._array("keep")[start:stop].write(keep[start:stop]).result()
+
+    def _write_provenance(self) -> None:
+        write_atomically(self.path / "provenance.json", json.dumps(self.provenance, indent=2).encode())
+
+    def _array(self, name: str) -> ts.TensorStore:
+        place = self.path / "arrays" / name
+        try:
+            # `done` is the one array whose absent chunks mean something: not done.
+            return _open(place, fill_missing=name == "done")
+        except ValueError as error:
+            raise RunError(
+                f"{self.path}: the run directory is damaged: arrays/{name} cannot be opened"
+            ) from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: under another name, synced, then renamed."""
+    making = path.parent / f".{path.name}.writing"
+    with open(making, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(making, path)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn a failed write into one line that names the run."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _read(store: ts.TensorStore, where: str) -> np.ndarray:
+    try:
+        return np.asarray(store.read().result())
+    except ValueError as error:
+        reason = str(error).split(" [", 1)[0].splitlines()[0]
+        raise RunError(
+            f"{where}: is damaged: {reason}; restore it from a copy, or start a new run"
+        ) from error
+
+
+def _open(place: Path, *, fill_missing: bool = False) -> ts.TensorStore:
+    return ts.open(
+        {
+            "driver": "zarr3",
+            "kvstore": {"driver": "file", "path": str(place)},
+            # Chunks equal to the fill value are stored too, and a missing one is an error: damage is seen.
+            "store_data_equal_to_fill_value": True,
+            "fill_missing_data_reads": fill_missing,
+        },
+        open=True,
+    ).result()
+
+
+def _create(
+    place: Path, shape: tuple[int, ...], dtype: str, chunk: tuple[int, ...], attributes: dict[str, Any]
+) -> ts.TensorStore:
+    ts.open(
+        {
+            "driver": "zarr3",
+            "kvstore": {"driver": "file", "path": str(place)},
+            "metadata": {
+                "shape": shape,
+                "data_type": dtype,
+                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
+                "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+                "fill_value": {"bool": False, "float32": "NaN"}.get(dtype, 0),
+                "attributes": attributes,
+            },
+        },
+        create=True,
+    ).result()
+    return _open(place)
+
+
+def _per_model(path: Path) -> list[str]:
+    """Names of the arrays that have a row a model."""
+    return sorted(each.name for each in (path / "arrays").iterdir() if not each.name.startswith("labels"))
+
+
+def _initial_model(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
+    """Model 0's variables before training: they tell whether the model's code is still the same."""
+    module = build_model(recipe.model, dataset.num_classes)
+    init = jax.jit(partial(init_model, module, recipe, 1))
+    state = init(model_key(recipe.seed, 0), dataset.x[:1])
+    return {"params": state.params, **state.statistics}
+
+
+def _norms(variables: dict[str, Any]) -> dict[str, list[float]]:
+    """Size and norm of each leaf: equal for the same code on any device, up to rounding."""
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): [
+            leaf.size,
+            float(np.linalg.norm(np.asarray(leaf))),
+        ]
+        for path, leaf in leaves
+    }
+
+
+def _versions() -> dict[str, str]:
+    names = ("lira", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "tensorstore")
+    return {name: version(name) for name in names}
