@@ -1,1 +1,36 @@
-"""LiRA at scale: shadow models trained in stacks, likelihood-ratio scores, ROC curves at low false-positive rates."""
+"""LiRA at scale: shadow models trained in stacks, likelihood-ratio scores, ROC curves at low false-positive rates.
+
+The way of the data: dataset, keep mask, stack of models, signals, scores, ROC curve, report.
+
+    import lira
+    dataset = lira.load_dataset("digits")
+    run = lira.Run.create("runs/digits", dataset, lira.Recipe(model="mlp", epochs=50), num_models=128)
+    lira.train(run, dataset)
+    scores = lira.attacks.lira_online(run.phi, run.keep)
+    print(lira.metrics.roc(scores, run.keep).tpr_at(1e-3))
+"""
+
+from lira import attacks, metrics
+from lira.augment import Queries
+from lira.config import Config, Execution
+from lira.data import Dataset, load_dataset
+from lira.engine import plan, score, train
+from lira.membership import keep_mask
+from lira.store import Run
+from lira.training import Recipe
+
+__all__ = [
+    "Config",
+    "Dataset",
+    "Execution",
+    "Queries",
+    "Recipe",
+    "Run",
+    "attacks",
+    "keep_mask",
+    "load_dataset",
+    "metrics",
+    "plan",
+    "score",
+    "train",
+]

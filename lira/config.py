@@ -12,7 +12,7 @@ from typing import Any
 from lira.augment import Queries
 from lira.membership import check_num_models
 from lira.models import LOWERINGS
-from lira.train import Recipe
+from lira.training import Recipe
 
 __all__ = ["Config", "ConfigError", "Execution", "absolute", "as_dict", "differences", "read_config"]
 

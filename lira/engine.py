@@ -28,7 +28,7 @@ from lira.config import Config, Execution
 from lira.data import Dataset
 from lira.models import build_model, lowering
 from lira.store import DIVERGED, Run, RunError
-from lira.train import Recipe, evaluated, init_model, model_key, query, steps_per_epoch, train_epoch
+from lira.training import Recipe, evaluated, init_model, model_key, query, steps_per_epoch, train_epoch
 
 __all__ = ["ATTACKS", "DivergedWarning", "Plan", "plan", "score", "train"]
 

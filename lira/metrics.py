@@ -8,6 +8,7 @@ are conditional on the examples.
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -275,9 +276,10 @@ def roc(scores: np.ndarray, keep: np.ndarray, *, clusters: np.ndarray | None = N
     """
     scores, keep = _check(scores, keep)
     T, N = scores.shape
-    if clusters is None:
-        clusters = np.arange(T) // 2 if is_paired(keep) else np.arange(T)
-    group = np.unique(clusters, return_inverse=True)[1]
+    belongs = (
+        (np.arange(T) // 2 if is_paired(keep) else np.arange(T)) if clusters is None else np.asarray(clusters)
+    )
+    group = np.unique(belongs, return_inverse=True)[1]
     flat = scores.ravel()
     order = np.argsort(flat)[::-1]
     ordered = flat[order]
@@ -304,7 +306,7 @@ def roc(scores: np.ndarray, keep: np.ndarray, *, clusters: np.ndarray | None = N
     )
 
 
-def mean_over_targets(scores: np.ndarray, keep: np.ndarray, fprs: list[float]) -> dict[str, Estimate | dict]:
+def mean_over_targets(scores: np.ndarray, keep: np.ndarray, fprs: list[float]) -> dict[str, Any]:
     """Each target's own AUC and TPR at FPR, averaged: what one attacked model can expect.
 
     A TPR whose FPR some target cannot resolve (fpr * non-members < 1) is NaN: it is neither averaged nor to be

@@ -2,12 +2,15 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import logsumexp
+
+Array = jax.Array | np.ndarray
 
 __all__ = ["is_correct", "logit_scaled_confidence"]
 
 
-def logit_scaled_confidence(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def logit_scaled_confidence(logits: Array, labels: Array) -> jax.Array:
     """Phi = log(p_y / (1 - p_y)), from logits (Carlini et al. 2022, section IV-C).
 
     Computed as `-logsumexp_{c != y}(z_c - z_y)`. No probability is ever formed, so nothing saturates, and the
@@ -23,11 +26,12 @@ def logit_scaled_confidence(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Returns:
         phi `[...]` in the dtype of `logits`. NaN where a logit is NaN.
     """
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     margins = logits - jnp.take_along_axis(logits, labels[..., None], axis=-1)
     others = jnp.arange(logits.shape[-1]) != labels[..., None]
     return -logsumexp(margins, axis=-1, where=others)
 
 
-def is_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def is_correct(logits: Array, labels: Array) -> jax.Array:
     """Whether the label has the largest logit: bool `[...]`. The first of equal logits wins."""
     return jnp.argmax(logits, axis=-1) == labels

@@ -29,7 +29,7 @@ from lira.config import Config, ConfigError, Execution, absolute, as_dict, diffe
 from lira.data import Dataset
 from lira.membership import keep_mask
 from lira.models import build_model
-from lira.train import Recipe, init_model, model_key
+from lira.training import Recipe, init_model, model_key
 
 __all__ = ["DIVERGED", "DONE", "Run", "RunError", "StoredSignal", "write_atomically"]
 
@@ -401,6 +401,8 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _read(store: ts.TensorStore, where: str) -> np.ndarray:
+    if 0 in store.shape:  # TensorStore would ask for a chunk all the same
+        return np.empty(store.shape, store.dtype.numpy_dtype)
     try:
         return np.asarray(store.read().result())
     except ValueError as error:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lira.augment import Queries, augment, check_augmentation, query_views
@@ -22,6 +23,8 @@ __all__ = [
     "steps_per_epoch",
     "train_epoch",
 ]
+
+Array = jax.Array | np.ndarray  # a trace, or what users have
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "cos7pi16", "constant")
@@ -100,7 +103,7 @@ class ModelState(NamedTuple):
     step: jax.Array  # int32, steps taken
 
 
-def model_key(seed: int, index: jax.Array | int) -> jax.Array:
+def model_key(seed: int, index: Array | int) -> jax.Array:
     """The key of all of model `index`'s randomness: independent of the stack that trains it."""
     return jax.random.fold_in(jax.random.key(seed), index)
 
@@ -140,9 +143,7 @@ def _optimizer(recipe: Recipe, total_steps: int) -> optax.GradientTransformation
     return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate(recipe, total_steps)))
 
 
-def init_model(
-    module: nn.Module, recipe: Recipe, total_steps: int, key: jax.Array, x: jax.Array
-) -> ModelState:
+def init_model(module: nn.Module, recipe: Recipe, total_steps: int, key: jax.Array, x: Array) -> ModelState:
     """A fresh model. `x [N, ...]` gives the shape of an example."""
     variables = module.init(jax.random.fold_in(key, 0), _as_input(x[:1], jnp.float32), train=False)
     statistics, params = dict(variables), variables["params"]
@@ -162,11 +163,11 @@ def train_epoch(
     total_steps: int,
     state: ModelState,
     key: jax.Array,
-    epoch: jax.Array,
-    stop: jax.Array,
-    x: jax.Array,
-    y: jax.Array,
-    keep: jax.Array,
+    epoch: Array | int,
+    stop: Array | int,
+    x: Array,
+    y: Array,
+    keep: Array,
 ) -> tuple[ModelState, jax.Array]:
     """Train one model for the first `stop` steps of an epoch.
 
@@ -185,6 +186,7 @@ def train_epoch(
     Returns:
         The new state, and the mean loss of the steps taken (NaN once the model has diverged).
     """
+    x, y, keep = jnp.asarray(x), jnp.asarray(y), jnp.asarray(keep)
     order_key, step_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 1), epoch))
     order = _epoch_order(order_key, keep, steps_per_epoch(len(y), recipe.batch_size) * recipe.batch_size)
     optimizer = _optimizer(recipe, total_steps)
@@ -226,7 +228,7 @@ def train_epoch(
 
 
 def query(
-    module: nn.Module, recipe: Recipe, queries: Queries, state: ModelState, x: jax.Array, y: jax.Array
+    module: nn.Module, recipe: Recipe, queries: Queries, state: ModelState, x: Array, y: Array
 ) -> tuple[jax.Array, jax.Array]:
     """Ask one model about a batch of examples, in float32 and evaluation mode.
 
@@ -241,7 +243,7 @@ def query(
     Returns:
         phi, float32 `[n, Q]`, and whether the clean example is classified correctly, bool `[n]`.
     """
-    views = query_views(x, queries)
+    views = query_views(jnp.asarray(x), queries)
     Q, n = views.shape[:2]
     # TF32 would clip phi where low false-positive rates live.
     with jax.default_matmul_precision("highest"):
@@ -262,7 +264,7 @@ def evaluated(recipe: Recipe, state: ModelState) -> dict[str, Any]:
     return {"params": params, **state.statistics}
 
 
-def _epoch_order(key: jax.Array, keep: jax.Array, count: int) -> jax.Array:
+def _epoch_order(key: jax.Array, keep: Array, count: int) -> jax.Array:
     """The first `count` of a random permutation of the members, int32 `[count]`; it wraps where there are fewer.
 
     Random keys are sorted with the non-members' at the end, so that the shape does not depend on the row sum.
@@ -272,6 +274,7 @@ def _epoch_order(key: jax.Array, keep: jax.Array, count: int) -> jax.Array:
     return order[jnp.arange(count) % jnp.maximum(jnp.sum(keep), 1)].astype(jnp.int32)
 
 
-def _as_input(x: jax.Array, dtype) -> jax.Array:
+def _as_input(x: Array, dtype) -> jax.Array:
     """Bytes to [-1, 1] as in the paper's code; float features as they are."""
+    x = jnp.asarray(x)
     return (x.astype(jnp.float32) / 127.5 - 1 if x.dtype == jnp.uint8 else x).astype(dtype)
