@@ -4,7 +4,9 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -36,7 +38,8 @@ usage: lira run CONFIG.toml --run-dir RUN [--num-models 256] [--recipe.epochs 50
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status: 0, 2 for bad input (one line on stderr), 130 when interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    console = Console(soft_wrap=not sys.stdout.isatty())
+    # A file or a pipe has no width: wide enough there for the table.
+    console = Console() if sys.stdout.isatty() else Console(width=120, soft_wrap=True)
     try:
         with _warnings_in_one_line() as said:
             return _dispatch(argv, said, console)
@@ -69,7 +72,7 @@ def _dispatch(argv: list[str], said: list[str], console: Console) -> int:
             scores = score(run)
             console.print(f"{run.path}: {len(scores)} attacks scored for {len(run.models)} models")
             if verb == "report":
-                _report(run, scores, None, said, console)
+                _report(run, scores, _dataset_if_there(run), said, console)
         return 0
     raise ConfigError(f"unknown command {verb!r}: the commands are run, plan, train, score and report")
 
@@ -123,7 +126,8 @@ def _report(
         facts=_facts(run),
         warnings=said,
     )
-    console.print(report.table(metrics))
+    # A narrower terminal wraps the table; cutting it would lose the attacks' names.
+    Console(width=max(console.width, 100), soft_wrap=True).print(report.table(metrics))
     for name in ("metrics.json", "roc.png", "report.html"):
         console.print(str(run.path / name))
 
@@ -188,6 +192,14 @@ def _dataset_of(run: Run) -> Dataset:
     return load_dataset(config.dataset, num_examples=config.num_examples, data_dir=config.data_dir)
 
 
+def _dataset_if_there(run: Run) -> Dataset | None:
+    """The data set for its pictures; a report can do without them."""
+    try:
+        return _dataset_of(run)
+    except ValueError:
+        return None
+
+
 def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Parse known arguments; a mistake is a ConfigError of one line, not argparse's usage page."""
     said = io.StringIO()
@@ -213,14 +225,22 @@ def _with_flags(config: Config, flags: list[str], prog: str) -> Config | None:
         except SystemExit as stop:
             if stop.code == 0:
                 return None
-            lines = [line.strip("│╭╮╰╯─ ") for line in said.getvalue().splitlines()[1:]]
-            lines = lines[: lines.index("For full helptext, run " + prog + " --help")] if False else lines
-            text = [
-                line
-                for line in lines
-                if line and not line.startswith(("For full helptext", "Argument helptext"))
-            ]
-            raise ConfigError(" ".join(text[:3])) from stop
+            raise ConfigError(_unboxed(said.getvalue())) from stop
+
+
+def _unboxed(box: str) -> str:
+    """The message in tyro's box, drawn in Unicode or ASCII: what stands above the first rule, and what was meant."""
+    lines = [line.strip("│|+╭╮╰╯ ") for line in box.splitlines()[1:]]
+    told = list(itertools.dropwhile(_is_rule, lines))
+    message = " ".join(itertools.takewhile(lambda line: not _is_rule(line), told))
+    meant = (
+        [line.split()[0] for line in told if re.match(r"--\w", line)] if "Perhaps you meant:" in told else []
+    )
+    return message + (f"; did you mean {meant[0]}?" if meant else "")
+
+
+def _is_rule(line: str) -> bool:
+    return set(line) <= set("─-")
 
 
 @contextlib.contextmanager

@@ -349,7 +349,8 @@ def write_report(
     """Write metrics.json, roc.png and report.html into a directory, which is made if need be.
 
     Everything is rendered before the first file is touched, and every file is replaced in one step: what a kill
-    leaves behind is old or new, never half. The page embeds its pictures and refers to nothing outside itself.
+    leaves behind is old or new, never half. metrics.json comes last, so where it is new all of them are. The page
+    embeds its pictures and refers to nothing outside itself.
 
     Args:
         path: the directory.
@@ -367,9 +368,9 @@ def write_report(
     page = _page(metrics, picture, examples, dict(facts or {}), list(warnings), title)
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    write_atomically(path / "metrics.json", content)
     write_atomically(path / "roc.png", picture)
     write_atomically(path / "report.html", page.encode())
+    write_atomically(path / "metrics.json", content)
 
 
 def _page(

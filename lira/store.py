@@ -164,8 +164,9 @@ class Run:
             RunError: it is not a run directory, is damaged, or is of other data.
         """
         path = Path(path).expanduser().absolute()
-        if not (path / "config.toml").is_file():
-            raise RunError(f"{path}: is not a run directory (it has no config.toml)")
+        for name in ("config.toml", "provenance.json", "arrays"):
+            if not (path / name).exists():
+                raise RunError(f"{path}: is not a run directory (it has no {name})")
         try:
             config = read_config(path / "config.toml")
             provenance = json.loads((path / "provenance.json").read_text())

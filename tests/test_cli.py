@@ -1,0 +1,240 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lira import metrics
+from lira.cli import main
+from lira.store import Run
+
+SMALL = """\
+dataset = "npz:{data}"
+num_models = 8
+[recipe]
+epochs = 2
+batch_size = 10
+learning_rate = 0.05
+"""
+
+pytestmark = pytest.mark.filterwarnings("ignore::lira.attacks.FewModelsWarning")
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIRA_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A configuration of 100 tiny images, half of which are noise that only memory can label."""
+    rng = np.random.default_rng(0)
+    y = np.arange(100) % 2
+    x = rng.integers(0, 256, (100, 5, 5, 1)).astype(np.uint8)
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    path = tmp_path / "config.toml"
+    path.write_text(SMALL.format(data=tmp_path / "data.npz"))
+    return path
+
+
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+def contents(path: Path):
+    """Everything under a directory; the lock is no content."""
+    return {p: p.read_bytes() for p in path.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+def test_one_command_from_data_to_report_and_then_nothing_to_do(tmp_path, config, capsys):
+    assert run("run", config, "--run-dir", tmp_path / "run") == 0
+    said = capsys.readouterr().out
+    assert "8 of 8 models to train" in said
+    assert "lira_online" in said
+    stored = json.loads((tmp_path / "run/metrics.json").read_text())
+    opened = Run.open(tmp_path / "run")
+    scores = opened.scores("lira_online")
+    assert scores is not None
+    expected = metrics.roc(scores, opened.keep)
+    assert stored["attacks"]["lira_online"]["auc"] == expected.auc
+    assert stored["attacks"]["lira_online"]["tpr_at_fpr"]["0.01"]["tpr"] == expected.tpr_at(0.01).tpr
+    assert (tmp_path / "run/roc.png").read_bytes().startswith(b"\x89PNG")
+    assert "<html" in (tmp_path / "run/report.html").read_text()
+
+    before = contents(tmp_path / "run")
+    assert run("run", config, "--run-dir", tmp_path / "run") == 0
+    assert "is complete: 8 models trained, scored and reported; nothing to do" in capsys.readouterr().out
+    assert contents(tmp_path / "run") == before
+
+
+def test_stages_by_themselves_and_growth(tmp_path, config, capsys):
+    place = tmp_path / "run"
+    assert run("run", config, "--run-dir", place, "--num-models", 4) == 0
+    assert "needs three complete pairs" in capsys.readouterr().err
+    assert run("run", config, "--run-dir", place, "--num-models", 8) == 0
+    assert "4 of 8 models to train" in capsys.readouterr().out
+    assert run("train", place) == 0
+    assert "all 8 models are trained; nothing to train" in capsys.readouterr().out
+    assert run("score", place) == 0
+    assert "5 attacks scored for 8 models" in capsys.readouterr().out
+    (place / "report.html").unlink()
+    assert run("report", place) == 0
+    assert (place / "report.html").exists()
+    assert run("run", config, "--run-dir", place, "--num-models", 6) == 2
+    assert "a run does not shrink to 6" in capsys.readouterr().err
+
+
+def test_run_directory_needs_nothing_else(tmp_path, config, capsys, monkeypatch):
+    """The configuration in the run has absolute paths, so the stages work from anywhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATA", "data.npz")
+    config.write_text(SMALL.format(data="$DATA"))
+    assert run("run", "config.toml", "--run-dir", "run", "--num-models", 4, "--recipe.epochs", 1) == 0
+    config.unlink()
+    monkeypatch.delenv("DATA")
+    monkeypatch.chdir("/")
+    assert run("train", tmp_path / "run") == 0
+    assert Run.open(tmp_path / "run").config.recipe.epochs == 1
+
+
+def test_flags_overlay_the_file(config, capsys):
+    assert run("plan", config, "--num-models", 12, "--recipe.epochs", 5, "--execution.width", 3) == 0
+    said = capsys.readouterr().out
+    assert "12 of 12 models to train, 3,000 images" in said
+    assert "3 side by side" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipe.epoch", "3"], "--recipe.epoch, 3; did you mean --recipe.epochs?"),
+        (["--recipe.epochs", "three"], "Error parsing --recipe.epochs.*'three'"),
+        (["--num-models", "7"], "num_models must be even and at least 4.*got 7"),
+        (["--recipe.batch-size", "99"], "recipe.batch_size is 99, but a model has only about 50 members"),
+        (["--recipe.model", "mpl"], "unknown model 'mpl', did you mean 'mlp'"),
+        (["--queries.shift", "5"], "reflect at most 4 pixels of 5 x 5; got 5"),
+        (["--dataset", "npz:/nowhere.npz"], "/nowhere.npz"),
+        (["--dataset", "digitz"], "unknown data set 'digitz'"),
+        (["--dataset", "npz:$NOT_SET_ANYWHERE/x.npz"], r"\$NOT_SET_ANYWHERE"),
+    ],
+)
+def test_bad_flags_are_one_line_status_2_and_nothing_written(tmp_path, config, capsys, arguments, message):
+    assert run("run", config, "--run-dir", tmp_path / "run", *arguments) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"lira: error: .*\n", error)
+    assert re.search(message, error)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": np.full((20, 3), np.nan), "y": np.arange(20) % 2}, "x.*NaN|nan"),
+        ({"x": np.zeros((20, 3)), "y": np.arange(19) % 2}, "20.*19|19.*20"),
+        ({"x": np.zeros((20, 3)), "y": np.arange(20) % 2 - 1}, "-1|negative"),
+        ({"x": np.zeros((20, 3)), "y": np.arange(20) % 2 + 0.5}, "0.5|whole"),
+        ({"x": np.zeros((20, 3)), "y": np.arange(20) % 2 * 2}, "class 1"),
+    ],
+)
+def test_bad_data_is_one_line_status_2_and_nothing_written(tmp_path, config, capsys, arrays, message):
+    np.savez(tmp_path / "bad.npz", **arrays)
+    assert run("run", config, "--run-dir", tmp_path / "run", "--dataset", f"npz:{tmp_path}/bad.npz") == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"lira: error: .*\n", error)
+    assert re.search(message, error)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_commands_and_places(tmp_path, config, capsys):
+    for arguments, message in [
+        (["rum"], "unknown command 'rum'"),
+        (["run", config], "--run-dir"),
+        (
+            ["run", tmp_path / "no.toml", "--run-dir", tmp_path / "run"],
+            "no.toml: cannot be read: No such file",
+        ),
+        (["run", config, "--run-dir", "/proc/run"], "/proc/run: cannot be written"),
+        (["train", tmp_path], "is not a run directory"),
+        (["report", tmp_path / "absent"], "is not a run directory"),
+        (["train"], "required: RUN"),
+    ]:
+        assert run(*arguments) == 2
+        error = capsys.readouterr().err
+        assert re.fullmatch(r"lira: error: .*\n", error)
+        assert message in error
+    config.write_text("num_models = [")
+    assert run("run", config, "--run-dir", tmp_path / "run") == 2
+    assert "is not valid TOML" in capsys.readouterr().err
+
+
+def test_run_of_other_data_and_damaged_run_are_refused(tmp_path, config, capsys):
+    place = tmp_path / "run"
+    assert run("run", config, "--run-dir", place, "--num-models", 4) == 0
+    np.savez(tmp_path / "data.npz", x=np.zeros((100, 5, 5, 1), np.uint8), y=np.arange(100) % 2)
+    capsys.readouterr()
+    assert run("run", config, "--run-dir", place, "--num-models", 4) == 2
+    assert "is a run of other data" in capsys.readouterr().err
+    (place / "arrays/phi/c/2/0/0/0").write_bytes(b"") if (place / "arrays/phi/c/2/0/0/0").exists() else (
+        place / "arrays/phi/c/2/0/0"
+    ).write_bytes(b"")
+    for scored in (place / "scores").iterdir():
+        (scored / "zarr.json").unlink()
+    assert run("report", place) == 2
+    assert "arrays/phi: is damaged" in capsys.readouterr().err
+
+
+def test_data_given_in_memory_is_named(tmp_path, capsys):
+    import lira
+
+    rng = np.random.default_rng(0)
+    data = lira.Dataset.from_arrays(rng.normal(size=(60, 4)), np.arange(60) % 2)
+    made = lira.Run.create(tmp_path / "run", data, lira.Recipe(epochs=1, batch_size=10), num_models=4)
+    assert run("train", made.path) == 2
+    assert "Run.open" in capsys.readouterr().err
+    lira.train(lira.Run.open(made.path, dataset=data), data, show_progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert run("report", made.path) == 0
+
+
+def test_ctrl_c_leaves_a_run_that_resumes(tmp_path, config):
+    environment = {**os.environ, "LIRA_CACHE": str(tmp_path / "cache"), "PYTHONUNBUFFERED": "1"}
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from lira.cli import main; sys.exit(main())",
+        "run",
+        str(config),
+    ]
+    command += ["--run-dir", str(tmp_path / "run"), "--recipe.epochs", "400", "--execution.width", "1"]
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    # Interrupt once the first model is done.
+    for _ in range(600):
+        if list((tmp_path / "run/arrays/done/c").glob("*")):
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted: finished models are kept" in error
+    assert "Traceback" not in error
+    done = Run.open(tmp_path / "run").done
+    assert 0 < done.sum() < 8
+    assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0
+    assert Run.open(tmp_path / "run").done.tolist() == [1] * 8
+
+
+def test_help_is_help(capsys, config):
+    assert run() == 0
+    assert "lira run CONFIG.toml" in capsys.readouterr().out
+    assert run("run", config, "--help") == 0
+    assert "--recipe.epochs" in capsys.readouterr().out
