@@ -13,9 +13,10 @@ The way of the data: dataset, keep mask, stack of models, signals, scores, ROC c
 from lira import attacks, metrics
 from lira.augment import Queries
 from lira.config import Config, Execution
-from lira.data import Dataset, load_dataset
+from lira.data import Dataset
 from lira.engine import plan, score, train
 from lira.membership import keep_mask
+from lira.sources import load_dataset
 from lira.store import Run
 from lira.training import Recipe
 

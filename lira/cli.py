@@ -18,8 +18,9 @@ from rich.console import Console
 
 from lira import report
 from lira.config import Config, ConfigError, absolute, read_config
-from lira.data import Dataset, load_dataset
+from lira.data import Dataset
 from lira.engine import plan, score, train
+from lira.sources import load_dataset
 from lira.store import DIVERGED, DONE, Run
 
 __all__ = ["main"]

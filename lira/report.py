@@ -9,22 +9,19 @@ import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import LogLocator, NullFormatter
 from rich import box
 from rich.table import Column, Table
 from rich.text import Text
 
 from lira.membership import is_paired
-from lira.metrics import MIN_CLUSTERS, Estimate, OperatingPoint, Roc, mean_over_targets, roc
+from lira.metrics import MIN_CLUSTERS, Estimate, OperatingPoint, Roc, example_tpr, mean_over_targets, roc
+from lira.plots import COLORS, ROC_SIZE, Curve, decimals, percent, plot_examples, plot_roc
 from lira.store import write_atomically
 
 __all__ = [
@@ -43,30 +40,7 @@ FPRS = (1e-5, 1e-4, 1e-3, 1e-2)
 # The operating point that headlines, legends and per-example figures quote.
 LOW_FPR = "0.001"
 CURVE_POINTS = 2000
-# Okabe and Ito's palette, which the colour-blind can tell apart; after eight attacks the dashes change.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#4D4D4D", "#E69F00", "#56B4E9", "#8C6D31")
-DASHES = ("-", "--", "-.", ":")
-IN_COLOR, OUT_COLOR = "#D55E00", "#0072B2"
-ROC_SIZE = (6.4, 5.2)
 PNG_DPI = 200
-
-
-@dataclass(frozen=True, eq=False)
-class Curve:
-    """A pooled ROC curve thinned for drawing: G realised operating points, the first at no false positive."""
-
-    fpr: np.ndarray  # float64 [G], ascending from 0
-    tpr: np.ndarray  # float64 [G]
-    low: np.ndarray  # float64 [G], the 95 % interval's ends; NaN where there is none
-    high: np.ndarray  # float64 [G]
-    num_nonmembers: int
-    auc: float
-    low_fpr_tpr: float  # TPR at 0.1 % FPR; NaN where that is not resolvable
-
-    @property
-    def floor(self) -> float:
-        """The lowest FPR that can be resolved, 1 / non-members."""
-        return 1 / self.num_nonmembers
 
 
 def evaluate(scores: Mapping[str, np.ndarray], keep: np.ndarray) -> tuple[dict[str, Any], dict[str, Curve]]:
@@ -150,7 +124,7 @@ def most_and_least_vulnerable(
     held = keep.sum(axis=0)
     usable = np.flatnonzero((held > 0) & (held < len(keep)))
     scores, keep, held = scores[:, usable], keep[:, usable], held[usable]
-    tpr = np.sum(keep & (scores >= threshold), axis=0) / held
+    tpr = example_tpr(scores, keep, threshold)
     with np.errstate(invalid="ignore"):
         inside = np.sum(scores, axis=0, where=keep, dtype=np.float64) / held
         outside = np.sum(scores, axis=0, where=~keep, dtype=np.float64) / (len(keep) - held)
@@ -158,149 +132,6 @@ def most_and_least_vulnerable(
     order = usable[np.lexsort((gap, tpr))]
     count = min(count, len(order) // 2)
     return order[::-1][:count], order[:count]
-
-
-# --- Figures: computed arrays in, artists out -----------------------------------------------------------------------
-
-
-def plot_roc(curves: Mapping[str, Curve], ax: Axes | None = None) -> Axes:
-    """Draw ROC curves with their 95 % bands on log-log axes, from the resolution floor to 1.
-
-    Curves are steps, because only realised operating points exist. The zone below the floor, where an FPR would mean
-    less than one false positive, is shaded.
-
-    Args:
-        curves: by attack, see `evaluate`.
-        ax: axes to draw on; None makes a figure of its own (`result.figure`).
-
-    Returns:
-        The axes. Lines and bands carry the attack's name as `gid`, the floor's line and zone "floor".
-    """
-    if ax is None:
-        ax = Figure(figsize=ROC_SIZE, layout="constrained").add_subplot()
-    floor = min((curve.floor for curve in curves.values()), default=1e-3)
-    left = floor / 1.8
-    for index, (name, curve) in enumerate(curves.items()):
-        color = COLORS[index % len(COLORS)]
-        # Up to the first realised FPR the TPR is that at no false positive; often that FPR is the floor itself.
-        start = int(np.searchsorted(curve.fpr, curve.floor * (1 + 1e-12), side="right")) - 1
-        x, tpr = np.maximum(curve.fpr[start:], curve.floor), curve.tpr[start:]
-        if not np.isnan(curve.low).all():
-            # Logarithmic axes cannot take the zeros that a clipped interval ends in.
-            low, high = (np.maximum(end[start:], left / 10) for end in (curve.low, curve.high))
-            ax.fill_between(x, low, high, step="post", alpha=0.18, linewidth=0, color=color, gid=name)
-        quoted = "unresolvable" if np.isnan(curve.low_fpr_tpr) else _percent(curve.low_fpr_tpr)
-        label = f"{name}  ({curve.auc:.3f}, {quoted})"
-        dashes = DASHES[index // len(COLORS) % len(DASHES)]
-        ax.plot(
-            x,
-            tpr,
-            drawstyle="steps-post",
-            linewidth=1.6,
-            linestyle=dashes,
-            label=label,
-            color=color,
-            gid=name,
-        )
-    ax.plot([left / 10, 1], [left / 10, 1], color="0.45", linewidth=0.9, dashes=(4, 3), gid="chance")
-    ax.axvline(floor, color="0.35", linewidth=0.9, linestyle=":", gid="floor")
-    ax.axvspan(left / 10, floor, color="0.5", alpha=0.18, linewidth=0, gid="floor")
-    ax.annotate(
-        f"resolution floor {floor:.3g}",
-        (floor, 1),
-        xytext=(0, 4),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        fontsize=8,
-        color="0.35",
-    )
-    ax.set(xscale="log", yscale="log", xlim=(left, 1), ylim=(left, 1))
-    ax.set_xlabel("false-positive rate", fontsize=11)
-    ax.set_ylabel("true-positive rate", fontsize=11)
-    ax.tick_params(labelsize=9.5)
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(LogLocator(numticks=12))
-        axis.set_minor_formatter(NullFormatter())
-    ax.grid(which="major", color="0.9", linewidth=0.7)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
-    if curves:
-        legend = ax.legend(
-            loc="lower right", fontsize=8.5, title="attack  (AUC, TPR at 0.1 % FPR)", title_fontsize=8.5
-        )
-        legend.get_frame().set(alpha=0.9, edgecolor="0.85")
-        legend.set_alignment("left")
-    return ax
-
-
-def plot_examples(
-    phi: np.ndarray, keep: np.ndarray, titles: Sequence[str], images: np.ndarray | None = None
-) -> Figure:
-    """Draw phi of the most and of the least vulnerable examples over models trained with and without them.
-
-    Args:
-        phi: float `[M, k, Q]` (queries are averaged) or `[M, k]`; the first half of the k examples are the most
-            vulnerable, drawn in the upper row, the second half the least.
-        keep: bool `[M, k]`.
-        titles: k of them, in lines of up to some 35 characters.
-        images: `[k, H, W]` or `[k, H, W, C]`, uint8 or float of any range, drawn as insets.
-
-    Raises:
-        ValueError: k is odd or 0, the arguments disagree about it, or all models or none hold an example.
-    """
-    phi = phi.mean(axis=2, dtype=np.float64) if phi.ndim == 3 else phi
-    k = phi.shape[1]
-    if k == 0 or k % 2:
-        raise ValueError(f"as many most as least vulnerable examples are drawn; got {k} examples in all")
-    if keep.shape != phi.shape or len(titles) != k or (images is not None and len(images) != k):
-        raise ValueError(
-            f"keep must be of shape {phi.shape} with {k} titles and images; got {keep.shape} with {len(titles)} "
-            f"titles and {'no' if images is None else len(images)} images"
-        )
-    if keep.all(axis=0).any() or not keep.any(axis=0).all():
-        raise ValueError(
-            "an example is drawn by models trained with and without it; one of them lacks a side"
-        )
-    columns = k // 2
-    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
-    figure = Figure(figsize=(max(3.2 * columns, 4), 5.6), layout=layout)
-    axes = figure.subplots(2, columns, squeeze=False)
-    for i, ax in enumerate(axes.flat):
-        _draw_example(ax, phi[:, i], keep[:, i], None if images is None else images[i])
-        ax.set_title(titles[i], fontsize=9)
-    for row, kind in zip(axes, ("most", "least"), strict=True):
-        row[0].set_ylabel(f"{kind} vulnerable\ndensity", fontsize=10)
-    figure.supxlabel("logit-scaled confidence phi (mean over queries)", fontsize=10)
-    handles = axes[0, 0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper center", ncols=len(handles[0]), fontsize=9, frameon=False)
-    return figure
-
-
-def _draw_example(ax: Axes, phi: np.ndarray, keep: np.ndarray, image: np.ndarray | None) -> None:
-    # Half a standard deviation of the narrower side, so that distant sides keep their shape.
-    width = 0.5 * min(phi[keep].std(), phi[~keep].std())
-    bins = np.histogram_bin_edges(phi, bins=int(np.clip(np.ptp(phi) / width, 8, 60)) if width > 0 else 8)
-    margin = 0.12 * (bins[-1] - bins[0])
-    grid = np.linspace(bins[0] - margin, bins[-1] + margin, 300)
-    for side, label, color in ((keep, "trained on it", IN_COLOR), (~keep, "not trained on it", OUT_COLOR)):
-        values = phi[side]
-        ax.hist(values, bins=list(bins), density=True, color=color, alpha=0.35, label=f"{label} (histogram)")
-        mean, sd = values.mean(), values.std()
-        if sd > 0:
-            density = np.exp(-0.5 * ((grid - mean) / sd) ** 2) / (sd * np.sqrt(2 * np.pi))
-            ax.plot(grid, density, color=color, linewidth=1.5, label="fitted Gaussian")
-    ax.set_xlim(grid[0], grid[-1])
-    ax.tick_params(labelsize=8.5)
-    ax.spines[["top", "right"]].set_visible(False)
-    if image is not None:
-        # Room above the histograms, so that the picture hides none of them.
-        ax.set_ylim(top=1.6 * ax.get_ylim()[1])
-        inset = ax.inset_axes((0.02, 0.67, 0.3, 0.32))
-        pixels = image if image.dtype == np.uint8 else (image - image.min()) / max(np.ptp(image), 1e-12)
-        pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
-        inset.imshow(pixels, cmap="gray" if pixels.ndim == 2 else None, interpolation="nearest")
-        inset.set_anchor("NW")
-        inset.set_axis_off()
 
 
 # --- Tables and the page --------------------------------------------------------------------------------------------
@@ -454,7 +285,7 @@ def _footnotes(metrics: Mapping[str, Any]) -> list[str]:
     unresolvable = [point for point in points if point["status"] == "unresolvable"]
     if unresolvable:
         at_zero = ", ".join(
-            f"{name} {_percent(attack['tpr_at_fpr']['1e-05']['tpr_at_zero_fpr'])}"
+            f"{name} {percent(attack['tpr_at_fpr']['1e-05']['tpr_at_zero_fpr'])}"
             for name, attack in attacks.items()
         )
         notes.append(
@@ -484,19 +315,8 @@ def _rate(point: Mapping[str, Any]) -> tuple[str, str]:
     if point["status"] != "ok":
         return point["status"], ""
     low, high = point["low"], point["high"]
-    digits = _digits(high or 0)
-    return _percent(point["tpr"]), "" if low is None else f"{100 * low:.{digits}f}–{100 * high:.{digits}f}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.{_digits(share)}f} %"
-
-
-def _digits(share: float) -> int:
-    """Decimals of a percentage, so that three figures count and the table stays narrow."""
-    return next(
-        (digits for bound, digits in ((0.1, 1), (0.01, 2), (1e-4, 3), (1e-9, 4)) if share >= bound), 0
-    )
+    digits = decimals(high or 0)
+    return percent(point["tpr"]), "" if low is None else f"{100 * low:.{digits}f}–{100 * high:.{digits}f}"
 
 
 # --- From metrics to plain numbers ----------------------------------------------------------------------------------

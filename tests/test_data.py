@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from lira import data
-from lira.data import DataError, Dataset, load_dataset
+from lira import sources
+from lira.data import DataError, Dataset
+from lira.sources import load_dataset
 
 CIFAR = Path(__file__).parents[2] / "shared/data/cifar10/cifar10-jpeg.tar.xz"
 
@@ -351,8 +352,8 @@ def folder(tmp_path):
 @pytest.fixture
 def decoded(monkeypatch):
     """The paths decoded so far."""
-    paths, decode = [], data._decode_image
-    monkeypatch.setattr(data, "_decode_image", lambda path: (paths.append(path), decode(path))[1])
+    paths, decode = [], sources._decode_image
+    monkeypatch.setattr(sources, "_decode_image", lambda path: (paths.append(path), decode(path))[1])
     return paths
 
 
@@ -492,7 +493,7 @@ def test_tfds_is_cached_and_quiet(tmp_path, features, cache, monkeypatch, capfd)
     prepare_table(tmp_path, features)
     capfd.readouterr()
     first = load_dataset("tfds:lira_table", data_dir=str(tmp_path))
-    monkeypatch.setattr(data, "_read_tfds", None)
+    monkeypatch.setattr(sources, "_read_tfds", None)
     assert_same(load_dataset("tfds:lira_table", data_dir=str(tmp_path)), first)
     assert len(list(cache.iterdir())) == 1
     assert "".join(capfd.readouterr()) == ""
@@ -572,9 +573,9 @@ def test_broken_tfds_files_are_one_line(tmp_path, features):
     [("no_such_set", "no_such_set not found"), ("cifar10", "TensorFlow is not installed"), ("a b", None)],
 )
 def test_what_is_not_prepared_says_how_to_get_it(tmp_path, place, reason, monkeypatch):
-    find_spec = data.importlib.util.find_spec
+    find_spec = sources.importlib.util.find_spec
     monkeypatch.setattr(
-        data.importlib.util, "find_spec", lambda name: None if name == "tensorflow" else find_spec(name)
+        sources.importlib.util, "find_spec", lambda name: None if name == "tensorflow" else find_spec(name)
     )
     message = (
         "cannot be opened"

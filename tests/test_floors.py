@@ -7,9 +7,9 @@ import lira
 
 FLOORS = [
     *("signals", "membership", "metrics", "attacks"),
-    *("data", "augment", "models", "training"),
+    *("data", "sources", "augment", "models", "training"),
     *("config", "store", "engine"),
-    *("report", "cli"),
+    *("plots", "report", "cli"),
 ]
 
 

@@ -70,7 +70,7 @@ def test_first_layers_input_gradient_costs_nothing():
         return jnp.sum(patches_conv(x, kernel, (1, 1), "SAME", dimension_numbers=NUMBERS) ** 2)
 
     products = [
-        jax.jit(jax.grad(loss, argnums=wanted)).lower(x, kernel).compile().as_text().count(" dot(")
+        str(jax.jit(jax.grad(loss, argnums=wanted)).lower(x, kernel).compile().as_text()).count(" dot(")
         for wanted in ((0, 1), (1,))
     ]
     assert products[0] == products[1] + 1
