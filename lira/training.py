@@ -118,6 +118,7 @@ def learning_rate(recipe: Recipe, total_steps: int) -> optax.Schedule:
     warmup_steps = recipe.warmup * total_steps
 
     def schedule(step):
+        step = jnp.asarray(step, float)  # float64 where that is on, as int32 would not become
         progress = step / total_steps
         if recipe.schedule == "cosine":
             shape = 0.5 * (1 + jnp.cos(jnp.pi * progress))
@@ -277,4 +278,7 @@ def _epoch_order(key: jax.Array, keep: Array, count: int) -> jax.Array:
 def _as_input(x: Array, dtype) -> jax.Array:
     """Bytes to [-1, 1] as in the paper's code; float features as they are."""
     x = jnp.asarray(x)
-    return (x.astype(jnp.float32) / 127.5 - 1 if x.dtype == jnp.uint8 else x).astype(dtype)
+    if x.dtype == jnp.uint8:
+        # Not in bfloat16, which cannot tell neighbouring bytes apart near 1.
+        x = x.astype(jnp.promote_types(dtype, jnp.float32)) / 127.5 - 1
+    return x.astype(dtype)
