@@ -3,6 +3,10 @@
 Only realised operating points count: nothing is interpolated, and a group of tied scores is one step. The 95 %
 intervals of pooled curves resample whole pairs of models, because the scores of one model are not independent. They
 are conditional on the examples.
+
+Coverage, by simulation with shared shadow models and a random effect per model (N = 800, FPR 1 %, 100 to 200 runs):
+TPR at FPR .905 to .935 at M = 16 and .95 at M = 64; AUC only .845 to .875 and .93, because all targets share
+the estimation error of one small pool.
 """
 
 import warnings
@@ -209,7 +213,7 @@ class Roc:
         return tpr, np.maximum(tpr - margin, 0), np.minimum(tpr + margin, 1)
 
     def auc_interval(self) -> Estimate:
-        """AUC with its 95 % interval, from the same resamples."""
+        """AUC with its interval from the same resamples: 95 % nominally, too narrow below some 64 models."""
         if self._resamples is None:
             return Estimate(self.auc, float("nan"), float("nan"))
         fpr, tpr = self._resamples
