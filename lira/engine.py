@@ -95,7 +95,7 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None) -> Plan:
     seconds, programs = 0.0, None
     if len(missing):
         programs = _choose(recipe, queries, config.execution, dataset, len(missing))
-        per_step = _seconds_per_step(programs, dataset)
+        per_step = _seconds_per_step(programs, dataset, recipe.batch_size)
         stacks = -(-len(missing) // programs.width)
         # A query costs a forward pass, a third of a training step's work.
         asked = sides * len(queries.views) / recipe.batch_size / 3
@@ -304,22 +304,21 @@ def _build(
     return _Programs(width, how, stacked_init, compiled, jax.jit(jax.vmap(sweep, (0, None, None))), memory)
 
 
-def _seconds_per_step(programs: _Programs, dataset: Dataset) -> float:
-    """Time of one training step of a stack: after one to warm up, as many as take about half a second."""
+def _seconds_per_step(programs: _Programs, dataset: Dataset, batch_size: int) -> float:
+    """Time of one training step of a stack, over as many steps as take half a second or make a whole epoch."""
     indices = jnp.zeros(programs.width, int)
     x, y = jnp.asarray(dataset.x), jnp.asarray(dataset.y)
     keep = jnp.ones((programs.width, len(y)), bool)
     state = programs.init(indices, x[:1])
-    steps, seconds = 1, 0.0
-    for _ in range(4):
+    whole, steps = steps_per_epoch(len(y), batch_size), 1
+    while True:
         began = time.perf_counter()
         state, losses = programs.epoch(state, indices, 0, steps, x, y, keep)
         losses.block_until_ready()
         seconds = time.perf_counter() - began
-        if seconds > 0.5:
-            break
-        steps = max(1, min(10 * steps, int(0.5 * steps / seconds)))
-    return seconds / steps
+        if seconds > 0.5 or steps == whole:
+            return seconds / steps
+        steps = min(whole, max(2 * steps, int(0.5 * steps / seconds)))
 
 
 # --- Showing --------------------------------------------------------------------------------------------------------
