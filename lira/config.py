@@ -116,10 +116,10 @@ def _build(cls: type, table: dict[str, Any], path: str, prefix: str) -> Any:
         if key not in known:
             raise ConfigError(f"{path}: unknown key {prefix + key!r}{_nearest(key, known, prefix)}")
         expected = known[key].type
-        if dataclasses.is_dataclass(expected):
+        if isinstance(expected, type) and dataclasses.is_dataclass(expected):
             if not isinstance(value, dict):
                 raise ConfigError(f"{path}: {prefix + key!r} must be a table, [{key}]; got {value!r}")
-            values[key] = _build(expected, value, path, f"{key}.")  # type: ignore[arg-type]
+            values[key] = _build(expected, value, path, f"{key}.")
         else:
             values[key] = _typed(value, expected, path, prefix + key)
     try:

@@ -95,10 +95,10 @@ class Run:
         recipe: Recipe,
         *,
         num_models: int = 256,
-        queries: Queries = Queries(),  # noqa: B008 - frozen
+        queries: Queries = Queries(),
         membership_seed: int = 0,
         save_params: bool = False,
-        execution: Execution = Execution(),  # noqa: B008 - frozen
+        execution: Execution = Execution(),
     ) -> "Run":
         """Make a run directory, or open the one that is there, growing it if `num_models` is larger.
 

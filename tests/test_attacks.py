@@ -76,7 +76,7 @@ def naive(values, phi, keep, convention, online, fixed):
     return terms.mean(axis=1)
 
 
-def close(scores, expected):
+def check_close(scores, expected):
     """Equal to the rounding of float32 scores; the absolute part is for terms of some size that cancel."""
     np.testing.assert_allclose(scores, expected, rtol=1e-6, atol=1e-6)
 
@@ -99,7 +99,7 @@ def test_leaving_the_pair_out_equals_a_refit(seed, M, name, convention, Q):
     assert scores.dtype == np.float32
     for t in range(M):
         rest = np.arange(M) // 2 != t // 2
-        close(scores[t], naive(phi[t], phi[rest], keep[rest], convention, *LIRA[name]))
+        check_close(scores[t], naive(phi[t], phi[rest], keep[rest], convention, *LIRA[name]))
 
 
 @settings(max_examples=40)
@@ -119,7 +119,7 @@ def test_leaving_one_out_of_a_balanced_pool_equals_a_refit_at_equal_counts(seed,
             expected.append((phi[rest][used][:, n], keep[rest][used][:, n]))
         small_phi = np.stack([values for values, _ in expected], axis=1)
         small_keep = np.stack([members for _, members in expected], axis=1)
-        close(scores[t], naive(phi[t], small_phi, small_keep, convention, *LIRA[name]))
+        check_close(scores[t], naive(phi[t], small_phi, small_keep, convention, *LIRA[name]))
 
 
 @settings(max_examples=30)
@@ -133,7 +133,7 @@ def test_leaving_one_out_of_independent_masks_equals_a_refit(seed, M, name, conv
     scores = getattr(attacks, name)(phi, keep, leave="one", convention=convention)
     for t in range(2 * M):
         rest = np.arange(2 * M) != t
-        close(scores[t], naive(phi[t], phi[rest], keep[rest], convention, *LIRA[name]))
+        check_close(scores[t], naive(phi[t], phi[rest], keep[rest], convention, *LIRA[name]))
 
 
 @settings(max_examples=30)
@@ -146,7 +146,7 @@ def test_outside_targets_are_scored_by_the_whole_pool_odd_or_even(seed, M, name,
     target = rng.normal(size=(3, 25, Q)).astype(np.float32)
     scores = getattr(attacks, name)(phi, keep, target=target, convention=convention)
     for t in range(3):
-        close(scores[t], naive(target[t], phi, keep, convention, *LIRA[name]))
+        check_close(scores[t], naive(target[t], phi, keep, convention, *LIRA[name]))
 
 
 @pytest.mark.parametrize("M", [8, 10])
@@ -156,7 +156,7 @@ def test_median_survives_ties(M):
     scores = attacks.lira_offline_fixed(phi, keep, convention="original")
     for t in range(M):
         rest = np.arange(M) // 2 != t // 2
-        close(scores[t], naive(phi[t], phi[rest], keep[rest], "original", False, True))
+        check_close(scores[t], naive(phi[t], phi[rest], keep[rest], "original", False, True))
 
 
 def test_offline_needs_no_in_models():
@@ -169,7 +169,7 @@ def test_offline_needs_no_in_models():
     for convention in ("paper", "original"):
         for name in ("lira_offline", "lira_offline_fixed"):
             scores = getattr(attacks, name)(phi, keep, target=target, convention=convention)
-            close(scores[1], naive(target[1], phi, keep, convention, *LIRA[name]))
+            check_close(scores[1], naive(target[1], phi, keep, convention, *LIRA[name]))
     with pytest.raises(ValueError, match=r"lira_online needs 2 IN models.*has 0: use lira_offline"):
         attacks.lira_online(phi, keep, target=target)
 
