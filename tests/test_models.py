@@ -175,6 +175,11 @@ def test_users_own_module_gains_the_lowering_without_change(mine, name):
     assert text["patches"].count("stablehlo.convolution") == 1, "only the grouped one is left to XLA"
 
 
+def test_class_of_the_running_script_works(monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "Net", MLP, raising=False)
+    assert build_model("__main__.Net", 3) == MLP(num_classes=3)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
