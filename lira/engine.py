@@ -4,11 +4,9 @@ import datetime
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,12 +21,11 @@ from rich.progress import (
 )
 
 from lira import attacks
-from lira.augment import Queries
-from lira.config import Config, Execution
+from lira.config import Config
 from lira.data import Dataset
-from lira.models import build_model, lowering
+from lira.stack import Programs, programs_for, seconds_per_step
 from lira.store import DIVERGED, Run, RunError
-from lira.training import Recipe, evaluated, init_model, model_key, query, steps_per_epoch, train_epoch
+from lira.training import evaluated, steps_per_epoch
 
 __all__ = ["ATTACKS", "DivergedWarning", "Plan", "plan", "score", "train"]
 
@@ -39,24 +36,10 @@ ATTACKS: dict[str, Callable[..., np.ndarray]] = {
     "lira_offline_fixed": attacks.lira_offline_fixed,
     "global_threshold": attacks.global_threshold,
 }
-# Stacks of plain matrix products: measured on 2 CPU cores, where 16 models' weights and activations stay in cache.
-CPU_WIDTH = 16
-ACCELERATOR_WIDTH = 64
 
 
 class DivergedWarning(UserWarning):
     """Models whose loss or confidences stopped being finite; their pairs are left out of the attacks."""
-
-
-class _Programs(NamedTuple):
-    """The compiled programs of a stack of `width` models."""
-
-    width: int
-    lowering: str
-    init: Callable[..., Any]
-    epoch: Callable[..., Any]
-    sweep: Callable[..., Any]
-    memory: int | None  # bytes that the epoch's program holds on the device, as the compiler reports
 
 
 @dataclass(frozen=True)
@@ -71,15 +54,17 @@ class Plan:
     bytes_on_device: int | None
     width: int
     lowering: str
+    why: str
     device: str
 
     def __str__(self) -> str:
-        """One line for a terminal."""
+        """Two lines for a terminal."""
         memory = "unknown" if self.bytes_on_device is None else _bytes(self.bytes_on_device)
         return (
             f"{self.models} of {self.of} models to train, {self.images:,} images, about {_duration(self.seconds)} "
             f"on {self.device} ({self.width} side by side, convolutions by {self.lowering}); "
             f"{memory} on the device, {_bytes(self.bytes_on_disk)} on disk"
+            + (f"\n{self.why}" if self.why else "")
         )
 
 
@@ -94,8 +79,8 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None) -> Plan:
     row = sides * len(queries.views) * 4 + dataset.num_examples
     seconds, programs = 0.0, None
     if len(missing):
-        programs = _choose(recipe, queries, config.execution, dataset, len(missing))
-        per_step = _seconds_per_step(programs, dataset, recipe.batch_size)
+        programs = programs_for(recipe, queries, config.execution, dataset, len(missing))
+        per_step = seconds_per_step(programs, dataset, recipe.batch_size)
         stacks = -(-len(missing) // programs.width)
         # A query costs a forward pass, a third of a training step's work.
         asked = sides * len(queries.views) / recipe.batch_size / 3
@@ -109,6 +94,7 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None) -> Plan:
         bytes_on_device=programs.memory if programs else 0,
         width=programs.width if programs else 0,
         lowering=programs.lowering if programs else "-",
+        why=programs.why if programs else "",
         device=_device_name(),
     )
 
@@ -133,21 +119,28 @@ def train(run: Run, dataset: Dataset, *, show_progress: bool = True) -> None:
         if not len(missing):
             return
         began = time.time()
-        programs = _choose(run.config.recipe, run.config.queries, run.config.execution, dataset, len(missing))
+        config = run.config
+        programs = programs_for(config.recipe, config.queries, config.execution, dataset, len(missing))
         session = {
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "device": _device_name(),
             "width": programs.width,
             "lowering": programs.lowering,
         }
-        finished = 0
+        data = jax.device_put((dataset.x, dataset.y))  # once, in bytes, for all stacks
+        written: list[Future[None]] = []
         try:
-            with _Bar(run, len(missing), show_progress) as bar:
+            # One stack's arrays are written while the next one trains. Leaving the executor waits for the last.
+            with _Bar(run, len(missing), show_progress) as bar, ThreadPoolExecutor(1) as writer:
                 for start in range(0, len(missing), programs.width):
                     stack = missing[start : start + programs.width]
-                    _train_stack(run, dataset, programs, stack, bar)
-                    finished += len(stack)
+                    arrays, finite = _train_stack(run, dataset, data, programs, stack, bar)
+                    if written:
+                        written[-1].result()
+                    written.append(writer.submit(_write_stack, run, stack, arrays, finite))
+            written[-1].result()
         finally:
+            finished = int((run.done[missing] > 0).sum())
             run.add_session({**session, "models": finished, "seconds": round(time.time() - began, 2)})
     diverged = np.flatnonzero(run.done == DIVERGED)
     if len(diverged):
@@ -193,17 +186,28 @@ def score(run: Run) -> dict[str, np.ndarray]:
 # --- One stack ------------------------------------------------------------------------------------------------------
 
 
-def _train_stack(run: Run, dataset: Dataset, programs: _Programs, stack: np.ndarray, bar: "_Bar") -> None:
-    """Train, query and write the models `stack`; a last stack that is short is filled up with copies."""
+def _train_stack(
+    run: Run,
+    dataset: Dataset,
+    data: tuple[jax.Array, jax.Array],
+    programs: Programs,
+    stack: np.ndarray,
+    bar: "_Bar",
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Train and query the models `stack`: a row of each array a model, and which models stayed finite.
+
+    A last stack that is short is filled up with copies, so that no program is compiled for it alone.
+    """
     recipe = run.config.recipe
+    x, y = data
     indices = np.resize(stack, programs.width)
-    keep = np.asarray(run.memberships(stack))[np.arange(programs.width) % len(stack)]
-    x, y, keep_device = jnp.asarray(dataset.x), jnp.asarray(dataset.y), jnp.asarray(keep)
+    keep = run.memberships(stack)[np.arange(programs.width) % len(stack)]
+    members = jnp.asarray(keep)
     steps = steps_per_epoch(dataset.num_examples, recipe.batch_size)
     state = programs.init(indices, x[:1])
     finite = np.ones(programs.width, bool)
     for epoch in range(recipe.epochs):
-        state, losses = programs.epoch(state, indices, epoch, steps, x, y, keep_device)
+        state, losses = programs.epoch(state, indices, epoch, steps, x, y, members)
         finite &= np.isfinite(np.asarray(losses))
         bar.advance(len(stack) / recipe.epochs, len(stack) * steps * recipe.batch_size)
     phi, correct = (np.asarray(a) for a in programs.sweep(state, x, y))
@@ -225,6 +229,10 @@ def _train_stack(run: Run, dataset: Dataset, programs: _Programs, stack: np.ndar
             jax.vmap(lambda s: ravel_pytree(evaluated(recipe, s))[0].astype(jnp.float32))(state)
         )
     finite &= np.isfinite(phi).all(axis=(1, 2))
+    return arrays, finite
+
+
+def _write_stack(run: Run, stack: np.ndarray, arrays: dict[str, np.ndarray], finite: np.ndarray) -> None:
     for position, model in enumerate(stack):
         row = {name: array[position] for name, array in arrays.items()}
         run.write_model(int(model), row, diverged=not finite[position])
@@ -234,91 +242,6 @@ def _share(correct: np.ndarray, among: np.ndarray) -> np.ndarray:
     """Accuracy of each model over the examples `among`, float32 `[m]`; NaN over none."""
     count = among.sum(axis=1)
     return ((correct & among).sum(axis=1) / np.where(count, count, np.nan)).astype(np.float32)
-
-
-def _choose(
-    recipe: Recipe, queries: Queries, execution: Execution, dataset: Dataset, models: int
-) -> _Programs:
-    """Compile the stack's programs at the width and lowering that are pinned, or that suit the device and model."""
-    module = build_model(recipe.model, dataset.num_classes)
-    shapes = jax.eval_shape(partial(init_model, module, recipe, 1), model_key(0, 0), dataset.x[:1])
-    convolves = any(leaf.ndim > 2 for leaf in jax.tree.leaves(shapes.params))
-    on_cpu = jax.default_backend() == "cpu"
-    # XLA's CPU convolution is forty times slower inside a loop, and side by side it is a grouped one.
-    how = execution.lowering if execution.lowering != "auto" else "patches" if on_cpu else "xla"
-    width = execution.width or ((1 if convolves else CPU_WIDTH) if on_cpu else ACCELERATOR_WIDTH)
-    width = min(width, models)
-    limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
-    while True:
-        programs = _compile(module, recipe, queries, how, width, dataset)
-        fits = limit is None or programs.memory is None or programs.memory < 0.8 * limit
-        if execution.width or width == 1 or fits:
-            return programs
-        width //= 2
-
-
-def _compile(
-    module: nn.Module, recipe: Recipe, queries: Queries, how: str, width: int, dataset: Dataset
-) -> _Programs:
-    key = (module, recipe, queries, how, width, dataset.fingerprint)
-    if key not in _compiled:
-        _compiled.clear()  # one run at a time: the device's memory is better used than by old programs
-        _compiled[key] = _build(module, recipe, queries, how, width, dataset)
-    return _compiled[key]
-
-
-_compiled: dict[Any, _Programs] = {}
-
-
-def _build(
-    module: nn.Module, recipe: Recipe, queries: Queries, how: str, width: int, dataset: Dataset
-) -> _Programs:
-    total_steps = steps_per_epoch(dataset.num_examples, recipe.batch_size) * recipe.epochs
-    # Queries of four training batches at a time.
-    batch = max(1, 4 * recipe.batch_size // len(queries.views))
-
-    def init(index, x):
-        return init_model(module, recipe, total_steps, model_key(recipe.seed, index), x)
-
-    def epoch(state, index, number, stop, x, y, keep):
-        with lowering(how):
-            key = model_key(recipe.seed, index)
-            return train_epoch(module, recipe, total_steps, state, key, number, stop, x, y, keep)
-
-    def sweep(state, x, y):
-        n = len(y)
-        blocks = jnp.arange(-(-n // batch) * batch).reshape(-1, batch) % n
-        with lowering(how):
-            phi, correct = jax.lax.map(lambda i: query(module, recipe, queries, state, x[i], y[i]), blocks)
-        return phi.reshape(-1, phi.shape[-1])[:n], correct.ravel()[:n]
-
-    stacked_init = jax.jit(jax.vmap(init, (0, None)))
-    stacked_epoch = jax.jit(jax.vmap(epoch, (0, 0, None, None, None, None, 0)), donate_argnums=0)
-    indices = jnp.zeros(width, int)
-    x, y = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (dataset.x, dataset.y))
-    state = jax.eval_shape(stacked_init, indices, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
-    keep = jax.ShapeDtypeStruct((width, len(dataset.y)), bool)
-    compiled = stacked_epoch.lower(state, indices, 0, 0, x, y, keep).compile()
-    usage = compiled.memory_analysis()
-    memory = None if usage is None else usage.argument_size_in_bytes + usage.temp_size_in_bytes
-    return _Programs(width, how, stacked_init, compiled, jax.jit(jax.vmap(sweep, (0, None, None))), memory)
-
-
-def _seconds_per_step(programs: _Programs, dataset: Dataset, batch_size: int) -> float:
-    """Time of one training step of a stack, over as many steps as take half a second or make a whole epoch."""
-    indices = jnp.zeros(programs.width, int)
-    x, y = jnp.asarray(dataset.x), jnp.asarray(dataset.y)
-    keep = jnp.ones((programs.width, len(y)), bool)
-    state = programs.init(indices, x[:1])
-    whole, steps = steps_per_epoch(len(y), batch_size), 1
-    while True:
-        began = time.perf_counter()
-        state, losses = programs.epoch(state, indices, 0, steps, x, y, keep)
-        losses.block_until_ready()
-        seconds = time.perf_counter() - began
-        if seconds > 0.5 or steps == whole:
-            return seconds / steps
-        steps = min(whole, max(2 * steps, int(0.5 * steps / seconds)))
 
 
 # --- Showing --------------------------------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ num_models = 8
 epochs = 2
 batch_size = 10
 learning_rate = 0.05
+[execution]
+width = 8
 """
 
 pytestmark = pytest.mark.filterwarnings("ignore::lira.attacks.FewModelsWarning")

@@ -8,7 +8,7 @@ import lira
 FLOORS = [
     *("signals", "membership", "metrics", "attacks"),
     *("data", "sources", "augment", "models", "training"),
-    *("config", "store", "engine"),
+    *("config", "store", "stack", "engine"),
     *("plots", "report", "cli"),
 ]
 

@@ -1,0 +1,135 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from lira import stack
+from lira.augment import Queries
+from lira.config import Execution
+from lira.data import Dataset
+from lira.engine import train
+from lira.stack import programs_for
+from lira.store import Run
+from lira.training import Recipe
+
+RECIPE = Recipe(epochs=2, batch_size=10)
+AUTO = Execution()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIRA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache/calibration"
+
+
+def dataset():
+    rng = np.random.default_rng(0)
+    return Dataset.from_arrays(rng.normal(size=(80, 6)), np.arange(80) % 2)
+
+
+def speeds(monkeypatch, by_width):
+    """Pretend that a stack of each width trains so many images a second; return the widths that were measured."""
+    measured = []
+
+    def seconds(programs, data, batch_size):
+        measured.append(programs.width)
+        return batch_size * programs.width / by_width[programs.width]
+
+    monkeypatch.setattr(stack, "seconds_per_step", seconds)
+    return measured
+
+
+@pytest.mark.parametrize(
+    ("by_width", "measured", "chosen"),
+    [
+        ({1: 100, 4: 300, 16: 310, 64: 200}, [1, 4, 16, 64], 16),
+        ({1: 100, 4: 90}, [1, 4], 1),
+        ({1: 100, 4: 101}, [1, 4], 4),
+        ({1: 1, 4: 4, 16: 16, 64: 64}, [1, 4, 16, 64], 64),
+    ],
+)
+def test_fastest_width_is_kept_and_growth_stops_when_it_no_longer_pays(
+    monkeypatch, by_width, measured, chosen
+):
+    tried = speeds(monkeypatch, by_width)
+    programs = programs_for(RECIPE, Queries(), AUTO, dataset(), 64)
+    assert tried == measured
+    assert programs.width == chosen
+    assert f"patches {chosen}: {by_width[chosen]:,}" in programs.why
+
+
+def test_choice_is_made_once_for_a_device_model_and_batch_size(monkeypatch, cache):
+    tried = speeds(monkeypatch, {1: 1, 4: 4, 16: 2})
+    assert programs_for(RECIPE, Queries(), AUTO, dataset(), 16).width == 4
+    again = programs_for(RECIPE, Queries(), AUTO, dataset(), 16)
+    assert again.width == 4
+    assert again.why.startswith("measured before: ")
+    assert tried == [1, 4, 16]
+    assert programs_for(RECIPE, Queries(), AUTO, dataset(), 2).width == 2, "never wider than there are models"
+    programs_for(Recipe(epochs=2, batch_size=20), Queries(), AUTO, dataset(), 16)
+    assert tried == [1, 4, 16, 1, 4, 16], "another batch size is another question"
+    for place in cache.iterdir():
+        place.write_text("{")
+    assert programs_for(RECIPE, Queries(), AUTO, dataset(), 16).width == 4
+    assert len(tried) == 9, "a damaged choice is measured again"
+    assert all(json.loads(p.read_text())["width"] == 4 for p in cache.iterdir() if len(p.read_text()) > 1)
+
+
+def test_pinned_width_and_lowering_are_not_measured(monkeypatch):
+    tried = speeds(monkeypatch, {})
+    programs = programs_for(RECIPE, Queries(), Execution(width=3, lowering="xla"), dataset(), 64)
+    assert (programs.width, programs.lowering, programs.why, tried) == (3, "xla", "pinned", [])
+
+
+def test_width_is_bounded_by_memory(monkeypatch):
+    speeds(monkeypatch, {1: 1, 4: 4, 16: 16, 64: 64})
+    used = stack._compiled(stack.build_model("mlp", 2), RECIPE, Queries(), dataset(), "patches", 4).memory
+    assert used
+    monkeypatch.setattr(stack, "_device_memory", lambda: 2 * used)
+    programs = programs_for(RECIPE, Queries(), AUTO, dataset(), 64)
+    assert programs.width == 4
+    assert "patches 16 does not fit" in programs.why
+    monkeypatch.setattr(stack, "_device_memory", lambda: 1.0)
+    with pytest.raises(ValueError, match="not even one mlp at batch size 20 fits on the device"):
+        programs_for(Recipe(epochs=2, batch_size=20), Queries(), AUTO, dataset(), 64)
+
+
+def test_compiler_out_of_memory_is_a_width_that_does_not_fit(monkeypatch):
+    speeds(monkeypatch, {1: 1, 4: 4})
+    build = stack._build
+
+    def exhausted(*arguments):
+        if arguments[-1] > 4:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return build(*arguments)
+
+    monkeypatch.setattr(stack, "_build", exhausted)
+    assert programs_for(RECIPE, Queries(), AUTO, dataset(), 64).width == 4
+
+
+def test_number_of_compilations_does_not_grow_with_stacks_or_epochs(tmp_path):
+    """Initialisation, epoch and sweep are compiled once for a run, a short last stack included."""
+
+    def compiled(models, epochs, name):
+        stack._programs.clear()
+        events = []
+
+        def listen(event, duration_secs, **_):
+            if event == "/jax/core/compile/backend_compile_duration":
+                events.append(event)
+
+        recipe = Recipe(epochs=epochs, batch_size=10)
+        run = Run.create(tmp_path / name, dataset(), recipe, num_models=models, execution=Execution(width=4))
+        jax.monitoring.register_event_duration_secs_listener(listen)
+        try:
+            train(run, dataset(), show_progress=False)
+        finally:
+            jax.monitoring.unregister_event_duration_listener(listen)
+        assert (run.done == 1).all()
+        return len(events)
+
+    compiled(4, 1, "warm-up")  # small programs, such as slices, that any later run finds compiled
+    once = compiled(4, 2, "one")
+    assert once <= 4
+    assert compiled(14, 3, "four") == once
