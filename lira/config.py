@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lira.augment import Queries
+from lira.convolution import LOWERINGS
 from lira.membership import check_num_models
-from lira.models import LOWERINGS
 from lira.training import Recipe
 
 __all__ = ["Config", "ConfigError", "Execution", "absolute", "as_dict", "differences", "read_config"]
@@ -26,14 +26,17 @@ class Execution:
     """How stacks are executed. It does not change what a model becomes."""
 
     width: int = 0
-    """Models trained side by side; 0 chooses by device and model."""
+    """Models in a stack, trained side by side; 0 takes the fastest by measurement."""
     lowering: str = "auto"
-    """How convolutions are computed: xla, patches, or auto to choose by device."""
+    """How convolutions are computed: xla, patches, winograd, or auto for the fastest by measurement."""
+    workers: int = 0
+    """Stacks trained at the same time; 0 is one a CPU core, and one on an accelerator."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        if self.width < 0:
-            raise ValueError(f"execution.width must be 0 (automatic) or more; got {self.width}")
+        for name in ("width", "workers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"execution.{name} must be 0 (automatic) or more; got {getattr(self, name)}")
         if self.lowering not in ("auto", *LOWERINGS):
             raise ValueError(
                 f"execution.lowering must be one of auto, {', '.join(LOWERINGS)}; got {self.lowering!r}"

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Event, Lock
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +54,7 @@ class Plan:
     bytes_on_disk: int
     bytes_on_device: int | None
     width: int
+    workers: int
     lowering: str
     why: str
     device: str
@@ -62,7 +64,7 @@ class Plan:
         memory = "unknown" if self.bytes_on_device is None else _bytes(self.bytes_on_device)
         return (
             f"{self.models} of {self.of} models to train, {self.images:,} images, about {_duration(self.seconds)} "
-            f"on {self.device} ({self.width} side by side, convolutions by {self.lowering}); "
+            f"on {self.device} ({self.workers} x {self.width} side by side, convolutions by {self.lowering}); "
             f"{memory} on the device, {_bytes(self.bytes_on_disk)} on disk"
             + (f"\n{self.why}" if self.why else "")
         )
@@ -81,10 +83,10 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None) -> Plan:
     if len(missing):
         programs = programs_for(recipe, queries, config.execution, dataset, len(missing))
         per_step = seconds_per_step(programs, dataset, recipe.batch_size)
-        stacks = -(-len(missing) // programs.width)
+        rounds = -(-len(missing) // programs.models)
         # A query costs a forward pass, a third of a training step's work.
         asked = sides * len(queries.views) / recipe.batch_size / 3
-        seconds = stacks * per_step * (steps + asked)
+        seconds = rounds * per_step * (steps + asked)
     return Plan(
         models=len(missing),
         of=config.num_models,
@@ -93,6 +95,7 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None) -> Plan:
         bytes_on_disk=config.num_models * (row + 4 * dataset.num_examples * len(ATTACKS)),
         bytes_on_device=programs.memory if programs else 0,
         width=programs.width if programs else 0,
+        workers=programs.workers if programs else 0,
         lowering=programs.lowering if programs else "-",
         why=programs.why if programs else "",
         device=_device_name(),
@@ -125,20 +128,12 @@ def train(run: Run, dataset: Dataset, *, show_progress: bool = True) -> None:
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "device": _device_name(),
             "width": programs.width,
+            "workers": programs.workers,
             "lowering": programs.lowering,
         }
-        data = jax.device_put((dataset.x, dataset.y))  # once, in bytes, for all stacks
-        written: list[Future[None]] = []
         try:
-            # One stack's arrays are written while the next one trains. Leaving the executor waits for the last.
-            with _Bar(run, len(missing), show_progress) as bar, ThreadPoolExecutor(1) as writer:
-                for start in range(0, len(missing), programs.width):
-                    stack = missing[start : start + programs.width]
-                    arrays, finite = _train_stack(run, dataset, data, programs, stack, bar)
-                    if written:
-                        written[-1].result()
-                    written.append(writer.submit(_write_stack, run, stack, arrays, finite))
-            written[-1].result()
+            with _Bar(run, len(missing), show_progress) as bar:
+                _train_stacks(run, dataset, programs, missing, bar)
         finally:
             finished = int((run.done[missing] > 0).sum())
             run.add_session({**session, "models": finished, "seconds": round(time.time() - began, 2)})
@@ -183,33 +178,75 @@ def score(run: Run) -> dict[str, np.ndarray]:
     return scores
 
 
-# --- One stack ------------------------------------------------------------------------------------------------------
+# --- Stacks ----------------------------------------------------------------------------------------------------------
+
+
+def _train_stacks(run: Run, dataset: Dataset, programs: Programs, missing: np.ndarray, bar: "_Bar") -> None:
+    """Train and store the models `missing`; each worker takes the next stack when it is done with one.
+
+    A stack's arrays are written while the next one trains. After an error, or an interrupt, every worker stops at the
+    end of its epoch.
+    """
+    # Once, in bytes, for all stacks.
+    data = jax.device_put((dataset.x, dataset.y, dataset.x_test, dataset.y_test))
+    stacks = iter(
+        [missing[start : start + programs.width] for start in range(0, len(missing), programs.width)]
+    )
+    stop = Event()
+
+    def work() -> None:
+        written: Future[None] | None = None
+        try:
+            for stack in stacks:  # one iterator for all workers
+                trained = _train_stack(run, data, programs, stack, bar, stop)
+                if written:
+                    written.result()
+                written = None if trained is None else writer.submit(_write_stack, run, stack, *trained)
+            if written:
+                written.result()
+        except BaseException:
+            stop.set()
+            raise
+
+    with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(programs.workers) as pool:
+        workers = [pool.submit(work) for _ in range(programs.workers)]
+        try:
+            for worker in workers:
+                worker.result()
+        finally:
+            stop.set()
 
 
 def _train_stack(
     run: Run,
-    dataset: Dataset,
-    data: tuple[jax.Array, jax.Array],
+    data: tuple[jax.Array, ...],
     programs: Programs,
     stack: np.ndarray,
     bar: "_Bar",
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    stop: Event,
+) -> tuple[dict[str, np.ndarray], np.ndarray] | None:
     """Train and query the models `stack`: a row of each array a model, and which models stayed finite.
 
-    A last stack that is short is filled up with copies, so that no program is compiled for it alone.
+    A last stack that is short is filled up with copies, so that no program is compiled for it alone. None once `stop`
+    is set.
     """
     recipe = run.config.recipe
-    x, y = data
-    indices = np.resize(stack, programs.width)
+    x, y, x_test, y_test = data
+    indices = jnp.asarray(np.resize(stack, programs.width))
     keep = run.memberships(stack)[np.arange(programs.width) % len(stack)]
     members = jnp.asarray(keep)
-    steps = steps_per_epoch(dataset.num_examples, recipe.batch_size)
+    steps = steps_per_epoch(len(y), recipe.batch_size)
     state = programs.init(indices, x[:1])
-    finite = np.ones(programs.width, bool)
+    losses = []
     for epoch in range(recipe.epochs):
-        state, losses = programs.epoch(state, indices, epoch, steps, x, y, members)
-        finite &= np.isfinite(np.asarray(losses))
+        if stop.is_set():
+            return None
+        state, loss = programs.epoch(state, indices, epoch, steps, x, y, members)
+        losses.append(loss)
+        # One epoch stays in flight, so that the device need not wait for the host.
+        losses[max(epoch - 1, 0)].block_until_ready()
         bar.advance(len(stack) / recipe.epochs, len(stack) * steps * recipe.batch_size)
+    finite = np.isfinite(np.asarray(losses)).all(axis=0)
     phi, correct = (np.asarray(a) for a in programs.sweep(state, x, y))
     arrays = {
         "phi": phi,
@@ -217,11 +254,8 @@ def _train_stack(
         "accuracy_out": _share(correct, ~keep),
         "accuracy_test": np.full(programs.width, np.nan, np.float32),
     }
-    if dataset.x_test is not None:
-        phi_test, correct = (
-            np.asarray(a)
-            for a in programs.sweep(state, jnp.asarray(dataset.x_test), jnp.asarray(dataset.y_test))
-        )
+    if x_test is not None:
+        phi_test, correct = (np.asarray(a) for a in programs.sweep(state, x_test, y_test))
         arrays |= {"phi_test": phi_test, "accuracy_test": _share(correct, np.ones_like(correct))}
         finite &= np.isfinite(phi_test).all(axis=(1, 2))
     if run.config.save_params:
@@ -263,7 +297,7 @@ class _Bar:
         )
         done = run.config.num_models - missing
         self._task = self._progress.add_task("", total=run.config.num_models, completed=done, rate="-")
-        self._images, self._began = 0, time.perf_counter()
+        self._images, self._began, self._lock = 0, time.perf_counter(), Lock()
 
     def __enter__(self) -> "_Bar":
         self._progress.start()
@@ -274,9 +308,10 @@ class _Bar:
 
     def advance(self, models: float, images: int) -> None:
         """Count one epoch of a stack."""
-        self._images += images
-        rate = f"{self._images / (time.perf_counter() - self._began):,.0f}"
-        self._progress.update(self._task, advance=models, rate=rate)
+        with self._lock:
+            self._images += images
+            rate = f"{self._images / (time.perf_counter() - self._began):,.0f}"
+            self._progress.update(self._task, advance=models, rate=rate)
 
 
 def _device_name() -> str:

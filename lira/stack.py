@@ -1,12 +1,17 @@
-"""A stack of models as compiled programs, and the width and convolution that suit the device, found by measurement."""
+"""Stacks of models as compiled programs, and the width and convolution that suit the device, found by measurement.
+
+On CPU each core trains a stack of its own (`workers`): small operations do not fill two cores, stacks do.
+"""
 
 import hashlib
 import json
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -15,51 +20,75 @@ import jax.numpy as jnp
 
 from lira.augment import Queries
 from lira.config import Execution
+from lira.convolution import LOWERINGS, lowering
 from lira.data import Dataset
-from lira.models import LOWERINGS, build_model, lowering
+from lira.models import build_model
 from lira.store import write_atomically
-from lira.training import Recipe, init_model, model_key, query, steps_per_epoch, train_epoch
+from lira.training import (
+    Recipe,
+    epoch_order,
+    init_model,
+    model_key,
+    query,
+    steps_per_epoch,
+    train_epoch,
+    train_step,
+)
 
-__all__ = ["Programs", "programs_for", "seconds_per_step"]
+__all__ = ["Programs", "compile_programs", "programs_for", "seconds_per_step"]
 
 # A wider stack must be this much faster than the one before it for a still wider one to be tried.
 WORTHWHILE = 1.03
 # Widths grow by this factor: fewer compilations than doubling, and throughput is flat about its best.
 GROWTH = 4
+# Share of the device's memory that stacks may take.
+MEMORY_SHARE = 0.8
 
 
 class Programs(NamedTuple):
-    """The compiled programs of a stack of `width` models."""
+    """The compiled programs of a stack of `width` models, of which `workers` threads each run their own."""
 
     width: int
+    workers: int
     lowering: str
-    why: str  # how the two were chosen, for people
+    why: str  # how they were chosen, for people
     init: Callable[..., Any]  # (indices [m], x [1, ...]) -> state
     epoch: Callable[..., Any]  # (state, indices, epoch, stop, x, y, keep [m, N]) -> (state, losses [m])
     sweep: Callable[..., Any]  # (state, x [n, ...], y [n]) -> (phi [m, n, Q], correct [m, n])
-    memory: int | None  # bytes that an epoch holds on the device, as the compiler reports
+    memory: int | None  # bytes that the stacks of all workers hold on the device, as the compiler reports
+
+    @property
+    def models(self) -> int:
+        """Models in training at a time."""
+        return self.width * self.workers
 
 
 def programs_for(
     recipe: Recipe, queries: Queries, execution: Execution, dataset: Dataset, models: int
 ) -> Programs:
-    """Compile the programs of a stack for `models` models, at the pinned width and lowering or the fastest ones.
+    """Compile the programs of stacks for `models` models, at the pinned width and lowering or the fastest ones.
 
-    What is not pinned is measured once on this device, for this model and batch size, and the choice is kept under
-    `$LIRA_CACHE` (`~/.cache/lira`).
+    What is not pinned is measured once on this device, for this model and batch size. The choice, and what XLA
+    compiled, are kept under `$LIRA_CACHE` (`~/.cache/lira`).
     """
+    _keep_compilations()
     module = build_model(recipe.model, dataset.num_classes)
-    compiled = partial(_compiled, module, recipe, queries, dataset)
+    workers = min(execution.workers or _cores(), models)
+    share = -(-models // workers)  # of each worker
+    compiled = partial(compile_programs, module, recipe, queries, dataset, workers)
     pinned_lowering = None if execution.lowering == "auto" else execution.lowering
     lowerings = [pinned_lowering] if pinned_lowering else _candidates(module, recipe, dataset)
-    widest = 1 << (models - 1).bit_length()  # a stack is filled up to its width with copies
     if execution.width and len(lowerings) == 1:
-        return compiled(lowerings[0], min(execution.width, models))._replace(why="pinned")
+        pinned = lowerings[0], min(execution.width, share)
+        # What does not fit by the compiler's count is tried as it was asked for, on one worker.
+        return (_fitting(compiled, *pinned) or compiled(*pinned)._replace(workers=1))._replace(why="pinned")
     place = _cache_file(module, recipe, dataset, execution)
     if (kept := _read_choice(place)) is not None and kept["lowering"] in lowerings:
-        width = min(kept["width"], models)
-        return compiled(kept["lowering"], width)._replace(why="measured before: " + kept["why"])
+        programs = _fitting(compiled, kept["lowering"], min(kept["width"], share))
+        if programs is not None:
+            return programs._replace(why="measured before: " + kept["why"])
     best, tried = None, []
+    widest = 1 << (share - 1).bit_length()  # a stack is filled up to its width with copies
     for how in lowerings:
         width, speed = execution.width or 1, 0.0
         while width <= max(widest, execution.width):
@@ -67,7 +96,8 @@ def programs_for(
             if candidate is None:
                 tried.append(f"{how} {width} does not fit")
                 break
-            faster = recipe.batch_size * width / seconds_per_step(candidate, dataset, recipe.batch_size)
+            step = seconds_per_step(candidate, dataset, recipe.batch_size)
+            faster = recipe.batch_size * candidate.models / step
             tried.append(f"{how} {width}: {faster:,.0f}")
             if best is None or faster > best[0]:
                 best = (faster, candidate)
@@ -80,45 +110,54 @@ def programs_for(
         )
     why = "images/s by lowering and width: " + ", ".join(tried)
     _write_choice(place, {"width": best[1].width, "lowering": best[1].lowering, "why": why})
-    width = min(best[1].width, models)
-    return compiled(best[1].lowering, width)._replace(why=why)
+    programs = _fitting(compiled, best[1].lowering, min(best[1].width, share))
+    return (programs or best[1])._replace(why=why)
 
 
 def seconds_per_step(programs: Programs, dataset: Dataset, batch_size: int) -> float:
-    """Time of one training step of a stack, over as many steps as take half a second or make a whole epoch."""
+    """Time of one training step of all workers' stacks, over as many steps as take half a second or make an epoch."""
     indices = jnp.zeros(programs.width, int)
     x, y = jnp.asarray(dataset.x), jnp.asarray(dataset.y)
     keep = jnp.ones((programs.width, len(y)), bool)
-    state = programs.init(indices, x[:1])
     whole, steps, warm = steps_per_epoch(len(y), batch_size), 1, False
-    while True:
-        began = time.perf_counter()
+    states = [programs.init(indices, x[:1]) for _ in range(programs.workers)]
+
+    def run(state):
         state, losses = programs.epoch(state, indices, 0, steps, x, y, keep)
         losses.block_until_ready()
-        seconds = time.perf_counter() - began
-        if warm and (seconds > 0.5 or steps == whole):
-            return seconds / steps
-        steps, warm = min(whole, max(steps + warm, int(0.5 * steps / seconds))), True
+        return state
+
+    with ThreadPoolExecutor(programs.workers) as workers:
+        while True:
+            began = time.perf_counter()
+            states = list(workers.map(run, states))
+            seconds = time.perf_counter() - began
+            if warm and (seconds > 0.5 or steps == whole):
+                return seconds / steps
+            steps, warm = min(whole, max(steps + warm, int(0.5 * steps / seconds))), True
 
 
 def _candidates(module: nn.Module, recipe: Recipe, dataset: Dataset) -> list[str]:
-    """Lowerings worth measuring: one where nothing convolves, and on CPU, where XLA's is forty times slower in a loop."""
+    """Lowerings worth measuring: one where nothing convolves, and no Winograd in bfloat16, whose sums it would round."""
     shapes = jax.eval_shape(partial(init_model, module, recipe, 1), model_key(0, 0), dataset.x[:1])
-    convolves = any(leaf.ndim > 2 for leaf in jax.tree.leaves(shapes.params))
-    if not convolves or jax.default_backend() == "cpu":
+    if all(leaf.ndim <= 2 for leaf in jax.tree.leaves(shapes.params)):
         return ["patches"]
-    return list(LOWERINGS)
+    return [how for how in reversed(LOWERINGS) if how != "winograd" or recipe.precision == "float32"]
 
 
 def _fitting(compiled: Callable[[str, int], Programs], how: str, width: int) -> Programs | None:
-    """The programs, unless they need more memory than the device should give or the compiler finds none."""
+    """The programs, with as many workers as there is memory for; None where there is too little for one."""
     try:
         programs = compiled(how, width)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             return None
         raise
-    return programs if programs.memory is None or programs.memory < 0.8 * _device_memory() else None
+    if programs.memory is None:
+        return programs
+    each = programs.memory // programs.workers
+    workers = min(programs.workers, int(MEMORY_SHARE * _device_memory()) // max(each, 1))
+    return programs._replace(workers=workers, memory=workers * each) if workers else None
 
 
 def _device_memory() -> float:
@@ -129,11 +168,22 @@ def _device_memory() -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
 
 
+def _cores() -> int:
+    """Stacks to train at a time: one a CPU core that this process may use, one on an accelerator."""
+    return len(os.sched_getaffinity(0)) if jax.default_backend() == "cpu" else 1
+
+
 _programs: dict[Any, Programs] = {}
 
 
-def _compiled(
-    module: nn.Module, recipe: Recipe, queries: Queries, dataset: Dataset, how: str, width: int
+def compile_programs(
+    module: nn.Module,
+    recipe: Recipe,
+    queries: Queries,
+    dataset: Dataset,
+    workers: int,
+    how: str,
+    width: int,
 ) -> Programs:
     """Compile, or take the last programs compiled: planning and training then share them."""
     key = (module, recipe, queries, dataset.fingerprint, how, width)
@@ -141,7 +191,8 @@ def _compiled(
         built = _build(module, recipe, queries, dataset, how, width)
         _programs.clear()
         _programs[key] = built
-    return _programs[key]
+    built = _programs[key]
+    return built._replace(workers=workers, memory=built.memory and workers * built.memory)
 
 
 def _build(
@@ -155,30 +206,97 @@ def _build(
         return init_model(module, recipe, total_steps, model_key(recipe.seed, index), x)
 
     def epoch(state, index, number, stop, x, y, keep):
-        with lowering(how):
-            key = model_key(recipe.seed, index)
-            return train_epoch(module, recipe, total_steps, state, key, number, stop, x, y, keep)
+        key = model_key(recipe.seed, index)
+        return train_epoch(module, recipe, total_steps, state, key, number, stop, x, y, keep)
+
+    def order(index, number, keep):
+        return epoch_order(recipe, model_key(recipe.seed, index), number, keep)
+
+    def step(state, index, number, at, order, x, y):
+        key = model_key(recipe.seed, index)
+        return train_step(module, recipe, total_steps, state, key, number, at, order, x, y)
+
+    def ask(state, x, y):
+        return query(module, recipe, queries, state, x, y)
 
     def sweep(state, x, y):
-        n = len(y)
-        blocks = jnp.arange(-(-n // batch) * batch).reshape(-1, batch) % n
-        with lowering(how):
-            phi, correct = jax.lax.map(lambda i: query(module, recipe, queries, state, x[i], y[i]), blocks)
-        return phi.reshape(-1, phi.shape[-1])[:n], correct.ravel()[:n]
+        answers = jax.lax.map(lambda block: ask(state, x[block], y[block]), _blocks(len(y), batch))
+        return tuple(a.reshape(-1, *a.shape[2:])[: len(y)] for a in answers)
 
-    stacked_init = jax.jit(jax.vmap(init, (0, None)))
-    stacked_epoch = jax.jit(jax.vmap(epoch, (0, 0, None, None, None, None, 0)), donate_argnums=0)
+    def stacked(function, *axes, **options):
+        def lowered(*arguments):
+            with lowering(how):
+                return jax.vmap(function, axes)(*arguments)
+
+        return jax.jit(lowered, **options)
+
     indices = jnp.zeros(width, int)
     x, y = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (dataset.x, dataset.y))
-    state = jax.eval_shape(stacked_init, indices, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
     keep = jax.ShapeDtypeStruct((width, len(dataset.y)), bool)
-    compiled = stacked_epoch.lower(state, indices, 0, 0, x, y, keep).compile()
+    stacked_init = stacked(init, 0, None)
+    state = jax.eval_shape(stacked_init, indices, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
+    if how == "xla" and jax.default_backend() == "cpu":
+        # In the body of a loop XLA's convolution is forty times slower here: each step is a program of its own.
+        stacked_order = stacked(order, 0, None, 0)
+        orders = jax.eval_shape(stacked_order, indices, 0, keep)
+        one_step = stacked(step, 0, 0, None, None, 0, None, None, donate_argnums=0)
+        compiled = one_step.lower(state, indices, 0, 0, orders, x, y).compile()
+        epoch_of_stack = partial(_step_by_step, stacked_order, compiled)
+        sweep_of_stack = partial(_block_by_block, _once(stacked(ask, 0, None, None)), batch)
+    else:
+        whole = stacked(epoch, 0, 0, None, None, None, None, 0, donate_argnums=0)
+        compiled = epoch_of_stack = whole.lower(state, indices, 0, 0, x, y, keep).compile()
+        sweep_of_stack = _once(stacked(sweep, 0, None, None))
     usage = compiled.memory_analysis()
     memory = None if usage is None else usage.argument_size_in_bytes + usage.temp_size_in_bytes
-    return Programs(width, how, "", stacked_init, compiled, jax.jit(jax.vmap(sweep, (0, None, None))), memory)
+    return Programs(width, 1, how, "", _once(stacked_init), epoch_of_stack, sweep_of_stack, memory)
 
 
-# --- Choices kept from earlier runs -----------------------------------------------------------------------------------
+def _once(function):
+    """A jitted function that threads which call it at the same time compile once for each shape of the last argument."""
+    compiled, lock = {}, Lock()
+
+    def call(*arguments):
+        shape = arguments[-1].shape
+        with lock:
+            if shape not in compiled:
+                compiled[shape] = function.lower(*arguments).compile()
+        return compiled[shape](*arguments)
+
+    return call
+
+
+def _step_by_step(order, one_step, state, indices, number, stop, x, y, keep):
+    """An epoch as `stop` calls of one compiled step."""
+    orders, total = order(indices, number, keep), 0.0
+    for at in range(int(stop)):
+        state, losses = one_step(state, indices, number, at, orders, x, y)
+        total += losses
+    return state, total / stop
+
+
+def _block_by_block(ask, batch: int, state, x, y):
+    """The query sweep as one call a batch."""
+    answers = [ask(state, x[block], y[block]) for block in _blocks(len(y), batch)]
+    return tuple(jnp.concatenate(parts, axis=1)[:, : len(y)] for parts in zip(*answers, strict=True))
+
+
+def _blocks(n: int, batch: int) -> jax.Array:
+    """Indices of n examples in whole batches, int `[batches, batch]`; the last one wraps."""
+    return jnp.arange(-(-n // batch) * batch).reshape(-1, batch) % n
+
+
+# --- What earlier runs left -------------------------------------------------------------------------------------------
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("LIRA_CACHE") or Path.home() / ".cache" / "lira")
+
+
+def _keep_compilations() -> None:
+    """Have JAX keep what XLA compiles, unless the user has said where or whether it should."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(_cache() / "xla"))
 
 
 def _cache_file(module: nn.Module, recipe: Recipe, dataset: Dataset, execution: Execution) -> Path:
@@ -191,11 +309,10 @@ def _cache_file(module: nn.Module, recipe: Recipe, dataset: Dataset, execution: 
         recipe.crop_pad,
         recipe.precision,
     )
-    device = (jax.devices()[0].device_kind, jax.device_count(), os.cpu_count(), jax.__version__)
+    device = (jax.devices()[0].device_kind, jax.device_count(), _cores(), jax.__version__)
     shape = (dataset.x.shape, dataset.x.dtype.str)
-    key = hashlib.sha256(repr((module, cost, device, shape, execution)).encode()).hexdigest()
-    root = Path(os.environ.get("LIRA_CACHE") or Path.home() / ".cache" / "lira")
-    return root / "calibration" / f"{key[:16]}.json"
+    key = hashlib.sha256(repr((module, cost, device, shape, execution, LOWERINGS)).encode()).hexdigest()
+    return _cache() / "calibration" / f"{key[:16]}.json"
 
 
 def _read_choice(place: Path) -> dict[str, Any] | None:

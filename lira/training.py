@@ -16,12 +16,14 @@ from lira.signals import is_correct, logit_scaled_confidence
 __all__ = [
     "ModelState",
     "Recipe",
+    "epoch_order",
     "init_model",
     "learning_rate",
     "model_key",
     "query",
     "steps_per_epoch",
     "train_epoch",
+    "train_step",
 ]
 
 Array = jax.Array | np.ndarray  # a trace, or what users have
@@ -187,45 +189,73 @@ def train_epoch(
     Returns:
         The new state, and the mean loss of the steps taken (NaN once the model has diverged).
     """
-    x, y, keep = jnp.asarray(x), jnp.asarray(y), jnp.asarray(keep)
-    order_key, step_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 1), epoch))
-    order = _epoch_order(order_key, keep, steps_per_epoch(len(y), recipe.batch_size) * recipe.batch_size)
-    optimizer = _optimizer(recipe, total_steps)
-    dtype = jnp.bfloat16 if recipe.precision == "bfloat16" else jax.tree.leaves(state.params)[0].dtype
+    order = epoch_order(recipe, key, epoch, keep)
 
-    def loss_of(params, statistics, images, labels, dropout_key):
+    def one_step(step, carry):
+        state, total = carry
+        state, loss = train_step(module, recipe, total_steps, state, key, epoch, step, order, x, y)
+        return state, total + loss
+
+    zero = jnp.zeros((), jnp.promote_types(_compute_dtype(recipe, state.params), jnp.float32))
+    state, total = jax.lax.fori_loop(0, stop, one_step, (state, zero))
+    return state, total / stop
+
+
+def epoch_order(recipe: Recipe, key: jax.Array, epoch: Array | int, keep: Array) -> jax.Array:
+    """The examples of one epoch in order, int32 `[steps * batch]`: a random permutation of the members.
+
+    It wraps where there are fewer. Random numbers are sorted with the non-members' at the end, so that the shape
+    does not depend on how many members there are.
+    """
+    keep = jnp.asarray(keep)
+    count = steps_per_epoch(len(keep), recipe.batch_size) * recipe.batch_size
+    draws = jax.random.uniform(_epoch_keys(key, epoch)[0], keep.shape, jnp.float32)
+    order = jnp.argsort(jnp.where(keep, draws, 2.0))
+    return order[jnp.arange(count) % jnp.maximum(jnp.sum(keep), 1)].astype(jnp.int32)
+
+
+def train_step(
+    module: nn.Module,
+    recipe: Recipe,
+    total_steps: int,
+    state: ModelState,
+    key: jax.Array,
+    epoch: Array | int,
+    step: Array | int,
+    order: Array,
+    x: Array,
+    y: Array,
+) -> tuple[ModelState, jax.Array]:
+    """Train one model for step `step` of an epoch in the order of `epoch_order`; return its new state and the loss."""
+    x, y = jnp.asarray(x), jnp.asarray(y)
+    step_key = jax.random.fold_in(_epoch_keys(key, epoch)[1], step)
+    augment_key, dropout_key = jax.random.split(step_key)
+    batch = jax.lax.dynamic_slice_in_dim(jnp.asarray(order), step * recipe.batch_size, recipe.batch_size)
+    images, labels = x[batch], y[batch]
+    if recipe.flip or recipe.crop_pad:
+        images = jax.vmap(partial(augment, flip=recipe.flip, crop_pad=recipe.crop_pad))(
+            jax.random.split(augment_key, recipe.batch_size), images
+        )
+    dtype = _compute_dtype(recipe, state.params)
+
+    def loss_of(params):
         logits, updated = module.apply(
-            {"params": jax.tree.map(lambda p: p.astype(dtype), params), **statistics},
+            {"params": jax.tree.map(lambda p: p.astype(dtype), params), **state.statistics},
             _as_input(images, dtype),
             train=True,
-            mutable=list(statistics),
+            mutable=list(state.statistics),
             rngs={"dropout": dropout_key},
         )
         logits = jnp.asarray(logits, jnp.promote_types(dtype, jnp.float32))
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updated
 
-    def one_step(step, carry):
-        state, total = carry
-        batch = jax.lax.dynamic_slice_in_dim(order, step * recipe.batch_size, recipe.batch_size)
-        augment_key, dropout_key = jax.random.split(jax.random.fold_in(step_key, step))
-        images, labels = x[batch], y[batch]
-        if recipe.flip or recipe.crop_pad:
-            images = jax.vmap(partial(augment, flip=recipe.flip, crop_pad=recipe.crop_pad))(
-                jax.random.split(augment_key, recipe.batch_size), images
-            )
-        (loss, statistics), gradient = jax.value_and_grad(loss_of, has_aux=True)(
-            state.params, state.statistics, images, labels, dropout_key
-        )
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = state.ema
-        if recipe.ema:
-            ema = jax.tree.map(lambda e, p: recipe.ema * e + (1 - recipe.ema) * p, ema, params)
-        return ModelState(params, dict(statistics), optimizer_state, ema, state.step + 1), total + loss
-
-    zero = jnp.zeros((), jnp.promote_types(dtype, jnp.float32))
-    state, total = jax.lax.fori_loop(0, stop, one_step, (state, zero))
-    return state, total / stop
+    (loss, statistics), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    updates, optimizer_state = _optimizer(recipe, total_steps).update(gradient, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if recipe.ema:
+        ema = jax.tree.map(lambda e, p: recipe.ema * e + (1 - recipe.ema) * p, ema, params)
+    return ModelState(params, dict(statistics), optimizer_state, ema, state.step + 1), loss
 
 
 def query(
@@ -265,14 +295,15 @@ def evaluated(recipe: Recipe, state: ModelState) -> dict[str, Any]:
     return {"params": params, **state.statistics}
 
 
-def _epoch_order(key: jax.Array, keep: Array, count: int) -> jax.Array:
-    """The first `count` of a random permutation of the members, int32 `[count]`; it wraps where there are fewer.
+def _epoch_keys(key: jax.Array, epoch: Array | int) -> tuple[jax.Array, jax.Array]:
+    """The key of an epoch's order and that of its steps."""
+    order_key, step_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 1), epoch))
+    return order_key, step_key
 
-    Random keys are sorted with the non-members' at the end, so that the shape does not depend on the row sum.
-    """
-    draws = jax.random.uniform(key, keep.shape, jnp.float32)
-    order = jnp.argsort(jnp.where(keep, draws, 2.0))
-    return order[jnp.arange(count) % jnp.maximum(jnp.sum(keep), 1)].astype(jnp.int32)
+
+def _compute_dtype(recipe: Recipe, params: Any) -> jnp.dtype:
+    """bfloat16 where the recipe says so, else the weights' own."""
+    return jnp.dtype(jnp.bfloat16) if recipe.precision == "bfloat16" else jax.tree.leaves(params)[0].dtype
 
 
 def _as_input(x: Array, dtype) -> jax.Array:

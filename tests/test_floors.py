@@ -7,7 +7,7 @@ import lira
 
 FLOORS = [
     *("signals", "membership", "metrics", "attacks"),
-    *("data", "sources", "augment", "models", "training"),
+    *("data", "sources", "augment", "models", "convolution", "training"),
     *("config", "store", "stack", "engine"),
     *("plots", "report", "cli"),
 ]

@@ -14,7 +14,7 @@ from lira.store import Run
 from lira.training import Recipe
 
 RECIPE = Recipe(epochs=2, batch_size=10)
-AUTO = Execution()
+AUTO = Execution(workers=1)
 
 
 @pytest.fixture(autouse=True)
@@ -78,18 +78,22 @@ def test_choice_is_made_once_for_a_device_model_and_batch_size(monkeypatch, cach
 
 def test_pinned_width_and_lowering_are_not_measured(monkeypatch):
     tried = speeds(monkeypatch, {})
-    programs = programs_for(RECIPE, Queries(), Execution(width=3, lowering="xla"), dataset(), 64)
+    programs = programs_for(RECIPE, Queries(), Execution(width=3, lowering="xla", workers=1), dataset(), 64)
     assert (programs.width, programs.lowering, programs.why, tried) == (3, "xla", "pinned", [])
 
 
 def test_width_is_bounded_by_memory(monkeypatch):
     speeds(monkeypatch, {1: 1, 4: 4, 16: 16, 64: 64})
-    used = stack._compiled(stack.build_model("mlp", 2), RECIPE, Queries(), dataset(), "patches", 4).memory
+    used = stack.compile_programs(
+        stack.build_model("mlp", 2), RECIPE, Queries(), dataset(), 1, "patches", 4
+    ).memory
     assert used
     monkeypatch.setattr(stack, "_device_memory", lambda: 2 * used)
     programs = programs_for(RECIPE, Queries(), AUTO, dataset(), 64)
     assert programs.width == 4
     assert "patches 16 does not fit" in programs.why
+    programs = programs_for(RECIPE, Queries(), Execution(workers=5, width=4), dataset(), 64)
+    assert (programs.workers, programs.models) == (1, 4), "fewer workers before none at all"
     monkeypatch.setattr(stack, "_device_memory", lambda: 1.0)
     with pytest.raises(ValueError, match="not even one mlp at batch size 20 fits on the device"):
         programs_for(Recipe(epochs=2, batch_size=20), Queries(), AUTO, dataset(), 64)
@@ -129,7 +133,7 @@ def test_number_of_compilations_does_not_grow_with_stacks_or_epochs(tmp_path):
         assert (run.done == 1).all()
         return len(events)
 
-    compiled(4, 1, "warm-up")  # small programs, such as slices, that any later run finds compiled
-    once = compiled(4, 2, "one")
+    compiled(8, 1, "warm-up")  # small programs, such as slices, that any later run finds compiled
+    once = compiled(8, 2, "two")
     assert once <= 4
     assert compiled(14, 3, "four") == once

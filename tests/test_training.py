@@ -11,7 +11,7 @@ from lira.membership import keep_mask
 from lira.signals import logit_scaled_confidence
 from lira.training import (
     Recipe,
-    _epoch_order,
+    epoch_order,
     evaluated,
     init_model,
     learning_rate,
@@ -128,14 +128,19 @@ def test_examples_outside_the_keep_row_never_touch_a_model():
 def test_an_epoch_is_a_permutation_of_the_members_that_wraps(members):
     keep = np.zeros(N, bool)
     keep[rng.choice(N, members, replace=False)] = True
-    order = np.asarray(_epoch_order(jax.random.key(3), jnp.asarray(keep), 30))
+    recipe = Recipe(batch_size=15)  # two steps of the 60 examples' half
+    order = np.asarray(epoch_order(recipe, jax.random.key(3), 0, keep))
+    assert order.shape == (30,)
     assert keep[order].all()
     counts = np.bincount(order, minlength=N)[keep]
     if members <= 30:
         assert counts.min() >= 30 // members
     assert counts.max() <= -(-30 // members)
-    again = np.asarray(_epoch_order(jax.random.key(4), jnp.asarray(keep), 30))
-    assert members == 1 or not np.array_equal(order, again)
+    for again in (
+        epoch_order(recipe, jax.random.key(4), 0, keep),
+        epoch_order(recipe, jax.random.key(3), 1, keep),
+    ):
+        assert members == 1 or not np.array_equal(order, again)
 
 
 def test_sgd_with_momentum_and_decay_against_numpy():

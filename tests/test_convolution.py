@@ -1,0 +1,145 @@
+from contextlib import contextmanager
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from lira import convolution
+from lira.convolution import convolve, lowering
+
+rng = np.random.default_rng(0)
+
+NUMBERS = ("NHWC", "HWIO", "NHWC")
+
+
+def reference(x, kernel, strides, padding):
+    """Value and gradients of the plain convolution in float64, by XLA."""
+    with jax.enable_x64(True):
+        x, kernel = jnp.asarray(np.asarray(x), jnp.float64), jnp.asarray(np.asarray(kernel), jnp.float64)
+
+        def conv(x, kernel):
+            return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=NUMBERS)
+
+        y, back = jax.vjp(conv, x, kernel)
+        return y, back
+
+
+def conv(by, strides, padding, x, kernel):
+    return convolve(x, kernel, strides, padding, dimension_numbers=NUMBERS, by=by)
+
+
+@contextmanager
+def a_few_images_at_a_time():
+    """A cache so small that a batch of six is cut on CPU, into parts of one, two or three."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convolution, "CACHE_BYTES", 12_000)
+        yield
+
+
+@settings(max_examples=20)
+@given(
+    by=st.sampled_from(["patches", "winograd"]),
+    batch=st.sampled_from([1, 6]),
+    size=st.sampled_from([(1, 1), (3, 3), (5, 5), (3, 1), (2, 2)]),
+    strides=st.sampled_from([(1, 1), (2, 2), (1, 2)]),
+    height=st.integers(5, 9),
+    width=st.integers(5, 9),
+    padding=st.sampled_from(["SAME", "VALID", ((0, 2), (1, 0))]),
+    seed=st.integers(0, 2**31 - 1),
+)
+def test_lowerings_agree_with_xla_in_value_and_gradients(
+    by, batch, size, strides, height, width, padding, seed
+):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(batch, height, width, 3)).astype(np.float32)
+    kernel = rng.normal(size=(*size, 3, 4)).astype(np.float32)
+    expected, expected_back = reference(x, kernel, strides, padding)
+    with a_few_images_at_a_time():
+        y, back = jax.vjp(partial(conv, by, strides, padding), x, kernel)
+        cotangent = rng.normal(size=y.shape).astype(np.float32)
+    with jax.enable_x64(True):
+        wide = [np.asarray(g) for g in expected_back(jnp.asarray(cotangent, jnp.float64))]
+        gradients = back(cotangent)
+    # Sums of at most 5 x 5 x 4 (values, input) or 6 x 9 x 9 (kernel) products of unit size, in float32.
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=2e-5)
+    for ours, theirs in zip(gradients, wide, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=6e-5)
+
+
+@pytest.mark.parametrize("by", ["patches", "winograd"])
+@pytest.mark.parametrize(("channels", "outputs"), [(3, 16), (32, 32), (128, 64)])
+def test_error_is_that_of_xlas_own_convolution_in_float32(by, channels, outputs):
+    """Against float64, at the sizes of real layers: within twice the error of the plain convolution, or 1e-6."""
+    x = rng.normal(size=(4, 16, 16, channels)).astype(np.float32)
+    kernel = (rng.normal(size=(3, 3, channels, outputs)) / np.sqrt(9 * channels)).astype(np.float32)
+    expected, expected_back = reference(x, kernel, (1, 1), "SAME")
+    cotangent = rng.normal(size=expected.shape).astype(np.float32)
+    with jax.enable_x64(True):
+        exact = [np.asarray(a) for a in (expected, *expected_back(jnp.asarray(cotangent, jnp.float64)))]
+
+    def errors(how):
+        y, back = jax.vjp(partial(conv, how, (1, 1), "SAME"), x, kernel)
+        return [
+            np.sqrt(np.mean((a - e) ** 2) / np.mean(e**2))
+            for a, e in zip((y, *back(cotangent)), exact, strict=True)
+        ]
+
+    for ours, plain in zip(errors(by), errors("xla"), strict=True):
+        assert ours < max(2 * plain, 1e-6)
+
+
+@pytest.mark.parametrize("by", ["patches", "winograd"])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+def test_under_vmap_it_is_a_matrix_product_without_scatter_or_convolution(by, strides):
+    x, kernel = jnp.ones((3, 2, 8, 8, 3)), jnp.ones((3, 3, 3, 3, 4))
+
+    def loss(x, kernel):
+        return jnp.sum(conv(by, strides, "SAME", x, kernel) ** 2)
+
+    lowered = jax.jit(jax.vmap(jax.grad(loss, argnums=(0, 1)))).lower(x, kernel).as_text()
+    assert "dot_general" in lowered
+    assert "scatter" not in lowered
+    assert "convolution" not in lowered
+
+
+@pytest.mark.parametrize("by", ["patches", "winograd"])
+def test_first_layers_input_gradient_costs_nothing(by):
+    """Without it the backward pass has one matrix product less, and Winograd's a kernel's transform (two)."""
+    x, kernel = jnp.ones((6, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
+
+    def loss(x, kernel):
+        return jnp.sum(conv(by, (1, 1), "SAME", x, kernel) ** 2)
+
+    def products(wanted):
+        compiled = jax.jit(jax.grad(loss, argnums=wanted)).lower(x, kernel).compile()
+        return str(compiled.as_text()).count(" dot(")
+
+    less = {"patches": 1, "winograd": 3}[by]
+    assert products((0, 1)) == products((1,)) + less
+    with a_few_images_at_a_time():
+        assert products((0, 1)) == products((1,)) + less, "in the body of the loop over parts, too"
+
+
+@pytest.mark.parametrize(
+    "options", [{"feature_group_count": 3}, {"rhs_dilation": (2, 2)}, {"lhs_dilation": (2, 2)}]
+)
+def test_other_convolutions_fall_back(options):
+    x = jnp.ones((1, 8, 8, 3))
+    kernel = jnp.ones((3, 3, 3 // options.get("feature_group_count", 1), 3))
+    around = ((1, 1), (1, 1))
+    ours = convolve(x, kernel, (1, 1), around, dimension_numbers=NUMBERS, by="winograd", **options)
+    theirs = lax.conv_general_dilated(x, kernel, (1, 1), around, dimension_numbers=NUMBERS, **options)
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_unknown_lowering_is_refused():
+    with (
+        pytest.raises(ValueError, match="lowering must be one of xla, patches, winograd; got 'fft'"),
+        lowering("fft"),
+    ):
+        pass
