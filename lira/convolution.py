@@ -9,21 +9,21 @@ backward pass, and both are as fast inside a loop as outside, which XLA's convol
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 __all__ = ["LOWERINGS", "convolve", "lowering"]
 
 LOWERINGS = ("xla", "patches", "winograd")
 
-# On CPU images are convolved a few at a time, so that what is made of them stays in the cache: 4 MB is best of 1 to 16.
-CACHE_BYTES = 4 << 20
-# The matrices of F(2x2, 3x3): the kernel's transform G; the input's, B, and the output's, A, are written out below.
-KERNEL_TRANSFORM = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
+# On CPU images are convolved a few at a time, so that what is made of them stays in the cache: 2 MB is best of 0.5 to 16.
+CACHE_BYTES = 2 << 20
+# Fewer channels than this are left to patches.
+WINOGRAD_CHANNELS = 16
 
 
 @contextlib.contextmanager
@@ -98,15 +98,25 @@ def convolve(
 # --- A batch, a few images at a time ------------------------------------------------------------------------------
 
 
+class _Method(NamedTuple):
+    """How a part of the batch is convolved. What depends on the kernel alone is made once for all parts."""
+
+    prepare: Callable[..., Any]  # kernel -> what forward takes
+    forward: Callable[..., Any]  # (x, prepared) -> y
+    prepare_back: Callable[..., Any]  # kernel -> what backward takes
+    backward: Callable[
+        ..., Any
+    ]  # (x, prepared back, gradient of y) -> gradient of x, that of the kernel, raw
+    finish: Callable[..., Any]  # sum of raw kernel gradients -> the kernel's gradient
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _conv(by, strides, pads, precision, x, kernel):
-    forward, _ = _kernels(by, strides, pads, precision, kernel.shape)
-    parts = _split(x, _images_at_once(by, strides, x, kernel))
-    return _joined(
-        lax.map(lambda part: forward(part, kernel), parts)
-        if len(parts) > 1
-        else forward(parts[0], kernel)[None]
-    )
+    method = _method(by, strides, pads, precision, kernel.shape)
+    prepared, images = method.prepare(kernel), _images_at_once(by, strides, x, kernel)
+    if images == len(x):
+        return method.forward(x, prepared)
+    return _joined(lax.map(lambda part: method.forward(part, prepared), _split(x, images)))
 
 
 def _conv_forward(by, strides, pads, precision, x, kernel):
@@ -115,33 +125,50 @@ def _conv_forward(by, strides, pads, precision, x, kernel):
 
 def _conv_backward(by, strides, pads, precision, saved, gradient):
     x, kernel = saved
-    _, backward = _kernels(by, strides, pads, precision, kernel.shape)
-    images = _images_at_once(by, strides, x, kernel)
+    method = _method(by, strides, pads, precision, kernel.shape)
+    prepared, images = method.prepare_back(kernel), _images_at_once(by, strides, x, kernel)
+    # What is convolved is made anew from x: cheaper than the memory of keeping it.
     if images == len(x):
-        return backward(x, kernel, gradient)
+        x_gradient, raw = method.backward(x, prepared, gradient)
+        return x_gradient, method.finish(raw)
 
     def one_part(total, part):
-        x_gradient, kernel_gradient = backward(part[0], kernel, part[1])
-        return total + kernel_gradient, x_gradient
+        x_gradient, raw = method.backward(part[0], prepared, part[1])
+        return jax.tree.map(jnp.add, total, raw), x_gradient
 
-    total, x_gradient = lax.scan(
-        one_part, jnp.zeros_like(kernel), (_split(x, images), _split(gradient, images))
-    )
-    return _joined(x_gradient), total
+    parts = _split(x, images), _split(gradient, images)
+    _, shapes = jax.eval_shape(method.backward, parts[0][0], prepared, parts[1][0])
+    zeros = jax.tree.map(lambda each: jnp.zeros(each.shape, each.dtype), shapes)
+    raw, x_gradient = lax.scan(one_part, zeros, parts)
+    return _joined(x_gradient), method.finish(raw)
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
 
 
-def _kernels(by, strides, pads, precision, shape):
-    """Forward `(x, kernel) -> y` and backward `(x, kernel, gradient of y) -> gradients of x and kernel`."""
+def _method(by, strides, pads, precision, shape) -> _Method:
     if _is_winograd(by, strides, shape):
-        return partial(_winograd, pads, precision), partial(_winograd_backward, pads, precision)
-    return partial(_patched, strides, pads, precision), partial(_patched_backward, strides, pads, precision)
+        return _Method(
+            _transformed_kernel,
+            partial(_winograd, pads, precision),
+            lambda kernel: _transformed_kernel(_flipped(kernel)),
+            partial(_winograd_backward, shape, pads, precision),
+            _untransformed_gradient,
+        )
+    return _Method(
+        lambda kernel: kernel,
+        partial(_patched, strides, pads, precision),
+        lambda kernel: kernel,
+        partial(_patched_backward, strides, pads, precision),
+        lambda raw: raw,
+    )
 
 
 def _is_winograd(by, strides, shape) -> bool:
-    return by == "winograd" and strides == (1, 1) and shape[:2] == (3, 3)
+    # With few channels the tiles cost more than the products that they save.
+    return (
+        by == "winograd" and strides == (1, 1) and shape[:2] == (3, 3) and min(shape[2:]) >= WINOGRAD_CHANNELS
+    )
 
 
 def _images_at_once(by, strides, x, kernel) -> int:
@@ -176,19 +203,14 @@ def _patched(strides, pads, precision, x, kernel):
 
 def _patched_backward(strides, pads, precision, x, kernel, gradient):
     height, width, channels, features = kernel.shape
-    # Patches are made again: cheaper than the memory of keeping them.
     patches = _patches(x, (height, width), strides, pads)
-    kernel_gradient = lax.dot_general(
-        patches.reshape(-1, patches.shape[-1]),
-        gradient.reshape(-1, features),
-        (((0,), (0,)), ((), ())),
-        precision=precision,
-    ).reshape(kernel.shape)
+    kernel_gradient = _over_pixels(patches, gradient, precision).reshape(kernel.shape)
     if strides == (1, 1):
         return _patched(
-            (1, 1), _pads_back(kernel, pads), precision, gradient, _flipped(kernel)
+            (1, 1), _pads_back(kernel.shape, pads), precision, gradient, _flipped(kernel)
         ), kernel_gradient
-    # Each kernel tap's share of the gradient, spread to the pixels that the tap saw, and added up.
+    # Each kernel tap's share of the gradient, spread to the pixels that the tap saw, and added up: as fast as a
+    # convolution of the gradient with the flipped kernel for each phase of the strides, and shorter.
     shares = jnp.matmul(gradient, kernel.reshape(-1, features).T, precision=precision)
     shares = shares.reshape(*gradient.shape[:3], height, width, channels)
     total = jnp.zeros_like(x)
@@ -205,11 +227,15 @@ def _patched_backward(strides, pads, precision, x, kernel, gradient):
     return total, kernel_gradient
 
 
-def _pads_back(kernel, pads):
+def _over_pixels(left, right, precision):
+    """Sum over images and pixels of the products of two arrays' channels."""
+    left, right = (a.reshape(-1, a.shape[-1]) for a in (left, right))
+    return lax.dot_general(left, right, (((0,), (0,)), ((), ())), precision=precision)
+
+
+def _pads_back(shape, pads):
     """Padding of the output's gradient whose convolution with the flipped kernel is the input's gradient."""
-    return tuple(
-        (size - 1 - low, size - 1 - high) for size, (low, high) in zip(kernel.shape[:2], pads, strict=True)
-    )
+    return tuple((size - 1 - low, size - 1 - high) for size, (low, high) in zip(shape[:2], pads, strict=True))
 
 
 def _flipped(kernel):
@@ -239,27 +265,21 @@ def _padded(x, pads):
 # --- Winograd's F(2x2, 3x3): each tile of 4x4 pixels gives 2x2 outputs from 16 products instead of 36 ---------------
 
 
-def _winograd(pads, precision, x, kernel):
+# The transforms A, B and G are written out as sums. The 16 numbers of a tile are 16 arrays and never one: laying them side by side would take as long as the products.
+
+
+def _winograd(pads, precision, x, kernels):
     tiles = _input_tiles(x, pads)
-    products = jnp.matmul(
-        tiles.reshape(16, -1, tiles.shape[-1]), _transformed_kernel(kernel), precision=precision
-    )
-    return _outputs(products.reshape(*tiles.shape[:-1], -1), *_output_size(x, pads))
+    products = [
+        [jnp.matmul(tiles[i][j], kernels[i][j], precision=precision) for j in range(4)] for i in range(4)
+    ]
+    return _outputs(products, *_output_size(x, pads))
 
 
-def _winograd_backward(pads, precision, x, kernel, gradient):
+def _winograd_backward(shape, pads, precision, x, flipped_kernels, gradient):
     tiles, gradients = _input_tiles(x, pads), _gradient_tiles(gradient)
-    products = lax.dot_general(
-        tiles.reshape(16, -1, tiles.shape[-1]),
-        gradients.reshape(16, -1, gradients.shape[-1]),
-        (((1,), (1,)), ((0,), (0,))),
-        precision=precision,
-    )
-    G = KERNEL_TRANSFORM.astype(kernel.dtype)
-    kernel_gradient = jnp.einsum(
-        "ai,bj,abco->ijco", G, G, products.reshape(4, 4, *products.shape[1:]), precision="highest"
-    )
-    return _winograd(_pads_back(kernel, pads), precision, gradient, _flipped(kernel)), kernel_gradient
+    products = [[_over_pixels(tiles[i][j], gradients[i][j], precision) for j in range(4)] for i in range(4)]
+    return _winograd(_pads_back(shape, pads), precision, gradient, flipped_kernels), products
 
 
 def _output_size(x, pads) -> tuple[int, int]:
@@ -268,16 +288,30 @@ def _output_size(x, pads) -> tuple[int, int]:
 
 
 def _transformed_kernel(kernel):
-    """G k G', `[16, C, O]`."""
-    G = KERNEL_TRANSFORM.astype(kernel.dtype)
-    return jnp.einsum("ai,bj,ijco->abco", G, G, kernel, precision="highest").reshape(16, *kernel.shape[2:])
+    """G k G': 4 x 4 matrices `[C, O]`."""
+
+    def spread(k0, k1, k2):
+        return k0, 0.5 * (k0 + k1 + k2), 0.5 * (k0 - k1 + k2), k2
+
+    columns = [spread(*(kernel[i, j] for i in range(3))) for j in range(3)]
+    return [spread(*(columns[j][i] for j in range(3))) for i in range(4)]
+
+
+def _untransformed_gradient(products):
+    """G' p G of the 4 x 4 matrices p that `_transformed_kernel` would have led to: `[3, 3, C, O]`."""
+
+    def sums(p0, p1, p2, p3):
+        return p0 + 0.5 * (p1 + p2), 0.5 * (p1 - p2), 0.5 * (p1 + p2) + p3
+
+    columns = [sums(*(products[i][j] for i in range(4))) for j in range(4)]
+    return jnp.stack([jnp.stack(sums(*(columns[j][i] for j in range(4)))) for i in range(3)])
 
 
 def _input_tiles(x, pads):
-    """B' d B of each 4x4 tile d, two pixels apart: `[16, n, rows, columns, C]`."""
+    """B' d B of each 4x4 tile d, two pixels apart: 4 x 4 arrays `[n, rows, columns, C]`."""
     odd = [size % 2 for size in _output_size(x, pads)]
     x = _padded(x, [(low, high + more) for (low, high), more in zip(pads, odd, strict=True)])
-    return jnp.stack([tile for row in _differences(x, 1) for tile in _differences(row, 2)])
+    return [_differences(row, 2) for row in _differences(x, 1)]
 
 
 def _differences(x, axis):
@@ -288,23 +322,23 @@ def _differences(x, axis):
 
 
 def _outputs(products, rows: int, columns: int):
-    """A' m A of each tile's products m `[16, n, r, c, O]`, put side by side: `[n, rows, columns, O]`."""
-    m = products.reshape(4, 4, *products.shape[1:])
-    upper, lower = m[0] + m[1] + m[2], m[1] - m[2] - m[3]
-    pixels = [jnp.stack([a[0] + a[1] + a[2], a[1] - a[2] - a[3]], axis=3) for a in (upper, lower)]
+    """A' m A of each tile's products m, 4 x 4 arrays `[n, r, c, O]`, put side by side: `[n, rows, columns, O]`."""
+
+    def sums(m0, m1, m2, m3):
+        return m0 + m1 + m2, m1 - m2 - m3
+
+    by_column = [sums(*(products[i][j] for i in range(4))) for j in range(4)]
+    pixels = [jnp.stack(sums(*(by_column[j][row] for j in range(4))), axis=3) for row in range(2)]
     y = jnp.stack(pixels, axis=2)  # [n, r, 2, c, 2, O]
     return y.reshape(len(y), 2 * y.shape[1], 2 * y.shape[3], -1)[:, :rows, :columns]
 
 
 def _gradient_tiles(gradient):
-    """A g A' of the gradient g of each tile's 2x2 outputs: `[16, n, r, c, O]`."""
-    odd = [size % 2 for size in gradient.shape[1:3]]
-    g = _padded(gradient, [(0, more) for more in odd])
+    """A g A' of the gradient g of each tile's 2x2 outputs: 4 x 4 arrays `[n, r, c, O]`."""
+    g = _padded(gradient, [(0, size % 2) for size in gradient.shape[1:3]])
 
-    def sums(first, second):
+    def spread(first, second):
         return first, first + second, first - second, -second
 
-    upper = sums(g[:, ::2, ::2], g[:, ::2, 1::2])
-    lower = sums(g[:, 1::2, ::2], g[:, 1::2, 1::2])
-    columns = [sums(*pair) for pair in zip(upper, lower, strict=True)]
-    return jnp.stack([columns[j][i] for i in range(4) for j in range(4)])
+    rows = [spread(g[:, ::2, column::2], g[:, 1::2, column::2]) for column in (0, 1)]
+    return [spread(rows[0][i], rows[1][i]) for i in range(4)]

@@ -39,6 +39,8 @@ __all__ = ["Programs", "compile_programs", "programs_for", "seconds_per_step"]
 
 # A wider stack must be this much faster than the one before it for a still wider one to be tried.
 WORTHWHILE = 1.03
+# In a step of so many seconds nothing is left for more models to fill.
+LONG_STEP = 0.25
 # Widths grow by this factor: fewer compilations than doubling, and throughput is flat about its best.
 GROWTH = 4
 # Share of the device's memory that stacks may take.
@@ -56,6 +58,9 @@ class Programs(NamedTuple):
     epoch: Callable[..., Any]  # (state, indices, epoch, stop, x, y, keep [m, N]) -> (state, losses [m])
     sweep: Callable[..., Any]  # (state, x [n, ...], y [n]) -> (phi [m, n, Q], correct [m, n])
     memory: int | None  # bytes that the stacks of all workers hold on the device, as the compiler reports
+    traffic: (
+        float | None
+    )  # bytes that one training step of one stack reads and writes, as the compiler counts
 
     @property
     def models(self) -> int:
@@ -101,7 +106,7 @@ def programs_for(
             tried.append(f"{how} {width}: {faster:,.0f}")
             if best is None or faster > best[0]:
                 best = (faster, candidate)
-            if execution.width or faster < WORTHWHILE * speed:
+            if execution.width or faster < WORTHWHILE * speed or step > LONG_STEP:
                 break
             width, speed = GROWTH * width, faster
     if best is None:
@@ -115,26 +120,28 @@ def programs_for(
 
 
 def seconds_per_step(programs: Programs, dataset: Dataset, batch_size: int) -> float:
-    """Time of one training step of all workers' stacks, over as many steps as take half a second or make an epoch."""
+    """Time of one training step of all workers' stacks, over as many steps as take half a second."""
     indices = jnp.zeros(programs.width, int)
     x, y = jnp.asarray(dataset.x), jnp.asarray(dataset.y)
     keep = jnp.ones((programs.width, len(y)), bool)
-    whole, steps, warm = steps_per_epoch(len(y), batch_size), 1, False
+    whole, count = steps_per_epoch(len(y), batch_size), 1
     states = [programs.init(indices, x[:1]) for _ in range(programs.workers)]
 
     def run(state):
-        state, losses = programs.epoch(state, indices, 0, steps, x, y, keep)
+        for start in range(0, count, whole):
+            state, losses = programs.epoch(state, indices, 0, min(whole, count - start), x, y, keep)
         losses.block_until_ready()
         return state
 
     with ThreadPoolExecutor(programs.workers) as workers:
+        states = list(workers.map(run, states))  # not counted: the first call of a program
         while True:
             began = time.perf_counter()
             states = list(workers.map(run, states))
             seconds = time.perf_counter() - began
-            if warm and (seconds > 0.5 or steps == whole):
-                return seconds / steps
-            steps, warm = min(whole, max(steps + warm, int(0.5 * steps / seconds))), True
+            if seconds > 0.4:
+                return seconds / count
+            count = max(count + 1, int(0.5 * count / seconds))
 
 
 def _candidates(module: nn.Module, recipe: Recipe, dataset: Dataset) -> list[str]:
@@ -249,7 +256,9 @@ def _build(
         sweep_of_stack = _once(stacked(sweep, 0, None, None))
     usage = compiled.memory_analysis()
     memory = None if usage is None else usage.argument_size_in_bytes + usage.temp_size_in_bytes
-    return Programs(width, 1, how, "", _once(stacked_init), epoch_of_stack, sweep_of_stack, memory)
+    # The compiler counts the body of the loop over steps once, since it cannot know how many there will be.
+    traffic = (compiled.cost_analysis() or {}).get("bytes accessed")
+    return Programs(width, 1, how, "", _once(stacked_init), epoch_of_stack, sweep_of_stack, memory, traffic)
 
 
 def _once(function):
@@ -295,7 +304,7 @@ def _cache() -> Path:
 
 def _keep_compilations() -> None:
     """Have JAX keep what XLA compiles, unless the user has said where or whether it should."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         jax.config.update("jax_compilation_cache_dir", str(_cache() / "xla"))
 
 

@@ -148,7 +148,7 @@ def _optimizer(recipe: Recipe, total_steps: int) -> optax.GradientTransformation
 
 def init_model(module: nn.Module, recipe: Recipe, total_steps: int, key: jax.Array, x: Array) -> ModelState:
     """A fresh model. `x [N, ...]` gives the shape of an example."""
-    variables = module.init(jax.random.fold_in(key, 0), _as_input(x[:1], jnp.float32), train=False)
+    variables = module.init(jax.random.fold_in(key, 0), as_input(x[:1], jnp.float32), train=False)
     statistics, params = dict(variables), variables["params"]
     del statistics["params"]
     return ModelState(
@@ -241,7 +241,7 @@ def train_step(
     def loss_of(params):
         logits, updated = module.apply(
             {"params": jax.tree.map(lambda p: p.astype(dtype), params), **state.statistics},
-            _as_input(images, dtype),
+            as_input(images, dtype),
             train=True,
             mutable=list(state.statistics),
             rngs={"dropout": dropout_key},
@@ -279,7 +279,7 @@ def query(
     # TF32 would clip phi where low false-positive rates live.
     with jax.default_matmul_precision("highest"):
         logits = module.apply(
-            evaluated(recipe, state), _as_input(views.reshape(Q * n, *x.shape[1:]), jnp.float32), train=False
+            evaluated(recipe, state), as_input(views.reshape(Q * n, *x.shape[1:]), jnp.float32), train=False
         )
     logits = jnp.asarray(logits, jnp.float32).reshape(Q, n, -1)
     phi = logit_scaled_confidence(logits, jnp.broadcast_to(y, (Q, n)))
@@ -306,7 +306,7 @@ def _compute_dtype(recipe: Recipe, params: Any) -> jnp.dtype:
     return jnp.dtype(jnp.bfloat16) if recipe.precision == "bfloat16" else jax.tree.leaves(params)[0].dtype
 
 
-def _as_input(x: Array, dtype) -> jax.Array:
+def as_input(x: Array, dtype) -> jax.Array:
     """Bytes to [-1, 1] as in the paper's code; float features as they are."""
     x = jnp.asarray(x)
     if x.dtype == jnp.uint8:

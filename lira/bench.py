@@ -1,0 +1,420 @@
+"""How fast stacks of models are trained on this machine, beside what a user would do instead, in one process.
+
+Sides take turns, so that a slow moment hits all alike; figures are medians over repeats, with the spread; every side
+has the same data and recipe, and its accuracy after the same number of steps is shown.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+from rich.console import Console
+from rich.table import Table
+
+from lira import attacks
+from lira.augment import Queries
+from lira.config import Execution
+from lira.data import Dataset
+from lira.membership import keep_mask
+from lira.models import build_model
+from lira.sources import load_dataset
+from lira.stack import Programs, compile_programs, programs_for
+from lira.store import write_atomically
+from lira.training import Recipe, as_input, steps_per_epoch
+
+__all__ = ["MODELS", "bench", "multiply_adds", "table"]
+
+MODELS = ("mlp", "cnn", "resnet18", "wrn-28-2")
+SIDES = ("lira", "jax_loop", "vmap_plain", "torch_loop")
+
+
+class Side(NamedTuple):
+    """One way of training a model, ready to be timed."""
+
+    train: Callable[[int], None]  # take so many steps and wait for them
+    accuracy: Callable[[], float]  # on the held-out set, normalised by its own batch
+    models: int  # trained at a time
+    facts: dict[str, Any]
+
+
+def bench(
+    models: Sequence[str] = MODELS, *, repeats: int = 5, seconds: float = 4.0, precision: str = "float32"
+) -> dict[str, Any]:
+    """Time every side of every model, and scoring; return what goes into the JSON file.
+
+    Args:
+        models: of `MODELS`.
+        repeats: timings of each side.
+        seconds: that one timing of a side takes, about.
+        precision: of the recipe, and of the matrix product that it is measured against.
+    """
+    unknown = [model for model in models if model not in MODELS]
+    if unknown or not models:
+        raise ValueError(f"bench knows the models {', '.join(MODELS)}; got {', '.join(unknown) or 'none'}")
+    peak = matmul_rate(precision)
+    copy = copy_rate()
+    rows = []
+    for model in models:
+        rows += _rows(model, repeats, seconds, precision, peak, copy)
+    return {
+        "rows": rows,
+        "scoring": _scoring(repeats),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "precision": precision,
+        "matmul_flop_per_s": peak,
+        "copy_bytes_per_s": copy,
+        "versions": _versions("jax", "jaxlib", "flax", "numpy", "torch"),
+    }
+
+
+def _rows(
+    model: str, repeats: int, seconds: float, precision: str, peak: float, copy: float
+) -> list[dict[str, Any]]:
+    """Every side of one model, in turns."""
+    dataset, recipe, members = _workload(model, precision)
+    work = flop_per_image(build_model(model, dataset.num_classes), dataset.x[:1])
+    sides, steps, taken = {}, {}, {}
+    for name in SIDES:
+        if name == "torch_loop" and find_spec("torch") is None:
+            continue
+        sides[name] = _side(name, recipe, dataset)
+        began = time.perf_counter()
+        sides[name].train(1)
+        steps[name] = max(1, int(seconds / (time.perf_counter() - began)))
+    # As many steps for all as the fastest kinds take in their time; a side that is far slower takes fewer.
+    common = min(steps[name] for name in sides if name != "vmap_plain")
+    taken = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, side in sides.items():
+            count = min(common, steps[name])
+            began = time.perf_counter()
+            side.train(count)
+            taken[name].append((time.perf_counter() - began) / count)
+    rows = []
+    for name, side in sides.items():
+        rates = [recipe.batch_size * side.models / each for each in taken[name]]
+        ratios = [
+            ours / theirs * sides["lira"].models / side.models
+            for theirs, ours in zip(taken["lira"], taken[name], strict=True)
+        ]
+        speed = statistics.median(rates)
+        traffic = side.facts.pop("bytes_per_image")
+        rows.append(
+            {
+                "model": model,
+                "side": name,
+                "images_per_s": _spread(rates),
+                "lira_over_it": _spread(ratios),
+                "models_per_hour": 3600 * speed / (recipe.epochs * members),
+                "mfu": speed * work / peak,
+                "share_of_copy_bandwidth": None if traffic is None else speed * traffic / copy,
+                "accuracy": side.accuracy(),
+                "steps": 1 + repeats * min(common, steps[name]),
+                "batch_size": recipe.batch_size,
+                "flop_per_image": work,
+                **side.facts,
+            }
+        )
+    return rows
+
+
+def _workload(model: str, precision: str) -> tuple[Dataset, Recipe, int]:
+    """Data, recipe and the members of a whole training, which models an hour are counted by."""
+    recipe = Recipe(
+        model=model, epochs=60, batch_size=64, learning_rate=0.1, schedule="constant", precision=precision
+    )
+    if model == "mlp":
+        digits = load_dataset("digits")
+        held_out = np.arange(digits.num_examples) % 5 == 0
+        dataset = Dataset.from_arrays(
+            digits.x[~held_out], digits.y[~held_out], x_test=digits.x[held_out], y_test=digits.y[held_out]
+        )
+        return dataset, recipe, digits.num_examples // 2
+    batch_size = 64 if jax.default_backend() == "cpu" else 256
+    recipe = dataclasses.replace(
+        recipe,
+        epochs=100,
+        batch_size=batch_size,
+        learning_rate=0.02,
+        weight_decay=5e-4,
+        flip=True,
+        crop_pad=4,
+    )
+    return _patterns(4096, 256), recipe, 25_000
+
+
+def _patterns(count: int, held_out: int) -> Dataset:
+    """Images of CIFAR's size that a few steps can learn: one smooth pattern a class, under noise."""
+    rng = np.random.default_rng(0)
+    coarse = rng.normal(size=(10, 4, 4, 3))
+    smooth = coarse.repeat(8, axis=1).repeat(8, axis=2)
+    y = np.arange(count + held_out) % 10
+    x = 127.5 + 40 * smooth[y] + 40 * rng.normal(size=(len(y), 32, 32, 3))
+    x = np.clip(x, 0, 255).astype(np.uint8)
+    return Dataset.from_arrays(x[:count], y[:count], x_test=x[count:], y_test=y[count:])
+
+
+# --- Sides --------------------------------------------------------------------------------------------------------
+
+
+def _side(name: str, recipe: Recipe, dataset: Dataset) -> Side:
+    if name == "torch_loop":
+        from lira.bench_torch import TorchLoop  # an extra
+
+        loop = TorchLoop(recipe, dataset)
+        facts = {"compile_s": loop.compile_seconds, "memory_bytes": loop.memory(), "bytes_per_image": None}
+        return Side(loop.train, loop.accuracy, 1, facts)
+    began = time.perf_counter()
+    if name == "lira":
+        programs = programs_for(recipe, Queries(), Execution(), dataset, 1024)
+    else:
+        # Grouped convolutions are so slow on CPU that two models must do.
+        wide = 16 if recipe.model == "mlp" or jax.default_backend() != "cpu" else 2
+        module = build_model(recipe.model, dataset.num_classes)
+        width = 1 if name == "jax_loop" else wide
+        programs = compile_programs(module, recipe, Queries(), dataset, 1, "xla", width)
+    return _jax_side(programs, recipe, dataset, began)
+
+
+def _jax_side(programs: Programs, recipe: Recipe, dataset: Dataset, began: float) -> Side:
+    x, y = jnp.asarray(dataset.x), jnp.asarray(dataset.y)
+    keep = jnp.ones((programs.width, len(y)), bool)
+    indices = [jnp.arange(w * programs.width, (w + 1) * programs.width) for w in range(programs.workers)]
+    states = [programs.init(index, x[:1]) for index in indices]
+    whole = steps_per_epoch(len(y), recipe.batch_size)
+    pool, epochs = ThreadPoolExecutor(programs.workers), iter(range(1 << 30))
+
+    def one_worker(steps, epoch, state, index):
+        for start in range(0, steps, whole):
+            state, losses = programs.epoch(state, index, epoch + start, min(whole, steps - start), x, y, keep)
+        losses.block_until_ready()
+        return state
+
+    def train(steps: int) -> None:
+        epoch = next(epochs) * 1000
+        states[:] = pool.map(partial(one_worker, steps, epoch), states, indices)
+
+    train(1)
+    compile_seconds = time.perf_counter() - began
+
+    def accuracy() -> float:
+        module = build_model(recipe.model, dataset.num_classes)
+
+        @jax.vmap
+        def one_model(state):
+            variables = {"params": state.params, **state.statistics}
+            images = as_input(dataset.x_test, jnp.float32)
+            logits, _ = module.apply(variables, images, train=True, mutable=list(state.statistics))
+            return jnp.mean(jnp.argmax(logits, axis=1) == dataset.y_test)
+
+        first = jax.tree.map(lambda leaf: leaf[:1], states[0])
+        return float(jax.jit(one_model)(first)[0])
+
+    facts = {
+        "width": programs.width,
+        "workers": programs.workers,
+        "lowering": programs.lowering,
+        "chosen": programs.why,
+        "compile_s": compile_seconds,
+        "memory_bytes": programs.memory,
+        "bytes_per_image": programs.traffic and programs.traffic / (recipe.batch_size * programs.width),
+    }
+    return Side(train, accuracy, programs.models, facts)
+
+
+# --- What the machine can do, and what a model asks of it ------------------------------------------------------------
+
+
+def multiply_adds(module: nn.Module, x: np.ndarray) -> list[int]:
+    """Multiply-adds of one image's forward pass, layer by layer: the convolutions and dense layers of a flax module.
+
+    Args:
+        module: called with `(x, train)`.
+        x: one example, `[1, ...]`.
+    """
+    layers: list[int] = []
+
+    def count(call, args, kwargs, context):
+        result = call(*args, **kwargs)
+        if context.method_name == "__call__" and isinstance(context.module, nn.Conv | nn.Dense):
+            kernel = context.module.get_variable("params", "kernel")
+            layers.append(int(np.prod(kernel.shape)) * int(np.prod(result.shape[1:-1])))
+        return result
+
+    def forward():
+        with nn.intercept_methods(count):
+            return module.init(jax.random.key(0), as_input(x, jnp.float32), train=False)
+
+    jax.eval_shape(forward)
+    return layers
+
+
+def flop_per_image(module: nn.Module, x: np.ndarray) -> int:
+    """Of training: forward, weight gradients and input gradients, the first layer's input gradient excepted."""
+    layers = multiply_adds(module, x)
+    return 2 * (3 * sum(layers) - layers[0])
+
+
+def matmul_rate(precision: str) -> float:
+    """FLOP/s of the best of several square matrix products."""
+    sizes = (512, 1024, 2048) if jax.default_backend() == "cpu" else (4096, 8192, 16384)
+    product = jax.jit(jnp.matmul)
+    rates = []
+    for size in sizes:
+        a = jnp.ones((size, size), precision)
+        rates += [2 * size**3 / _seconds(partial(product, a, a)) for _ in range(10)]
+    return max(rates)
+
+
+def copy_rate() -> float:
+    """Bytes a second, read and written, of copying an array larger than any cache."""
+    a = jnp.ones(1 << (26 if jax.default_backend() == "cpu" else 29), jnp.float32)
+    # Eight times there and back in one program, so that making room for the result counts little.
+    copy = jax.jit(lambda a: jax.lax.fori_loop(0, 8, lambda i, a: a + 1.0, a), donate_argnums=0)
+    taken = []
+    for _ in range(5):
+        began = time.perf_counter()
+        a = copy(a).block_until_ready()
+        taken.append(time.perf_counter() - began)
+    return 8 * 2 * a.nbytes / min(taken)
+
+
+def _seconds(function: Callable[[], Any]) -> float:
+    jax.block_until_ready(function())
+    began = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - began
+
+
+# --- Scoring ------------------------------------------------------------------------------------------------------
+
+
+def _scoring(repeats: int, M: int = 256, N: int = 50_000, Q: int = 2) -> dict[str, Any]:
+    """All targets of a pool by LiRA, against refitting the Gaussians of every example for each target in a loop."""
+    keep = keep_mask(0, M, N)
+    rng = np.random.default_rng(0)
+    phi = rng.standard_normal((M, N, Q), dtype=np.float32) + keep[..., None] * np.float32(0.5)
+    ours = [_seconds(lambda: attacks.lira_online(phi, keep)) for _ in range(repeats)]
+    # The loop takes hours: it is timed on a few hundred examples of one target.
+    part = 500
+    loop = [_seconds(lambda: _refit(phi[:, :part], keep[:, :part], 0)) * M * N / part for _ in range(repeats)]
+    return {
+        "models": M,
+        "examples": N,
+        "queries": Q,
+        "lira_online_s": _spread(ours),
+        "refit_loop_s": {**_spread(loop), "extrapolated_from": f"{part} examples of one target"},
+        "ratio": statistics.median(loop) / statistics.median(ours),
+    }
+
+
+def _refit(phi: np.ndarray, keep: np.ndarray, target: int) -> np.ndarray:
+    """The plain way: for each example, two Gaussians of the other models, and their densities."""
+    others = np.delete(np.arange(len(phi)), target)
+    scores = np.empty(phi.shape[1])
+    for n in range(phi.shape[1]):
+        inside, outside = phi[others][keep[others, n], n], phi[others][~keep[others, n], n]
+        log_in = scipy.stats.norm.logpdf(phi[target, n], np.median(inside, 0), np.std(inside, 0) + 1e-30)
+        log_out = scipy.stats.norm.logpdf(phi[target, n], np.median(outside, 0), np.std(outside, 0) + 1e-30)
+        scores[n] = np.mean(log_in - log_out)
+    return scores
+
+
+# --- Showing ------------------------------------------------------------------------------------------------------
+
+
+def table(result: dict[str, Any]) -> Table:
+    """The result for a terminal."""
+    shown = Table(title=f"{result['device']}, {result['precision']}, {result['date']}", title_justify="left")
+    for header in (
+        "model",
+        "side",
+        "images/s (min to max)",
+        "lira is",
+        "models/h",
+        "MFU",
+        "copy bw",
+        "accuracy",
+        "compile",
+        "memory",
+    ):
+        shown.add_column(header, justify="left" if header in ("model", "side") else "right")
+    for row in result["rows"]:
+        speed, ratio, traffic, memory = (
+            row[key] for key in ("images_per_s", "lira_over_it", "share_of_copy_bandwidth", "memory_bytes")
+        )
+        shown.add_row(
+            row["model"],
+            row["side"] + (f" {row['lowering']} {row['workers']}x{row['width']}" if "width" in row else ""),
+            f"{speed['median']:,.0f} ({speed['min']:,.0f} to {speed['max']:,.0f})",
+            f"{ratio['median']:.2f} x",
+            f"{row['models_per_hour']:,.1f}",
+            f"{row['mfu']:.0%}",
+            "-" if traffic is None else f"{traffic:.0%}",
+            f"{row['accuracy']:.1%} / {row['steps']} steps",
+            f"{row['compile_s']:.0f} s",
+            "-" if memory is None else f"{memory / 1e6:,.0f} MB",
+        )
+    scoring = result["scoring"]
+    shown.caption = (
+        f"matrix product {result['matmul_flop_per_s'] / 1e9:,.0f} GFLOP/s, copy {result['copy_bytes_per_s'] / 1e9:.1f} GB/s. "
+        f"Scoring {scoring['models']} x {scoring['examples']:,} x {scoring['queries']}, all targets: "
+        f"{scoring['lira_online_s']['median']:.2f} s, refit loop {scoring['refit_loop_s']['median'] / 3600:.1f} h."
+        + (
+            ""
+            if any(row["side"] == "torch_loop" for row in result["rows"])
+            else " PyTorch is absent: pip install 'lira[bench]'."
+        )
+    )
+    return shown
+
+
+def main(argv: list[str], console: Console) -> None:
+    """`lira bench`."""
+    parser = argparse.ArgumentParser(prog="lira bench", exit_on_error=False)
+    parser.add_argument("--models", default=",".join(MODELS), help="which of " + ", ".join(MODELS))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of one timing")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--out", help="also write the figures to this JSON file")
+    arguments = parser.parse_args(argv)
+    result = bench(
+        arguments.models.split(","),
+        repeats=arguments.repeats,
+        seconds=arguments.seconds,
+        precision=arguments.precision,
+    )
+    Console(width=max(console.width, 150), soft_wrap=True).print(table(result))
+    if arguments.out:
+        write_atomically(Path(arguments.out), json.dumps(result, indent=2).encode())
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def _versions(*names: str) -> dict[str, str | None]:
+    def number(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    return {name: number(name) for name in names}
