@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 __all__ = ["LOWERINGS", "convolve", "lowering"]
@@ -209,22 +210,33 @@ def _patched_backward(strides, pads, precision, x, kernel, gradient):
         return _patched(
             (1, 1), _pads_back(kernel.shape, pads), precision, gradient, _flipped(kernel)
         ), kernel_gradient
-    # Each kernel tap's share of the gradient, spread to the pixels that the tap saw, and added up: as fast as a
-    # convolution of the gradient with the flipped kernel for each phase of the strides, and shorter.
     shares = jnp.matmul(gradient, kernel.reshape(-1, features).T, precision=precision)
     shares = shares.reshape(*gradient.shape[:3], height, width, channels)
-    total = jnp.zeros_like(x)
-    for row in range(height):
-        for column in range(width):
-            spread = []
-            for axis, tap in ((0, row), (1, column)):
-                low = tap - pads[axis][0]
-                reach = (gradient.shape[1 + axis] - 1) * strides[axis] + 1
-                spread.append((low, x.shape[1 + axis] - low - reach, strides[axis] - 1))
-            total += lax.pad(
-                shares[:, :, :, row, column], jnp.zeros((), x.dtype), ((0, 0, 0), *spread, (0, 0, 0))
-            )
-    return total, kernel_gradient
+    return _gathered(shares, strides, pads, x.shape), kernel_gradient
+
+
+def _gathered(shares, strides, pads, shape):
+    """Sum what each kernel tap gave to the pixels that it saw: `[n, h, w, height, width, C]` to `[n, H, W, C]`.
+
+    With strides s the pixels fall into s x s phases, and each tap serves one of them: phase by phase nothing is
+    written twice.
+    """
+    sizes = [-(-shape[1 + axis] // strides[axis]) for axis in (0, 1)]
+    phases = []
+    for phase in np.ndindex(*strides):
+        total = jnp.zeros((shape[0], *sizes, shape[3]), shares.dtype)
+        for tap in np.ndindex(*shares.shape[3:5]):
+            # Pixel s j + phase was seen by output j + ahead.
+            ahead = [divmod(phase[axis] + pads[axis][0] - tap[axis], strides[axis]) for axis in (0, 1)]
+            if not any(rest for _, rest in ahead):
+                shifts = [(-d, sizes[axis] + d - shares.shape[1 + axis]) for axis, (d, _) in enumerate(ahead)]
+                total += _padded(shares[:, :, :, *tap], shifts)
+        phases.append(total)
+    side_by_side = (
+        jnp.stack(phases, axis=3).reshape(shape[0], *sizes, *strides, shape[3]).transpose(0, 1, 3, 2, 4, 5)
+    )
+    whole = side_by_side.reshape(shape[0], sizes[0] * strides[0], sizes[1] * strides[1], shape[3])
+    return whole[:, : shape[1], : shape[2]]
 
 
 def _over_pixels(left, right, precision):
@@ -265,13 +277,14 @@ def _padded(x, pads):
 # --- Winograd's F(2x2, 3x3): each tile of 4x4 pixels gives 2x2 outputs from 16 products instead of 36 ---------------
 
 
-# The transforms A, B and G are written out as sums. The 16 numbers of a tile are 16 arrays and never one: laying them side by side would take as long as the products.
+# The transforms A and B are written out as sums. The 16 numbers of a tile are 16 arrays and never one: to lay them side
+# by side would take as long as the products.
 
 
 def _winograd(pads, precision, x, kernels):
     tiles = _input_tiles(x, pads)
     products = [
-        [jnp.matmul(tiles[i][j], kernels[i][j], precision=precision) for j in range(4)] for i in range(4)
+        [jnp.matmul(tiles[i][j], kernels[4 * i + j], precision=precision) for j in range(4)] for i in range(4)
     ]
     return _outputs(products, *_output_size(x, pads))
 
@@ -288,23 +301,22 @@ def _output_size(x, pads) -> tuple[int, int]:
 
 
 def _transformed_kernel(kernel):
-    """G k G': 4 x 4 matrices `[C, O]`."""
-
-    def spread(k0, k1, k2):
-        return k0, 0.5 * (k0 + k1 + k2), 0.5 * (k0 - k1 + k2), k2
-
-    columns = [spread(*(kernel[i, j] for i in range(3))) for j in range(3)]
-    return [spread(*(columns[j][i] for j in range(3))) for i in range(4)]
+    """G k G', `[16, C, O]`."""
+    transformed = jnp.matmul(_transform(kernel.dtype), kernel.reshape(9, -1), precision="highest")
+    return transformed.reshape(16, *kernel.shape[2:])
 
 
 def _untransformed_gradient(products):
-    """G' p G of the 4 x 4 matrices p that `_transformed_kernel` would have led to: `[3, 3, C, O]`."""
+    """G' p G of the 16 matrices p that `_transformed_kernel` would have led to: `[3, 3, C, O]`."""
+    p = jnp.stack([matrix for row in products for matrix in row])
+    gradient = jnp.matmul(_transform(p.dtype).T, p.reshape(16, -1), precision="highest")
+    return gradient.reshape(3, 3, *p.shape[1:])
 
-    def sums(p0, p1, p2, p3):
-        return p0 + 0.5 * (p1 + p2), 0.5 * (p1 - p2), 0.5 * (p1 + p2) + p3
 
-    columns = [sums(*(products[i][j] for i in range(4))) for j in range(4)]
-    return jnp.stack([jnp.stack(sums(*(columns[j][i] for j in range(4)))) for i in range(3)])
+def _transform(dtype):
+    """G along both axes at once, `[16, 9]`."""
+    G = [[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]
+    return jnp.asarray(np.kron(G, G), dtype)
 
 
 def _input_tiles(x, pads):
