@@ -17,9 +17,12 @@ __all__ = [
     "SignalArray",
     "blocks",
     "check_pool",
+    "check_population",
     "group_targets",
+    "need_models",
     "read_block",
     "read_sides",
+    "sided_blocks",
 ]
 
 # Elements of [M, n, Q] that one compiled step works on: 32 MiB in float64.
@@ -67,6 +70,31 @@ def check_pool(
     return M, N, Q
 
 
+def check_population(
+    population: SignalArray | None,
+    target_population: SignalArray | None,
+    shape: tuple[int, int, int],
+    target: SignalArray | None,
+) -> None:
+    """Check what an attack is told of its population; without one, the pool must hold other examples than x."""
+    M, N, Q = shape
+    if target is None and target_population is not None:
+        raise ValueError("target_population is for outside targets: pass target too, or only population")
+    expected = {"population": (population, M, "models")}
+    if target is not None:
+        expected["target_population"] = (target_population, target.shape[0], "targets")
+    for name, (array, rows, what) in expected.items():
+        if array is None:
+            continue
+        size = tuple(array.shape)
+        if len(size) != 3 or size[0] != rows or size[2] != Q or size[1] == 0:
+            raise ValueError(f"{name} must be [{rows} {what}, points, {Q} queries]; got shape {size}")
+    if population is None and target_population is None and N == 1:
+        raise ValueError(
+            "the population is the pool less x itself, and the pool has one example: pass population"
+        )
+
+
 def blocks(M: int, N: int, Q: int) -> Iterator[tuple[slice, np.ndarray]]:
     """Cut N examples into equal blocks, so that one compilation serves all of them.
 
@@ -101,9 +129,8 @@ class Group(NamedTuple):
     """Targets that share their cuts."""
 
     rows: np.ndarray  # int [T'], which targets
-    cuts: tuple[
-        int | None, int | None
-    ]  # how many IN and OUT models an example keeps; None: all that are left
+    # How many IN and OUT models an example keeps; None: all that are left.
+    cuts: tuple[int | None, int | None]
 
 
 class Side(NamedTuple):
@@ -166,11 +193,15 @@ def read_sides(
     group: Group,
     examples: slice,
     transform: Callable[[np.ndarray], np.ndarray] = lambda phi: phi,
+    names: tuple[str, str] = ("phi", "target"),
 ) -> Block:
-    """Read one block of examples, every value `transform`ed, and part the pool into its IN and OUT sides."""
-    values = transform(read_block(phi, examples, "phi"))
+    """Read one block of examples, every value `transform`ed, and part the pool into its IN and OUT sides.
+
+    Errors call the arrays by their `names`.
+    """
+    values = transform(read_block(phi, examples, names[0]))
     inside = keep[:, examples]
-    attacked = values[group.rows] if target is None else transform(read_block(target, examples, "target"))
+    attacked = values[group.rows] if target is None else transform(read_block(target, examples, names[1]))
     sides = []
     for mask, cut in zip((inside, ~inside), group.cuts, strict=True):
         if target is not None:
@@ -203,3 +234,30 @@ def _cut_one(values, mask, rows, cut: int):
     last_value = np.where(last[..., None], values, 0).sum(axis=0)
     removed = np.where(own[..., None], values[rows], last_value)
     return mask, removed, own | last.any(axis=0)
+
+
+def sided_blocks(
+    phi: SignalArray,
+    keep: np.ndarray,
+    target: SignalArray | None,
+    leave: str,
+    groups: list[Group],
+    transform: Callable[[np.ndarray], np.ndarray],
+    names: tuple[str, str] = ("phi", "target"),
+) -> Iterator[tuple[np.ndarray, slice, np.ndarray, Block]]:
+    """Walk over all examples for each group of targets: which targets, which examples, which are fresh, their block."""
+    M, N, Q = phi.shape
+    for group in groups:
+        for examples, fresh in blocks(M, N, Q):
+            block = read_sides(phi, keep, target, leave, group, examples, transform, names)
+            yield group.rows, examples, fresh, block
+
+
+def need_models(name: str, fewest: np.ndarray, **remedies: str) -> None:
+    """Raise where an example is left without a model on a side; `remedies` names what works, for each side needed."""
+    for side, remedy in remedies.items():
+        if fewest[("IN", "OUT").index(side)] < 1:
+            raise ValueError(
+                f"{name} needs 1 {side} model for every example once the target's are left out, and an example has "
+                f"0: use {remedy}, or more models"
+            )
