@@ -8,6 +8,7 @@ With `target=None` every model of the pool is attacked in turn (T = M) by the ot
 """
 
 from lira.attacks._pool import FewModelsWarning, FlooredVarianceWarning
+from lira.attacks.calibration import base, difficulty_calibration, difficulty_calibration_both
 from lira.attacks.likelihood_ratio import (
     lira_offline,
     lira_offline_fixed,
@@ -19,6 +20,9 @@ from lira.attacks.threshold import global_threshold
 __all__ = [
     "FewModelsWarning",
     "FlooredVarianceWarning",
+    "base",
+    "difficulty_calibration",
+    "difficulty_calibration_both",
     "global_threshold",
     "lira_offline",
     "lira_offline_fixed",
