@@ -4,7 +4,8 @@ All share one signature,
 
     attack(phi [M, N, Q], keep [M, N], *, target=None [T, N, Q], leave="pair") -> scores [T, N]
 
-With `target=None` every model of the pool is attacked in turn (T = M) by the others.
+With `target=None` every model of the pool is attacked in turn (T = M) by the others. Attacks that compare x with other
+points take `population [M, Z, Q]`, and `target_population [T, Z, Q]` with outside targets.
 """
 
 from lira.attacks._pool import FewModelsWarning, FlooredVarianceWarning
@@ -15,11 +16,14 @@ from lira.attacks.likelihood_ratio import (
     lira_online,
     lira_online_fixed,
 )
+from lira.attacks.rank import attack_p, attack_r
 from lira.attacks.threshold import global_threshold
 
 __all__ = [
     "FewModelsWarning",
     "FlooredVarianceWarning",
+    "attack_p",
+    "attack_r",
     "base",
     "difficulty_calibration",
     "difficulty_calibration_both",
