@@ -17,6 +17,7 @@ from lira.attacks.likelihood_ratio import (
     lira_online_fixed,
 )
 from lira.attacks.rank import attack_p, attack_r
+from lira.attacks.relative import rmia_offline, rmia_online
 from lira.attacks.threshold import global_threshold
 
 __all__ = [
@@ -32,4 +33,6 @@ __all__ = [
     "lira_offline_fixed",
     "lira_online",
     "lira_online_fixed",
+    "rmia_offline",
+    "rmia_online",
 ]
