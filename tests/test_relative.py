@@ -44,6 +44,12 @@ def naive_population_ratio(target, population, online, a):
     return geometric_mean(probability(target.own_population) / reference)
 
 
+def tie(ratio):
+    """What breaks ties: from 0 to 1 as R goes from 0 to infinity, 1/2 at 1."""
+    root = np.sign(ratio - 1) * np.sqrt(abs(np.log(ratio)))
+    return (1 + root / (1 + abs(root))) / 2
+
+
 def naive_rmia(pool, online, held_out, gamma, a=None):
     """Count pair by pair, in linear space; ratios within rounding of gamma reach it."""
     rows = []
@@ -57,7 +63,7 @@ def naive_rmia(pool, online, held_out, gamma, a=None):
             else:
                 others = np.delete(ratios, n)
             beaten = sum(ratio / other >= gamma * (1 - 1e-12) for other in others)
-            row.append((beaten + ratio / (1 + ratio)) / len(others))
+            row.append((beaten + tie(ratio)) / len(others))
         rows.append(row)
     return np.array(rows)
 
@@ -91,12 +97,14 @@ def test_a_ratio_of_exactly_gamma_counts():
     target = np.array([[[100], [0]]], np.float32)
     options = {"target": target, "population": np.zeros((2, 1, 1)), "target_population": np.zeros((1, 1, 1))}
     scores = attacks.rmia_online(phi, keep, **options)
-    # One point beaten and R / (1 + R) = 2/3 of a step more; none, and 1/2.
-    np.testing.assert_allclose(scores, [[1 + 2 / 3, 1 / 2]], rtol=1e-7)
+    # One point beaten and a part of a step more; none, and 1/2.
+    np.testing.assert_allclose(scores, [[1 + tie(2), 1 / 2]], rtol=1e-7)
     scores = attacks.rmia_online(phi, keep, **options, gamma=2 + 1e-9)
-    np.testing.assert_allclose(scores, [[2 / 3, 1 / 2]], rtol=1e-7)
+    np.testing.assert_allclose(scores, [[tie(2), 1 / 2]], rtol=1e-7)
     # The pool less x: x = 1 beats x = 2 and not the other way.
-    np.testing.assert_allclose(attacks.rmia_online(phi, keep, target=target), [[1 + 2 / 3, 1 / 2]], rtol=1e-7)
+    np.testing.assert_allclose(
+        attacks.rmia_online(phi, keep, target=target), [[1 + tie(2), 1 / 2]], rtol=1e-7
+    )
 
 
 def test_offline_on_known_values():
@@ -104,9 +112,9 @@ def test_offline_on_known_values():
     phi, keep = np.zeros((1, 2, 1)), np.zeros((1, 2), bool)
     target = np.log(np.array([0.91 / 0.09, 0.39 / 0.61])).reshape(1, 2, 1)
     scores = attacks.rmia_offline(phi, keep, target=target, a=0.4)
-    np.testing.assert_allclose(scores, [[1 + 1.4 / 2.4, 0.6 / 1.6]], rtol=1e-6)
+    np.testing.assert_allclose(scores, [[1 + tie(1.4), tie(0.6)]], rtol=1e-6)
     scores = attacks.rmia_offline(phi, keep, target=target, a=0.4, gamma=2.5)
-    np.testing.assert_allclose(scores, [[1.4 / 2.4, 0.6 / 1.6]], rtol=1e-6)
+    np.testing.assert_allclose(scores, [[tie(1.4), tie(0.6)]], rtol=1e-6)
 
 
 def test_a_is_the_line_that_leads_from_out_to_in():
@@ -157,6 +165,14 @@ def test_the_score_exceeds_the_published_share_by_less_than_a_step():
         np.testing.assert_allclose(np.floor(row.astype(float) * points) / points, share, rtol=1e-12)
 
 
+def test_float32_tells_sure_models_apart():
+    """Confidences of 1 - 6e-6 in every model: log R is of the size of 1e-6, and the score must still rank by it."""
+    rng = np.random.default_rng(0)
+    phi = (12 + rng.normal(size=(6, 3000, 1))).astype(np.float32)
+    scores = attacks.rmia_online(phi, keep_mask(0, 6, 3000))
+    assert all(len(np.unique(row)) > 2900 for row in scores)
+
+
 def test_pairs_make_base_the_logarithm_of_the_online_ratio():
     pool = make_pool(3, "pair", 10, 2)
     expected = [np.log(naive_ratio(target, pool.phi, True, None)) for target in targets(pool)]
@@ -173,7 +189,7 @@ def test_extreme_confidences_stay_ordered():
         assert np.isfinite(scores).all()
     online = attacks.rmia_online(phi, keep)
     # R = exp(10), exp(-10) and 1: one beats both others, one none, one the second.
-    np.testing.assert_allclose(online[0] * 2, [3, 0, 1.5], atol=1e-4)
+    np.testing.assert_allclose(online[0] * 2, [2 + tie(np.exp(10)), tie(np.exp(-10)), 1.5], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

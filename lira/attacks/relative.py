@@ -48,11 +48,12 @@ def rmia_online(
     the target. Without held-out points the population is the pool less x itself; then p(z) is what p(x) is, from
     reference models alone, and z counts whether or not the target holds it, which the attacker does not know.
 
-    For one target the score is a step function of R(x), so gamma only moves its ties. They are broken by R(x): the
-    score is (number of points with R(x) / R(z) >= gamma + R(x) / (1 + R(x))) / points, which rises with R(x) and
-    exceeds the published share by less than one step. Between targets the share comes first, so pooled figures do
-    depend on gamma: a target with a few more points below R(x) / gamma outranks another whatever their R(x). `base`
-    ranks the scores of all targets by R(x) itself.
+    For one target the share is a step function of R(x), so gamma only moves its ties. They are broken by R(x): the
+    score is (number of points with R(x) / R(z) >= gamma, plus t) / points, where t = (1 + s / (1 + |s|)) / 2 and s is
+    the square root of |log R(x)| with the sign of log R(x). It rises with R(x) and exceeds the published share by less
+    than one step. Between targets the share comes first, so pooled figures do depend on gamma: a target with a few
+    more points below R(x) / gamma outranks another whatever their R(x). `base` ranks the scores of all targets by
+    R(x) itself.
     Queries: mean of log R, for x and z alike, as LiRA averages its log-likelihood ratio; the score remains a step
     function of one number.
 
@@ -188,7 +189,9 @@ def _share_beaten(ratios: np.ndarray, population: np.ndarray | None, gamma: floa
         beaten = np.searchsorted(np.sort(theirs), own - margin, "right")
         if margin <= 0:  # x beats itself
             beaten -= itself
-        scores[row] = (beaten + expit(own)) / points
+        # R is next to 1 wherever all models are sure: the root is steep there, so that float32 tells scores apart.
+        root = np.sqrt(np.abs(own))
+        scores[row] = (beaten + 0.5 + 0.5 * np.sign(own) * root / (1 + root)) / points
     return scores
 
 
