@@ -1,13 +1,29 @@
-"""What the attacks share: checking a pool of shadow models, and walking over it in blocks of examples."""
+"""What the attacks share: checking a pool, saying which models are used against whom, and reading it in blocks."""
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
 
+import jax
 import numpy as np
 
 from lira.membership import is_paired
 
-__all__ = ["FewModelsWarning", "FlooredVarianceWarning", "SignalArray", "blocks", "check_pool", "read_block"]
+__all__ = [
+    "Block",
+    "FewModelsWarning",
+    "FlooredVarianceWarning",
+    "Group",
+    "Side",
+    "SignalArray",
+    "blocks",
+    "check_pool",
+    "check_population",
+    "group_targets",
+    "need_models",
+    "read_block",
+    "read_sides",
+    "sided_blocks",
+]
 
 # Elements of [M, n, Q] that one compiled step works on: 32 MiB in float64.
 BLOCK_ELEMENTS = 1 << 22
@@ -54,6 +70,31 @@ def check_pool(
     return M, N, Q
 
 
+def check_population(
+    population: SignalArray | None,
+    target_population: SignalArray | None,
+    shape: tuple[int, int, int],
+    target: SignalArray | None,
+) -> None:
+    """Check what an attack is told of its population; without one, the pool must hold other examples than x."""
+    M, N, Q = shape
+    if target is None and target_population is not None:
+        raise ValueError("target_population is for outside targets: pass target too, or only population")
+    expected = {"population": (population, M, "models")}
+    if target is not None:
+        expected["target_population"] = (target_population, target.shape[0], "targets")
+    for name, (array, rows, what) in expected.items():
+        if array is None:
+            continue
+        size = tuple(array.shape)
+        if len(size) != 3 or size[0] != rows or size[2] != Q or size[1] == 0:
+            raise ValueError(f"{name} must be [{rows} {what}, points, {Q} queries]; got shape {size}")
+    if population is None and target_population is None and N == 1:
+        raise ValueError(
+            "the population is the pool less x itself, and the pool has one example: pass population"
+        )
+
+
 def blocks(M: int, N: int, Q: int) -> Iterator[tuple[slice, np.ndarray]]:
     """Cut N examples into equal blocks, so that one compilation serves all of them.
 
@@ -79,3 +120,144 @@ def read_block(signal: SignalArray, examples: slice, name: str) -> np.ndarray:
             f"leave that model and its mate out of the pool"
         )
     return block
+
+
+# --- Which models stand on which side once a target's own are left out ----------------------------------------------
+
+
+class Group(NamedTuple):
+    """Targets that share their cuts."""
+
+    rows: np.ndarray  # int [T'], which targets
+    # How many IN and OUT models an example keeps; None: all that are left.
+    cuts: tuple[int | None, int | None]
+
+
+class Side(NamedTuple):
+    """One side (IN or OUT) of a block: its members in the whole pool, and what each target removes from them."""
+
+    mask: np.ndarray | jax.Array  # bool [M, n]
+    removed: np.ndarray | jax.Array  # float [T, n, Q], the one value taken out for a target
+    removes: np.ndarray | jax.Array  # bool [T, n], whether one is taken out at all
+
+
+class Block(NamedTuple):
+    """One block of examples as an attack sees it."""
+
+    attacked: np.ndarray | jax.Array  # float [T, n, Q]
+    values: np.ndarray | jax.Array  # float [M, n, Q]
+    inside: Side
+    outside: Side
+
+
+def group_targets(
+    keep: np.ndarray, target: SignalArray | None, leave: str, *, cut: bool = False
+) -> tuple[list[Group], np.ndarray]:
+    """Group targets by what is left of the pool against them.
+
+    Leaving one target out of an exactly balanced design would leak its membership through the counts, so each side
+    is cut to its smallest count over all examples, once the target is left out. Whether that lowers the smallest
+    count depends on the target, hence up to four groups. `cut=True` cuts pools of other designs, too; complementary
+    pairs have equal counts by themselves.
+
+    Returns:
+        The groups, and the fewest IN and OUT models that an example has left against any target, int `[2]`.
+    """
+    M = len(keep)
+    counts = np.stack([keep.sum(axis=0), M - keep.sum(axis=0)])  # [2, N]
+    least = counts.min(axis=1)
+    if target is not None:
+        return [Group(np.arange(target.shape[0]), tuple(least) if cut else (None, None))], least
+    every = np.arange(M)
+    if leave == "pair":
+        return [Group(every, (None, None))], least - 1
+    # [M, 2]: does leaving model t out take one from an example that has the fewest?
+    lowers = np.stack(
+        [keep[:, counts[0] == least[0]].any(axis=1), (~keep[:, counts[1] == least[1]]).any(axis=1)], 1
+    )
+    fewest = (least - lowers).min(axis=0)
+    balanced = (counts == counts[:, :1]).all()
+    if not (cut or balanced):
+        return [Group(every, (None, None))], fewest
+    kinds = np.unique(lowers, axis=0)
+    return [
+        Group(np.flatnonzero((lowers == kind).all(axis=1)), tuple(least - kind)) for kind in kinds
+    ], fewest
+
+
+def read_sides(
+    phi: SignalArray,
+    keep: np.ndarray,
+    target: SignalArray | None,
+    leave: str,
+    group: Group,
+    examples: slice,
+    transform: Callable[[np.ndarray], np.ndarray] = lambda phi: phi,
+    names: tuple[str, str] = ("phi", "target"),
+) -> Block:
+    """Read one block of examples, every value `transform`ed, and part the pool into its IN and OUT sides.
+
+    Errors call the arrays by their `names`.
+    """
+    values = transform(read_block(phi, examples, names[0]))
+    inside = keep[:, examples]
+    attacked = values[group.rows] if target is None else transform(read_block(target, examples, names[1]))
+    sides = []
+    for mask, cut in zip((inside, ~inside), group.cuts, strict=True):
+        if target is not None:
+            mask = mask if cut is None else mask & (np.cumsum(mask, axis=0) <= cut)
+            removed, removes = (
+                np.zeros((1, *values.shape[1:]), values.dtype),
+                np.zeros((1, mask.shape[1]), bool),
+            )
+        elif leave == "pair":
+            # Each pair has one model on each side: `removed` is the value of that one, for target and mate alike.
+            removed = np.where(mask[..., None], values, values[np.arange(len(values)) ^ 1])
+            removes = np.ones(mask.shape, bool)
+        elif cut is None:
+            removed, removes = values, mask
+        else:
+            mask, removed, removes = _cut_one(values, mask, group.rows, cut)
+        sides.append(Side(mask, removed, removes))
+    return Block(attacked, values, sides[0], sides[1])
+
+
+def _cut_one(values, mask, rows, cut: int):
+    """Leave one target out of a side and keep the first `cut` of the rest, in model order.
+
+    These are the first cut + 1 less one: the target where it is among them, else the last of them.
+    """
+    rank = np.cumsum(mask, axis=0)
+    mask = mask & (rank <= cut + 1)
+    last = mask & (rank == cut + 1)
+    own = mask[rows]
+    last_value = np.where(last[..., None], values, 0).sum(axis=0)
+    removed = np.where(own[..., None], values[rows], last_value)
+    return mask, removed, own | last.any(axis=0)
+
+
+def sided_blocks(
+    phi: SignalArray,
+    keep: np.ndarray,
+    target: SignalArray | None,
+    leave: str,
+    groups: list[Group],
+    transform: Callable[[np.ndarray], np.ndarray],
+    names: tuple[str, str] = ("phi", "target"),
+) -> Iterator[tuple[np.ndarray, slice, np.ndarray, Block]]:
+    """Walk over all examples for each group of targets: which targets, which examples, which are fresh, their block."""
+    M, N, Q = phi.shape
+    for group in groups:
+        for examples, fresh in blocks(M, N, Q):
+            block = read_sides(phi, keep, target, leave, group, examples, transform, names)
+            yield group.rows, examples, fresh, block
+
+
+def need_models(name: str, fewest: np.ndarray, **remedies: str) -> None:
+    """Raise where an example is left without a model on a side; `remedies` names what works, for each side needed."""
+    for side, remedy in remedies.items():
+        if fewest[("IN", "OUT").index(side)] < 1:
+            raise ValueError(
+                f"{name} needs 1 {side} model for every example once the target's are left out, and an example has "
+                f"0: use {remedy}, or more models"
+            )

@@ -7,19 +7,21 @@ float64, in blocks of examples, so memory does not grow with N.
 
 import warnings
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lira.attacks._pool import (
+    Block,
     FewModelsWarning,
     FlooredVarianceWarning,
+    Side,
     SignalArray,
     blocks,
     check_pool,
-    read_block,
+    group_targets,
+    read_sides,
 )
 
 __all__ = ["lira_offline", "lira_offline_fixed", "lira_online", "lira_online_fixed"]
@@ -115,16 +117,7 @@ def lira_offline_fixed(
     return _attack(phi, keep, target, leave, convention, online=False, fixed=True)
 
 
-# --- One attack: which models stand on which side, then one pass (two with a fixed variance) over the examples ------
-
-
-class _Side(NamedTuple):
-    """One side (IN or OUT) of a block: its members in the whole pool, and what each target removes from them."""
-
-    mask: np.ndarray | jax.Array  # bool [M, n]
-    removed: np.ndarray | jax.Array  # float [T, n, Q], the one value taken out for a target
-    removes: np.ndarray | jax.Array  # bool [T, n], whether one is taken out at all
-    middle: np.ndarray | jax.Array | None  # float64 [5, n, Q], see `_middle`
+# --- One attack: one pass over the examples, two with a fixed variance ----------------------------------------------
 
 
 def _attack(phi, keep, target, leave, convention, *, online: bool, fixed: bool) -> np.ndarray:
@@ -136,16 +129,22 @@ def _attack(phi, keep, target, leave, convention, *, online: bool, fixed: bool) 
     targets = M if target is None else target.shape[0]
     scores = np.empty((targets, N), np.float32)
     floored = 0
-    for rows, cuts in _groups(keep, targets, target is not None, leave, original, online, fixed):
-        read = partial(_read, phi, keep, target, rows, leave, cuts, original)
+    # The original code cuts each side to its smallest count over all examples, once the target is left out.
+    groups, fewest = group_targets(keep, target, leave, cut=original)
+    _check_counts(fewest, online, fixed)
+    for group in groups:
+        read = partial(read_sides, phi, keep, target, leave, group)
         with jax.enable_x64(True):
             variances = _fixed_variances(read, (M, N, Q), online, original) if fixed else None
             for examples, fresh in blocks(M, N, Q):
-                attacked, values, inside, outside = read(examples)
-                block, count = _score(
-                    attacked, values, inside, outside, variances, fresh, online=online, original=original
+                block = read(examples)
+                middles = [
+                    _middle(block.values, side.mask) if original else None
+                    for side in (block.inside, block.outside)
+                ]
+                scores[group.rows, examples], count = _score(
+                    block, middles, variances, fresh, online=online, original=original
                 )
-                scores[rows, examples] = block
                 floored += int(count)
     if floored:
         warnings.warn(
@@ -159,43 +158,10 @@ def _attack(phi, keep, target, leave, convention, *, online: bool, fixed: bool) 
     return scores
 
 
-def _groups(keep, targets: int, outside: bool, leave: str, original: bool, online: bool, fixed: bool):
-    """Targets that share their cuts: (rows, (IN models an example keeps, OUT models)); None where nothing is cut.
-
-    The original code truncates each side to its smallest count over all examples, once the target is left out.
-    Whether that lowers the smallest count depends on the target, hence up to four groups.
-    """
-    M = len(keep)
-    counts = np.stack([keep.sum(axis=0), M - keep.sum(axis=0)])  # [2, N]
-    every = np.arange(targets)
-    least = counts.min(axis=1)
-    if outside:
-        cuts = tuple(least) if original else (None, None)
-        groups = [(every, cuts)]
-        left = least
-    elif leave == "pair":
-        groups = [(every, (None, None))]
-        left = least - 1
-    else:
-        # [M, 2]: does leaving model t out take one from an example that has the fewest?
-        lowers = np.stack(
-            [keep[:, counts[0] == least[0]].any(axis=1), (~keep[:, counts[1] == least[1]]).any(axis=1)], 1
-        )
-        left = (least - lowers).min(axis=0)
-        balanced = (counts == counts[:, :1]).all()
-        if original or balanced:
-            kinds = np.unique(lowers, axis=0)
-            groups = [(np.flatnonzero((lowers == kind).all(axis=1)), tuple(least - kind)) for kind in kinds]
-        else:
-            groups = [(every, (None, None))]
-    _check_counts(left, online, fixed)
-    return groups
-
-
-def _check_counts(left: np.ndarray, online: bool, fixed: bool) -> None:
-    """Raise where an example keeps too few IN or OUT models for a variance; `left` is the fewest of each."""
+def _check_counts(fewest: np.ndarray, online: bool, fixed: bool) -> None:
+    """Raise where an example keeps too few IN or OUT models for a variance; `fewest` has the least of each."""
     name = f"lira_{'online' if online else 'offline'}{'_fixed' if fixed else ''}"
-    sides = {"IN": int(left[0]), "OUT": int(left[1])} if online else {"OUT": int(left[1])}
+    sides = {"IN": int(fewest[0]), "OUT": int(fewest[1])} if online else {"OUT": int(fewest[1])}
     needed = 1 if fixed else 2
     for side, count in sides.items():
         if count < needed:
@@ -213,47 +179,8 @@ def _check_counts(left: np.ndarray, online: bool, fixed: bool) -> None:
         warnings.warn(
             f"{name} estimates each variance from {min(sides.values())} models; below eight {name}_fixed is better",
             FewModelsWarning,
-            stacklevel=5,
+            stacklevel=4,
         )
-
-
-def _read(phi, keep, target, rows, leave, cuts, original, examples: slice):
-    """Read one block: what is attacked [T, n, Q], the pool's values [M, n, Q], and its IN and OUT sides."""
-    values = read_block(phi, examples, "phi")
-    inside = keep[:, examples]
-    attacked = values[rows] if target is None else read_block(target, examples, "target")
-    sides = []
-    for mask, cut in zip((inside, ~inside), cuts, strict=True):
-        if target is not None:
-            mask = mask if cut is None else mask & (np.cumsum(mask, axis=0) <= cut)
-            removed, removes = (
-                np.zeros((1, *values.shape[1:]), values.dtype),
-                np.zeros((1, mask.shape[1]), bool),
-            )
-        elif leave == "pair":
-            # Each pair has one model on each side: `removed` is the value of that one, for target and mate alike.
-            removed = np.where(mask[..., None], values, values[np.arange(len(values)) ^ 1])
-            removes = np.ones(mask.shape, bool)
-        elif cut is None:
-            removed, removes = values, mask
-        else:
-            mask, removed, removes = _cut_one(values, mask, rows, cut)
-        sides.append(_Side(mask, removed, removes, _middle(values, mask) if original else None))
-    return attacked, values, sides[0], sides[1]
-
-
-def _cut_one(values, mask, rows, cut: int):
-    """Leave one target out of a side and keep the first `cut` of the rest, in model order.
-
-    These are the first cut + 1 less one: the target where it is among them, else the last of them.
-    """
-    rank = np.cumsum(mask, axis=0)
-    mask = mask & (rank <= cut + 1)
-    last = mask & (rank == cut + 1)
-    own = mask[rows]
-    last_value = np.where(last[..., None], values, 0).sum(axis=0)
-    removed = np.where(own[..., None], values[rows], last_value)
-    return mask, removed, own | last.any(axis=0)
 
 
 def _middle(values, mask) -> np.ndarray:
@@ -275,7 +202,7 @@ def _middle(values, mask) -> np.ndarray:
 # --- The arithmetic, float64 under jit ------------------------------------------------------------------------------
 
 
-def _moments(values: jax.Array, side: _Side):
+def _moments(values: jax.Array, side: Side):
     """Count `[T, n, 1]`, mean and sum of squared deviations `[T, n, Q]` of a side without what each target removes."""
     mask = side.mask[..., None]
     count = jnp.sum(mask, axis=0)
@@ -291,10 +218,9 @@ def _moments(values: jax.Array, side: _Side):
     return rest, mean - deviation / jnp.maximum(rest, 1), left
 
 
-def _median(side: _Side) -> jax.Array:
-    """The median of a side without what each target removes, `[T, n, Q]`."""
-    assert side.middle is not None
-    everything, low, after_low, high, after_high = side.middle
+def _median(side: Side, middle) -> jax.Array:
+    """The median of a side without what each target removes, `[T, n, Q]`; `middle` is what `_middle` found."""
+    everything, low, after_low, high, after_high = middle
     without = 0.5 * (
         jnp.where(side.removed > low, low, after_low) + jnp.where(side.removed > high, high, after_high)
     )
@@ -306,18 +232,16 @@ def _float64(*arrays):
 
 
 @partial(jax.jit, static_argnames=("online", "original"))
-def _score(
-    attacked, values, inside: _Side, outside: _Side, variances, fresh, *, online: bool, original: bool
-):
+def _score(block: Block, middles, variances, fresh, *, online: bool, original: bool):
     """Scores `[T, n]` of one block, and how many variances were floored among its fresh examples."""
-    attacked, values, inside, outside = _float64(attacked, values, inside, outside)
+    attacked, values, inside, outside = _float64(*block)
     floored = jnp.zeros((), jnp.int64)
     terms = []
     for index, side in enumerate((inside, outside)):
         if side is inside and not online:
             continue
         count, mean, squares = _moments(values, side)
-        centre = _median(side) if original else mean
+        centre = _median(side, middles[index]) if original else mean
         if variances is None:
             variance = squares / jnp.maximum(count, 1)
             floor = ORIGINAL_SD_FLOOR**2 if original else jnp.square(SD_FLOOR * (1 + jnp.abs(mean)))
@@ -360,7 +284,7 @@ def _fixed_variances(read, shape, online: bool, original: bool) -> tuple[np.ndar
 
 
 @jax.jit
-def _sums(values, side: _Side, fresh):
+def _sums(values, side: Side, fresh):
     """Over a block's fresh examples and queries, for each target: count, squares within, sum, sum of squares."""
     values, side = _float64(values, side)
     count, mean, squares = _moments(values, side)

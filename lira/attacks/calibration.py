@@ -1,0 +1,116 @@
+"""Attacks that hold a target's loss against what reference models say of the same example: its difficulty.
+
+All are in closed form for every target at once, in float64 and in blocks of examples.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lira.attacks._averages import count, log_confidence, log_mean, losses, total
+from lira.attacks._pool import Block, SignalArray, check_pool, group_targets, need_models, sided_blocks
+
+__all__ = ["base", "difficulty_calibration", "difficulty_calibration_both"]
+
+
+def difficulty_calibration(
+    phi: SignalArray, keep: np.ndarray, *, target: SignalArray | None = None, leave: str = "pair"
+) -> np.ndarray:
+    """Difficulty calibration (Watson et al. 2022, arXiv 2111.08440): mean loss of the OUT models - target's loss.
+
+    The loss is softplus(-phi). Queries: their mean, which is the same before and after the difference.
+
+    Args:
+        phi: float32 `[M, N, Q]`, logit-scaled confidences of the pool. Read in blocks along N.
+        keep: bool `[M, N]`, true where the model was trained on the example. One OUT model is enough.
+        target: float32 `[T, N, Q]`, models outside the pool; all M models then serve against them. None attacks
+            every model of the pool.
+        leave: what is left out of the pool when one of its own models is attacked: "pair", the model and its
+            complementary mate, or "one", the model only, for pools of other designs; exactly balanced ones are cut
+            to equal counts.
+
+    Returns:
+        float32 `[T, N]`, higher = more likely a member.
+
+    Raises:
+        ValueError: shapes disagree, phi is not finite, or an example is left without an OUT model.
+
+    A target at confidence 0.9 against OUT models at 0.5 and 0.75, log 0.9 - (log 0.5 + log 0.75) / 2:
+
+    >>> phi = np.log([[[9.0]], [[1.0]], [[3.0]]])
+    >>> difficulty_calibration(phi[1:], np.zeros((2, 1), bool), target=phi[:1]).round(3)
+    array([[0.385]], dtype=float32)
+    """
+    return _calibrate("difficulty_calibration", phi, keep, target, leave)
+
+
+def difficulty_calibration_both(
+    phi: SignalArray, keep: np.ndarray, *, target: SignalArray | None = None, leave: str = "pair"
+) -> np.ndarray:
+    """Difficulty calibration by IN and OUT models (Sablayrolles et al. 2019, arXiv 1908.11229): MALT's threshold.
+
+    The score is (mean loss IN + mean loss OUT) / 2 - target's loss.
+    Arguments, result and errors are those of `difficulty_calibration`; one IN and one OUT model are enough.
+    """
+    return _calibrate("difficulty_calibration_both", phi, keep, target, leave)
+
+
+def base(
+    phi: SignalArray, keep: np.ndarray, *, target: SignalArray | None = None, leave: str = "pair"
+) -> np.ndarray:
+    """BASE (Lassila et al. 2025, arXiv 2505.24089): log p_target - log of the mean p of all reference models.
+
+    IN and OUT models are averaged alike, p = sigmoid(phi), in log space. With complementary pairs that is the
+    logarithm of RMIA's R(x), online: the two differ in what is compared between targets. Queries: mean of the score.
+    Arguments, result and errors are those of `difficulty_calibration`; one model of either kind is enough.
+
+    >>> phi = np.log([[[9.0]], [[1.0]], [[3.0]]])  # confidences 0.9, 0.5 and 0.75
+    >>> base(phi[1:], np.zeros((2, 1), bool), target=phi[:1]).round(3)  # log (0.9 / 0.625)
+    array([[0.365]], dtype=float32)
+    """
+    keep = np.asarray(keep)
+    M, N, _ = check_pool(phi, keep, target, leave)
+    groups, fewest = group_targets(keep, target, leave)
+    left = M - (0 if target is not None else {"pair": 2, "one": 1}[leave])
+    if groups[0].cuts != (None, None):
+        left = fewest.sum()
+    if left < 1:
+        raise ValueError(
+            f"base needs 1 model besides the target's and has {left}: use attack_p or global_threshold, which need "
+            f"none, or more models"
+        )
+    scores = np.empty((M if target is None else target.shape[0], N), np.float32)
+    with jax.enable_x64(True):
+        for rows, examples, _, block in sided_blocks(phi, keep, target, leave, groups, log_confidence):
+            scores[rows, examples] = _base(block)
+    return scores
+
+
+@jax.jit
+def _base(block: Block) -> jax.Array:
+    return jnp.mean(block.attacked - log_mean(block, "all"), axis=-1)
+
+
+def _calibrate(name: str, phi, keep, target, leave) -> np.ndarray:
+    keep = np.asarray(keep)
+    M, N, _ = check_pool(phi, keep, target, leave)
+    groups, fewest = group_targets(keep, target, leave)
+    needed = {"OUT": "attack_p or global_threshold, which need no reference models"}
+    both = name == "difficulty_calibration_both"
+    if both:
+        needed["IN"] = "difficulty_calibration, which needs no IN models"
+    need_models(name, fewest, **needed)
+    scores = np.empty((M if target is None else target.shape[0], N), np.float32)
+    with jax.enable_x64(True):
+        for rows, examples, _, block in sided_blocks(phi, keep, target, leave, groups, losses):
+            scores[rows, examples] = _difference(block, both=both)
+    return scores
+
+
+@partial(jax.jit, static_argnames="both")
+def _difference(block: Block, *, both: bool) -> jax.Array:
+    sides = (block.inside, block.outside) if both else (block.outside,)
+    means = [total(block.values, side) / count(side) for side in sides]
+    return (jnp.mean(jnp.stack(means), axis=0) - block.attacked)[..., 0]

@@ -1,0 +1,129 @@
+"""Attack-P and Attack-R (Ye et al. 2022, arXiv 2111.09679): the rank of a target's loss, without any model of it.
+
+Both scores are step functions and ties stay ties, as published: a ROC curve takes a group of ties in one step, and no
+operating point lies inside it. The number of distinct scores is what these attacks can tell apart.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lira.attacks._averages import count, losses
+from lira.attacks._pool import (
+    Block,
+    SignalArray,
+    blocks,
+    check_pool,
+    check_population,
+    group_targets,
+    need_models,
+    read_block,
+    sided_blocks,
+)
+
+__all__ = ["attack_p", "attack_r"]
+
+
+def attack_p(
+    phi: SignalArray,
+    keep: np.ndarray,
+    *,
+    target: SignalArray | None = None,
+    leave: str = "pair",
+    population: SignalArray | None = None,
+    target_population: SignalArray | None = None,
+) -> np.ndarray:
+    """Attack-P: the share of the population whose loss in the target is strictly above that of x.
+
+    One minus the empirical distribution function of the target's losses: every false-positive rate below one over
+    the number of points is the same step. No reference model is consulted, so `keep` and `leave` are only checked.
+    Queries: the mean of the loss is ranked.
+
+    Args:
+        phi: float32 `[M, N, Q]`, logit-scaled confidences of the pool.
+        keep: bool `[M, N]`.
+        target: float32 `[T, N, Q]`, outside targets; None attacks every model of the pool.
+        leave: as for every attack.
+        population: float32 `[M, Z, Q]`, the pool's models on points that none was trained on. None takes the pool
+            less x itself, whose members the attacker does not know: they make the score of every x smaller.
+        target_population: float32 `[T, Z, Q]`, outside targets on the population; then only this one is read.
+
+    Returns:
+        float32 `[T, N]` in [0, 1], higher = more likely a member.
+
+    Raises:
+        ValueError: shapes disagree, phi is not finite, or outside targets come with `population` only.
+    """
+    keep = np.asarray(keep)
+    M, N, Q = check_pool(phi, keep, target, leave)
+    check_population(population, target_population, (M, N, Q), target)
+    if target is None:
+        own = _losses(phi, "phi")
+        theirs = own if population is None else _losses(population, "population")
+    else:
+        if population is not None and target_population is None:
+            raise ValueError("attack_p ranks outside targets among target_population: pass it, or neither")
+        own = _losses(target, "target")
+        theirs = own if target_population is None else _losses(target_population, "target_population")
+    # x itself, where it is part of its own population, is not above itself.
+    points = theirs.shape[1] - (theirs is own)
+    scores = np.empty(own.shape, np.float32)
+    for row, (of_target, of_population) in enumerate(zip(own, theirs, strict=True)):
+        below = np.searchsorted(np.sort(of_population), of_target, "right")
+        scores[row] = (len(of_population) - below) / points
+    return scores
+
+
+def _losses(signal: SignalArray, name: str) -> np.ndarray:
+    """Mean loss over queries, float64 `[rows, examples]`."""
+    result = np.empty(signal.shape[:2])
+    for examples, _ in blocks(*signal.shape):
+        result[:, examples] = losses(read_block(signal, examples, name))[..., 0]
+    return result
+
+
+def attack_r(
+    phi: SignalArray, keep: np.ndarray, *, target: SignalArray | None = None, leave: str = "pair"
+) -> np.ndarray:
+    """Attack-R: the share of the OUT models of x whose loss for x is strictly above the target's.
+
+    With K OUT models there are K + 1 scores, and the lowest false-positive rate is about 1 / K.
+    Queries: the mean of the loss is ranked.
+
+    Args:
+        phi: float32 `[M, N, Q]`, logit-scaled confidences of the pool. Read in blocks along N.
+        keep: bool `[M, N]`, true where the model was trained on the example. One OUT model is enough.
+        target: float32 `[T, N, Q]`, models outside the pool; all M models then serve against them. None attacks
+            every model of the pool.
+        leave: what is left out of the pool when one of its own models is attacked: "pair", the model and its
+            complementary mate, or "one", the model only, for pools of other designs; exactly balanced ones are cut
+            to equal counts.
+
+    Returns:
+        float32 `[T, N]` in [0, 1], higher = more likely a member.
+
+    Raises:
+        ValueError: shapes disagree, phi is not finite, or an example is left without an OUT model.
+    """
+    keep = np.asarray(keep)
+    M, N, _ = check_pool(phi, keep, target, leave)
+    groups, fewest = group_targets(keep, target, leave)
+    need_models("attack_r", fewest, OUT="attack_p or global_threshold, which need no reference models")
+    scores = np.empty((M if target is None else target.shape[0], N), np.float32)
+    with jax.enable_x64(True):
+        for rows, examples, _, block in sided_blocks(phi, keep, target, leave, groups, losses):
+            # Models of the other side go below every loss.
+            ordered = np.sort(np.where(block.outside.mask, block.values[..., 0], -np.inf).T, axis=1)
+            scores[rows, examples] = _share_above(block, ordered)
+    return scores
+
+
+@jax.jit
+def _share_above(block: Block, ordered) -> jax.Array:
+    """Share of a side above what is attacked, `[T, n]`; `ordered` [n, M] are the losses of its whole pool, sorted."""
+    find = jax.vmap(partial(jnp.searchsorted, side="right", method="scan_unrolled"))
+    above = ordered.shape[1] - find(ordered, block.attacked[..., 0].T).T
+    removed = block.outside.removes & (block.outside.removed > block.attacked)[..., 0]
+    return (above - removed) / count(block.outside)[..., 0]

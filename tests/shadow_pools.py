@@ -1,0 +1,90 @@
+"""Pools of shadow models in every design, and which models serve against which target: the oracle's own account."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import expit
+
+from lira.membership import keep_mask
+
+MODES = ("pair", "balanced", "independent", "outside")
+SIZES = ((4, 1), (10, 2))  # models, queries: few shapes, so that little is compiled
+NUM_EXAMPLES, NUM_POINTS, NUM_OUTSIDE = 25, 17, 3
+
+
+class Pool(NamedTuple):
+    phi: np.ndarray  # float32 [M, N, Q]
+    keep: np.ndarray  # bool [M, N]
+    population: np.ndarray  # float32 [M, Z, Q]
+    target: np.ndarray | None  # float32 [T, N, Q]
+    target_population: np.ndarray | None  # float32 [T, Z, Q]
+    mode: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What an attack is told besides phi and keep."""
+        return {"target": self.target, "leave": "pair" if self.mode in ("pair", "outside") else "one"}
+
+    @property
+    def populations(self) -> dict[str, Any]:
+        return {"population": self.population, "target_population": self.target_population}
+
+
+class Target(NamedTuple):
+    """One target and the models that serve against it."""
+
+    own: np.ndarray  # float64 [N, Q]
+    inside: np.ndarray  # bool [M, N], the IN models used for each example
+    outside: np.ndarray  # bool [M, N]
+    own_population: np.ndarray  # float64 [Z, Q]
+    others: np.ndarray  # bool [M], the models used for held-out points
+
+
+def make_pool(seed: int, mode: str, M: int, Q: int, *, ties: bool = False) -> Pool:
+    """Draw a pool of one design; with `ties` phi is rounded to whole numbers."""
+    rng = np.random.default_rng(seed)
+
+    def draw(rows, columns):
+        values = 2 * rng.normal(size=(rows, columns, Q)) + 1
+        return (np.round(values) if ties else values).astype(np.float32)
+
+    if mode == "balanced":
+        keep = np.argsort(rng.uniform(size=(M, NUM_EXAMPLES)), axis=0) < M // 2
+    elif mode == "pair":
+        keep = keep_mask(seed, M, NUM_EXAMPLES)
+    else:
+        keep = rng.uniform(size=(M, NUM_EXAMPLES)) < 0.5
+        keep[:2], keep[2:4] = True, False  # so that one is left on each side
+    phi = draw(M, NUM_EXAMPLES) + keep[..., None]
+    target, target_population = None, None
+    if mode == "outside":
+        target, target_population = draw(NUM_OUTSIDE, NUM_EXAMPLES), draw(NUM_OUTSIDE, NUM_POINTS)
+    return Pool(phi, keep, draw(M, NUM_POINTS), target, target_population, mode)
+
+
+def targets(pool: Pool) -> Iterator[Target]:
+    """Say, for each target in turn, which models serve against it."""
+    models = np.arange(len(pool.phi))
+    if pool.target is not None:
+        assert pool.target_population is not None
+        for own, own_population in zip(pool.target, pool.target_population, strict=True):
+            everyone = np.ones(len(models), bool)
+            yield Target(own.astype(float), pool.keep, ~pool.keep, own_population.astype(float), everyone)
+        return
+    for t in models:
+        others = models // 2 != t // 2 if pool.mode == "pair" else models != t
+        inside, outside = pool.keep & others[:, None], ~pool.keep & others[:, None]
+        if pool.mode == "balanced":  # the first M/2 - 1 on each side, in model order
+            inside, outside = (
+                mask & (np.cumsum(mask, axis=0) <= len(models) // 2 - 1) for mask in (inside, outside)
+            )
+        yield Target(pool.phi[t].astype(float), inside, outside, pool.population[t].astype(float), others)
+
+
+def probability(phi: np.ndarray) -> np.ndarray:
+    return expit(np.asarray(phi, np.float64))
+
+
+def loss(phi: np.ndarray) -> np.ndarray:
+    return -np.log(probability(phi))

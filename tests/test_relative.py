@@ -1,0 +1,255 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shadow_pools import MODES, NUM_EXAMPLES, SIZES, make_pool, probability, targets
+
+from lira import attacks
+from lira.membership import keep_mask
+
+
+def geometric_mean(ratios):
+    """Over queries, the last axis."""
+    return np.exp(np.log(ratios).mean(axis=-1))
+
+
+def naive_a(target, phi):
+    """Mean 1 - p of IN over that of OUT models, each example with both having the same weight."""
+    inside, outside = [], []
+    for n in range(phi.shape[1]):
+        if target.inside[:, n].any() and target.outside[:, n].any():
+            inside.append(1 - probability(phi[target.inside[:, n], n]).mean(axis=0))
+            outside.append(1 - probability(phi[target.outside[:, n], n]).mean(axis=0))
+    return min(np.mean(inside) / np.mean(outside), 1) if outside else 0.3
+
+
+def naive_ratio(target, phi, online, a):
+    """R(x), `[N]`."""
+    p = probability(phi)
+    ratios = []
+    for n, own in enumerate(target.own):
+        reference = p[target.outside[:, n], n].mean(axis=0)
+        if online:
+            reference = (p[target.inside[:, n], n].mean(axis=0) + reference) / 2
+        else:
+            reference = ((1 + a) * reference + (1 - a)) / 2
+        ratios.append(geometric_mean(probability(own) / reference))
+    return np.array(ratios)
+
+
+def naive_population_ratio(target, population, online, a):
+    reference = probability(population)[target.others].mean(axis=0)
+    if not online:
+        reference = ((1 + a) * reference + (1 - a)) / 2
+    return geometric_mean(probability(target.own_population) / reference)
+
+
+def tie(ratio):
+    """What breaks ties: from 0 to 1 as R goes from 0 to infinity, 1/2 at 1."""
+    root = np.sign(ratio - 1) * np.sqrt(abs(np.log(ratio)))
+    return (1 + root / (1 + abs(root))) / 2
+
+
+def naive_rmia(pool, online, held_out, gamma, a=None):
+    """Count pair by pair, in linear space; ratios within rounding of gamma reach it."""
+    rows = []
+    for target in targets(pool):
+        chosen = naive_a(target, pool.phi) if a is None else a
+        ratios = naive_ratio(target, pool.phi, online, chosen)
+        row = []
+        for n, ratio in enumerate(ratios):
+            if held_out:
+                others = naive_population_ratio(target, pool.population, online, chosen)
+            else:
+                others = np.delete(ratios, n)
+            beaten = sum(ratio / other >= gamma * (1 - 1e-12) for other in others)
+            row.append((beaten + tie(ratio)) / len(others))
+        rows.append(row)
+    return np.array(rows)
+
+
+@settings(max_examples=80)
+@given(
+    seed=st.integers(0, 2**31 - 1),
+    mode=st.sampled_from(MODES),
+    size=st.sampled_from(SIZES),
+    ties=st.booleans(),
+    held_out=st.booleans(),
+    gamma=st.sampled_from([1, 1.25, 2.0]),
+    online=st.booleans(),
+    a=st.sampled_from([None, 0, 0.3, 1]),
+)
+def test_sorting_equals_counting_pairs(seed, mode, size, ties, held_out, gamma, online, a):
+    pool = make_pool(seed, mode, *size, ties=ties)
+    populations = pool.populations if held_out else {}
+    if online:
+        scores = attacks.rmia_online(pool.phi, pool.keep, **pool.options, **populations, gamma=gamma)
+    else:
+        scores = attacks.rmia_offline(pool.phi, pool.keep, **pool.options, **populations, gamma=gamma, a=a)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, naive_rmia(pool, online, held_out, gamma, a), rtol=1e-6)
+
+
+def test_a_ratio_of_exactly_gamma_counts():
+    """References at 1/2: R(x) = 2 where the target is certain, R(z) = 1 where it is undecided."""
+    phi = np.zeros((2, 2, 1), np.float32)
+    keep = np.array([[True, True], [False, False]])
+    target = np.array([[[100], [0]]], np.float32)
+    options = {"target": target, "population": np.zeros((2, 1, 1)), "target_population": np.zeros((1, 1, 1))}
+    scores = attacks.rmia_online(phi, keep, **options)
+    # One point beaten and a part of a step more; none, and 1/2.
+    np.testing.assert_allclose(scores, [[1 + tie(2), 1 / 2]], rtol=1e-7)
+    scores = attacks.rmia_online(phi, keep, **options, gamma=2 + 1e-9)
+    np.testing.assert_allclose(scores, [[tie(2), 1 / 2]], rtol=1e-7)
+    # The pool less x: x = 1 beats x = 2 and not the other way.
+    np.testing.assert_allclose(
+        attacks.rmia_online(phi, keep, target=target), [[1 + tie(2), 1 / 2]], rtol=1e-7
+    )
+
+
+def test_offline_on_known_values():
+    """OUT at 1/2, a = 0.4: p = (1.4 / 2 + 0.6) / 2 = 0.65. Target at 0.91 and 0.39: R = 1.4 and 0.6."""
+    phi, keep = np.zeros((1, 2, 1)), np.zeros((1, 2), bool)
+    target = np.log(np.array([0.91 / 0.09, 0.39 / 0.61])).reshape(1, 2, 1)
+    scores = attacks.rmia_offline(phi, keep, target=target, a=0.4)
+    np.testing.assert_allclose(scores, [[1 + tie(1.4), tie(0.6)]], rtol=1e-6)
+    scores = attacks.rmia_offline(phi, keep, target=target, a=0.4, gamma=2.5)
+    np.testing.assert_allclose(scores, [[tie(1.4), tie(0.6)]], rtol=1e-6)
+
+
+def test_a_is_the_line_that_leads_from_out_to_in():
+    """IN at 0.9 and OUT at 0.6 everywhere: 1 - 0.9 = a (1 - 0.6) for a = 1/4; without IN models it is 0.3."""
+    keep = keep_mask(0, 6, 40)
+    phi = np.where(keep, np.log(9), np.log(1.5))[..., None]
+    target = np.random.default_rng(0).normal(size=(2, 40, 1))
+    for leave, attacked in (("pair", None), ("one", None), ("pair", target)):
+        given_a, chosen = (
+            attacks.rmia_offline(phi, keep, leave=leave, target=attacked, a=a) for a in (0.25, None)
+        )
+        np.testing.assert_allclose(chosen, given_a, rtol=1e-6)
+    nobody = np.zeros_like(keep)
+    given_a, chosen = (attacks.rmia_offline(phi, nobody, target=target, a=a) for a in (0.3, None))
+    np.testing.assert_array_equal(chosen, given_a)
+
+
+def test_a_stays_within_its_range():
+    """Models that do worse on members, and models without any doubt."""
+    keep = keep_mask(0, 6, 40)
+    phi = np.where(keep, -1.0, 1.0)[..., None]
+    worse, at_one = (attacks.rmia_offline(phi, keep, a=a) for a in (None, 1))
+    np.testing.assert_array_equal(worse, at_one)
+    certain = np.full((6, 40, 1), 1000.0)
+    # R is 1 everywhere: nothing reaches twice that, and 1/2 of a step remains.
+    np.testing.assert_allclose(attacks.rmia_offline(certain, keep), 0.5 / 39, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["rmia_online", "rmia_offline"])
+@pytest.mark.parametrize("gamma", [1.0, 2.0, 8.0])
+def test_with_one_population_for_all_the_ranking_is_that_of_the_ratio(name, gamma):
+    pool = make_pool(1, "pair", 10, 2)
+    scores = getattr(attacks, name)(pool.phi, pool.keep, population=pool.population, gamma=gamma)
+    for row, target in zip(scores, targets(pool), strict=True):
+        a = naive_a(target, pool.phi)
+        order = np.argsort(naive_ratio(target, pool.phi, name == "rmia_online", a))
+        assert (np.diff(row[order]) > 0).all()
+
+
+def test_the_score_exceeds_the_published_share_by_less_than_a_step():
+    pool = make_pool(2, "pair", 10, 2)
+    scores = attacks.rmia_online(pool.phi, pool.keep, population=pool.population)
+    points = pool.population.shape[1]
+    for row, target in zip(scores, targets(pool), strict=True):
+        ratios = naive_ratio(target, pool.phi, True, None)
+        others = naive_population_ratio(target, pool.population, True, None)
+        share = np.mean(ratios[:, None] >= 2 * others, axis=1)
+        np.testing.assert_allclose(np.floor(row.astype(float) * points) / points, share, rtol=1e-12)
+
+
+def test_float32_tells_sure_models_apart():
+    """Confidences of 1 - 6e-6 in every model: log R is of the size of 1e-6, and the score must still rank by it."""
+    rng = np.random.default_rng(0)
+    phi = (12 + rng.normal(size=(6, 3000, 1))).astype(np.float32)
+    scores = attacks.rmia_online(phi, keep_mask(0, 6, 3000))
+    assert all(len(np.unique(row)) > 2900 for row in scores)
+
+
+def test_pairs_make_base_the_logarithm_of_the_online_ratio():
+    pool = make_pool(3, "pair", 10, 2)
+    expected = [np.log(naive_ratio(target, pool.phi, True, None)) for target in targets(pool)]
+    np.testing.assert_allclose(attacks.base(pool.phi, pool.keep), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_extreme_confidences_stay_ordered():
+    """Probabilities below float64's range: all in log space."""
+    keep = keep_mask(0, 4, 3)
+    phi = np.broadcast_to(np.array([-2000, -1000, 1000], np.float32)[None, :, None], (4, 3, 1)).copy()
+    phi[0] += np.array([[10], [-10], [0]], np.float32)
+    for name in ("rmia_online", "rmia_offline"):
+        scores = getattr(attacks, name)(phi, keep)
+        assert np.isfinite(scores).all()
+    online = attacks.rmia_online(phi, keep)
+    # R = exp(10), exp(-10) and 1: one beats both others, one none, one the second.
+    np.testing.assert_allclose(online[0] * 2, [2 + tie(np.exp(10)), tie(np.exp(-10)), 1.5], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"population": np.zeros((4, 5, 1))},
+            r"population must be \[10 models, points, 2 queries\].*\(4, 5, 1\)",
+        ),
+        ({"population": np.zeros((10, 0, 2))}, r"population must be .* got shape \(10, 0, 2\)"),
+        ({"population": np.full((10, 3, 2), np.nan)}, r"population\[0, 0, 0\] is nan"),
+        (
+            {"target_population": np.zeros((1, 5, 2))},
+            "target_population is for outside targets: pass target too",
+        ),
+        (
+            {"target": np.zeros((1, NUM_EXAMPLES, 2)), "population": np.zeros((10, 5, 2))},
+            "pass target_population",
+        ),
+        (
+            {"target": np.zeros((1, NUM_EXAMPLES, 2)), "target_population": np.zeros((1, 5, 2))},
+            "RMIA needs pool and targets on the same population: pass population too",
+        ),
+        (
+            {
+                "target": np.zeros((1, NUM_EXAMPLES, 2)),
+                "population": np.zeros((10, 6, 2)),
+                "target_population": np.zeros((1, 5, 2)),
+            },
+            "must hold the same points; got 6 and 5",
+        ),
+        (
+            {
+                "target": np.zeros((1, NUM_EXAMPLES, 2)),
+                "population": np.zeros((10, 5, 2)),
+                "target_population": np.zeros((2, 5, 2)),
+            },
+            r"target_population must be \[1 targets, points, 2 queries\]",
+        ),
+        ({"gamma": 0.5}, "gamma must be at least 1; got 0.5"),
+        ({"gamma": np.nan}, "gamma must be at least 1; got nan"),
+    ],
+)
+@pytest.mark.parametrize("name", ["rmia_online", "rmia_offline"])
+def test_bad_arguments_are_named(name, change, message):
+    pool = make_pool(0, "pair", 10, 2)
+    with pytest.raises(ValueError, match=message):
+        getattr(attacks, name)(pool.phi, pool.keep, **change)
+
+
+def test_bad_a_and_too_small_pools_are_named():
+    pool = make_pool(0, "pair", 10, 2)
+    for a in (-0.1, 1.5, np.nan):
+        with pytest.raises(ValueError, match=f"a must be from 0 to 1, or None.*got {a}"):
+            attacks.rmia_offline(pool.phi, pool.keep, a=a)
+    with pytest.raises(ValueError, match="the pool has one example: pass population"):
+        attacks.rmia_online(pool.phi[:, :1], pool.keep[:, :1])
+    with pytest.raises(
+        ValueError, match=r"rmia_online needs 1 IN model.*has 0: use rmia_offline, which needs no IN"
+    ):
+        attacks.rmia_online(pool.phi, np.zeros_like(pool.keep), target=pool.phi[:1])
+    with pytest.raises(ValueError, match=r"rmia_offline needs 1 OUT model.*has 0: use attack_p"):
+        attacks.rmia_offline(pool.phi, np.ones_like(pool.keep), target=pool.phi[:1])
