@@ -236,7 +236,7 @@ def replace_saturated(phi: np.ndarray, precision: DTypeLike) -> np.ndarray:
         precision: the dtype that the confidences or losses were stored in.
 
     Returns:
-        phi `[...]`, the same array where nothing is infinite.
+        phi `[...]` of its dtype; the same array where nothing is infinite.
 
     Warns:
         SaturatedWarning: with the number of replaced values.
@@ -249,14 +249,16 @@ def replace_saturated(phi: np.ndarray, precision: DTypeLike) -> np.ndarray:
     limit = np.log1p(-quarter) - np.log(quarter)
     high = max(limit, np.max(phi, initial=-np.inf, where=finite) + np.log(2))
     low = min(-limit, np.min(phi, initial=np.inf, where=finite) - np.log(2))
-    ones, zeros = int(np.sum(phi == np.inf)), int(np.sum(phi == -np.inf))
+    ones, zeros = phi == np.inf, phi == -np.inf
     warnings.warn(
-        f"{ones:,} of {phi.size:,} values are a confidence of 1 or a loss of 0, and {zeros:,} a confidence of 0: taken "
+        f"{ones.sum():,} of {phi.size:,} values are a confidence of 1 or a loss of 0, and {zeros.sum():,} a confidence of 0: taken "
         f"as phi of {high:.1f} and {low:.1f}; the tail that low false-positive rates live on is lost: give logits",
         SaturatedWarning,
         stacklevel=2,
     )
-    return np.where(infinite, np.where(phi > 0, high, low), phi)
+    result = phi.copy()
+    result[ones], result[zeros] = high, low
+    return result
 
 
 def _check_unit(probabilities: np.ndarray) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import lira
 
 FLOORS = [
-    *("signals", "membership", "metrics", "attacks"),
-    *("data", "sources", "augment", "models", "convolution", "training"),
+    *("signals", "confidences", "membership", "metrics", "attacks"),
+    *("files", "data", "sources", "augment", "models", "convolution", "training"),
     *("config", "store", "stack", "engine"),
     *("plots", "report", "cli"),
 ]

@@ -256,6 +256,8 @@ def test_saturated_values_stay_beyond_the_finite_ones():
     with pytest.warns(SaturatedWarning):
         finite = replace_saturated(np.array([50.0, np.inf, -90.0, -np.inf, np.nan]), np.float32)
     np.testing.assert_allclose(finite, [50, 50 + np.log(2), -90, -90 - np.log(2), np.nan])
+    with pytest.warns(SaturatedWarning):
+        assert replace_saturated(np.array([1, np.inf], np.float32), np.float32).dtype == np.float32
 
 
 def test_values_that_are_finite_are_left_alone():
