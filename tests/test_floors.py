@@ -8,7 +8,7 @@ import lira
 FLOORS = [
     *("signals", "confidences", "membership", "metrics", "attacks"),
     *("files", "data", "sources", "augment", "models", "convolution", "training"),
-    *("config", "store", "stack", "engine"),
+    *("config", "store", "interchange", "stack", "engine"),
     *("plots", "report", "cli"),
 ]
 

@@ -7,7 +7,7 @@ All share one signature,
 With `target=None` every model of the pool is attacked in turn (T = M) by the others.
 """
 
-from lira.attacks._pool import FewModelsWarning, FlooredVarianceWarning
+from lira.attacks._pool import FewModelsError, FewModelsWarning, FlooredVarianceWarning, SignalArray
 from lira.attacks.likelihood_ratio import (
     lira_offline,
     lira_offline_fixed,
@@ -17,8 +17,10 @@ from lira.attacks.likelihood_ratio import (
 from lira.attacks.threshold import global_threshold
 
 __all__ = [
+    "FewModelsError",
     "FewModelsWarning",
     "FlooredVarianceWarning",
+    "SignalArray",
     "global_threshold",
     "lira_offline",
     "lira_offline_fixed",

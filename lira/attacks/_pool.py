@@ -7,10 +7,22 @@ import numpy as np
 
 from lira.membership import is_paired
 
-__all__ = ["FewModelsWarning", "FlooredVarianceWarning", "SignalArray", "blocks", "check_pool", "read_block"]
+__all__ = [
+    "FewModelsError",
+    "FewModelsWarning",
+    "FlooredVarianceWarning",
+    "SignalArray",
+    "blocks",
+    "check_pool",
+    "read_block",
+]
 
 # Elements of [M, n, Q] that one compiled step works on: 32 MiB in float64.
 BLOCK_ELEMENTS = 1 << 22
+
+
+class FewModelsError(ValueError):
+    """An attack needs more models of the pool than there are; the message names a variant that works."""
 
 
 class FewModelsWarning(UserWarning):

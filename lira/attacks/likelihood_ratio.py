@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lira.attacks._pool import (
+    FewModelsError,
     FewModelsWarning,
     FlooredVarianceWarning,
     SignalArray,
@@ -55,7 +56,8 @@ def lira_online(
         float32 `[T, N]`, higher = more likely a member.
 
     Raises:
-        ValueError: shapes disagree, phi is not finite, or an example has fewer than two models on a side.
+        ValueError: shapes disagree, or phi is not finite.
+        FewModelsError: an example has fewer than two models on a side.
 
     Warns:
         FewModelsWarning: fewer than eight models on a side. FlooredVarianceWarning: with the number of floored ones.
@@ -205,7 +207,7 @@ def _check_counts(left: np.ndarray, online: bool, fixed: bool) -> None:
                 remedy = "use lira_offline or lira_offline_fixed, which need no IN models, or more models"
             else:
                 remedy = "use global_threshold, which needs no shadow models, or more models"
-            raise ValueError(
+            raise FewModelsError(
                 f"{name} needs {needed} {side} models for every example once the target's are left out, and an "
                 f"example has {count}: {remedy}"
             )
