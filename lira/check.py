@@ -33,7 +33,7 @@ __all__ = [
 
 BLOCK = 4096
 # Scores that a statistic is computed of; of larger pools every k-th target is taken.
-SCORES = 1 << 22
+SCORES = 1 << 21
 # Standard errors beyond which chance is no explanation: one run in 16,000.
 LIMIT = 4.0
 

@@ -8,6 +8,7 @@ like members than non-members do.
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy.stats import rankdata
 
@@ -94,7 +95,7 @@ def to_phi(kind: str, values: np.ndarray, labels: np.ndarray | None) -> tuple[np
         )
     phi, correct = np.empty(values.shape[:2]), np.empty(len(values), bool)
     for block in _blocks(values):
-        part = np.asarray(values[block], np.float64)
+        part = np.asarray(values[block])
         asked = np.broadcast_to(labels[block, None], part.shape[:2])
         if C == 1:
             phi[block] = phi_from_binary_logits(part[..., 0], asked)
@@ -104,10 +105,18 @@ def to_phi(kind: str, values: np.ndarray, labels: np.ndarray | None) -> tuple[np
             correct[block] = part[:, 0].argmax(axis=-1) == labels[block]
         else:
             with jax.enable_x64(True):
-                phi[block] = logit_scaled_confidence(part, asked)
-                correct[block] = is_correct(part[:, 0], labels[block])
+                phi[block], correct[block] = _of_logits(part, asked)
     _check_nan(phi)
     return phi, correct
+
+
+@jax.jit
+def _of_logits(logits, labels) -> tuple[jax.Array, jax.Array]:
+    """Phi `[n, Q]` in float64, and whether the first query is right."""
+    return (
+        logit_scaled_confidence(logits.astype(jnp.float64), labels),
+        is_correct(logits[:, 0], labels[:, 0]),
+    )
 
 
 def as_keep(values: np.ndarray, name: str = "keep") -> np.ndarray:
