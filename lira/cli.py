@@ -1,4 +1,4 @@
-"""The command line: `lira run | plan | train | score | report`."""
+"""The command line: `lira run | plan | train | score | report | check | audit | import | export`."""
 
 import argparse
 import contextlib
@@ -11,15 +11,21 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
 from rich.console import Console
 
 from lira import report
+from lira.audit import add_arguments, read_pool, write_audit
+from lira.check import check_run
 from lira.config import Config, ConfigError, absolute, read_config
 from lira.data import Dataset
 from lira.engine import plan, score, train
+from lira.files import read_array
+from lira.interchange import LAYOUTS, export_carlini, import_run
+from lira.published import Comparison, compare
 from lira.sources import load_dataset
 from lira.store import DIVERGED, DONE, Run
 
@@ -32,6 +38,13 @@ usage: lira run CONFIG.toml --run-dir RUN [--num-models 256] [--recipe.epochs 50
                                   models, time, memory and disk, before anything is spent
        lira train | score | report RUN
                                   the stages by themselves
+       lira check RUN             is it safe to believe the figures? status 1 where it is not
+       lira audit (--phi | --logits | --confidences | --losses) F --keep F [--labels F]
+                  [--target F --member F] [--population F] --out DIR
+                                  every attack on anyone's confidences: npy, npz, Zarr or CSV
+       lira import carlini | pytorch | privacy-meter DIR RUN [--labels F]
+       lira export carlini RUN DIR
+                                  runs of other code, and for other code
        lira run CONFIG.toml --help
                                   every flag"""
 
@@ -63,19 +76,70 @@ def _dispatch(argv: list[str], said: list[str], console: Console) -> int:
         return 0
     if verb in ("run", "plan"):
         return _run_or_plan(verb, rest, said, console)
-    if verb in ("train", "score", "report"):
-        parser = argparse.ArgumentParser(prog=f"lira {verb}", exit_on_error=False)
+    if verb in ("train", "score", "report", "check"):
+        return _stage(verb, rest, said, console)
+    if verb == "audit":
+        return _audit(rest, said, console)
+    if verb in ("import", "export"):
+        return _exchange(verb, rest, console)
+    raise ConfigError(
+        f"unknown command {verb!r}: the commands are run, plan, train, score, report, check, audit, import and export"
+    )
+
+
+def _stage(verb: str, argv: list[str], said: list[str], console: Console) -> int:
+    parser = argparse.ArgumentParser(prog=f"lira {verb}", exit_on_error=False)
+    parser.add_argument("run", metavar="RUN", help="a run directory")
+    run = Run.open(_parse_all(parser, argv).run)
+    if verb == "check":
+        checks = check_run(run)
+        for check in checks:
+            console.print(f"{check.status:4}  {check.name}: {check.sentence}", markup=False, highlight=False)
+        return int(any(check.status == "fail" for check in checks))
+    if verb == "train":
+        _train(run, _dataset_of(run), console)
+    else:
+        scores = score(run)
+        console.print(f"{run.path}: {len(scores)} attacks scored for {len(run.models)} models")
+        if verb == "report":
+            _report(run, scores, _dataset_if_there(run), said, console)
+    return 0
+
+
+def _audit(argv: list[str], said: list[str], console: Console) -> int:
+    parser = argparse.ArgumentParser(prog="lira audit", exit_on_error=False)
+    add_arguments(parser)
+    files = vars(_parse_all(parser, argv))
+    out = Path(files.pop("out")).expanduser().absolute()
+    named = ", ".join(f"{name.replace('_', '-')} {file}" for name, file in files.items() if file)
+    metrics = write_audit(read_pool(files), out, facts={"files": named}, said=said)
+    _show(metrics, out, console)
+    return 0
+
+
+def _exchange(verb: str, argv: list[str], console: Console) -> int:
+    parser = argparse.ArgumentParser(prog=f"lira {verb}", exit_on_error=False)
+    if verb == "export":
+        parser.add_argument("layout", metavar="carlini", choices=["carlini"])
         parser.add_argument("run", metavar="RUN", help="a run directory")
-        run = Run.open(_parse(parser, rest)[0].run)
-        if verb == "train":
-            _train(run, _dataset_of(run), console)
-        else:
-            scores = score(run)
-            console.print(f"{run.path}: {len(scores)} attacks scored for {len(run.models)} models")
-            if verb == "report":
-                _report(run, scores, _dataset_if_there(run), said, console)
+        parser.add_argument("place", metavar="DIR", help="a new or empty directory")
+        arguments = _parse_all(parser, argv)
+        run = Run.open(arguments.run)
+        missing = export_carlini(run, arguments.place)
+        console.print(f"{arguments.place}: {len(run.models)} models; {'; '.join(missing)}", markup=False)
         return 0
-    raise ConfigError(f"unknown command {verb!r}: the commands are run, plan, train, score and report")
+    parser.add_argument("layout", metavar=" | ".join(LAYOUTS), choices=list(LAYOUTS))
+    parser.add_argument("place", metavar="DIR", help="what other code left behind")
+    parser.add_argument("run", metavar="RUN", help="a new or empty directory")
+    parser.add_argument("--labels", metavar="F", help="[N], where the layout holds none and has logits")
+    arguments = _parse_all(parser, argv)
+    labels = None if arguments.labels is None else np.asarray(read_array(arguments.labels))
+    run = import_run(arguments.layout, arguments.place, arguments.run, labels=labels)
+    M, N, Q = run.phi.shape
+    console.print(
+        f"{run.path}: {M} models, {N:,} examples, {Q} queries; next: lira report {run.path}", markup=False
+    )
+    return 0
 
 
 def _run_or_plan(verb: str, argv: list[str], said: list[str], console: Console) -> int:
@@ -119,55 +183,66 @@ def _report(
     keep = run.keep
     metrics, curves = report.evaluate(scores, keep)
     metrics = {**metrics, "models": run.models.tolist()}
+    first = next(iter(scores))
+    images = dataset.x if dataset is not None and dataset.is_image else None
     report.write_report(
         run.path,
         metrics=metrics,
         curves=curves,
-        examples=_examples(run, scores, keep, metrics, dataset),
+        examples=report.example_figure(
+            run.phi, keep, scores[first], metrics["attacks"][first], run.labels, images
+        ),
         facts=_facts(run),
         warnings=said,
+        checks=check_run(run),
+        published=_published(run, metrics),
     )
+    _show(metrics, run.path, console)
+
+
+def _show(metrics: dict[str, Any], path: Path, console: Console) -> None:
     # A narrower terminal wraps the table; cutting it would lose the attacks' names.
     Console(width=max(console.width, 100), soft_wrap=True).print(report.table(metrics))
     for name in ("metrics.json", "roc.png", "report.html"):
-        console.print(str(run.path / name))
+        console.print(str(path / name))
 
 
-def _examples(run: Run, scores, keep, metrics, dataset: Dataset | None):
-    """The in/out histograms of the examples most and least at risk by the first attack."""
-    name, values = next(iter(scores.items()))
-    _, threshold = report.low_fpr_threshold(metrics["attacks"][name])
-    most, least = report.most_and_least_vulnerable(values, keep, threshold)
-    shown = np.concatenate([most, least])
-    phi = np.stack([run.phi[:, i : i + 1][:, 0] for i in shown], axis=1)
-    labels = run.labels
-    titles = [f"example {i}, class {labels[i]}" for i in shown]
-    images = dataset.x[shown] if dataset is not None and dataset.is_image else None
-    return report.plot_examples(phi, keep[:, shown], titles, images)
+def _published(run: Run, metrics: dict[str, Any]) -> list[Comparison]:
+    if run.is_imported:  # data set and model are not known by name
+        return []
+    M, N, Q = run.phi.shape
+    config = run.config
+    return compare(
+        metrics, dataset=config.dataset, num_examples=N, model=config.recipe.model, models=M, queries=Q
+    )
 
 
 def _facts(run: Run) -> dict[str, str]:
     """What the page says about the run."""
-    config, recipe = run.config, run.config.recipe
-    done = run.done
-    N = run.phi.shape[1]
-    accuracies = {side: run.accuracy(side) for side in ("in", "out", "test")}
-    sessions = run.provenance["sessions"]
+    config, done = run.config, run.done
+    _, N, Q = run.phi.shape
     facts = {
         "data set": f"{config.dataset}, {N:,} examples",
         "shadow models": f"{len(run.models)} attacked; {np.sum(done == DONE)} done and {np.sum(done == DIVERGED)} "
         f"diverged of {config.num_models} requested",
     }
-    for side, values in accuracies.items():
+    for side in ("in", "out", "test"):
+        values = run.accuracy(side)
         if len(values) and not np.isnan(values).all():
             facts[f"accuracy {side}"] = f"{values.mean():.2%} (models' standard deviation {values.std():.2%})"
-    facts["queries"] = (
-        f"{len(config.queries.views)} (mirror {config.queries.mirror}, shift {config.queries.shift})"
-    )
-    facts["recipe"] = ", ".join(f"{key} {value}" for key, value in dataclasses.asdict(recipe).items())
-    facts["training"] = "; ".join(
-        f"{s['models']} models in {s['seconds']:.0f} s on {s['device']}" for s in sessions
-    )
+    if run.is_imported:
+        source = run.provenance["source"]
+        facts["source"] = f"{source['path']}, {source['file']} ({source['layout']})"
+        facts["queries"] = f"{Q}"
+    else:
+        queries = config.queries
+        facts["queries"] = f"{Q} (mirror {queries.mirror}, shift {queries.shift})"
+        recipe = dataclasses.asdict(config.recipe)
+        facts["recipe"] = ", ".join(f"{key} {value}" for key, value in recipe.items())
+        facts["training"] = "; ".join(
+            f"{s['models']} models in {s['seconds']:.0f} s on {s['device']}"
+            for s in run.provenance["sessions"]
+        )
     facts["versions"] = ", ".join(f"{name} {number}" for name, number in run.provenance["versions"].items())
     return facts
 
@@ -185,6 +260,11 @@ def _is_reported(run: Run) -> bool:
 
 def _dataset_of(run: Run) -> Dataset:
     config = run.config
+    if run.is_imported:
+        raise ConfigError(
+            f"{run.path}: was imported from {run.provenance['source']['path']} and has no recipe: it can be scored and "
+            f"reported, not trained"
+        )
     if config.dataset == "memory":
         raise ConfigError(
             f"{run.path}: its data set was given in memory; go on in Python with "
@@ -213,6 +293,14 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.N
         if error.code == 0:
             raise
         raise ConfigError(said.getvalue().strip().splitlines()[-1]) from error
+
+
+def _parse_all(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    """Parse arguments, all of which must be known."""
+    arguments, unknown = _parse(parser, argv)
+    if unknown:
+        raise ConfigError(f"{parser.prog}: unknown argument {unknown[0]!r}; see {parser.prog} --help")
+    return arguments
 
 
 def _with_flags(config: Config, flags: list[str], prog: str) -> Config | None:

@@ -14,7 +14,19 @@ from lira.convolution import LOWERINGS
 from lira.membership import check_num_models
 from lira.training import Recipe
 
-__all__ = ["Config", "ConfigError", "Execution", "absolute", "as_dict", "differences", "read_config"]
+__all__ = [
+    "IMPORTED",
+    "Config",
+    "ConfigError",
+    "Execution",
+    "absolute",
+    "as_dict",
+    "differences",
+    "read_config",
+]
+
+# The data set of a run whose models other code trained: it has no recipe, and its memberships are of any design.
+IMPORTED = "imported"
 
 
 class ConfigError(ValueError):
@@ -65,7 +77,8 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        check_num_models(self.num_models)
+        if self.dataset != IMPORTED:
+            check_num_models(self.num_models)
         for name in ("num_examples", "membership_seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")

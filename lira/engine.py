@@ -24,6 +24,7 @@ from rich.progress import (
 from lira import attacks
 from lira.config import Config
 from lira.data import Dataset
+from lira.membership import is_paired
 from lira.stack import Programs, programs_for, seconds_per_step
 from lira.store import DIVERGED, Run, RunError
 from lira.training import evaluated, steps_per_epoch
@@ -150,28 +151,31 @@ def train(run: Run, dataset: Dataset, *, show_progress: bool = True) -> None:
 def score(run: Run) -> dict[str, np.ndarray]:
     """Every attack on every usable model of the run, computed where the stored scores are absent or out of date.
 
+    A target's whole pair is left out where the memberships are complementary pairs, as all trained here are; in
+    imported pools of another design the target alone.
+
     Returns:
         Scores `[m, N]` by attack. Attacks that need more models than there are are left out, with a warning.
 
     Raises:
-        RunError: fewer than four models are usable.
+        RunError: fewer than four trained models are usable.
     """
     pairs = len(run.models) // 2
-    if pairs < 2:
+    if pairs < 2 and not run.is_imported:
         raise RunError(
             f"{run.path}: has {pairs} complete pairs of models, and the attacks need two: train it first"
         )
+    keep = run.keep
+    leave = "pair" if is_paired(keep) else "one"
     scores = {}
     for name, attack in ATTACKS.items():
         stored = run.scores(name)
         if stored is None:
-            # Without the target's pair one model a side is left of two pairs: no variance of one's own.
-            if pairs < 3 and name in ("lira_online", "lira_offline"):
-                warnings.warn(
-                    f"{name} needs three complete pairs of models, and the run has {pairs}", stacklevel=2
-                )
+            try:
+                stored = attack(run.phi, keep, leave=leave)
+            except attacks.FewModelsError as error:
+                warnings.warn(f"{name} is left out: {error}", stacklevel=2)
                 continue
-            stored = attack(run.phi, run.keep)
             with run.lock():
                 run.write_scores(name, stored)
         scores[name] = stored

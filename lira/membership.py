@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["check_num_models", "is_paired", "keep_mask"]
+__all__ = ["check_num_models", "is_paired", "keep_mask", "pair_rows"]
 
 
 def check_num_models(num_models: int) -> None:
@@ -45,3 +45,24 @@ def keep_mask(seed: int, num_models: int, num_examples: int) -> np.ndarray:
 def is_paired(keep: np.ndarray) -> bool:
     """Whether the rows of `keep` (bool `[M, N]`) are complementary pairs (2p, 2p + 1)."""
     return len(keep) % 2 == 0 and bool(np.array_equal(keep[1::2], ~keep[::2]))
+
+
+def pair_rows(keep: np.ndarray) -> np.ndarray:
+    """Indices that arrange the rows of `keep` (bool `[M, N]`) as complementary pairs; rows without a mate are left out.
+
+    A pool of another design has none: int `[0]`. Where only some rows have a mate the others must go, because a
+    target whose mate stays in the pool is given away by it.
+
+    >>> pair_rows(np.array([[1, 0, 0], [1, 1, 0], [0, 1, 1]], bool))
+    array([0, 2])
+    """
+    waiting: dict[bytes, list[int]] = {}
+    pairs = []
+    for row, (bits, complement) in enumerate(
+        zip(np.packbits(keep, axis=1), np.packbits(~keep, axis=1), strict=True)
+    ):
+        if mates := waiting.get(complement.tobytes()):
+            pairs.append((mates.pop(0), row))
+        else:
+            waiting.setdefault(bits.tobytes(), []).append(row)
+    return np.array(sorted(pairs), dtype=int).ravel()

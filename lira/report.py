@@ -19,15 +19,18 @@ from rich import box
 from rich.table import Column, Table
 from rich.text import Text
 
+from lira.attacks import SignalArray
 from lira.membership import is_paired
 from lira.metrics import MIN_CLUSTERS, Estimate, OperatingPoint, Roc, example_tpr, mean_over_targets, roc
 from lira.plots import COLORS, ROC_SIZE, Curve, decimals, percent, plot_examples, plot_roc
+from lira.published import Comparison
 from lira.store import write_atomically
 
 __all__ = [
     "FPRS",
     "Curve",
     "evaluate",
+    "example_figure",
     "low_fpr_threshold",
     "most_and_least_vulnerable",
     "plot_examples",
@@ -123,6 +126,8 @@ def most_and_least_vulnerable(
     """
     held = keep.sum(axis=0)
     usable = np.flatnonzero((held > 0) & (held < len(keep)))
+    if not len(usable):
+        return usable, usable
     scores, keep, held = scores[:, usable], keep[:, usable], held[usable]
     tpr = example_tpr(scores, keep, threshold)
     with np.errstate(invalid="ignore"):
@@ -132,6 +137,39 @@ def most_and_least_vulnerable(
     order = usable[np.lexsort((gap, tpr))]
     count = min(count, len(order) // 2)
     return order[::-1][:count], order[:count]
+
+
+def example_figure(
+    phi: SignalArray,
+    keep: np.ndarray,
+    scores: np.ndarray,
+    attack: Mapping[str, Any],
+    labels: np.ndarray | None = None,
+    images: np.ndarray | None = None,
+) -> Figure | None:
+    """Draw the examples most and least at risk by an attack: see `plot_examples`.
+
+    Args:
+        phi: float `[M, N, Q]`, anything that slices along N.
+        keep: bool `[M, N]`.
+        scores: float `[M, N]`, the attack's.
+        attack: its entry in the metrics.
+        labels: int `[N]`, for the titles; -1 where it is not known.
+        images: `[N, H, W, C]`, drawn as insets.
+
+    Returns:
+        The figure; None where no example has models on both sides, or there is only one.
+    """
+    _, threshold = low_fpr_threshold(attack)
+    shown = np.concatenate(most_and_least_vulnerable(scores, keep, threshold))
+    if not len(shown):
+        return None
+    values = np.stack([np.asarray(phi[:, i : i + 1])[:, 0] for i in shown], axis=1)
+    titles = [
+        f"example {i}" + (f", class {labels[i]}" if labels is not None and labels[i] >= 0 else "")
+        for i in shown
+    ]
+    return plot_examples(values, keep[:, shown], titles, None if images is None else images[shown])
 
 
 # --- Tables and the page --------------------------------------------------------------------------------------------
@@ -175,6 +213,8 @@ def write_report(
     examples: Figure | None = None,
     facts: Mapping[str, str] | None = None,
     warnings: Iterable[str] = (),
+    checks: Iterable[tuple[str, str, str]] = (),
+    published: Iterable[Comparison] = (),
     title: str = "Membership inference by LiRA",
 ) -> None:
     """Write metrics.json, roc.png and report.html into a directory, which is made if need be.
@@ -190,13 +230,27 @@ def write_report(
         examples: from `plot_examples`.
         facts: what to say about the run, such as data set, recipe, accuracies and versions, in order.
         warnings: shown at the top of the page.
+        checks: name, status ("ok", "warn" or "fail") and a sentence of each, see `check.Check`; failed ones stand among
+            the warnings too.
+        published: from `published.compare`.
         title: heading of the page.
     """
     content = json.dumps(metrics, indent=2, allow_nan=False).encode()
     figure = Figure(figsize=ROC_SIZE, layout="constrained")
     plot_roc(curves, figure.add_subplot())
     picture = _png(figure)
-    page = _page(metrics, picture, examples, dict(facts or {}), list(warnings), title)
+    checks = list(checks)
+    failed = [f"check failed: {name}: {sentence}" for name, status, sentence in checks if status == "fail"]
+    page = _page(
+        metrics,
+        picture,
+        examples,
+        facts=dict(facts or {}),
+        warnings=[*failed, *warnings],
+        checks=checks,
+        published=[_compared(each) for each in published],
+        title=title,
+    )
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     write_atomically(path / "roc.png", picture)
@@ -208,9 +262,7 @@ def _page(
     metrics: Mapping[str, Any],
     picture: bytes,
     examples: Figure | None,
-    facts: dict[str, str],
-    warnings: list[str],
-    title: str,
+    **parts: Any,
 ) -> str:
     """Render the page. Everything that comes from outside is escaped by the template."""
     attacks = metrics["attacks"]
@@ -224,11 +276,8 @@ def _page(
         undefined=jinja2.StrictUndefined,
     )
     return environment.get_template("report.html.j2").render(
-        title=title,
         metrics=metrics,
         headline=_headline(metrics),
-        warnings=warnings,
-        facts=facts,
         roc=base64.b64encode(picture).decode(),
         examples=None if examples is None else base64.b64encode(_png(examples)).decode(),
         headers=[_header(first["tpr_at_fpr"][key], float(key)) for key in keys],
@@ -236,7 +285,24 @@ def _page(
         means=_rows({name: attack["mean_over_targets"] for name, attack in attacks.items()}, ("auc",)),
         footnotes=_footnotes(metrics),
         floor=f"{100 / metrics['num_nonmembers']:.3g} %" if metrics["num_nonmembers"] else None,
+        **parts,
     )
+
+
+def _compared(row: Comparison) -> dict[str, Any]:
+    """One published figure and the run's own, as cells."""
+    if row.metric in ("auc", "balanced_accuracy"):
+        figures = {"value": row.value, "value_low": row.low, "value_high": row.high}
+        label, shown, published = (
+            row.metric.replace("_", " "),
+            _share(figures, "value"),
+            f"{row.published:.3f}",
+        )
+    else:
+        point = {"status": "ok" if row.value is not None else "unresolvable", "tpr": row.value}
+        label, published = f"TPR at {100 * float(row.metric):g} % FPR", percent(row.published)
+        shown = _rate({**point, "low": row.low, "high": row.high})
+    return {**row._asdict(), "label": label.replace("auc", "AUC"), "shown": shown, "published": published}
 
 
 def _rows(attacks: Mapping[str, Any], shares: Sequence[str]) -> list[dict[str, Any]]:

@@ -1,13 +1,38 @@
-"""What a model's logits say about an example: the logit-scaled confidence that LiRA tests."""
+"""What a model says about an example: the logit-scaled confidence phi that LiRA tests, and the entropies.
+
+From logits, as the engine and the attacks use them (JAX, the dtype of the logits), and from what others keep in place
+of logits: losses, confidences, probability vectors, one binary logit (NumPy, float64).
+"""
+
+import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
+from numpy.typing import DTypeLike
 
 Array = jax.Array | np.ndarray
 
-__all__ = ["is_correct", "logit_scaled_confidence"]
+__all__ = [
+    "SaturatedWarning",
+    "entropy",
+    "is_correct",
+    "logit_scaled_confidence",
+    "modified_entropy",
+    "phi_from_binary_logits",
+    "phi_from_confidences",
+    "phi_from_losses",
+    "phi_from_probabilities",
+    "replace_saturated",
+]
+
+
+class SaturatedWarning(UserWarning):
+    """Confidences of exactly 0 or 1, or losses of 0: what low false-positive rates live on was rounded away."""
+
+
+# --- From logits ----------------------------------------------------------------------------------------------------
 
 
 def logit_scaled_confidence(logits: Array, labels: Array) -> jax.Array:
@@ -32,6 +57,213 @@ def logit_scaled_confidence(logits: Array, labels: Array) -> jax.Array:
     return -logsumexp(margins, axis=-1, where=others)
 
 
+def entropy(logits: Array) -> jax.Array:
+    """H = -sum_c p_c log p_c in nats (Salem et al. 2019); the attack's score is -H.
+
+    Every term is positive and computed from log-probabilities that are right to relative precision, so the entropy of
+    a certain prediction is too: about phi e^-phi, until that underflows (near a phi of 90 in float32).
+
+    Args:
+        logits: float32 or float64 `[..., C]`, C >= 2. A class of logit -inf has probability 0.
+
+    Returns:
+        H `[...]` in the dtype of `logits`, 0 to log C. NaN where a logit is NaN.
+
+    >>> print(entropy(np.zeros(4, np.float32)).round(4))  # log 4
+    1.3863
+    """
+    log_p, _ = _log_probabilities(jnp.asarray(logits))
+    return jnp.sum(_times_exp(-log_p, log_p), axis=-1)
+
+
+def modified_entropy(logits: Array, labels: Array) -> jax.Array:
+    """M = -(1 - p_y) log p_y - sum_{c != y} p_c log(1 - p_c) (Song & Mittal 2021).
+
+    The attack's score is -M. M is 0 where the label is certain and unbounded where another class is. It is computed
+    like `entropy`, to relative precision; for a certain label it is about e^(-2 phi) (twice that with two classes),
+    which underflows near a phi of 44 in float32 and 370 in float64.
+
+    Args:
+        logits: float32 or float64 `[..., C]`, C >= 2.
+        labels: integer `[...]`, 0 <= label < C.
+
+    Returns:
+        M `[...]` in the dtype of `logits`. NaN where a logit is NaN.
+
+    >>> print(modified_entropy(np.zeros(2, np.float32), np.array(1)).round(4))  # log 2
+    0.6931
+    """
+    log_p, log_rest = _log_probabilities(jnp.asarray(logits))
+    is_label = jnp.arange(log_p.shape[-1]) == jnp.asarray(labels)[..., None]
+    # (1 - p_y) log p_y for the label, p_c log(1 - p_c) for the others.
+    factor, power = jnp.where(is_label, log_p, log_rest), jnp.where(is_label, log_rest, log_p)
+    return jnp.sum(_times_exp(-factor, power), axis=-1)
+
+
+def _log_probabilities(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Log p and log(1 - p) of every class, `[..., C]` each, to relative precision however close p is to 0 or 1."""
+    is_top = jnp.arange(logits.shape[-1]) == jnp.argmax(logits, axis=-1)[..., None]
+    margins = logits - jnp.max(logits, axis=-1, keepdims=True)
+    # -phi of the top class. 1 - p of the top one, and p of the others, would be lost in 1 - (1 - p).
+    rest = logsumexp(margins, axis=-1, where=~is_top, keepdims=True)
+    log_p = margins - jax.nn.softplus(rest)
+    # The others have p <= 1/2; the top one's 1 - p is the sum of theirs.
+    others = jnp.log1p(-jnp.exp(jnp.where(is_top, -jnp.inf, log_p)))
+    return log_p, jnp.where(is_top, -jax.nn.softplus(-rest), others)
+
+
+def _times_exp(factor: jax.Array, power: jax.Array) -> jax.Array:
+    """Factor * exp(power), 0 where power is -inf whatever the factor; NaN where power is NaN."""
+    return jnp.where(power == -jnp.inf, 0, factor * jnp.exp(power))
+
+
 def is_correct(logits: Array, labels: Array) -> jax.Array:
     """Whether the label has the largest logit: bool `[...]`. The first of equal logits wins."""
     return jnp.argmax(logits, axis=-1) == labels
+
+
+# --- From what others keep in place of logits -----------------------------------------------------------------------
+
+
+def phi_from_binary_logits(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Phi of a binary classifier with one logit z = log(p_1 / p_0): z for label 1, -z for label 0.
+
+    Args:
+        logits: float `[...]`.
+        labels: 0 or 1, `[...]` or what broadcasts to it.
+
+    Returns:
+        phi, float64 `[...]`.
+
+    Raises:
+        ValueError: a label is neither 0 nor 1.
+    """
+    labels = np.asarray(labels)
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError(f"one logit stands for two classes, so labels must be 0 or 1; got {labels.max()}")
+    return np.where(labels == 1, 1.0, -1.0) * np.asarray(logits, np.float64)
+
+
+def phi_from_losses(losses: np.ndarray) -> np.ndarray:
+    """Phi = -log(e^loss - 1), from cross-entropy losses in nats.
+
+    Stable at both ends: about -log(loss) for tiny losses, -loss for huge ones. What was rounded when the loss was
+    stored cannot be had back: a loss of float32 log-softmax is a multiple of 1.2e-7, so phi ends near 16.
+
+    Args:
+        losses: float `[...]`, not negative.
+
+    Returns:
+        phi, float64 `[...]`; +inf for a loss of 0, -inf for an infinite one (see `replace_saturated`), NaN for NaN.
+
+    Raises:
+        ValueError: a loss is negative.
+
+    >>> print(phi_from_losses(np.array([1e-20, np.log(2), 800.0])).round(4))
+    [  46.0517    0.     -800.    ]
+    """
+    losses = np.asarray(losses, np.float64)
+    if (losses < 0).any():
+        raise ValueError(
+            f"a cross-entropy loss is not negative; got {losses.min():g}: give losses, not scores of -loss"
+        )
+    with np.errstate(divide="ignore"):
+        # e^l - 1 = e^l (1 - e^-l): neither factor overflows or cancels.
+        return -losses - np.log(-np.expm1(-losses))
+
+
+def phi_from_confidences(confidences: np.ndarray) -> np.ndarray:
+    """Phi = log(p_y / (1 - p_y)), from the probability of the label alone.
+
+    A probability near 1 has lost most of what it knew: 1 - p_y is a multiple of 6e-8 in float32 and of 1.1e-16 in
+    float64, so phi ends at 16.6 and 36.7, and low false-positive rates live on that tail. Logits, losses, or whole
+    probability vectors keep it.
+
+    Args:
+        confidences: float `[...]`, in [0, 1].
+
+    Returns:
+        phi, float64 `[...]`; -inf for 0 and +inf for 1 (see `replace_saturated`), NaN for NaN.
+
+    Raises:
+        ValueError: a confidence is outside [0, 1].
+
+    >>> print(phi_from_confidences(np.array([0.5, 0.9, 1.0])).round(4))
+    [0.     2.1972    inf]
+    """
+    confidences = np.asarray(confidences, np.float64)
+    _check_unit(confidences)
+    with np.errstate(divide="ignore"):
+        return np.log(confidences) - np.log1p(-confidences)
+
+
+def phi_from_probabilities(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Phi = log(p_y / sum_{c != y} p_c), from whole probability vectors.
+
+    The other classes' probabilities are summed, which keeps the tail that 1 - p_y has rounded away: float32 vectors
+    reach a phi of some 100. The vectors need not sum to exactly 1.
+
+    Args:
+        probabilities: float `[..., C]`, C >= 2, in [0, 1].
+        labels: integer `[...]`, 0 <= label < C.
+
+    Returns:
+        phi, float64 `[...]`; -inf where p_y is 0, +inf where all others are (see `replace_saturated`).
+
+    Raises:
+        ValueError: a probability is outside [0, 1], or a vector is all zeros.
+    """
+    probabilities = np.asarray(probabilities, np.float64)
+    _check_unit(probabilities)
+    is_label = np.arange(probabilities.shape[-1]) == np.asarray(labels)[..., None]
+    label = np.sum(probabilities, axis=-1, where=is_label)
+    others = np.sum(probabilities, axis=-1, where=~is_label)
+    if ((label == 0) & (others == 0)).any():
+        raise ValueError("a probability vector is all zeros: give the softmax of the logits, or the logits")
+    with np.errstate(divide="ignore"):
+        return np.log(label) - np.log(others)
+
+
+def replace_saturated(phi: np.ndarray, precision: DTypeLike) -> np.ndarray:
+    """Make infinite phi finite, because no Gaussian can be fitted to infinity; say how many there were.
+
+    +inf stands for a probability that was rounded to 1. It becomes log(4 / eps - 1), the smallest phi that rounds
+    to 1 (17.3 in float32, 37.4 in float64), or log 2 more than the largest finite phi, whichever is larger, so that
+    the order is kept; -inf likewise at the other end. All of them are ties: an attack cannot tell them apart.
+
+    Args:
+        phi: float `[...]`, from one of the functions above.
+        precision: the dtype that the confidences or losses were stored in.
+
+    Returns:
+        phi `[...]` of its dtype; the same array where nothing is infinite.
+
+    Warns:
+        SaturatedWarning: with the number of replaced values.
+    """
+    infinite, finite = np.isinf(phi), np.isfinite(phi)
+    if not infinite.any():
+        return phi
+    # p rounds to 1 where 1 - p <= eps / 4: half the spacing below 1.
+    quarter = float(np.finfo(precision).eps) / 4
+    limit = np.log1p(-quarter) - np.log(quarter)
+    high = max(limit, np.max(phi, initial=-np.inf, where=finite) + np.log(2))
+    low = min(-limit, np.min(phi, initial=np.inf, where=finite) - np.log(2))
+    ones, zeros = phi == np.inf, phi == -np.inf
+    warnings.warn(
+        f"{ones.sum():,} of {phi.size:,} values are a confidence of 1 or a loss of 0, and {zeros.sum():,} a confidence of 0: taken "
+        f"as phi of {high:.1f} and {low:.1f}; the tail that low false-positive rates live on is lost: give logits",
+        SaturatedWarning,
+        stacklevel=2,
+    )
+    result = phi.copy()
+    result[ones], result[zeros] = high, low
+    return result
+
+
+def _check_unit(probabilities: np.ndarray) -> None:
+    bad = (probabilities < 0) | (probabilities > 1)
+    if bad.any():
+        raise ValueError(
+            f"a probability is in [0, 1]; got {probabilities[bad][0]:g}: are these logits or losses?"
+        )

@@ -8,10 +8,11 @@ at any instant, and the same command completes the run.
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -25,13 +26,22 @@ import tomli_w
 from jax.flatten_util import ravel_pytree
 
 from lira.augment import Queries
-from lira.config import Config, ConfigError, Execution, absolute, as_dict, differences, read_config
+from lira.config import IMPORTED, Config, ConfigError, Execution, absolute, as_dict, differences, read_config
 from lira.data import Dataset
 from lira.membership import keep_mask
 from lira.models import build_model
 from lira.training import Recipe, init_model, model_key
 
-__all__ = ["DIVERGED", "DONE", "Run", "RunError", "StoredSignal", "write_atomically"]
+__all__ = [
+    "DIVERGED",
+    "DONE",
+    "Run",
+    "RunError",
+    "StoredSignal",
+    "new_directory",
+    "write_array",
+    "write_atomically",
+]
 
 DONE, DIVERGED = 1, 2
 # Examples in a chunk: whole models are written, blocks of examples are read.
@@ -141,19 +151,69 @@ class Run:
             "versions": _versions(),
             "sessions": [],
         }
-        # Made beside its place and renamed: a run directory exists whole or not at all.
-        making = path.parent / f".{path.name}.creating"
-        with _writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(making, ignore_errors=True)
-            making.mkdir()
+        N, Q = dataset.num_examples, len(config.queries.views)
+        rows: dict[str, tuple[int, ...]] = {"phi": (N, Q)}
+        if dataset.y_test is not None:
+            rows["phi_test"] = (len(dataset.y_test), Q)
+        if config.save_params:
+            rows["params"] = (len(ravel_pytree(initial)[0]),)
+        with new_directory(path) as making:
             (making / "scores").mkdir()
             run = cls(making, config, provenance)
-            run._make_arrays(dataset, len(ravel_pytree(initial)[0]))
-            run._write_keep(0, config.num_models, dataset.num_examples)
+            run._make_arrays(rows, dataset.y, dataset.y_test)
+            run._write_keep(0, config.num_models, N)
             run._write_provenance()
             write_atomically(making / "config.toml", tomli_w.dumps(as_dict(config)).encode())
-            os.rename(making, path)
+        return cls(path, config, provenance)
+
+    @classmethod
+    def from_models(
+        cls,
+        path: str | os.PathLike[str],
+        keep: np.ndarray,
+        labels: np.ndarray,
+        models: Iterable[Mapping[str, np.ndarray]],
+        *,
+        source: dict[str, Any],
+    ) -> "Run":
+        """Make a run directory of models that other code trained: to be scored and reported, not trained.
+
+        Its config.toml holds no recipe, because none is known, and its memberships are `keep`, of any design.
+
+        Args:
+            path: a new or empty directory.
+            keep: bool `[M, N]`, any M.
+            labels: integer `[N]`, -1 where it is not known.
+            models: for each row of `keep` its arrays by name: phi `[N, Q]`, accuracy_in, accuracy_out and
+                accuracy_test `[]`, and more, such as logits `[N, Q, C]`. Drawn one by one, so that one is in memory;
+                an error raised while drawing leaves nothing behind.
+            source: where they come from, for provenance.json.
+
+        Raises:
+            RunError: the directory cannot be written or is not empty.
+        """
+        path = Path(path).expanduser().absolute()
+        config = Config(dataset=IMPORTED, num_models=len(keep))
+        labels = np.asarray(labels, np.int32)
+        provenance = {
+            # All that is known of the examples and their order.
+            "fingerprints": {"dataset": hashlib.sha256(labels.tobytes()).hexdigest()},
+            "versions": _versions(),
+            "sessions": [],
+            "source": source,
+        }
+        with new_directory(path) as making:
+            (making / "scores").mkdir()
+            run = cls(making, config, provenance)
+            for index, arrays in enumerate(models):
+                if index == 0:
+                    shapes = {name: np.shape(row) for name, row in arrays.items()}
+                    run._make_arrays({name: shape for name, shape in shapes.items() if shape}, labels, None)
+                    run._array("keep").write(keep).result()
+                run.write_model(index, dict(arrays), diverged=False)
+            run._write_provenance()
+            text = tomli_w.dumps({"dataset": IMPORTED, "num_models": len(keep)})
+            write_atomically(making / "config.toml", text.encode())
         return cls(path, config, provenance)
 
     @classmethod
@@ -178,6 +238,11 @@ class Run:
             raise RunError(
                 f"{path}: the run directory is damaged: arrays/keep has fewer rows than num_models"
             )
+        if dataset is not None and run.is_imported:
+            raise RunError(
+                f"{path}: was imported from {provenance['source']['path']} and has no recipe: it can be scored and "
+                f"reported, not trained"
+            )
         if dataset is not None and dataset.fingerprint != fingerprint:
             raise RunError(
                 f"{path}: is a run of other data: {config.dataset} with fingerprint {fingerprint[:12]}, and this is "
@@ -194,8 +259,18 @@ class Run:
         return _read(store, f"{self.path}/arrays/done")
 
     @property
+    def is_imported(self) -> bool:
+        """Whether other code trained the models: there is no recipe, and the memberships are of any design."""
+        return self.config.dataset == IMPORTED
+
+    @property
     def models(self) -> np.ndarray:
-        """Indices of the usable models, int `[m]`: both models of the pair are done and neither diverged."""
+        """Indices of the usable models, int `[m]`: both models of the pair are done and neither diverged.
+
+        Imported models need not be pairs, and all of them are usable.
+        """
+        if self.is_imported:
+            return np.flatnonzero(self.done == DONE)
         pairs = (self.done == DONE).reshape(-1, 2).all(axis=1)
         return np.flatnonzero(np.repeat(pairs, 2))
 
@@ -218,9 +293,14 @@ class Run:
         """Labels of the examples, int32 `[N]`."""
         return _read(self._array("labels"), f"{self.path}/arrays/labels")
 
-    def signal(self, name: str) -> StoredSignal:
-        """A stored array by name, of the usable models: phi, phi_test, params."""
-        return StoredSignal(self._array(name), self.models, f"{self.path}/arrays/{name}")
+    def holds(self, name: str) -> bool:
+        """Whether an array of that name is stored."""
+        return (self.path / "arrays" / name).exists()
+
+    def signal(self, name: str, models: np.ndarray | None = None) -> StoredSignal:
+        """A stored array by name, of the usable models or of those given by index: phi, phi_test, params, logits."""
+        rows = self.models if models is None else models
+        return StoredSignal(self._array(name), rows, f"{self.path}/arrays/{name}")
 
     def accuracy(self, side: str) -> np.ndarray:
         """Accuracy of the usable models, float32 `[m]`; `side` is in, out or test (NaN without a test set)."""
@@ -268,15 +348,7 @@ class Run:
         models = self.models
         rows = np.full((self.config.num_models, scores.shape[1]), np.nan, np.float32)
         rows[models] = scores
-        place, making = self.path / "scores" / attack, self.path / "scores" / f".{attack}"
-        with _writing(self.path):
-            shutil.rmtree(making, ignore_errors=True)
-            store = _create(
-                making, rows.shape, "float32", (1, min(BLOCK, rows.shape[1])), {"models": models.tolist()}
-            )
-            store.write(rows).result()
-            shutil.rmtree(place, ignore_errors=True)
-            os.rename(making, place)
+        write_array(self.path / "scores" / attack, rows, {"models": models.tolist()})
 
     def scores(self, attack: str) -> np.ndarray | None:
         """Stored scores of the usable models, float32 `[m, N]`; None if absent or of another set of models."""
@@ -340,29 +412,30 @@ class Run:
             write_atomically(run.path / "config.toml", tomli_w.dumps(as_dict(run.config)).encode())
         return run
 
-    def _make_arrays(self, dataset: Dataset, num_params: int) -> None:
-        M, N, Q = self.config.num_models, dataset.num_examples, len(self.config.queries.views)
+    def _make_arrays(
+        self, rows: Mapping[str, tuple[int, ...]], labels: np.ndarray, labels_test: np.ndarray | None
+    ) -> None:
+        """Make all arrays; `rows` holds the shapes of a model's float32 rows by name, such as phi (N, Q)."""
+        M, N = self.config.num_models, len(labels)
         # name: (dtype, shape, chunk). A model's row is in chunks of its own: writing it never touches another's.
         arrays: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = {
             "keep": ("bool", (M, N), (1, min(N, BLOCK))),
-            "phi": ("float32", (M, N, Q), (1, min(N, BLOCK), Q)),
             "labels": ("int32", (N,), (N,)),
             "accuracy_in": ("float32", (M,), (1,)),
             "accuracy_out": ("float32", (M,), (1,)),
             "accuracy_test": ("float32", (M,), (1,)),
             "done": ("uint8", (M,), (1,)),
         }
-        if dataset.y_test is not None:
-            n = len(dataset.y_test)
-            arrays["phi_test"] = ("float32", (M, n, Q), (1, min(n, BLOCK), Q))
-            arrays["labels_test"] = ("int32", (n,), (n,))
-        if self.config.save_params:
-            arrays["params"] = ("float32", (M, num_params), (1, num_params))
+        for name, shape in rows.items():
+            block = shape[0] if name == "params" else min(shape[0], BLOCK)
+            arrays[name] = ("float32", (M, *shape), (1, block, *shape[1:]))
+        if labels_test is not None:
+            arrays["labels_test"] = ("int32", labels_test.shape, labels_test.shape)
         for name, (dtype, shape, chunk) in arrays.items():
             _create(self.path / "arrays" / name, shape, dtype, chunk, {})
-        self._array("labels").write(dataset.y).result()
-        if dataset.y_test is not None:
-            self._array("labels_test").write(dataset.y_test).result()
+        self._array("labels").write(labels).result()
+        if labels_test is not None:
+            self._array("labels_test").write(labels_test).result()
 
     def _write_keep(self, start: int, stop: int, num_examples: int) -> None:
         keep = keep_mask(self.config.membership_seed, stop, num_examples)
@@ -390,6 +463,38 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(making, path)
+
+
+@contextlib.contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Fill a directory beside its place and rename it at the end: it appears whole or not at all.
+
+    Raises:
+        RunError: `path` exists and is not an empty directory, or cannot be written.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(f"{path}: exists already; name a new or empty directory")
+    making = path.parent / f".{path.name}.creating"
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir()
+        try:
+            yield making
+            os.rename(making, path)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+
+
+def write_array(place: Path, values: np.ndarray, attributes: dict[str, Any]) -> None:
+    """Write a float32 array `[rows, N]` as Zarr, whole or not at all, in place of what is there."""
+    making = place.parent / f".{place.name}"
+    with _writing(place):
+        shutil.rmtree(making, ignore_errors=True)
+        store = _create(making, values.shape, "float32", (1, min(BLOCK, values.shape[1])), attributes)
+        store.write(values).result()
+        shutil.rmtree(place, ignore_errors=True)
+        os.rename(making, place)
 
 
 @contextlib.contextmanager

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import pytest
 
 from lira import metrics
 from lira.cli import main
+from lira.sources import load_dataset
 from lira.store import Run
 
 SMALL = """\
@@ -79,7 +81,7 @@ def test_one_command_from_data_to_report_and_then_nothing_to_do(tmp_path, config
 def test_stages_by_themselves_and_growth(tmp_path, config, capsys):
     place = tmp_path / "run"
     assert run("run", config, "--run-dir", place, "--num-models", 4) == 0
-    assert "needs three complete pairs" in capsys.readouterr().err
+    assert "lira_online is left out: lira_online needs 2 IN models" in capsys.readouterr().err
     assert run("run", config, "--run-dir", place, "--num-models", 8) == 0
     assert "4 of 8 models to train" in capsys.readouterr().out
     assert run("train", place) == 0
@@ -190,6 +192,92 @@ def test_run_of_other_data_and_damaged_run_are_refused(tmp_path, config, capsys)
         (scored / "zarr.json").unlink()
     assert run("report", place) == 2
     assert "arrays/phi: is damaged" in capsys.readouterr().err
+
+
+def test_check_says_what_is_wrong_by_its_status(tmp_path, config, capsys):
+    place = tmp_path / "run"
+    assert run("run", config, "--run-dir", place, "--recipe.epochs", 30) == 0
+    page = (place / "report.html").read_text()
+    capsys.readouterr()
+    assert run("check", place) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "ok    models: all 8 models are there"
+    assert re.match(r"ok    shuffled memberships: lira_online on shuffled memberships: AUC 0\.\d", lines[-1])
+    assert all(re.match(r"(ok  |warn)  [\w ]+: ", line) for line in lines)
+    assert "all 8 models are there" in page
+    # A run that wants more models than it has.
+    grown = dataclasses.replace(Run.open(place).config, num_models=10)
+    Run.from_config(place, load_dataset(grown.dataset), grown)
+    assert run("check", place) == 1
+    assert "fail  models: 8 of 10 models are there" in capsys.readouterr().out
+
+
+def test_runs_of_other_code_come_and_go(tmp_path, config, capsys):
+    place = tmp_path / "run"
+    assert run("run", config, "--run-dir", place, "--recipe.epochs", 30) == 0
+    assert run("export", "carlini", place, tmp_path / "carlini") == 0
+    assert "8 models; no x_train.npy" in capsys.readouterr().out
+    assert run("import", "carlini", tmp_path / "carlini", tmp_path / "back") == 0
+    assert "8 models, 100 examples, 1 queries; next: lira report" in capsys.readouterr().out
+    assert run("report", tmp_path / "back") == 0
+    theirs, ours = (
+        json.loads((each / "metrics.json").read_text())["attacks"] for each in (tmp_path / "back", place)
+    )
+    assert theirs == ours
+    page = (tmp_path / "back/report.html").read_text()
+    assert "scores/0000000030.npy (carlini)" in page
+    assert "recipe of imported models is not known" in page
+    capsys.readouterr()
+    assert run("train", tmp_path / "back") == 2
+    assert re.fullmatch(
+        r"lira: error: .*has no recipe: it can be scored and reported, .*\n", capsys.readouterr().err
+    )
+    assert run("run", config, "--run-dir", tmp_path / "back") == 2
+    assert "was imported from" in capsys.readouterr().err
+    assert run("check", tmp_path / "back") == 0
+
+
+def test_labels_come_from_a_file_where_a_layout_has_none(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    labels, keep = np.arange(60) % 3, np.argsort(rng.uniform(size=(6, 60)), axis=0) < 3
+    for m in range(6):
+        (tmp_path / f"port/{m}").mkdir(parents=True)
+        logits = rng.normal(size=(60, 1, 3)) + 3 * (labels[:, None, None] == np.arange(3)) * (
+            1 + keep[m, :, None, None]
+        )
+        np.save(tmp_path / f"port/{m}/logits.npy", logits)
+        np.save(tmp_path / f"port/{m}/keep.npy", keep[m])
+    (tmp_path / "labels.csv").write_text("\n".join(map(str, labels)))
+    arguments = ["import", "pytorch", tmp_path / "port", tmp_path / "run"]
+    assert run(*arguments) == 2
+    assert "logits need labels" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert run(*arguments, "--labels", tmp_path / "labels.csv") == 0
+    np.testing.assert_array_equal(Run.open(tmp_path / "run").labels, labels)
+
+
+def test_bad_import_export_and_check_are_one_line_and_status_2(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    for arguments, message in [
+        (["import", "karlini", tmp_path, tmp_path / "run"], "invalid choice: 'karlini'"),
+        (["import", "carlini", tmp_path / "absent", tmp_path / "run"], "absent: is not a directory"),
+        (["import", "carlini", tmp_path, tmp_path / "run"], "holds no directory experiment-{i}_{n}"),
+        (
+            ["import", "privacy-meter", tmp_path, tmp_path / "run"],
+            "models/memberships.npy: there is no such file",
+        ),
+        (["import", "carlini", tmp_path], "required: RUN"),
+        (["export", "carlini", tmp_path / "empty", tmp_path / "out"], "is not a run directory"),
+        (["export", "pytorch", tmp_path, tmp_path / "out"], "invalid choice: 'pytorch'"),
+        (["check", tmp_path / "empty"], "is not a run directory"),
+        (["check", tmp_path, "--fast"], "unknown argument '--fast'"),
+        (["report", tmp_path, "--fast"], "unknown argument '--fast'"),
+    ]:
+        assert run(*arguments) == 2
+        error = capsys.readouterr().err
+        assert re.fullmatch(r"lira: error: .*\n", error)
+        assert message in error
+    assert [each.name for each in tmp_path.iterdir()] == ["empty"]
 
 
 def test_data_given_in_memory_is_named(tmp_path, capsys):

@@ -6,10 +6,10 @@ from pathlib import Path
 import lira
 
 FLOORS = [
-    *("signals", "membership", "metrics", "attacks"),
-    *("data", "sources", "augment", "models", "convolution", "training"),
-    *("config", "store", "stack", "engine"),
-    *("plots", "report", "cli"),
+    *("signals", "confidences", "membership", "metrics", "attacks"),
+    *("files", "data", "sources", "augment", "models", "convolution", "training"),
+    *("config", "store", "interchange", "stack", "engine"),
+    *("check", "published", "plots", "report", "audit", "cli"),
 ]
 
 

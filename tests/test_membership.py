@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lira.membership import is_paired, keep_mask
+from lira.membership import is_paired, keep_mask, pair_rows
 
 seeds = st.integers(0, 2**63 - 1)
 pool_sizes = st.integers(2, 40).map(lambda pairs: 2 * pairs)
@@ -53,3 +53,18 @@ def test_unpaired_rows_are_seen():
     keep[1, 7] ^= True
     assert not is_paired(keep)
     assert not is_paired(keep[:3])
+
+
+def test_rows_are_paired_by_their_complements_only():
+    keep = keep_mask(0, 6, 50)
+    balanced = np.argsort(np.random.default_rng(0).uniform(size=(6, 50)), axis=0) < 3
+    shuffled = keep[[3, 5, 0, 4, 2, 1]]
+    order = pair_rows(shuffled)
+    assert sorted(order) == list(range(6))
+    assert is_paired(shuffled[order])
+    assert pair_rows(keep).tolist() == list(range(6))
+    assert pair_rows(keep[:5]).tolist() == [0, 1, 2, 3]
+    assert pair_rows(balanced).tolist() == []
+    twice = np.concatenate([keep[:2], keep[:2]])
+    assert pair_rows(twice).tolist() == [0, 1, 2, 3]
+    assert pair_rows(np.zeros((4, 9), bool)).tolist() == []

@@ -13,6 +13,7 @@ from lira import metrics as measure
 from lira import report
 from lira.membership import keep_mask
 from lira.metrics import example_tpr
+from lira.published import Comparison
 
 M, N = 16, 400  # 3,200 non-members: 0.01 % is unresolvable, 0.1 % allows three false positives.
 
@@ -252,6 +253,21 @@ def test_examples_have_a_histogram_and_a_gaussian_a_side(images):
     figure.draw_without_rendering()
 
 
+def test_the_examples_at_risk_are_drawn_from_the_scores():
+    scores, keep = pool()
+    values = scores["lira_online"]
+    phi = np.random.default_rng(0).normal(size=(M, N, 2))
+    attack = report.evaluate(scores, keep)[0]["attacks"]["lira_online"]
+    labels = np.where(np.arange(N) % 2, -1, 7)  # of every other example the class is not known
+    figure = report.example_figure(phi, keep, values, attack, labels)
+    assert figure is not None
+    most, least = report.most_and_least_vulnerable(values, keep, report.low_fpr_threshold(attack)[1])
+    expected = [f"example {i}" + ("" if i % 2 else ", class 7") for i in [*most, *least]]
+    assert [ax.get_title() for ax in figure.axes] == expected
+    # One target has no example on both sides.
+    assert report.example_figure(phi[:1], keep[:1], values[:1], attack) is None
+
+
 def test_example_figures_refuse_what_does_not_fit():
     phi, keep = np.zeros((M, 3, 2)), keep_mask(0, M, 3)
     with pytest.raises(ValueError, match="got 3 examples"):
@@ -400,6 +416,48 @@ def test_what_comes_from_outside_is_escaped(written):
     html = (written / "report.html").read_text()
     assert "<script" not in html
     assert Page(html).text.count(HOSTILE) == 5  # title twice, a warning, a fact's name and its value
+
+
+def test_checks_and_published_figures_have_sections_of_their_own(evaluated, tmp_path):
+    _, _, metrics, curves = evaluated
+    rows = [
+        Comparison(
+            "lira_online", "0.001", 0.084, f"source {HOSTILE}", 0.0723, 0.07, 0.075, "lower than published"
+        ),
+        Comparison("lira_online", "balanced_accuracy", 0.638, "source", 0.63, 0.62, 0.64, "reproduced"),
+        Comparison("lira_online", "1e-05", 0.022, "source", None, None, None, "not resolvable here"),
+        Comparison("global_threshold", "auc", 0.59, "source", 0.6, None, None, "no interval"),
+    ]
+    checks = [
+        ("models", "ok", "all there"),
+        ("direction", "fail", f"wrong sign {HOSTILE}"),
+        ("a", "warn", "few"),
+    ]
+    report.write_report(tmp_path, metrics=metrics, curves=curves, checks=checks, published=rows)
+    html = (tmp_path / "report.html").read_text()
+    page = Page(html)
+    assert page.open == []
+    assert "<script" not in html
+    for shown in (
+        *("Did I reproduce it?", "TPR at 0.1 % FPR", "8.40 %", "7.23 %", "7.00–7.50", "lower than published"),
+        *(
+            "balanced accuracy",
+            "0.638",
+            "0.620–0.640",
+            "TPR at 0.001 % FPR",
+            "unresolvable",
+            "not resolvable here",
+        ),
+        *("AUC", "0.590", "no interval", "Checks", "all there", "wrong sign", f"source {HOSTILE}"),
+    ):
+        assert shown in page.text
+    # A failed check stands among the warnings at the top as well.
+    assert page.text.index(f"check failed: direction: wrong sign {HOSTILE}") < page.text.index("ROC curves")
+    assert page.text.count("wrong sign") == 2
+    report.write_report(tmp_path, metrics=metrics, curves=curves)
+    text = Page((tmp_path / "report.html").read_text()).text
+    assert "Checks" not in text
+    assert "reproduce" not in text
 
 
 def test_the_headline_is_the_strongest_attack(evaluated):

@@ -8,7 +8,7 @@ With `target=None` every model of the pool is attacked in turn (T = M) by the ot
 points take `population [M, Z, Q]`, and `target_population [T, Z, Q]` with outside targets.
 """
 
-from lira.attacks._pool import FewModelsWarning, FlooredVarianceWarning
+from lira.attacks._pool import FewModelsError, FewModelsWarning, FlooredVarianceWarning, SignalArray
 from lira.attacks.calibration import base, difficulty_calibration, difficulty_calibration_both
 from lira.attacks.likelihood_ratio import (
     lira_offline,
@@ -21,8 +21,10 @@ from lira.attacks.relative import rmia_offline, rmia_online
 from lira.attacks.threshold import global_threshold
 
 __all__ = [
+    "FewModelsError",
     "FewModelsWarning",
     "FlooredVarianceWarning",
+    "SignalArray",
     "attack_p",
     "attack_r",
     "base",

@@ -10,6 +10,7 @@ from lira.membership import is_paired
 
 __all__ = [
     "Block",
+    "FewModelsError",
     "FewModelsWarning",
     "FlooredVarianceWarning",
     "Group",
@@ -27,6 +28,10 @@ __all__ = [
 
 # Elements of [M, n, Q] that one compiled step works on: 32 MiB in float64.
 BLOCK_ELEMENTS = 1 << 22
+
+
+class FewModelsError(ValueError):
+    """An attack needs more models of the pool than there are; the message names a variant that works."""
 
 
 class FewModelsWarning(UserWarning):
@@ -254,10 +259,10 @@ def sided_blocks(
 
 
 def need_models(name: str, fewest: np.ndarray, **remedies: str) -> None:
-    """Raise where an example is left without a model on a side; `remedies` names what works, for each side needed."""
+    """Raise FewModelsError where an example is left without a model on a side; `remedies` names what works, for each side needed."""
     for side, remedy in remedies.items():
         if fewest[("IN", "OUT").index(side)] < 1:
-            raise ValueError(
+            raise FewModelsError(
                 f"{name} needs 1 {side} model for every example once the target's are left out, and an example has "
                 f"0: use {remedy}, or more models"
             )

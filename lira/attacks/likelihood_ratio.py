@@ -14,6 +14,7 @@ import numpy as np
 
 from lira.attacks._pool import (
     Block,
+    FewModelsError,
     FewModelsWarning,
     FlooredVarianceWarning,
     Side,
@@ -24,7 +25,12 @@ from lira.attacks._pool import (
     read_sides,
 )
 
-__all__ = ["lira_offline", "lira_offline_fixed", "lira_online", "lira_online_fixed"]
+__all__ = [
+    "lira_offline",
+    "lira_offline_fixed",
+    "lira_online",
+    "lira_online_fixed",
+]
 
 # A spread below this, relative to 1 + |mean|, is the rounding of float32 phi and not a property of the models.
 SD_FLOOR = 2.0**-20
@@ -57,7 +63,8 @@ def lira_online(
         float32 `[T, N]`, higher = more likely a member.
 
     Raises:
-        ValueError: shapes disagree, phi is not finite, or an example has fewer than two models on a side.
+        ValueError: shapes disagree, or phi is not finite.
+        FewModelsError: an example has fewer than two models on a side.
 
     Warns:
         FewModelsWarning: fewer than eight models on a side. FlooredVarianceWarning: with the number of floored ones.
@@ -171,7 +178,7 @@ def _check_counts(fewest: np.ndarray, online: bool, fixed: bool) -> None:
                 remedy = "use lira_offline or lira_offline_fixed, which need no IN models, or more models"
             else:
                 remedy = "use global_threshold, which needs no shadow models, or more models"
-            raise ValueError(
+            raise FewModelsError(
                 f"{name} needs {needed} {side} models for every example once the target's are left out, and an "
                 f"example has {count}: {remedy}"
             )
