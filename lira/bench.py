@@ -38,7 +38,7 @@ from lira.stack import Programs, compile_programs, programs_for
 from lira.store import write_atomically
 from lira.training import Recipe, as_input, steps_per_epoch
 
-__all__ = ["MODELS", "bench", "multiply_adds", "table"]
+__all__ = ["MODELS", "add_arguments", "bench", "flop_per_image", "multiply_adds", "run", "table"]
 
 MODELS = ("mlp", "cnn", "resnet18", "wrn-28-2")
 SIDES = ("lira", "jax_loop", "vmap_plain", "torch_loop")
@@ -64,6 +64,8 @@ def bench(
         seconds: that one timing of a side takes, about.
         precision: of the recipe, and of the matrix product that it is measured against.
     """
+    if repeats < 1 or not seconds > 0:
+        raise ValueError(f"bench needs at least one repeat of some seconds; got {repeats} of {seconds}")
     unknown = [model for model in models if model not in MODELS]
     if unknown or not models:
         raise ValueError(f"bench knows the models {', '.join(MODELS)}; got {', '.join(unknown) or 'none'}")
@@ -195,6 +197,7 @@ def _side(name: str, recipe: Recipe, dataset: Dataset) -> Side:
 
 def _jax_side(programs: Programs, recipe: Recipe, dataset: Dataset, began: float) -> Side:
     x, y = jnp.asarray(dataset.x), jnp.asarray(dataset.y)
+    held_out = as_input(np.asarray(dataset.x_test), jnp.float32)
     keep = jnp.ones((programs.width, len(y)), bool)
     indices = [jnp.arange(w * programs.width, (w + 1) * programs.width) for w in range(programs.workers)]
     states = [programs.init(index, x[:1]) for index in indices]
@@ -203,9 +206,8 @@ def _jax_side(programs: Programs, recipe: Recipe, dataset: Dataset, began: float
 
     def one_worker(steps, epoch, state, index):
         for start in range(0, steps, whole):
-            state, losses = programs.epoch(state, index, epoch + start, min(whole, steps - start), x, y, keep)
-        losses.block_until_ready()
-        return state
+            state, _ = programs.epoch(state, index, epoch + start, min(whole, steps - start), x, y, keep)
+        return jax.block_until_ready(state)
 
     def train(steps: int) -> None:
         epoch = next(epochs) * 1000
@@ -220,8 +222,7 @@ def _jax_side(programs: Programs, recipe: Recipe, dataset: Dataset, began: float
         @jax.vmap
         def one_model(state):
             variables = {"params": state.params, **state.statistics}
-            images = as_input(dataset.x_test, jnp.float32)
-            logits, _ = module.apply(variables, images, train=True, mutable=list(state.statistics))
+            logits, _ = module.apply(variables, held_out, train=True, mutable=list(state.statistics))
             return jnp.mean(jnp.argmax(logits, axis=1) == dataset.y_test)
 
         first = jax.tree.map(lambda leaf: leaf[:1], states[0])
@@ -386,24 +387,21 @@ def table(result: dict[str, Any]) -> Table:
     return shown
 
 
-def main(argv: list[str], console: Console) -> None:
-    """`lira bench`."""
-    parser = argparse.ArgumentParser(prog="lira bench", exit_on_error=False)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `lira bench`."""
     parser.add_argument("--models", default=",".join(MODELS), help="which of " + ", ".join(MODELS))
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of one timing")
+    parser.add_argument("--repeats", type=int, default=5, help="timings of each side")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of one timing, about")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--out", help="also write the figures to this JSON file")
-    arguments = parser.parse_args(argv)
-    result = bench(
-        arguments.models.split(","),
-        repeats=arguments.repeats,
-        seconds=arguments.seconds,
-        precision=arguments.precision,
-    )
+    parser.add_argument("--out", metavar="FILE.json", help="also write the figures to this file")
+
+
+def run(models: str, repeats: int, seconds: float, precision: str, out: str | None, console: Console) -> None:
+    """`lira bench`: print the table, and write the JSON file if one is named."""
+    result = bench(models.split(","), repeats=repeats, seconds=seconds, precision=precision)
     Console(width=max(console.width, 150), soft_wrap=True).print(table(result))
-    if arguments.out:
-        write_atomically(Path(arguments.out), json.dumps(result, indent=2).encode())
+    if out:
+        write_atomically(Path(out), json.dumps(result, indent=2, allow_nan=False).encode())
 
 
 def _spread(values: list[float]) -> dict[str, float]:

@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from lira import report
+from lira import bench, report
 from lira.audit import add_arguments, read_pool, write_audit
 from lira.check import check_run
 from lira.config import Config, ConfigError, absolute, read_config
@@ -42,6 +42,8 @@ usage: lira run CONFIG.toml --run-dir RUN [--num-models 256] [--recipe.epochs 50
        lira audit (--phi | --logits | --confidences | --losses) F --keep F [--labels F]
                   [--target F --member F] [--population F] --out DIR
                                   every attack on anyone's confidences: npy, npz, Zarr or CSV
+       lira bench [--models mlp,cnn,resnet18,wrn-28-2] [--out FILE.json]
+                                  how fast this machine trains, beside the alternatives
        lira import carlini | pytorch | privacy-meter DIR RUN [--labels F]
        lira export carlini RUN DIR
                                   runs of other code, and for other code
@@ -82,8 +84,13 @@ def _dispatch(argv: list[str], said: list[str], console: Console) -> int:
         return _audit(rest, said, console)
     if verb in ("import", "export"):
         return _exchange(verb, rest, console)
+    if verb == "bench":
+        parser = argparse.ArgumentParser(prog="lira bench", exit_on_error=False)
+        bench.add_arguments(parser)
+        bench.run(**vars(_parse_all(parser, rest)), console=console)
+        return 0
     raise ConfigError(
-        f"unknown command {verb!r}: the commands are run, plan, train, score, report, check, audit, import and export"
+        f"unknown command {verb!r}: the commands are run, plan, train, score, report, check, audit, bench, import and export"
     )
 
 

@@ -250,7 +250,7 @@ def _train_stack(
         # One epoch stays in flight, so that the device need not wait for the host.
         losses[max(epoch - 1, 0)].block_until_ready()
         bar.advance(len(stack) / recipe.epochs, len(stack) * steps * recipe.batch_size)
-    finite: np.ndarray = np.isfinite(np.stack([np.asarray(loss) for loss in losses])).all(axis=0)
+    finite = np.all([np.isfinite(np.asarray(loss)) for loss in losses], axis=0)
     phi, correct = (np.asarray(a) for a in programs.sweep(state, x, y))
     arrays = {
         "phi": phi,

@@ -129,9 +129,8 @@ def seconds_per_step(programs: Programs, dataset: Dataset, batch_size: int) -> f
 
     def run(state):
         for start in range(0, count, whole):
-            state, losses = programs.epoch(state, indices, 0, min(whole, count - start), x, y, keep)
-        losses.block_until_ready()
-        return state
+            state, _ = programs.epoch(state, indices, 0, min(whole, count - start), x, y, keep)
+        return jax.block_until_ready(state)
 
     with ThreadPoolExecutor(programs.workers) as workers:
         states = list(workers.map(run, states))  # not counted: the first call of a program

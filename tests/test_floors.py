@@ -9,7 +9,7 @@ FLOORS = [
     *("signals", "confidences", "membership", "metrics", "attacks"),
     *("files", "data", "sources", "augment", "models", "convolution", "training"),
     *("config", "store", "interchange", "stack", "engine"),
-    *("check", "published", "plots", "report", "audit", "cli"),
+    *("check", "published", "plots", "report", "audit", "bench_torch", "bench", "cli"),
 ]
 
 
