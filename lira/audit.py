@@ -6,7 +6,6 @@ Axes are read by position, so nothing is guessed: models, examples, then what th
 
 import argparse
 import dataclasses
-import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +18,7 @@ from lira import report
 from lira.attacks import FewModelsError
 from lira.check import check_pool
 from lira.confidences import KINDS, as_keep, as_labels, member_z, require_aligned, to_phi
-from lira.engine import ATTACKS
+from lira.engine import ATTACKS, call_attack
 from lira.files import Rows, read_array
 from lira.membership import is_paired, pair_rows
 from lira.signals import replace_saturated
@@ -140,20 +139,15 @@ def attack_pool(
         AuditError: the pool allows none.
     """
     leave = "pair" if is_paired(pool.keep) else "one"
-    scores, used = {}, False
+    scores = {}
+    points = {"population": pool.population, "target_population": pool.target_population}
     for name, attack in attacks.items():
-        known = inspect.signature(attack).parameters
-        points = {key: getattr(pool, key) for key in ("population", "target_population") if key in known}
-        points = {key: value for key, value in points.items() if value is not None}
         try:
-            scores[name] = attack(pool.phi, pool.keep, target=pool.target, leave=leave, **points)
+            scores[name] = call_attack(attack, pool.phi, pool.keep, leave=leave, target=pool.target, **points)
         except FewModelsError as error:
             warnings.warn(f"{name} is left out: {error}", stacklevel=2)
-        used |= bool(points)
     if not scores:
         raise AuditError("no attack is possible with these models: each was left out for want of others")
-    if pool.population is not None and not used:
-        warnings.warn("the population is not used: none of these attacks takes one", stacklevel=2)
     return scores
 
 

@@ -38,7 +38,7 @@ from lira.stack import Programs, compile_programs, programs_for
 from lira.store import write_atomically
 from lira.training import Recipe, as_input, steps_per_epoch
 
-__all__ = ["MODELS", "add_arguments", "bench", "flop_per_image", "multiply_adds", "run", "table"]
+__all__ = ["MODELS", "add_arguments", "bench", "flop_per_image", "multiply_adds", "run", "table", "workload"]
 
 MODELS = ("mlp", "cnn", "resnet18", "wrn-28-2")
 SIDES = ("lira", "jax_loop", "vmap_plain", "torch_loop")
@@ -90,7 +90,7 @@ def _rows(
     model: str, repeats: int, seconds: float, precision: str, peak: float, copy: float
 ) -> list[dict[str, Any]]:
     """Every side of one model, in turns."""
-    dataset, recipe, members = _workload(model, precision)
+    dataset, recipe, members = workload(model, precision)
     work = flop_per_image(build_model(model, dataset.num_classes), dataset.x[:1])
     sides, steps, taken = {}, {}, {}
     for name in SIDES:
@@ -137,7 +137,7 @@ def _rows(
     return rows
 
 
-def _workload(model: str, precision: str) -> tuple[Dataset, Recipe, int]:
+def workload(model: str, precision: str) -> tuple[Dataset, Recipe, int]:
     """Data, recipe and the members of a whole training, which models an hour are counted by."""
     recipe = Recipe(
         model=model, epochs=60, batch_size=64, learning_rate=0.1, schedule="constant", precision=precision

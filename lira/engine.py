@@ -1,6 +1,7 @@
 """Running: which models next, in stacks of what width, on what device; then every attack on what they left behind."""
 
 import datetime
+import inspect
 import time
 import warnings
 from collections.abc import Callable
@@ -29,13 +30,20 @@ from lira.stack import Programs, programs_for, seconds_per_step
 from lira.store import DIVERGED, Run, RunError
 from lira.training import evaluated, steps_per_epoch
 
-__all__ = ["ATTACKS", "DivergedWarning", "Plan", "plan", "score", "train"]
+__all__ = ["ATTACKS", "DivergedWarning", "Plan", "call_attack", "plan", "score", "train"]
 
 ATTACKS: dict[str, Callable[..., np.ndarray]] = {
     "lira_online": attacks.lira_online,
     "lira_online_fixed": attacks.lira_online_fixed,
     "lira_offline": attacks.lira_offline,
     "lira_offline_fixed": attacks.lira_offline_fixed,
+    "rmia_online": attacks.rmia_online,
+    "rmia_offline": attacks.rmia_offline,
+    "base": attacks.base,
+    "difficulty_calibration": attacks.difficulty_calibration,
+    "difficulty_calibration_both": attacks.difficulty_calibration_both,
+    "attack_r": attacks.attack_r,
+    "attack_p": attacks.attack_p,
     "global_threshold": attacks.global_threshold,
 }
 
@@ -167,12 +175,13 @@ def score(run: Run) -> dict[str, np.ndarray]:
         )
     keep = run.keep
     leave = "pair" if is_paired(keep) else "one"
+    population = run.signal("phi_test") if run.holds("phi_test") else None
     scores = {}
     for name, attack in ATTACKS.items():
         stored = run.scores(name)
         if stored is None:
             try:
-                stored = attack(run.phi, keep, leave=leave)
+                stored = call_attack(attack, run.phi, keep, leave=leave, population=population)
             except attacks.FewModelsError as error:
                 warnings.warn(f"{name} is left out: {error}", stacklevel=2)
                 continue
@@ -180,6 +189,23 @@ def score(run: Run) -> dict[str, np.ndarray]:
                 run.write_scores(name, stored)
         scores[name] = stored
     return scores
+
+
+def call_attack(
+    attack: Callable[..., np.ndarray],
+    phi: attacks.SignalArray,
+    keep: np.ndarray,
+    *,
+    leave: str,
+    target: attacks.SignalArray | None = None,
+    population: attacks.SignalArray | None = None,
+    target_population: attacks.SignalArray | None = None,
+) -> np.ndarray:
+    """Call an attack with the populations too, where there are any and it takes them."""
+    points = {"population": population, "target_population": target_population}
+    taken = inspect.signature(attack).parameters
+    given = {name: value for name, value in points.items() if value is not None and name in taken}
+    return attack(phi, keep, target=target, leave=leave, **given)
 
 
 # --- Stacks ----------------------------------------------------------------------------------------------------------

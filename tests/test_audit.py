@@ -216,8 +216,6 @@ def test_attacks_that_take_a_population_get_it():
     )
     attack_pool(pool, {"global_threshold": attacks.global_threshold, "both": takes_both})
     assert seen["both"] == (pool.population, pool.target_population)
-    with pytest.warns(UserWarning, match="the population is not used: none of these attacks takes one"):
-        attack_pool(pool, {"global_threshold": attacks.global_threshold})
 
 
 def test_a_pool_that_allows_nothing_is_an_error():

@@ -92,7 +92,7 @@ def test_torch_peer_has_the_same_parameters_and_learns(name):
     pytest.importorskip("torch")
     from lira.bench_torch import TorchLoop
 
-    dataset, recipe, _ = bench._workload(name, "float32")
+    dataset, recipe, _ = bench.workload(name, "float32")
     loop = TorchLoop(recipe, dataset)
     module = build_model(name, dataset.num_classes)
     state = jax.eval_shape(lambda: init_model(module, Recipe(), 1, model_key(0, 0), dataset.x[:1]))
