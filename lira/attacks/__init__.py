@@ -14,14 +14,24 @@ from lira.attacks.likelihood_ratio import (
     lira_online,
     lira_online_fixed,
 )
-from lira.attacks.threshold import global_threshold
+from lira.attacks.threshold import (
+    confidence_threshold,
+    entropy_threshold,
+    global_threshold,
+    loss_threshold,
+    modified_entropy_threshold,
+)
 
 __all__ = [
     "FewModelsWarning",
     "FlooredVarianceWarning",
+    "confidence_threshold",
+    "entropy_threshold",
     "global_threshold",
     "lira_offline",
     "lira_offline_fixed",
     "lira_online",
     "lira_online_fixed",
+    "loss_threshold",
+    "modified_entropy_threshold",
 ]
