@@ -8,6 +8,7 @@ With `target=None` every model of the pool is attacked in turn (T = M) by the ot
 """
 
 from lira.attacks._pool import FewModelsWarning, FlooredVarianceWarning
+from lira.attacks.classifier import classifier_features, shadow_classifier
 from lira.attacks.likelihood_ratio import (
     lira_offline,
     lira_offline_fixed,
@@ -25,6 +26,7 @@ from lira.attacks.threshold import (
 __all__ = [
     "FewModelsWarning",
     "FlooredVarianceWarning",
+    "classifier_features",
     "confidence_threshold",
     "entropy_threshold",
     "global_threshold",
@@ -34,4 +36,5 @@ __all__ = [
     "lira_online_fixed",
     "loss_threshold",
     "modified_entropy_threshold",
+    "shadow_classifier",
 ]
