@@ -8,6 +8,7 @@ With `target=None` every model of the pool is attacked in turn (T = M) by the ot
 """
 
 from lira.attacks._pool import FewModelsWarning, FlooredVarianceWarning
+from lira.attacks.bavaria import bavaria_offline, bavaria_online
 from lira.attacks.classifier import classifier_features, shadow_classifier
 from lira.attacks.likelihood_ratio import (
     lira_offline,
@@ -26,6 +27,8 @@ from lira.attacks.threshold import (
 __all__ = [
     "FewModelsWarning",
     "FlooredVarianceWarning",
+    "bavaria_offline",
+    "bavaria_online",
     "classifier_features",
     "confidence_threshold",
     "entropy_threshold",
