@@ -120,7 +120,7 @@ def test_predictive_is_the_posterior_integrated_over_mean_and_variance():
 def test_many_models_attain_the_neyman_pearson_auc():
     """Examples of differing strength d_n, by quadrature over d: log LR is N(-+d^2/2, d^2)."""
     rng = np.random.default_rng(2)
-    M, T, N = 1024, 16, 2000
+    M, T, N = 1024, 16, 1000
     strength, spread = rng.uniform(0.2, 4, N), rng.uniform(0.5, 2, (1, N, 1))
     centre = rng.normal(0, 2, (1, N, 1))
     keep, keep_target = keep_mask(0, M, N), keep_mask(1, T, N)
@@ -140,7 +140,7 @@ def test_many_models_attain_the_neyman_pearson_auc():
 def test_one_strength_for_all_meets_the_closed_form():
     """IN N(2, 1), OUT N(0, 1) about each example's own centre: AUC and TPR of online and offline alike."""
     rng = np.random.default_rng(1)
-    M, T, N, d = 1024, 16, 4000, 2.0
+    M, T, N, d = 1024, 16, 1500, 2.0
     centre = rng.normal(0, 3, (1, N, 1))
     keep, keep_target = keep_mask(0, M, N), keep_mask(1, T, N)
     phi = (rng.standard_normal((M, N, 1), dtype=np.float32) + d * keep[..., None] + centre).astype(np.float32)
@@ -175,7 +175,7 @@ def check_chance(aucs, tprs, n):
 @pytest.mark.parametrize("M", [4, 8, 16, 64])
 def test_noise_and_signal_in_the_shadow_models_alone_are_at_chance(M, attack, signal):
     aucs, tprs = [], []
-    rows, N = (M, 32_000 // M) if signal == 0 else (2, 4000)
+    rows, N = (M, 16_000 // M) if signal == 0 else (2, 2000)
     for seed in range(4):
         rng = np.random.default_rng([seed, M])
         keep = keep_mask(seed, M, N)

@@ -16,6 +16,7 @@ from lira.attacks.likelihood_ratio import (
     lira_online,
     lira_online_fixed,
 )
+from lira.attacks.multivariate import lira_online_multivariate
 from lira.attacks.threshold import (
     confidence_threshold,
     entropy_threshold,
@@ -37,6 +38,7 @@ __all__ = [
     "lira_offline_fixed",
     "lira_online",
     "lira_online_fixed",
+    "lira_online_multivariate",
     "loss_threshold",
     "modified_entropy_threshold",
     "shadow_classifier",
