@@ -17,6 +17,7 @@ from lira.attacks.likelihood_ratio import (
     lira_online_fixed,
 )
 from lira.attacks.multivariate import lira_online_multivariate
+from lira.attacks.quantile import quantile_regression
 from lira.attacks.threshold import (
     confidence_threshold,
     entropy_threshold,
@@ -41,5 +42,6 @@ __all__ = [
     "lira_online_multivariate",
     "loss_threshold",
     "modified_entropy_threshold",
+    "quantile_regression",
     "shadow_classifier",
 ]
