@@ -9,16 +9,26 @@ points take `population [M, Z, Q]`, and `target_population [T, Z, Q]` with outsi
 """
 
 from lira.attacks._pool import FewModelsError, FewModelsWarning, FlooredVarianceWarning, SignalArray
+from lira.attacks.bavaria import bavaria_offline, bavaria_online
 from lira.attacks.calibration import base, difficulty_calibration, difficulty_calibration_both
+from lira.attacks.classifier import classifier_features, shadow_classifier
 from lira.attacks.likelihood_ratio import (
     lira_offline,
     lira_offline_fixed,
     lira_online,
     lira_online_fixed,
 )
+from lira.attacks.multivariate import lira_online_multivariate
+from lira.attacks.quantile import quantile_regression
 from lira.attacks.rank import attack_p, attack_r
 from lira.attacks.relative import rmia_offline, rmia_online
-from lira.attacks.threshold import global_threshold
+from lira.attacks.threshold import (
+    confidence_threshold,
+    entropy_threshold,
+    global_threshold,
+    loss_threshold,
+    modified_entropy_threshold,
+)
 
 __all__ = [
     "FewModelsError",
@@ -28,13 +38,23 @@ __all__ = [
     "attack_p",
     "attack_r",
     "base",
+    "bavaria_offline",
+    "bavaria_online",
+    "classifier_features",
+    "confidence_threshold",
     "difficulty_calibration",
     "difficulty_calibration_both",
+    "entropy_threshold",
     "global_threshold",
     "lira_offline",
     "lira_offline_fixed",
     "lira_online",
     "lira_online_fixed",
+    "lira_online_multivariate",
+    "loss_threshold",
+    "modified_entropy_threshold",
+    "quantile_regression",
     "rmia_offline",
     "rmia_online",
+    "shadow_classifier",
 ]

@@ -51,20 +51,28 @@ class SignalArray(Protocol):
 
 
 def check_pool(
-    phi: SignalArray, keep: np.ndarray, target: SignalArray | None, leave: str
+    phi: SignalArray,
+    keep: np.ndarray,
+    target: SignalArray | None,
+    leave: str,
+    name: str = "phi",
+    last: str = "queries",
 ) -> tuple[int, int, int]:
-    """Check the shapes of an attack's arguments and that `leave` fits the pool; return (M, N, Q)."""
+    """Check the shapes of an attack's arguments and that `leave` fits the pool; return (M, N, Q).
+
+    `name` and `last` are what the signal and its last axis are called where an attack takes another than phi.
+    """
     if len(phi.shape) != 3:
-        raise ValueError(f"phi must be [models, examples, queries]; got shape {tuple(phi.shape)}")
+        raise ValueError(f"{name} must be [models, examples, {last}]; got shape {tuple(phi.shape)}")
     M, N, Q = phi.shape
     if keep.dtype != bool or keep.shape != (M, N):
         raise ValueError(
-            f"keep must be bool of shape {(M, N)} like phi; got {keep.dtype} of shape {keep.shape}"
+            f"keep must be bool of shape {(M, N)} like {name}; got {keep.dtype} of shape {keep.shape}"
         )
     if N == 0 or Q == 0:
-        raise ValueError(f"phi holds no examples or no queries: its shape is {tuple(phi.shape)}")
+        raise ValueError(f"{name} holds no examples or no {last}: its shape is {tuple(phi.shape)}")
     if target is not None and (len(target.shape) != 3 or tuple(target.shape[1:]) != (N, Q)):
-        raise ValueError(f"target must be [targets, {N}, {Q}] like phi; got shape {tuple(target.shape)}")
+        raise ValueError(f"target must be [targets, {N}, {Q}] like {name}; got shape {tuple(target.shape)}")
     if leave not in ("pair", "one"):
         raise ValueError(f'leave must be "pair" or "one"; got {leave!r}')
     if target is None and leave == "pair" and not is_paired(keep):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lira.attacks._moments import float64, moments, pooled_sums
 from lira.attacks._pool import (
     Block,
     FewModelsError,
@@ -209,22 +210,6 @@ def _middle(values, mask) -> np.ndarray:
 # --- The arithmetic, float64 under jit ------------------------------------------------------------------------------
 
 
-def _moments(values: jax.Array, side: Side):
-    """Count `[T, n, 1]`, mean and sum of squared deviations `[T, n, Q]` of a side without what each target removes."""
-    mask = side.mask[..., None]
-    count = jnp.sum(mask, axis=0)
-    mean = jnp.sum(jnp.where(mask, values, 0.0), axis=0) / jnp.maximum(count, 1)
-    squares = jnp.sum(jnp.where(mask, jnp.square(values - mean), 0.0), axis=0)
-    removes = side.removes[..., None]
-    rest = count - removes
-    deviation = jnp.where(removes, side.removed - mean, 0.0)
-    # mean' = mean - d / (c - 1),  squares' = squares - d^2 c / (c - 1)
-    left = squares - jnp.square(deviation) * (count / jnp.maximum(rest, 1))
-    # Below float64's cancellation error nothing is left but rounding.
-    left = jnp.where(left > 1e-13 * squares, left, 0.0)
-    return rest, mean - deviation / jnp.maximum(rest, 1), left
-
-
 def _median(side: Side, middle) -> jax.Array:
     """The median of a side without what each target removes, `[T, n, Q]`; `middle` is what `_middle` found."""
     everything, low, after_low, high, after_high = middle
@@ -234,20 +219,16 @@ def _median(side: Side, middle) -> jax.Array:
     return jnp.where(side.removes[..., None], without, everything)
 
 
-def _float64(*arrays):
-    return jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype != bool else a, arrays)
-
-
 @partial(jax.jit, static_argnames=("online", "original"))
 def _score(block: Block, middles, variances, fresh, *, online: bool, original: bool):
     """Scores `[T, n]` of one block, and how many variances were floored among its fresh examples."""
-    attacked, values, inside, outside = _float64(*block)
+    attacked, values, inside, outside = float64(*block)
     floored = jnp.zeros((), jnp.int64)
     terms = []
     for index, side in enumerate((inside, outside)):
         if side is inside and not online:
             continue
-        count, mean, squares = _moments(values, side)
+        count, mean, squares = moments(values, side)
         centre = _median(side, middles[index]) if original else mean
         if variances is None:
             variance = squares / jnp.maximum(count, 1)
@@ -275,31 +256,10 @@ def _score(block: Block, middles, variances, fresh, *, online: bool, original: b
 
 def _fixed_variances(read, shape, online: bool, original: bool) -> tuple[np.ndarray, np.ndarray]:
     """One variance a side for each target, `[T]` or `[1]`, from a first pass over all examples."""
-    totals = None
-    for examples, fresh in blocks(*shape):
-        _, values, *sides = read(examples)
-        sums = [np.asarray(_sums(values, side, fresh)) for side in sides]
-        totals = sums if totals is None else [a + b for a, b in zip(totals, sums, strict=True)]
-    assert totals is not None
     variances = []
-    for count, within, total, total_squares in totals:
+    for count, within, total, squares in pooled_sums(read, shape):
         count = np.maximum(count, 1)
-        variance = total_squares / count - np.square(total / count) if original else within / count
+        variance = squares / count - np.square(total / count) if original else within / count
         variances.append(np.where(variance > 0, variance, 1.0))
     # The original code takes the IN side's for both when it is online.
     return (variances[0], variances[0 if original and online else 1])
-
-
-@jax.jit
-def _sums(values, side: Side, fresh):
-    """Over a block's fresh examples and queries, for each target: count, squares within, sum, sum of squares."""
-    values, side = _float64(values, side)
-    count, mean, squares = _moments(values, side)
-    count = jnp.broadcast_to(count, mean.shape)
-    fresh = fresh[:, None]
-    return jnp.stack(
-        [
-            jnp.sum(jnp.where(fresh, part, 0.0), axis=(1, 2))
-            for part in (count, squares, count * mean, squares + count * jnp.square(mean))
-        ]
-    )

@@ -1,0 +1,68 @@
+"""Moments of the IN and OUT sides without what each target leaves out, in float64 under jit."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lira.attacks._pool import Block, Side, blocks
+
+__all__ = ["PooledSums", "float64", "moments", "pooled_sums"]
+
+
+class PooledSums(NamedTuple):
+    """Sums over all examples and queries of one side, float64 `[T]`: one for each target, or `[1]` for outside ones."""
+
+    models: np.ndarray
+    within: np.ndarray  # squared deviations from each example's mean
+    total: np.ndarray
+    squares: np.ndarray
+
+
+def float64(*arrays):
+    """Widen every array but masks."""
+    return jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype != bool else a, arrays)
+
+
+def moments(values: jax.Array, side: Side):
+    """Count `[T, n, 1]`, mean and sum of squared deviations `[T, n, Q]` of a side without what each target removes."""
+    mask = side.mask[..., None]
+    count = jnp.sum(mask, axis=0)
+    mean = jnp.sum(jnp.where(mask, values, 0.0), axis=0) / jnp.maximum(count, 1)
+    squares = jnp.sum(jnp.where(mask, jnp.square(values - mean), 0.0), axis=0)
+    removes = side.removes[..., None]
+    rest = count - removes
+    deviation = jnp.where(removes, side.removed - mean, 0.0)
+    # mean' = mean - d / (c - 1),  squares' = squares - d^2 c / (c - 1)
+    left = squares - jnp.square(deviation) * (count / jnp.maximum(rest, 1))
+    # Below float64's cancellation error nothing is left but rounding.
+    left = jnp.where(left > 1e-13 * squares, left, 0.0)
+    return rest, mean - deviation / jnp.maximum(rest, 1), left
+
+
+def pooled_sums(read: Callable[[slice], Block], shape: tuple[int, int, int]) -> list[PooledSums]:
+    """Sum the moments of the IN and of the OUT side in a pass over a pool of `shape` (M, N, Q)."""
+    totals = None
+    for examples, fresh in blocks(*shape):
+        block = read(examples)
+        sums = [np.asarray(_sums(block.values, side, fresh)) for side in (block.inside, block.outside)]
+        totals = sums if totals is None else [a + b for a, b in zip(totals, sums, strict=True)]
+    assert totals is not None
+    return [PooledSums(*side) for side in totals]
+
+
+@jax.jit
+def _sums(values, side: Side, fresh):
+    """The sums of a block's fresh examples, `[4, T]`."""
+    values, side = float64(values, side)
+    count, mean, squares = moments(values, side)
+    count = jnp.broadcast_to(count, mean.shape)
+    fresh = fresh[:, None]
+    return jnp.stack(
+        [
+            jnp.sum(jnp.where(fresh, part, 0.0), axis=(1, 2))
+            for part in (count, squares, count * mean, squares + count * jnp.square(mean))
+        ]
+    )
