@@ -140,10 +140,10 @@ def resample_rates(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
 def resample_margin(resampled: np.ndarray, num_clusters: int) -> np.ndarray:
     """Half the 95 % interval of a figure, from its values in resamples (first axis) of clusters.
 
-    Student's quantile times the bootstrap's standard error; the normal one for a single target, whose members and
-    non-members are resampled.
+    Student's quantile times the bootstrap's standard error times sqrt(P / (P - 1)): resampling P clusters shows only
+    (P - 1) / P of the variance between them. A single cluster's members and non-members are many: neither is needed.
     """
     error = np.std(resampled, axis=0, ddof=1)
     if num_clusters == 1:
         return stats.norm.ppf(0.975) * error
-    return stats.t.ppf(0.975, num_clusters - 1) * error
+    return stats.t.ppf(0.975, num_clusters - 1) * np.sqrt(num_clusters / (num_clusters - 1)) * error

@@ -177,7 +177,7 @@ class Roc:
     def band(self, fprs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """TPR and the 95 % interval's ends at each of `fprs [F]`, each float64 `[F]`; NaN ends with too few clusters.
 
-        Estimate +- t(.975, P - 1) bootstrap standard errors over P clusters, clipped to [0, 1]; the
+        Estimate +- t(.975, P - 1) sqrt(P / (P - 1)) bootstrap standard errors over P clusters, clipped to [0, 1]; the
         threshold is chosen anew on every resample.
         """
         allowed = allowed_false_positives(fprs, self.num_nonmembers)
