@@ -7,14 +7,20 @@ from lira.metrics._shared import MIN_CLUSTERS, Estimate, UndefinedMetricWarning
 from lira.metrics.curve import OperatingPoint, Roc, roc
 from lira.metrics.examples import example_tpr
 from lira.metrics.targets import mean_over_targets
+from lira.metrics.thresholds import FixedThreshold, Youden, fixed_threshold, ppv, youden
 
 __all__ = [
     "MIN_CLUSTERS",
     "Estimate",
+    "FixedThreshold",
     "OperatingPoint",
     "Roc",
     "UndefinedMetricWarning",
+    "Youden",
     "example_tpr",
+    "fixed_threshold",
     "mean_over_targets",
+    "ppv",
     "roc",
+    "youden",
 ]
