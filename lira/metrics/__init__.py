@@ -6,6 +6,12 @@ All take `scores [T, N]` and `keep [T, N]`, every target's score for every examp
 from lira.metrics._shared import MIN_CLUSTERS, Estimate, UndefinedMetricWarning
 from lira.metrics.curve import OperatingPoint, Roc, roc
 from lira.metrics.examples import example_tpr
+from lira.metrics.information import (
+    MutualInformation,
+    bayes_error_bound,
+    information_bound,
+    mutual_information,
+)
 from lira.metrics.targets import mean_over_targets
 from lira.metrics.thresholds import FixedThreshold, Youden, fixed_threshold, ppv, youden
 
@@ -13,13 +19,17 @@ __all__ = [
     "MIN_CLUSTERS",
     "Estimate",
     "FixedThreshold",
+    "MutualInformation",
     "OperatingPoint",
     "Roc",
     "UndefinedMetricWarning",
     "Youden",
+    "bayes_error_bound",
     "example_tpr",
     "fixed_threshold",
+    "information_bound",
     "mean_over_targets",
+    "mutual_information",
     "ppv",
     "roc",
     "youden",
