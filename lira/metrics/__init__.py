@@ -4,6 +4,7 @@ All take `scores [T, N]` and `keep [T, N]`, every target's score for every examp
 """
 
 from lira.metrics._shared import MIN_CLUSTERS, Estimate, UndefinedMetricWarning
+from lira.metrics.comparison import Difference, difference
 from lira.metrics.curve import OperatingPoint, Roc, roc
 from lira.metrics.examples import example_tpr
 from lira.metrics.information import (
@@ -17,6 +18,7 @@ from lira.metrics.thresholds import FixedThreshold, Youden, fixed_threshold, ppv
 
 __all__ = [
     "MIN_CLUSTERS",
+    "Difference",
     "Estimate",
     "FixedThreshold",
     "MutualInformation",
@@ -25,6 +27,7 @@ __all__ = [
     "UndefinedMetricWarning",
     "Youden",
     "bayes_error_bound",
+    "difference",
     "example_tpr",
     "fixed_threshold",
     "information_bound",
