@@ -6,7 +6,7 @@ All take `scores [T, N]` and `keep [T, N]`, every target's score for every examp
 from lira.metrics._shared import MIN_CLUSTERS, Estimate, UndefinedMetricWarning
 from lira.metrics.comparison import Difference, difference
 from lira.metrics.curve import OperatingPoint, Roc, roc
-from lira.metrics.examples import example_tpr
+from lira.metrics.examples import Stability, example_tpr, stability
 from lira.metrics.information import (
     MutualInformation,
     bayes_error_bound,
@@ -24,6 +24,7 @@ __all__ = [
     "MutualInformation",
     "OperatingPoint",
     "Roc",
+    "Stability",
     "UndefinedMetricWarning",
     "Youden",
     "bayes_error_bound",
@@ -35,5 +36,6 @@ __all__ = [
     "mutual_information",
     "ppv",
     "roc",
+    "stability",
     "youden",
 ]
