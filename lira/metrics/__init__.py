@@ -13,6 +13,15 @@ from lira.metrics.information import (
     information_bound,
     mutual_information,
 )
+from lira.metrics.subpools import (
+    LearningPoint,
+    Rescored,
+    enough_models,
+    learning_curve,
+    rescored_intervals,
+    stability_between_pools,
+    subpool_scores,
+)
 from lira.metrics.targets import mean_over_targets
 from lira.metrics.thresholds import FixedThreshold, Youden, fixed_threshold, ppv, youden
 
@@ -21,21 +30,28 @@ __all__ = [
     "Difference",
     "Estimate",
     "FixedThreshold",
+    "LearningPoint",
     "MutualInformation",
     "OperatingPoint",
+    "Rescored",
     "Roc",
     "Stability",
     "UndefinedMetricWarning",
     "Youden",
     "bayes_error_bound",
     "difference",
+    "enough_models",
     "example_tpr",
     "fixed_threshold",
     "information_bound",
+    "learning_curve",
     "mean_over_targets",
     "mutual_information",
     "ppv",
+    "rescored_intervals",
     "roc",
     "stability",
+    "stability_between_pools",
+    "subpool_scores",
     "youden",
 ]
