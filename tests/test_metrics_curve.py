@@ -5,9 +5,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from lira import metrics
 from lira.membership import keep_mask
-from lira.metrics import UndefinedMetricWarning, example_tpr, mean_over_targets, roc
+from lira.metrics import UndefinedMetricWarning, roc
+from lira.metrics import curve as module
+from lira.metrics._shared import RESAMPLES, allowed_false_positives
 
 
 def pool(seed, T=8, N=50, signal=1.0, ties=False, dtype=np.float32):
@@ -33,6 +34,30 @@ def test_curve_and_auc_are_scikit_learns(seed, ties, dtype):
     np.testing.assert_array_equal(curve.thresholds, thresholds)
     assert curve.auc == pytest.approx(roc_auc_score(keep.ravel(), scores.ravel()), abs=1e-12)
     assert curve.balanced_accuracy == pytest.approx(np.max((tpr + 1 - fpr) / 2), abs=1e-12)
+
+
+def test_gaussian_scores_give_the_closed_form():
+    """Evenly spaced quantiles of N(0, 1) and N(d, 1): no noise, so only the spacing stands between."""
+    d, n = 1.5, 50_000
+    noise = stats.norm.ppf((np.arange(n) + 0.5) / n)
+    gaussian = roc(np.concatenate([noise, noise + d])[None], np.repeat([False, True], n)[None])
+    assert gaussian.auc == pytest.approx(stats.norm.cdf(d / np.sqrt(2)), abs=2e-5)
+    for fpr in (0.001, 0.01, 0.1):
+        # The threshold lies just above the first non-member that must be rejected.
+        tpr = stats.norm.cdf(d + stats.norm.ppf(fpr + 0.5 / n))
+        assert gaussian.tpr[gaussian.fpr <= fpr].max() == pytest.approx(tpr, abs=1 / n)
+    assert 2 * gaussian.balanced_accuracy - 1 == pytest.approx(2 * stats.norm.cdf(d / 2) - 1, abs=2e-5)
+
+
+@given(seeds, st.booleans())
+def test_distinct_scores_are_counted(seed, ties):
+    scores, keep = pool(seed, ties=ties)
+    assert roc(scores, keep).distinct_scores == len(np.unique(scores))
+
+
+def test_whole_numbers_are_scores_too():
+    keep = keep_mask(0, 8, 50)
+    assert roc(keep.astype(int), keep).auc == 1
 
 
 @given(seeds)
@@ -116,7 +141,7 @@ def test_few_false_positives_are_said():
     ("fpr", "n", "k"), [(0.07, 100, 7), (0.29, 100, 29), (1e-5, 100_000, 1), (0.001, 999, 0)]
 )
 def test_floor_of_a_product_is_not_spoilt_by_rounding(fpr, n, k):
-    assert metrics._allowed(fpr, n) == k
+    assert allowed_false_positives(fpr, n) == k
 
 
 # --- Intervals ------------------------------------------------------------------------------------------------------
@@ -141,9 +166,10 @@ def naive_resamples(scores, keep, fpr, draws):
 def test_interval_of_pairs_is_the_naive_bootstraps(fpr, ties):
     scores, keep = pool(1, T=12, N=40, ties=ties)
     point = roc(scores, keep).tpr_at(fpr)
-    draws = np.random.default_rng(0).multinomial(6, [1 / 6] * 6, size=metrics.RESAMPLES)
+    draws = np.random.default_rng(0).multinomial(6, [1 / 6] * 6, size=RESAMPLES)
     by_pair = naive_resamples(scores.reshape(6, -1), keep.reshape(6, -1), fpr, draws)
-    margin = stats.t.ppf(0.975, 5) * by_pair.std(ddof=1)
+    # Resampling six pairs shows 5/6 of the variance between them.
+    margin = stats.t.ppf(0.975, 5) * by_pair.std(ddof=1) * np.sqrt(6 / 5)
     assert point.low == pytest.approx(max(point.tpr - margin, 0), abs=1e-12)
     assert point.high == pytest.approx(min(point.tpr + margin, 1), abs=1e-12)
 
@@ -178,10 +204,10 @@ def test_single_targets_interval_is_the_stratified_bootstraps():
 
 def test_thinning_the_candidates_moves_the_interval_by_little(monkeypatch):
     scores, keep = pool(4, T=32, N=2000)
-    full = roc(scores, keep)
-    monkeypatch.setattr(metrics, "CANDIDATES", 2048)
     thin = roc(scores, keep)
-    assert len(thin.candidates) <= 2048 < len(full.candidates)
+    monkeypatch.setattr(module, "CANDIDATES", scores.size)
+    full = roc(scores, keep)
+    assert len(thin.candidates) <= 4096 < len(full.candidates)
     for fpr in (0.001, 0.01, 0.1):
         a, b = full.tpr_at(fpr), thin.tpr_at(fpr)
         assert a.tpr == b.tpr
@@ -193,12 +219,12 @@ def test_thinning_the_candidates_moves_the_interval_by_little(monkeypatch):
 
 
 def test_intervals_cover_the_truth():
-    """Shadow models shared between targets and a random effect per model; 200 runs at M = 16, FPR 1 %.
+    """Shadow models shared between targets and a random effect per model; 100 runs at M = 16, FPR 1 %.
 
-    Truth is the mean over the runs. Nominal 95 %, the reference finds 93-96 %; three binomial standard errors of 200
-    runs are 4.6 %. A binomial interval, which takes all scores as independent, must fall well below.
+    Truth is the mean over the runs. Nominal 95 %, of which three binomial standard errors of 100 runs, 6.5 %, may be
+    missing (experiments/benchmarks/coverage.py says more with more runs). A binomial interval, which takes all scores as independent, must fall well below.
     """
-    M, N, runs = 16, 800, 200
+    M, N, runs = 16, 400, 100
     strength = np.random.default_rng(9).exponential(1.0, N)
     points, plain = [], []
     for run in range(runs):
@@ -213,34 +239,11 @@ def test_intervals_cover_the_truth():
         half = 1.96 * np.sqrt(points[-1].tpr * (1 - points[-1].tpr) / keep.sum())
         plain.append((points[-1].tpr - half, points[-1].tpr + half))
     truth = np.mean([p.tpr for p in points])
-    assert 0.904 <= np.mean([p.low <= truth <= p.high for p in points]) <= 0.996
+    assert np.mean([p.low <= truth <= p.high for p in points]) >= 0.885
     assert np.mean([low <= truth <= high for low, high in plain]) < 0.8
 
 
-# --- Means over targets, examples, errors ---------------------------------------------------------------------------
-
-
-@given(seeds, st.booleans())
-def test_mean_over_targets_is_the_mean_of_single_curves(seed, ties):
-    scores, keep = pool(seed, T=8, N=80, ties=ties)
-    mean = mean_over_targets(scores, keep, [0.05, 0.2, 1.0, 0.001])
-    singles = [roc(scores[t : t + 1], keep[t : t + 1]) for t in range(8)]
-    aucs = np.array([single.auc for single in singles])
-    assert mean["auc"].value == pytest.approx(aucs.mean(), abs=1e-12)
-    margin = stats.t.ppf(0.975, 3) * aucs.reshape(4, 2).mean(axis=1).std(ddof=1) / 2
-    assert mean["auc"].high - mean["auc"].low == pytest.approx(2 * margin)
-    for fpr in (0.05, 0.2, 1.0):
-        tprs = [single.tpr_at(fpr).tpr for single in singles]
-        assert mean["tpr_at_fpr"][fpr].value == pytest.approx(np.mean(tprs), abs=1e-12)
-    assert np.isnan(mean["tpr_at_fpr"][0.001].value), "no target can resolve it"
-
-
-@given(seeds)
-def test_example_tpr_counts_the_models_that_hold_it(seed):
-    scores, keep = pool(seed, T=6, N=20)
-    for n, share in enumerate(example_tpr(scores, keep, 0.5)):
-        assert share == np.mean(scores[keep[:, n], n] >= 0.5)
-    assert np.isnan(example_tpr(scores, np.zeros_like(keep), 0.5)).all()
+# --- Errors -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -260,6 +263,11 @@ def test_example_tpr_counts_the_models_that_hold_it(seed):
 def test_bad_arguments_are_named(scores, keep, message):
     with pytest.raises(ValueError, match=message):
         roc(scores, keep)
+
+
+def test_clusters_are_one_label_a_target():
+    with pytest.raises(ValueError, match=r"clusters must be one label a target, \[8\]; got shape \(3,\)"):
+        roc(*pool(0), clusters=np.arange(3))
 
 
 @pytest.mark.parametrize("fpr", [-0.1, 1.1, 5, float("nan")])

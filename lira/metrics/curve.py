@@ -3,54 +3,31 @@
 Only realised operating points count: nothing is interpolated, and a group of tied scores is one step. The 95 %
 intervals of pooled curves resample whole pairs of models, because the scores of one model are not independent. They
 are conditional on the examples.
-
-Coverage, by simulation with shared shadow models and a random effect per model (N = 800, FPR 1 %, 100 to 200 runs):
-TPR at FPR .905 to .935 at M = 16 and .95 at M = 64; AUC only .845 to .875 and .93, because all targets share
-the estimation error of one small pool.
 """
 
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from lira.membership import is_paired
+from lira.metrics._shared import (
+    Estimate,
+    UndefinedMetricWarning,
+    allowed_false_positives,
+    check_fpr,
+    check_scores,
+    clusters_of,
+    ratio,
+    resample_margin,
+    resample_rates,
+)
 
-__all__ = [
-    "Estimate",
-    "OperatingPoint",
-    "Roc",
-    "UndefinedMetricWarning",
-    "example_tpr",
-    "mean_over_targets",
-    "roc",
-]
+__all__ = ["OperatingPoint", "Roc", "roc"]
 
-RESAMPLES = 1000
 # Thresholds that the bootstrap may choose from. Beyond this many the low-FPR end stays complete and the rest is
-# spaced by equal ratios of FPR, some 0.2 % apart: far below the standard error it serves.
-CANDIDATES = 8192
-MIN_CLUSTERS = 4
-
-
-class UndefinedMetricWarning(UserWarning):
-    """A metric is NaN because there are no members or no non-members."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its 95 % interval; `low` and `high` are NaN where no interval can be given."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        """Show `0.614 [0.610, 0.618]`."""
-        return f"{self.value:.4g}" + ("" if np.isnan(self.low) else f" [{self.low:.4g}, {self.high:.4g}]")
+# spaced by equal ratios of FPR, at most some 0.3 % apart: far below the standard error it serves.
+CANDIDATES = 4096
 
 
 @dataclass(frozen=True)
@@ -126,14 +103,19 @@ class Roc:
         return self.cluster_counts.shape[1]
 
     @property
+    def distinct_scores(self) -> int:
+        """How many different values the scores take: few for attacks that are step functions of phi."""
+        return len(self.thresholds) - 1
+
+    @property
     def fpr(self) -> np.ndarray:
         """False-positive rates, float64 `[K]`; NaN without non-members."""
-        return _ratio(self.false_positives, self.num_nonmembers)
+        return ratio(self.false_positives, self.num_nonmembers)
 
     @property
     def tpr(self) -> np.ndarray:
         """True-positive rates, float64 `[K]`; NaN without members."""
-        return _ratio(self.true_positives, self.num_members)
+        return ratio(self.true_positives, self.num_members)
 
     @cached_property
     def auc(self) -> float:
@@ -161,10 +143,9 @@ class Roc:
         Raises:
             ValueError: `fpr` is outside [0, 1].
         """
-        if not 0 <= fpr <= 1:
-            raise ValueError(f"fpr is a fraction between 0 and 1; got {fpr}")
+        check_fpr(fpr)
         n = self.num_nonmembers
-        allowed = _allowed(fpr, n)
+        allowed = int(allowed_false_positives(fpr, n))
         index = int(np.searchsorted(self.false_positives, allowed, side="right")) - 1
         threshold, realised = float(self.thresholds[index]), int(self.false_positives[index])
         status = "ok"
@@ -196,40 +177,54 @@ class Roc:
     def band(self, fprs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """TPR and the 95 % interval's ends at each of `fprs [F]`, each float64 `[F]`; NaN ends with too few clusters.
 
-        Estimate +- t(.975, P - 1) bootstrap standard errors over P clusters, clipped to [0, 1]; the threshold is
-        chosen anew on every resample.
+        Estimate +- t(.975, P - 1) sqrt(P / (P - 1)) bootstrap standard errors over P clusters, clipped to [0, 1]; the
+        threshold is chosen anew on every resample.
         """
-        allowed = np.array([_allowed(fpr, self.num_nonmembers) for fpr in fprs])
+        allowed = allowed_false_positives(fprs, self.num_nonmembers)
         tpr = self.tpr[np.searchsorted(self.false_positives, allowed, side="right") - 1]
-        if self._resamples is None:
+        resampled = self.resampled_tpr(fprs)
+        if resampled is None:
             return tpr, np.full(len(tpr), np.nan), np.full(len(tpr), np.nan)
-        resampled = np.stack(
-            [
-                tpr_b[np.searchsorted(fpr_b, fprs * (1 + 1e-12), side="right") - 1]
-                for fpr_b, tpr_b in zip(*self._resamples, strict=True)
-            ]
-        )
-        margin = self._t * np.std(resampled, axis=0, ddof=1)
+        margin = resample_margin(resampled, self.num_clusters)
         return tpr, np.maximum(tpr - margin, 0), np.minimum(tpr + margin, 1)
 
     def auc_interval(self) -> Estimate:
         """AUC with its interval from the same resamples: 95 % nominally, too narrow below some 64 models."""
-        if self._resamples is None:
-            return Estimate(self.auc, float("nan"), float("nan"))
-        fpr, tpr = self._resamples
-        # The candidates end at the last threshold; the corner (0, 0) is their first.
-        return self._estimate(self.auc, np.sum(np.diff(fpr) * (tpr[:, 1:] + tpr[:, :-1]) / 2, axis=1))
+        return self._interval(self.auc, self.resampled_auc())
 
     def balanced_accuracy_interval(self) -> Estimate:
         """Balanced accuracy with its 95 % interval, from the same resamples."""
-        if self._resamples is None:
-            return Estimate(self.balanced_accuracy, float("nan"), float("nan"))
-        fpr, tpr = self._resamples
-        return self._estimate(self.balanced_accuracy, 0.5 + 0.5 * np.max(tpr - fpr, axis=1))
+        best = None
+        if self._resamples is not None:
+            false, true = self._resamples
+            best = 0.5 + 0.5 * np.max(true - false, axis=1)
+        return self._interval(self.balanced_accuracy, best)
 
-    def _estimate(self, value: float, resampled: np.ndarray) -> Estimate:
-        margin = self._t * float(np.std(resampled, ddof=1))
-        return Estimate(value, max(value - margin, 0.0), min(value + margin, 1.0))
+    def resampled_tpr(self, fprs: np.ndarray) -> np.ndarray | None:
+        """TPR at each of `fprs [F]` in each resample of the clusters, float64 `[B, F]`; None with too few clusters.
+
+        Curves of equally many clusters are resampled alike, so the differences of two are paired.
+        """
+        if self._resamples is None:
+            return None
+        return np.stack(
+            [
+                true[np.searchsorted(false, fprs * (1 + 1e-12), side="right") - 1]
+                for false, true in zip(*self._resamples, strict=True)
+            ]
+        )
+
+    def resampled_auc(self) -> np.ndarray | None:
+        """AUC in each of the same resamples, float64 `[B]`; None with too few clusters."""
+        if self._resamples is None:
+            return None
+        false, true = self._resamples
+        # The candidates end at the last threshold; the corner (0, 0) is their first.
+        return np.sum(np.diff(false) * (true[:, 1:] + true[:, :-1]) / 2, axis=1)
+
+    def _interval(self, value: float, resampled: np.ndarray | None) -> Estimate:
+        margin = np.nan if resampled is None else float(resample_margin(resampled, self.num_clusters))
+        return Estimate.around(value, margin, 0, 1)
 
     def _is_defined(self, metric: str) -> bool:
         if self.num_members and self.num_nonmembers:
@@ -238,31 +233,10 @@ class Roc:
         warnings.warn(f"{metric} is undefined: there are no {missing}", UndefinedMetricWarning, stacklevel=3)
         return False
 
-    @property
-    def _t(self) -> float:
-        """Student's quantile for P clusters; the normal one for a single target, whose examples are resampled."""
-        return float(
-            stats.norm.ppf(0.975) if self.num_clusters == 1 else stats.t.ppf(0.975, self.num_clusters - 1)
-        )
-
     @cached_property
     def _resamples(self) -> tuple[np.ndarray, np.ndarray] | None:
         """FPR and TPR at the candidates in each resample, float64 `[B, G]`; None where there are too few clusters."""
-        if not (self.num_members and self.num_nonmembers) or 1 < self.num_clusters < MIN_CLUSTERS:
-            return None
-        rng = np.random.default_rng(0)  # Fixed, so that a figure is the same each time it is asked for.
-        if self.num_clusters == 1:
-            # One target: members and non-members are drawn apart, which on the candidates is a multinomial.
-            false, true = (
-                np.cumsum(rng.multinomial(c[-1], np.diff(c, prepend=0) / c[-1], size=RESAMPLES), axis=1)
-                / c[-1]
-                for c in self.cluster_counts[:, 0]
-            )
-            return false, true
-        P = self.num_clusters
-        draws = rng.multinomial(P, np.full(P, 1 / P), size=RESAMPLES).astype(np.float64)
-        false, true = (draws @ counts for counts in self.cluster_counts.astype(np.float64))
-        return _ratio(false, false[:, -1:]), _ratio(true, true[:, -1:])
+        return resample_rates(self.cluster_counts)
 
 
 def roc(scores: np.ndarray, keep: np.ndarray, *, clusters: np.ndarray | None = None) -> Roc:
@@ -277,13 +251,14 @@ def roc(scores: np.ndarray, keep: np.ndarray, *, clusters: np.ndarray | None = N
 
     Raises:
         ValueError: shapes disagree, a score is NaN, or there are no scores.
+
+    >>> curve = roc(np.array([[0.9, 0.8, 0.3, 0.1]]), np.array([[True, False, True, False]]))
+    >>> curve.auc, curve.distinct_scores, curve.tpr_at(0.5).tpr
+    (0.75, 4, 1.0)
     """
-    scores, keep = _check(scores, keep)
-    T, N = scores.shape
-    belongs = (
-        (np.arange(T) // 2 if is_paired(keep) else np.arange(T)) if clusters is None else np.asarray(clusters)
-    )
-    group = np.unique(belongs, return_inverse=True)[1]
+    scores, keep = check_scores(scores, keep)
+    N = scores.shape[1]
+    group = clusters_of(keep, clusters)
     flat = scores.ravel()
     order = np.argsort(flat)[::-1]
     ordered = flat[order]
@@ -310,87 +285,6 @@ def roc(scores: np.ndarray, keep: np.ndarray, *, clusters: np.ndarray | None = N
     )
 
 
-def mean_over_targets(scores: np.ndarray, keep: np.ndarray, fprs: list[float]) -> dict[str, Any]:
-    """Each target's own AUC and TPR at FPR, averaged: what one attacked model can expect.
-
-    A TPR whose FPR some target cannot resolve (fpr * non-members < 1) is NaN: it is neither averaged nor to be
-    compared with pooled figures. The intervals are Student's t over the means of pairs (of targets, where these are
-    not paired).
-
-    Returns:
-        {"auc": Estimate, "tpr_at_fpr": {fpr: Estimate}}.
-    """
-    scores, keep = _check(scores, keep)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UndefinedMetricWarning)
-        aucs = []
-        tprs = np.empty((len(scores), len(fprs)))
-        for t, (row, member) in enumerate(zip(scores, keep, strict=True)):
-            members, nonmembers = np.sort(row[member]), np.sort(row[~member])
-            below = np.searchsorted(nonmembers, members, "left") + np.searchsorted(
-                nonmembers, members, "right"
-            )
-            aucs.append(_ratio(below.sum() / 2, len(members) * len(nonmembers)))
-            for i, fpr in enumerate(fprs):
-                allowed = _allowed(fpr, len(nonmembers))
-                if allowed < 1 or not len(members):
-                    tprs[t, i] = np.nan
-                elif allowed >= len(nonmembers):
-                    tprs[t, i] = 1
-                else:
-                    # The highest non-member that must stay below the threshold.
-                    bar = nonmembers[len(nonmembers) - 1 - allowed]
-                    tprs[t, i] = 1 - np.searchsorted(members, bar, "right") / len(members)
-    paired = is_paired(keep)
-    return {
-        "auc": _mean(np.array(aucs), paired),
-        "tpr_at_fpr": {fpr: _mean(tprs[:, i], paired) for i, fpr in enumerate(fprs)},
-    }
-
-
-def example_tpr(scores: np.ndarray, keep: np.ndarray, threshold: float) -> np.ndarray:
-    """Per-example vulnerability: the share of the models that hold an example whose score for it reaches `threshold`.
-
-    Args:
-        scores: float `[T, N]`.
-        keep: bool `[T, N]`.
-        threshold: one for all, such as that of a global FPR.
-
-    Returns:
-        float64 `[N]`, NaN for an example that no target holds.
-    """
-    scores, keep = _check(scores, keep)
-    return _ratio((keep & (scores >= threshold)).sum(axis=0), keep.sum(axis=0))
-
-
-def _check(scores, keep) -> tuple[np.ndarray, np.ndarray]:
-    scores, keep = np.asarray(scores), np.asarray(keep)
-    if scores.ndim != 2 or scores.size == 0:
-        raise ValueError(f"scores must be [targets, examples] and not empty; got shape {scores.shape}")
-    if keep.shape != scores.shape or keep.dtype != bool:
-        raise ValueError(
-            f"keep must be bool of shape {scores.shape} like scores; got {keep.dtype} of shape {keep.shape}"
-        )
-    nan = np.isnan(scores)
-    if nan.any():
-        target, example = np.argwhere(nan)[0]
-        raise ValueError(
-            f"scores[{target}, {example}] is NaN: leave out the targets that could not be attacked"
-        )
-    return scores, keep
-
-
-def _allowed(fpr: float, nonmembers: int) -> int:
-    """floor(fpr * n), where 0.07 * 100 counts as 7 although it is 7.000000000000001 or 6.999999999999999."""
-    return int(np.floor(fpr * nonmembers * (1 + 1e-12)))
-
-
-def _ratio(count, total):
-    """Count / total, NaN where total is 0."""
-    total = np.asarray(total, np.float64)
-    return count / np.where(total == 0, np.nan, total)
-
-
 def _candidates(false_positives: np.ndarray) -> np.ndarray:
     """Points worth choosing on a resample: the last at each number of false positives, thinned to CANDIDATES."""
     corners = np.append(np.flatnonzero(np.diff(false_positives)), len(false_positives) - 1)
@@ -399,11 +293,3 @@ def _candidates(false_positives: np.ndarray) -> np.ndarray:
         ratios = np.geomspace(dense, len(corners) - 1, CANDIDATES - dense)
         corners = corners[np.unique(np.concatenate([np.arange(dense), np.round(ratios).astype(int)]))]
     return corners
-
-
-def _mean(values: np.ndarray, paired: bool) -> Estimate:
-    clusters = values.reshape(-1, 2).mean(axis=1) if paired else values
-    if len(clusters) < MIN_CLUSTERS or np.isnan(clusters).any():
-        return Estimate(float(values.mean()), float("nan"), float("nan"))
-    margin = stats.t.ppf(0.975, len(clusters) - 1) * clusters.std(ddof=1) / np.sqrt(len(clusters))
-    return Estimate(float(values.mean()), float(values.mean() - margin), float(values.mean() + margin))

@@ -1,0 +1,57 @@
+"""What scores and membership say about an attack: pure functions on arrays, higher score = more likely a member.
+
+All take `scores [T, N]` and `keep [T, N]`, every target's score for every example and whether it was trained on it.
+"""
+
+from lira.metrics._shared import MIN_CLUSTERS, Estimate, UndefinedMetricWarning
+from lira.metrics.comparison import Difference, difference
+from lira.metrics.curve import OperatingPoint, Roc, roc
+from lira.metrics.examples import Stability, example_tpr, stability
+from lira.metrics.information import (
+    MutualInformation,
+    bayes_error_bound,
+    information_bound,
+    mutual_information,
+)
+from lira.metrics.subpools import (
+    LearningPoint,
+    Rescored,
+    enough_models,
+    learning_curve,
+    rescored_intervals,
+    stability_between_pools,
+    subpool_scores,
+)
+from lira.metrics.targets import mean_over_targets
+from lira.metrics.thresholds import FixedThreshold, Youden, fixed_threshold, ppv, youden
+
+__all__ = [
+    "MIN_CLUSTERS",
+    "Difference",
+    "Estimate",
+    "FixedThreshold",
+    "LearningPoint",
+    "MutualInformation",
+    "OperatingPoint",
+    "Rescored",
+    "Roc",
+    "Stability",
+    "UndefinedMetricWarning",
+    "Youden",
+    "bayes_error_bound",
+    "difference",
+    "enough_models",
+    "example_tpr",
+    "fixed_threshold",
+    "information_bound",
+    "learning_curve",
+    "mean_over_targets",
+    "mutual_information",
+    "ppv",
+    "rescored_intervals",
+    "roc",
+    "stability",
+    "stability_between_pools",
+    "subpool_scores",
+    "youden",
+]

@@ -1,0 +1,149 @@
+"""What the metrics share: a figure with its interval, clusters of targets, and how a pool is resampled."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from lira.membership import is_paired
+
+__all__ = [
+    "MIN_CLUSTERS",
+    "UNDEFINED",
+    "Estimate",
+    "UndefinedMetricWarning",
+    "allowed_false_positives",
+    "check_fpr",
+    "check_scores",
+    "cluster_margin",
+    "clusters_of",
+    "ratio",
+    "resample_margin",
+    "resample_rates",
+]
+
+RESAMPLES = 1000
+MIN_CLUSTERS = 4
+
+
+class UndefinedMetricWarning(UserWarning):
+    """A metric is NaN because there is nothing to measure it on, such as no members or no non-members."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval; `low` and `high` are NaN where no interval can be given."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Show `0.614 [0.610, 0.618]`."""
+        return f"{self.value:.4g}" + ("" if np.isnan(self.low) else f" [{self.low:.4g}, {self.high:.4g}]")
+
+    @classmethod
+    def around(
+        cls, value: float, margin: float, lowest: float = -np.inf, highest: float = np.inf
+    ) -> "Estimate":
+        """`value` +- `margin`, clipped to the range that the figure can take; a NaN margin gives no interval."""
+        low, high = np.maximum(value - margin, lowest), np.minimum(value + margin, highest)
+        return cls(float(value), float(low), float(high))
+
+
+UNDEFINED = Estimate(float("nan"), float("nan"), float("nan"))
+
+
+def check_scores(scores, keep) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores (floating) and keep as arrays `[T, N]`; raise ValueError for other shapes, types, and NaN."""
+    scores, keep = np.asarray(scores), np.asarray(keep)
+    if not np.issubdtype(scores.dtype, np.floating):
+        scores = scores.astype(np.float64)
+    if scores.ndim != 2 or scores.size == 0:
+        raise ValueError(f"scores must be [targets, examples] and not empty; got shape {scores.shape}")
+    if keep.shape != scores.shape or keep.dtype != bool:
+        raise ValueError(
+            f"keep must be bool of shape {scores.shape} like scores; got {keep.dtype} of shape {keep.shape}"
+        )
+    nan = np.isnan(scores)
+    if nan.any():
+        target, example = np.argwhere(nan)[0]
+        raise ValueError(
+            f"scores[{target}, {example}] is NaN: leave out the targets that could not be attacked"
+        )
+    return scores, keep
+
+
+def check_fpr(fpr: float) -> None:
+    """Raise ValueError unless `fpr` lies in [0, 1]."""
+    if not 0 <= fpr <= 1:
+        raise ValueError(f"fpr is a fraction between 0 and 1; got {fpr}")
+
+
+def clusters_of(keep: np.ndarray, clusters: np.ndarray | None = None) -> np.ndarray:
+    """Number each target's cluster, int `[T]` from 0: complementary pairs, else every target by itself."""
+    if clusters is None:
+        return np.arange(len(keep)) // 2 if is_paired(keep) else np.arange(len(keep))
+    if np.shape(clusters) != (len(keep),):
+        raise ValueError(
+            f"clusters must be one label a target, [{len(keep)}]; got shape {np.shape(clusters)}"
+        )
+    return np.unique(np.asarray(clusters), return_inverse=True)[1]
+
+
+def allowed_false_positives(fpr, nonmembers):
+    """floor(fpr * n), where 0.07 * 100 counts as 7 although it is 7.000000000000001 or 6.999999999999999."""
+    return np.floor(fpr * nonmembers * (1 + 1e-12)).astype(np.int64)
+
+
+def ratio(count, total):
+    """Count / total, NaN where total is 0."""
+    total = np.asarray(total, np.float64)
+    return count / np.where(total == 0, np.nan, total)
+
+
+def cluster_margin(values: np.ndarray) -> float:
+    """Half the 95 % interval of a mean over clusters, by Student's t; NaN below MIN_CLUSTERS."""
+    if len(values) < MIN_CLUSTERS:
+        return float("nan")
+    return float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+
+
+def resample_rates(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """False- and true-positive rates at G thresholds in resamples of whole clusters.
+
+    Args:
+        counts: int `[2, P, G]`, false and true positives of each cluster at descending thresholds, the last of which
+            lets everything through.
+
+    Returns:
+        FPR and TPR, float64 `[B, G]`; None without members or non-members, or with too few clusters. A single cluster
+        has its members and its non-members drawn instead. The draws depend on P alone, so that two figures of the
+        same targets can be compared resample by resample, and a figure is the same each time it is asked for.
+    """
+    P = counts.shape[1]
+    if not counts[:, :, -1].sum(axis=1).all() or 1 < P < MIN_CLUSTERS:
+        return None
+    rng = np.random.default_rng(0)
+    if P == 1:
+        # Members and non-members are drawn apart, which on the thresholds is a multinomial.
+        false, true = (
+            np.cumsum(rng.multinomial(c[-1], np.diff(c, prepend=0) / c[-1], size=RESAMPLES), axis=1) / c[-1]
+            for c in counts[:, 0]
+        )
+        return false, true
+    draws = rng.multinomial(P, np.full(P, 1 / P), size=RESAMPLES).astype(np.float64)
+    false, true = (draws @ side for side in counts.astype(np.float64))
+    return ratio(false, false[:, -1:]), ratio(true, true[:, -1:])
+
+
+def resample_margin(resampled: np.ndarray, num_clusters: int) -> np.ndarray:
+    """Half the 95 % interval of a figure, from its values in resamples (first axis) of clusters.
+
+    Student's quantile times the bootstrap's standard error times sqrt(P / (P - 1)): resampling P clusters shows only
+    (P - 1) / P of the variance between them. A single cluster's members and non-members are many: neither is needed.
+    """
+    error = np.std(resampled, axis=0, ddof=1)
+    if num_clusters == 1:
+        return stats.norm.ppf(0.975) * error
+    return stats.t.ppf(0.975, num_clusters - 1) * np.sqrt(num_clusters / (num_clusters - 1)) * error

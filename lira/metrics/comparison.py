@@ -1,0 +1,114 @@
+"""Which of two attacks, or of two runs, gives more away: differences on the same targets, resampled alike."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from lira.metrics._shared import (
+    RESAMPLES,
+    Estimate,
+    allowed_false_positives,
+    check_fpr,
+    check_scores,
+    resample_margin,
+)
+from lira.metrics.curve import Roc, roc
+
+__all__ = ["Difference", "difference", "difference_of_curves"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first less the second of two attacks or runs, with 95 % intervals of the paired difference."""
+
+    fpr: float
+    tpr: Estimate  # at `fpr`; NaN where fewer than one false positive is allowed
+    auc: Estimate
+
+
+def difference(
+    scores_a: np.ndarray,
+    scores_b: np.ndarray,
+    keep: np.ndarray,
+    *,
+    fpr: float = 1e-3,
+    keep_b: np.ndarray | None = None,
+    clusters: np.ndarray | None = None,
+) -> Difference:
+    """Pooled TPR at FPR and AUC of one attack or run less those of another on the same memberships.
+
+    Both are recomputed on the same resamples of the clusters, each with its threshold chosen anew, so what the two
+    have in common cancels. The interval is that of `Roc`, and conditional on the examples like it. A single target
+    has the same members and non-members drawn for both.
+
+    Args:
+        scores_a: float `[T, N]`, higher = more likely a member.
+        scores_b: float `[T, N]`, of the other attack on the same targets, or of the other run.
+        keep: bool `[T, N]`.
+        fpr: a fraction.
+        keep_b: bool `[T, N]`, the other run's own memberships, to have them checked: they must be the same.
+        clusters: int `[T]`, as in `roc`.
+
+    Returns:
+        The differences; NaN with an UndefinedMetricWarning without members or non-members, no interval between two
+        and three clusters.
+
+    Raises:
+        ValueError: shapes or memberships disagree, a score is NaN, or `fpr` is outside [0, 1].
+    """
+    a, keep = check_scores(scores_a, keep)
+    b, _ = check_scores(scores_b, keep)
+    check_fpr(fpr)
+    if keep_b is not None and not np.array_equal(keep, keep_b):
+        raise ValueError(
+            "keep_b differs from keep: two runs are compared pair by pair only on the same memberships; "
+            "make them with one membership seed"
+        )
+    first, second = roc(a, keep, clusters=clusters), roc(b, keep, clusters=clusters)
+    if first.num_clusters > 1 or keep.all() or not keep.any():
+        return difference_of_curves(first, second, fpr)
+    errors = np.std(_paired_draws(a.ravel(), b.ravel(), keep.ravel(), fpr), axis=0, ddof=1)
+    return _assemble(first, second, fpr, stats.norm.ppf(0.975) * errors)
+
+
+def difference_of_curves(a: Roc, b: Roc, fpr: float) -> Difference:
+    """`difference` from the curves of the same targets in the same two or more clusters."""
+    margins = np.full(2, np.nan)
+    tpr_a, tpr_b = (curve.resampled_tpr(np.array([fpr])) for curve in (a, b))
+    auc_a, auc_b = a.resampled_auc(), b.resampled_auc()
+    if tpr_a is not None and tpr_b is not None and auc_a is not None and auc_b is not None:
+        resampled = np.column_stack([tpr_a - tpr_b, auc_a - auc_b])
+        margins = resample_margin(resampled, a.num_clusters)
+    return _assemble(a, b, fpr, margins)
+
+
+def _assemble(a: Roc, b: Roc, fpr: float, margins: np.ndarray) -> Difference:
+    tpr = a.tpr_at(fpr).tpr - b.tpr_at(fpr).tpr
+    return Difference(
+        fpr, Estimate.around(tpr, margins[0], -1, 1), Estimate.around(a.auc - b.auc, margins[1], -1, 1)
+    )
+
+
+def _paired_draws(a: np.ndarray, b: np.ndarray, member: np.ndarray, fpr: float) -> np.ndarray:
+    """Differences of TPR and AUC, float64 `[B, 2]`, as one target's members and non-members are drawn for both."""
+    rng = np.random.default_rng(0)
+    sides = (np.flatnonzero(~member), np.flatnonzero(member))
+    allowed = allowed_false_positives(fpr, len(sides[0]))
+    orders = [np.argsort(scores)[::-1] for scores in (a, b)]
+    # Where a group of ties ends, in descending order.
+    ends = [
+        np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), len(ordered) - 1)
+        for ordered in (a[orders[0]], b[orders[1]])
+    ]
+    figures = np.empty((RESAMPLES, 2, 2))
+    for draw in range(RESAMPLES):
+        weights = np.zeros((2, len(member)), np.int64)
+        for weight, side in zip(weights, sides, strict=True):
+            weight[side] = np.bincount(rng.integers(len(side), size=len(side)), minlength=len(side))
+        for figure, order, end in zip(figures[draw], orders, ends, strict=True):
+            false, true = np.cumsum(weights[:, order], axis=1)[:, end]
+            false, true = np.append(0, false), np.append(0, true)
+            figure[0] = true[np.searchsorted(false, allowed, side="right") - 1] / true[-1]
+            figure[1] = np.dot(np.diff(false), true[1:] + true[:-1]) / (2 * true[-1] * false[-1])
+    return figures[:, 0] - figures[:, 1]

@@ -1,0 +1,109 @@
+"""Which examples are at risk: per-example vulnerability, and whether another pool would name the same ones."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from lira.metrics._shared import (
+    UNDEFINED,
+    Estimate,
+    UndefinedMetricWarning,
+    check_fpr,
+    check_scores,
+    clusters_of,
+    ratio,
+)
+from lira.metrics.curve import roc
+
+__all__ = ["Stability", "example_tpr", "stability"]
+
+RESAMPLES = 200
+
+
+@dataclass(frozen=True, eq=False)
+class Stability:
+    """How far two halves of a pool agree on which examples are vulnerable; 95 % intervals by resampling examples."""
+
+    pearson: Estimate
+    spearman: Estimate
+    vulnerability: (
+        np.ndarray
+    )  # float64 [2, N], `example_tpr` in each half; NaN where no target of the half holds it
+
+
+def example_tpr(scores: np.ndarray, keep: np.ndarray, threshold: float) -> np.ndarray:
+    """Per-example vulnerability: the share of the models that hold an example whose score for it reaches `threshold`.
+
+    Args:
+        scores: float `[T, N]`.
+        keep: bool `[T, N]`.
+        threshold: one for all, such as that of a global FPR.
+
+    Returns:
+        float64 `[N]`, NaN for an example that no target holds.
+    """
+    scores, keep = check_scores(scores, keep)
+    return ratio((keep & (scores >= threshold)).sum(axis=0), keep.sum(axis=0))
+
+
+def stability(scores: np.ndarray, keep: np.ndarray, *, fpr: float = 1e-3) -> Stability:
+    """Correlate the examples' vulnerability in the first half of the targets with that in the second half.
+
+    Each half has its own global threshold at `fpr`. Scores that a whole pool made share its shadow models between the
+    halves, which flatters the agreement; scores from `subpool_scores(attack, phi, keep, size=M // 2)` share none.
+
+    The intervals resample the examples, each with its two values. An example's two values err independently of each
+    other and, but for what whole models have in common, of other examples', so this covers the models' share too.
+
+    Args:
+        scores: float `[T, N]`, higher = more likely a member; complementary pairs of rows stay in one half.
+        keep: bool `[T, N]`.
+        fpr: of the global thresholds, a fraction.
+
+    Returns:
+        Correlations in [-1, 1]. NaN with an UndefinedMetricWarning where one half finds all examples alike, as when
+        no member is found at this FPR.
+
+    Raises:
+        ValueError: fewer than two clusters (pairs, or models where these are not paired), shapes disagree, NaN.
+    """
+    scores, keep = check_scores(scores, keep)
+    check_fpr(fpr)
+    group = clusters_of(keep)
+    clusters = int(group[-1]) + 1
+    if clusters < 2:
+        raise ValueError(
+            f"stability compares two halves of the pool: give at least two pairs; got {clusters}"
+        )
+    halves = []
+    for half in (group < clusters // 2, group >= clusters - clusters // 2):
+        threshold = roc(scores[half], keep[half]).tpr_at(fpr).threshold
+        halves.append(example_tpr(scores[half], keep[half], threshold))
+    vulnerability = np.stack(halves)
+    both = vulnerability[:, ~np.isnan(vulnerability).any(axis=0)]
+    if both.shape[1] < 2 or (both == both[:, :1]).all(axis=1).any():
+        warnings.warn(
+            f"stability is undefined: at FPR {fpr:g} a half of the pool finds all examples equally vulnerable",
+            UndefinedMetricWarning,
+            stacklevel=2,
+        )
+        return Stability(UNDEFINED, UNDEFINED, vulnerability)
+    rng = np.random.default_rng(0)
+    resampled = []
+    for _ in range(RESAMPLES):
+        drawn = both[:, rng.integers(both.shape[1], size=both.shape[1])]
+        if not (drawn == drawn[:, :1]).all(axis=1).any():
+            resampled.append(_correlations(drawn))
+    margins = stats.norm.ppf(0.975) * np.std(resampled, axis=0, ddof=1)
+    pearson, spearman = (
+        Estimate.around(value, margin, -1, 1)
+        for value, margin in zip(_correlations(both), margins, strict=True)
+    )
+    return Stability(pearson, spearman, vulnerability)
+
+
+def _correlations(values: np.ndarray) -> tuple[float, float]:
+    """Pearson's and Spearman's correlation of two rows."""
+    return np.corrcoef(values)[0, 1], np.corrcoef(stats.rankdata(values, axis=1))[0, 1]

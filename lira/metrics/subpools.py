@@ -1,0 +1,267 @@
+"""Figures that need the attack itself: parts of one pool attacked within themselves.
+
+Shadow models are exchangeable, so rows 0 to m - 1 of a pool of M are a pool of m. Each function takes any callable
+`attack(phi [m, N, Q], keep [m, N]) -> scores [m, N]` that leaves the target's pair out, such as those of
+`lira.attacks`, with options bound by `functools.partial`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from lira.membership import is_paired
+from lira.metrics._shared import MIN_CLUSTERS, Estimate, allowed_false_positives, check_fpr, cluster_margin
+from lira.metrics.comparison import Difference, difference_of_curves
+from lira.metrics.curve import OperatingPoint, Roc, roc
+from lira.metrics.examples import Stability, stability
+
+__all__ = [
+    "Attack",
+    "LearningPoint",
+    "Rescored",
+    "Signal",
+    "enough_models",
+    "learning_curve",
+    "rescored_intervals",
+    "stability_between_pools",
+    "subpool_scores",
+]
+
+
+class Signal(Protocol):
+    """Anything that slices to numbers along its example axis: a NumPy array, a lazy `Run.phi`, a Zarr array."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __getitem__(self, index: tuple[slice, slice], /) -> object: ...
+
+
+Attack = Callable[[Any, np.ndarray], np.ndarray]
+
+
+def subpool_scores(attack: Attack, phi: Signal, keep: np.ndarray, size: int) -> np.ndarray:
+    """Cut a pool into disjoint sub-pools of `size` models and attack each model by the others of its sub-pool.
+
+    Sub-pools share no models, so what is chosen on one and used on another (thresholds, which examples are at risk)
+    is independent of it.
+
+    Args:
+        attack: see the module.
+        phi: float32 `[M, N, Q]`, an array or lazy: it is read a block of examples at a time, once a sub-pool.
+        keep: bool `[M, N]`, rows in complementary pairs.
+        size: even, from 4 to M. What M // size sub-pools do not need is left out at the end.
+
+    Returns:
+        float32 `[M // size * size, N]`, row t the scores of model t.
+
+    Raises:
+        ValueError: `size` does not fit, rows are not paired, or what the attack raises with so few models.
+    """
+    keep = _check_pool(phi, keep)
+    if size % 2 or not 4 <= size <= len(keep):
+        raise ValueError(
+            f"a sub-pool's size must be even and from 4 to the pool's {len(keep)} models, so that every target has "
+            f"others than its pair; got {size}"
+        )
+    scores = np.empty((len(keep) // size * size, keep.shape[1]), np.float32)
+    for start in range(0, len(scores), size):
+        rows = np.arange(start, start + size)
+        scores[rows] = attack(_Rows(phi, rows), keep[rows])
+    return scores
+
+
+@dataclass(frozen=True)
+class LearningPoint:
+    """What an attack achieves with `num_models` models in a pool, pooled over sub-pools of that size."""
+
+    num_models: int
+    num_subpools: int
+    tpr: OperatingPoint
+    auc: Estimate
+    shortfall: (
+        Difference  # of this size against the largest: the largest's figures less these, on the same targets
+    )
+
+
+def learning_curve(
+    attack: Attack, phi: Signal, keep: np.ndarray, sizes: Sequence[int], *, fpr: float = 1e-3
+) -> list[LearningPoint]:
+    """How many shadow models are needed: TPR at FPR and AUC against the number of models, from one pool.
+
+    For each size the pool is cut into disjoint sub-pools, see `subpool_scores`, and the scores of all are pooled, so
+    that (nearly) every model is a target at every size and only the number of its opponents changes.
+
+    Intervals resample whole sub-pools, which share nothing, where there are at least four. With fewer they resample
+    pairs, which all lean on the same shadow models: too narrow for small sizes, see `Roc`. The shortfall compares the
+    same targets at both sizes, resampled alike, in the clusters of the smaller size.
+
+    Args:
+        attack: see the module; with options bound, such as an attack that needs few models for the small sizes.
+        phi: float32 `[M, N, Q]`, an array or lazy; every size reads it once a sub-pool.
+        keep: bool `[M, N]`, rows in complementary pairs.
+        sizes: even numbers from 4 to M, such as 4, 8, 16 ... M. Powers of two times one another use all of the pool.
+        fpr: a fraction.
+
+    Returns:
+        A point for each different size, ascending; the shortfall of the largest is 0.
+
+    Raises:
+        ValueError: there is no size or one does not fit, rows are not paired, or what the attack raises.
+    """
+    check_fpr(fpr)
+    keep = _check_pool(phi, keep)
+    if not len(sizes):
+        raise ValueError("sizes must name at least one number of models, such as [4, 8, 16]; got none")
+    points = []
+    best = np.empty(0)
+    for size in sorted(set(sizes), reverse=True):
+        scores = subpool_scores(attack, phi, keep, size)
+        if not points:
+            best = scores
+        clusters = np.arange(len(scores)) // (size if len(scores) // size >= MIN_CLUSTERS else 2)
+        curve = roc(scores, keep[: len(scores)], clusters=clusters)
+        # The last models of a pool may not fill a sub-pool of every size.
+        common = min(len(scores), len(best))
+        pooled = [
+            curve
+            if scored is scores and common == len(scores)
+            else roc(scored[:common], keep[:common], clusters=clusters[:common])
+            for scored in (best, scores)
+        ]
+        points.append(
+            LearningPoint(
+                num_models=size,
+                num_subpools=len(scores) // size,
+                tpr=curve.tpr_at(fpr),
+                auc=curve.auc_interval(),
+                shortfall=difference_of_curves(pooled[0], pooled[1], fpr),
+            )
+        )
+    return points[::-1]
+
+
+def enough_models(points: Sequence[LearningPoint], *, tolerance: float = 0.05) -> int | None:
+    """The number of shadow models from which on more of them, up to the largest number tried, change little.
+
+    The rule: the smallest size whose shortfall of TPR at FPR against the largest size is at most `tolerance` of the
+    largest's TPR *at the upper end of its paired 95 % interval*, and so for every size in between. An interval that is
+    too wide to tell therefore counts as not enough. 5 % of the TPR is less than what other choices move: the
+    queries alone take CIFAR-10 from 7.5 to 8.4 % (2 to 18 of them, Carlini et al. 2022).
+
+    Args:
+        points: from `learning_curve`.
+        tolerance: fraction of the largest size's TPR.
+
+    Returns:
+        The size, or None where no size below the largest is enough: then the largest may not be either.
+    """
+    enough = None
+    ordered = sorted(points, key=lambda point: point.num_models, reverse=True)
+    for point in ordered[1:]:
+        # Of the same targets, as the shortfall is.
+        largest = point.shortfall.tpr.value + point.tpr.tpr
+        if not point.shortfall.tpr.high <= tolerance * largest:
+            break
+        enough = point.num_models
+    return enough
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """Pooled figures with 95 % intervals that see the shadow models' share of the error, too."""
+
+    tpr: Estimate
+    auc: Estimate
+
+
+def rescored_intervals(
+    attack: Attack, phi: Signal, keep: np.ndarray, *, fpr: float = 1e-3, groups: int = 16
+) -> Rescored:
+    """Pooled TPR at FPR and AUC with intervals that hold for small pools: a jackknife over pairs with rescoring.
+
+    `Roc`'s intervals resample targets with their scores held fixed, and do not see that all of them lean on the same
+    few shadow models. Here each of `groups` groups of pairs is left out in turn, as targets and as shadow models, and
+    the rest is attacked anew. The squared error of the jackknife is too large on average rather than too small (Efron
+    and Stein 1981, Ann. Statist. 9). It costs `groups` times the attack: worth while below some 64 models.
+
+    Args:
+        attack: see the module.
+        phi: float32 `[M, N, Q]`, an array or lazy.
+        keep: bool `[M, N]`, rows in complementary pairs.
+        fpr: a fraction.
+        groups: at least 4; as many as there are pairs if that is fewer. Student's t has groups - 1 degrees of freedom.
+
+    Returns:
+        The figures of the whole pool. TPR is NaN where fewer than one false positive is allowed.
+
+    Raises:
+        ValueError: fewer than four groups or pairs, rows are not paired, or what the attack raises.
+    """
+    check_fpr(fpr)
+    keep = _check_pool(phi, keep)
+    pairs = len(keep) // 2
+    groups = min(groups, pairs)
+    if groups < 4:
+        raise ValueError(f"the jackknife needs at least 4 groups of pairs; got {groups} ({pairs} pairs)")
+    left_out = np.arange(len(keep)) // 2 * groups // pairs
+    figures = []
+    for group in (None, *range(groups)):
+        rows = np.flatnonzero(left_out != group) if group is not None else np.arange(len(keep))
+        curve = roc(attack(_Rows(phi, rows), keep[rows]), keep[rows])
+        figures.append((_tpr(curve, fpr), curve.auc))
+    (tpr, auc), without = figures[0], np.array(figures[1:])
+    # A jackknife's squared error is (G - 1) times the variance, with divisor G, of the values without each group.
+    margins = [cluster_margin((groups - 1) * column) for column in without.T]
+    return Rescored(Estimate.around(tpr, margins[0], 0, 1), Estimate.around(auc, margins[1], 0, 1))
+
+
+def stability_between_pools(attack: Attack, phi: Signal, keep: np.ndarray, *, fpr: float = 1e-3) -> Stability:
+    """`stability` of vulnerable examples between two halves of a pool, each attacked within itself.
+
+    Would another pool, with other shadow models and other targets, name the same examples? Both pools have half the
+    models, so it understates the stability of figures from the whole. Errors are those of `stability` and of
+    `subpool_scores`; at least eight models are needed.
+    """
+    keep = _check_pool(phi, keep)
+    half = len(keep) // 4 * 2
+    scores = subpool_scores(attack, phi, keep, half)
+    return stability(scores, keep[: len(scores)], fpr=fpr)
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Some models of a signal, read when their examples are."""
+
+    signal: Signal
+    rows: np.ndarray  # int [m]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.rows), *self.signal.shape[1:])
+
+    def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
+        models, examples = index
+        return np.asarray(self.signal[:, examples])[self.rows[models]]
+
+
+def _tpr(curve: Roc, fpr: float) -> float:
+    """`curve.tpr_at(fpr).tpr` without its interval."""
+    allowed = allowed_false_positives(fpr, curve.num_nonmembers)
+    index = np.searchsorted(curve.false_positives, allowed, side="right") - 1
+    return float(curve.tpr[index]) if allowed >= 1 else float("nan")
+
+
+def _check_pool(phi: Signal, keep) -> np.ndarray:
+    keep = np.asarray(keep)
+    if keep.ndim != 2 or keep.dtype != bool or tuple(phi.shape[:2]) != keep.shape:
+        raise ValueError(
+            f"keep must be bool [models, examples] like phi, whose shape is {tuple(phi.shape)}; got {keep.dtype} of "
+            f"shape {keep.shape}"
+        )
+    if not is_paired(keep):
+        raise ValueError(
+            "a pool is cut by complementary pairs, keep[2p + 1] = ~keep[2p]; the rows of keep are not paired"
+        )
+    return keep
