@@ -12,7 +12,15 @@ import numpy as np
 from scipy.special import gammaln
 
 from lira.attacks._moments import PooledSums, float64, moments, pooled_sums
-from lira.attacks._pool import Block, SignalArray, blocks, check_pool, group_targets, read_sides
+from lira.attacks._pool import (
+    Block,
+    FewModelsError,
+    SignalArray,
+    blocks,
+    check_pool,
+    group_targets,
+    read_sides,
+)
 
 __all__ = ["bavaria_offline", "bavaria_online"]
 
@@ -81,7 +89,7 @@ def _attack(phi, keep, target, leave, *, online: bool) -> np.ndarray:
 def _prior(sums: PooledSums, side: str, online: bool) -> tuple[np.ndarray, np.ndarray]:
     """Pooled mean and total variance of a side for each target, `[T]`."""
     if not sums.models.all():
-        raise ValueError(
+        raise FewModelsError(
             f"bavaria_{'online' if online else 'offline'} needs {side} models once the target's are left out, and there "
             f"are none: use {'bavaria_offline' if side == 'IN' else 'global_threshold'}, which needs none, or more models"
         )

@@ -11,7 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from lira.attacks._moments import float64
-from lira.attacks._pool import Block, Side, SignalArray, blocks, check_pool, group_targets, read_sides
+from lira.attacks._pool import (
+    Block,
+    FewModelsError,
+    Side,
+    SignalArray,
+    blocks,
+    check_pool,
+    group_targets,
+    read_sides,
+)
 
 __all__ = ["lira_online_multivariate"]
 
@@ -84,7 +93,7 @@ def _check_counts(fewest: np.ndarray, Q: int, shrinkage: float | None) -> None:
                 remedy = "use a shrinkage above 0, which needs two, or more models"
             else:
                 remedy = "use bavaria_online or lira_online_fixed, which need fewer, or more models"
-            raise ValueError(
+            raise FewModelsError(
                 f"lira_online_multivariate needs {needed} {side} models for every example once the target's are left "
                 f"out, and an example has {count}: {remedy}"
             )
