@@ -99,7 +99,10 @@ def plot_roc(curves: Mapping[str, Curve], ax: Axes | None = None) -> Axes:
     ax.spines[["top", "right"]].set_visible(False)
     if curves:
         legend = ax.legend(
-            loc="lower right", fontsize=8.5, title="attack  (AUC, TPR at 0.1 % FPR)", title_fontsize=8.5
+            loc="lower right",
+            fontsize=8.5 if len(curves) <= 8 else 6,  # small enough to leave the curves in sight
+            title="attack  (AUC, TPR at 0.1 % FPR)",
+            title_fontsize=8.5 if len(curves) <= 8 else 6,
         )
         legend.get_frame().set(alpha=0.9, edgecolor="0.85")
         legend.set_alignment("left")
