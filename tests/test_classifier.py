@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from chance import check_chance, check_gaussian
 from scipy.optimize import minimize
 from scipy.special import expit, softmax
-from scipy.stats import norm
 
 from lira.attacks import _pool, classifier, classifier_features, shadow_classifier
 from lira.membership import keep_mask
@@ -87,13 +87,7 @@ def test_correlated_gaussians_meet_the_closed_form(kind):
     scores = shadow_classifier(features.astype(np.float32), keep, kind=kind)
     direction = np.linalg.solve(covariance, shift)
     assert np.corrcoef(scores.ravel(), (features @ direction).ravel())[0, 1] > 0.9995
-    curve, distance, n = roc(scores, keep), np.sqrt(shift @ direction), 16_000
-    assert abs(curve.auc - norm.cdf(distance / np.sqrt(2))) < 4.5 * np.sqrt(1 / (6 * n))
-    for fpr in (0.001, 0.01, 0.1):
-        truth = norm.cdf(norm.ppf(fpr) + distance)
-        slope = norm.pdf(norm.ppf(truth)) / norm.pdf(norm.ppf(fpr))
-        se = np.sqrt((truth * (1 - truth) + slope**2 * fpr * (1 - fpr)) / n)
-        assert abs(curve.tpr_at(fpr).tpr - truth) < 4.5 * se
+    check_gaussian(roc(scores, keep), float(np.sqrt(shift @ direction)))
 
 
 def test_logistic_scores_are_log_likelihood_ratios_where_the_model_is_true():
@@ -107,31 +101,22 @@ def test_logistic_scores_are_log_likelihood_ratios_where_the_model_is_true():
     assert abs(offset + 1.5**2 / 2) < 0.05
 
 
-def check_chance(aucs, tprs, n):
-    pools = len(aucs)
-    se = max(np.std(aucs, ddof=1), np.sqrt(1 / (6 * n))) / np.sqrt(pools)
-    assert abs(np.mean(aucs) - 0.5) < 4.5 * se
-    k = np.floor(0.001 * n)
-    se = max(np.std(tprs, ddof=1), np.sqrt(2 * k) / n) / np.sqrt(pools)
-    assert abs(np.mean(tprs) - (k + 0.5) / n) < 4.5 * se + 0.5 / n
-
-
 @pytest.mark.parametrize("signal", [0.0, 2.0])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("M", [4, 8, 16, 64])
 def test_noise_and_signal_in_the_shadow_models_alone_are_at_chance(M, kind, signal):
-    aucs, tprs = [], []
-    rows, N = (M, 16_000 // M) if signal == 0 else (2, 2000)
-    for seed in range(4):
+    curves = []
+    rows, N = (2 if signal else M), 1000
+    for seed in range(8):
         rng = np.random.default_rng([seed, M])
         keep = keep_mask(seed, M, N)
         features = rng.normal(size=(M, N, 3)) + signal * keep[..., None]
         if signal:
             features[:2] = rng.normal(size=(2, N, 3)) + signal / 2
-        curve = roc(shadow_classifier(features.astype(np.float32), keep, kind=kind)[:rows], keep[:rows])
-        aucs.append(curve.auc)
-        tprs.append(curve.tpr_at(0.001).tpr)
-    check_chance(aucs, tprs, rows * N / 2)
+        curves.append(
+            roc(shadow_classifier(features.astype(np.float32), keep, kind=kind)[:rows], keep[:rows])
+        )
+    check_chance(curves)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
-from scipy.stats import norm, rankdata
+from chance import check_chance, check_gaussian
+from scipy.stats import rankdata
 from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.preprocessing import StandardScaler
@@ -69,13 +70,11 @@ def naive(phi, features, population, public):
 
 def test_each_target_equals_its_own_refits():
     phi, keep, arguments = pool(0, 4, 20, 30, Q=2)
-    arguments["population"] = arguments["population"][:2]
-    scores = quantile_regression(phi, keep, target=phi[:2], **arguments)
+    population = arguments.pop("population")[:2]
+    scores = quantile_regression(phi, keep, target=phi[:2], target_population=population, **arguments)
     assert scores.shape == (2, 20)
     assert scores.dtype == np.float32
-    expected = naive(
-        phi[:2], *(arguments[name] for name in ("features", "population", "population_features"))
-    )
+    expected = naive(phi[:2], arguments["features"], population, arguments["population_features"])
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -103,13 +102,8 @@ def test_known_head_is_found_and_attains_the_best_curve():
     truth = (phi[..., 0] - mu(features)) / sigma(features)
     usual = np.abs(features[:, 0]) < 2  # where the population is dense
     assert np.sqrt(np.mean((scores - truth)[:, usual] ** 2)) < 0.15
-    curve, n = roc(scores, keep), T * N // 2
-    assert abs(curve.auc - norm.cdf(d / np.sqrt(2))) < 4.5 * np.sqrt(1 / (6 * n))
-    for fpr in (0.01, 0.1):
-        best = norm.cdf(norm.ppf(fpr) + d)
-        slope = norm.pdf(norm.ppf(best)) / norm.pdf(norm.ppf(fpr))
-        se = np.sqrt((best * (1 - best) + slope**2 * fpr * (1 - fpr)) / n)
-        assert abs(curve.tpr_at(fpr).tpr - best) < 4.5 * se
+    curve = roc(scores, keep)
+    check_gaussian(curve, d, (0.01, 0.1))
     assert curve.auc > roc(global_threshold(phi, keep), keep).auc + 0.1
 
 
@@ -142,18 +136,11 @@ def test_pure_noise_is_at_chance(M):
 
     Scores of one example share the regression's error, so that the standard error is taken over pools.
     """
-    aucs, tprs = [], []
+    curves = []
     for seed in range(4):
         phi, keep, arguments = pool(100 * M + seed, M, 16_000 // M, 200)
-        curve = roc(quantile_regression(phi, keep, **arguments), keep)
-        aucs.append(curve.auc)
-        tprs.append(curve.tpr_at(0.001).tpr)
-    n = 8000
-    se = max(np.std(aucs, ddof=1), np.sqrt(1 / (6 * n))) / 2
-    assert abs(np.mean(aucs) - 0.5) < 4.5 * se
-    k = 8
-    se = max(np.std(tprs, ddof=1), np.sqrt(2 * k) / n) / 2
-    assert abs(np.mean(tprs) - (k + 0.5) / n) < 4.5 * se + 0.5 / n
+        curves.append(roc(quantile_regression(phi, keep, **arguments), keep))
+    check_chance(curves)
 
 
 def test_other_models_and_membership_are_not_consulted():
@@ -165,8 +152,9 @@ def test_other_models_and_membership_are_not_consulted():
     swapped = keep.copy()
     swapped[:2] = ~keep[:2]
     np.testing.assert_array_equal(quantile_regression(changed, swapped, **arguments)[:2], scores[:2])
-    arguments["population"] = arguments["population"][:2]
-    alone = quantile_regression(phi, keep, target=phi[:2], **arguments)
+    alone = quantile_regression(
+        phi, keep, target=phi[:2], target_population=arguments["population"][:2], **arguments
+    )
     np.testing.assert_allclose(alone, scores[:2], rtol=1e-5, atol=1e-6)
 
 
@@ -204,22 +192,35 @@ def test_another_basis_is_another_draw():
         ({"features": np.zeros(6)}, r"features must be \[6, features\].*got shape \(6,\)"),
         (
             {"population_features": np.zeros((20, 2))},
-            r"population_features must be \[public examples, 1\] like features; got shape \(20, 2\)",
+            r"population_features must be \[20, 1\], a row for each example; got shape \(20, 2\)",
         ),
         (
-            {"population": np.zeros((4, 19, 1), np.float32)},
-            r"population must be \[4, 20, 1\]: attacked models, public examples, queries; got \(4, 19, 1\)",
+            {"population_features": np.zeros((19, 1))},
+            r"population_features must be \[20, 1\], a row for each example; got shape \(19, 1\)",
         ),
         (
-            {"target": np.zeros((2, 6, 1), np.float32)},
-            r"population must be \[2, 20, 1\]: attacked models.*got \(4, 20, 1\)",
+            {"population": np.zeros((3, 20, 1), np.float32)},
+            r"population must be \[4 models, points, 1 queries\]; got shape \(3, 20, 1\)",
+        ),
+        (
+            {
+                "target": np.zeros((2, 6, 1), np.float32),
+                "target_population": np.zeros((4, 20, 1), np.float32),
+            },
+            r"target_population must be \[2 targets, points, 1 queries\]; got shape \(4, 20, 1\)",
+        ),
+        ({"target": np.zeros((2, 6, 1), np.float32)}, "needs target_population, .*or use global_threshold"),
+        ({"population": None}, "needs population, phi of the attacked models"),
+        (
+            {"target_population": np.zeros((4, 20, 1), np.float32)},
+            "target_population is for outside targets: pass target too",
         ),
         (
             {"population": np.zeros((4, 9, 1), np.float32), "population_features": np.zeros((9, 1))},
             "needs 10 public examples, and there are 9: use global_threshold",
         ),
         ({"features": np.full((6, 1), np.inf)}, "features has a value that is not finite in row 0"),
-        ({"population": np.full((4, 20, 1), np.nan)}, r"population\[0, 0, 0\] is nan: leave it out"),
+        ({"population": np.full((4, 20, 1), np.nan)}, r"population\[0, 0, 0\] is nan: leave that model"),
         ({"leave": "none"}, 'leave must be "pair" or "one"'),
     ],
 )

@@ -13,7 +13,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from lira.attacks._pool import SignalArray, blocks, check_pool, read_block
+from lira.attacks._pool import FewModelsError, SignalArray, blocks, check_pool, read_block
 
 __all__ = ["classifier_features", "shadow_classifier"]
 
@@ -67,7 +67,7 @@ def shadow_classifier(
         attacked = [np.flatnonzero(half == 0), np.flatnonzero(half == 1)]
         taught = attacked[::-1]
         if not len(attacked[1]):
-            raise ValueError(
+            raise FewModelsError(
                 f"shadow_classifier needs two {'pairs of models' if leave == 'pair' else 'models'}, one to learn from "
                 f"and one to attack, and the pool has one: use global_threshold, which needs none, or more models"
             )
@@ -175,7 +175,7 @@ def _draw(keep: np.ndarray, models: np.ndarray, count: int, seed: int) -> tuple[
         drawn.append(np.stack([np.full(len(chosen), model), chosen]))
     drawn = np.concatenate(drawn, axis=1)
     if not drawn.size:
-        raise ValueError(
+        raise FewModelsError(
             "shadow_classifier needs models with both members and non-members to learn from, and there are none: "
             "use global_threshold, which needs no shadow models"
         )

@@ -11,7 +11,7 @@ from sklearn.kernel_approximation import Nystroem
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lira.attacks._pool import SignalArray, blocks, check_pool, read_block
+from lira.attacks._pool import SignalArray, blocks, check_pool, check_population, read_block
 
 __all__ = ["quantile_regression"]
 
@@ -23,6 +23,7 @@ PENALTIES = np.logspace(-4, 3, 8)
 OUTPUTS = 512
 # A spread below this, relative to 1 + |mean|, is the rounding of float32 phi.
 SD_FLOOR = 2.0**-20
+# Public examples: fewer show no spread to regress.
 FEWEST = 10
 
 
@@ -31,15 +32,16 @@ def quantile_regression(
     keep: np.ndarray,
     *,
     features: np.ndarray,
-    population: SignalArray,
     population_features: np.ndarray,
+    population: SignalArray | None = None,
+    target_population: SignalArray | None = None,
     target: SignalArray | None = None,
     leave: str = "pair",
     seed: int = 0,
 ) -> np.ndarray:
     """Score by (phi - mu(x)) / sigma(x), mean over queries: a Gaussian regressed on non-members (section 3).
 
-    Each target is fitted by itself, on its own values at the population: mu by ridge regression on 256 radial basis
+    phi stands for the paper's hinge score. Each target is fitted by itself, on its own values at the population: mu by ridge regression on 256 radial basis
     functions of the standardised features, log sigma by another on the logarithm of mu's leave-one-out residuals. The
     basis is shared, which makes it one regression with many outputs; each output has its own penalties, chosen by
     leaving one out. A quantile of that Gaussian is mu + z sigma, so ranking by z tests at every quantile at once. With
@@ -50,9 +52,9 @@ def quantile_regression(
         keep: bool `[M, N]`; no shadow model is consulted, so `keep` and `leave` are only checked.
         features: float `[N, F]`, of the examples, and of nothing that was trained on them: pixels, a public embedding,
             the label as one-hot columns.
-        population: float32 `[M, Z, Q]` (`[T, Z, Q]` with `target`), phi of the *attacked* models at Z public examples
-            that none of them was trained on.
-        population_features: float `[Z, F]`, of the public examples.
+        population_features: float `[Z, F]`, of Z public examples that no attacked model was trained on.
+        population: float32 `[M, Z, Q]`, phi of the pool's models at these. With `target` it is not consulted.
+        target_population: float32 `[T, Z, Q]`, phi of the outside targets at these.
         target: float32 `[T, N, Q]`, outside targets; None attacks every model of the pool.
         leave: as for every attack.
         seed: of the basis.
@@ -61,26 +63,34 @@ def quantile_regression(
         float32 `[T, N]`, higher = more likely a member.
 
     Raises:
-        ValueError: shapes disagree, a value is not finite, or there are fewer than 10 public examples.
+        ValueError: shapes disagree, a value is not finite, the attacked models' population is missing, or there are fewer
+            than 10 public examples.
     """
     M, N, Q = check_pool(phi, np.asarray(keep), target, leave)
     attacked, name = (phi, "phi") if target is None else (target, "target")
     T = attacked.shape[0]
     features, population_features = np.asarray(features), np.asarray(population_features)
-    _check(features, population_features, population, (T, N, Q))
-    Z = len(population_features)
+    check_population(population, target_population, (M, N, Q), target)
+    publics = population if target is None else target_population
+    if publics is None:
+        raise ValueError(
+            f"quantile_regression needs {'population' if target is None else 'target_population'}, phi of the attacked "
+            f"models at public examples: pass it, or use global_threshold, which needs none"
+        )
+    Z = publics.shape[1]
+    _check_rows(features, population_features, N, Z)
     basis = make_pipeline(StandardScaler(), Nystroem(n_components=min(BASIS, Z), random_state=seed))
     design = _decompose(basis.fit_transform(population_features.astype(np.float64)))
     step = max(1, OUTPUTS // Q)
     heads = [
-        _fit(design, _read_targets(population, slice(begin, min(begin + step, T))))
+        _fit(design, _read_targets(publics, slice(begin, min(begin + step, T))))
         for begin in range(0, T, step)
     ]
     centres, spreads = (
         _Linear(*map(np.hstack, zip(*parts, strict=True))) for parts in zip(*heads, strict=True)
     )
     scores = np.empty((T, N), np.float32)
-    for examples, _ in blocks(max(M, T), N, Q):
+    for examples, _ in blocks(1, N, max(max(M, T) * Q, features.shape[1])):
         rows = basis.transform(features[examples].astype(np.float64))
         mean = centres(rows)
         spread = np.maximum(np.exp(spreads(rows)), SD_FLOOR * (1 + np.abs(mean)))
@@ -90,31 +100,22 @@ def quantile_regression(
     return scores
 
 
-def _check(features, population_features, population: SignalArray, shape: tuple[int, int, int]) -> None:
-    T, N, Q = shape
-    if features.ndim != 2 or len(features) != N:
-        raise ValueError(
-            f"features must be [{N}, features], a row for each example; got shape {features.shape}"
-        )
-    F = features.shape[1]
-    if population_features.ndim != 2 or population_features.shape[1] != F:
-        raise ValueError(
-            f"population_features must be [public examples, {F}] like features; got shape {population_features.shape}"
-        )
-    Z = len(population_features)
-    if tuple(population.shape) != (T, Z, Q):
-        raise ValueError(
-            f"population must be {[T, Z, Q]}: attacked models, public examples, queries; got {tuple(population.shape)}"
-        )
-    if Z < FEWEST:
-        raise ValueError(
-            f"quantile_regression needs {FEWEST} public examples, and there are {Z}: use global_threshold, which needs none"
-        )
-    for name, values in (("features", features), ("population_features", population_features)):
+def _check_rows(features: np.ndarray, population_features: np.ndarray, N: int, Z: int) -> None:
+    """Check that features are matrices of one width with N and Z rows, and finite."""
+    for name, values, rows in (("features", features, N), ("population_features", population_features, Z)):
+        if values.ndim != 2 or values.shape != (rows, features.shape[1]):
+            width = "features" if name == "features" else features.shape[1]
+            raise ValueError(
+                f"{name} must be [{rows}, {width}], a row for each example; got shape {values.shape}"
+            )
         if not np.isfinite(values).all():
             raise ValueError(
                 f"{name} has a value that is not finite in row {np.argwhere(~np.isfinite(values))[0][0]}"
             )
+    if Z < FEWEST:
+        raise ValueError(
+            f"quantile_regression needs {FEWEST} public examples, and there are {Z}: use global_threshold, which needs none"
+        )
 
 
 def _read_targets(population: SignalArray, rows: slice) -> np.ndarray:
@@ -124,7 +125,8 @@ def _read_targets(population: SignalArray, rows: slice) -> np.ndarray:
     if not finite.all():
         row, example, query = np.argwhere(~finite)[0]
         raise ValueError(
-            f"population[{rows.start + row}, {example}, {query}] is {values[row, example, query]}: leave it out"
+            f"population[{rows.start + row}, {example}, {query}] is {values[row, example, query]}: "
+            f"leave that model or that public example out"
         )
     return values.swapaxes(0, 1).reshape(values.shape[1], -1)
 

@@ -1,0 +1,34 @@
+"""What scores come to by chance, or at best: the yardsticks of the attacks' tests."""
+
+import numpy as np
+from scipy.stats import norm
+
+from lira.metrics import Roc
+
+
+def check_chance(curves: list[Roc]) -> None:
+    """AUC and TPR at 0.1 % of several pools within 4.5 standard errors of chance.
+
+    Scores within a pool are not independent, pools are.
+    """
+    n = curves[0].num_nonmembers
+    aucs = np.array([curve.auc for curve in curves])
+    se = max(aucs.std(ddof=1), np.sqrt(1 / (6 * n))) / np.sqrt(len(curves))
+    assert abs(aucs.mean() - 0.5) < 4.5 * se
+    # k = 0.001 n false positives are allowed: the TPR is (k + 1/2 +- sqrt(2k)) / n on average.
+    points = [curve.tpr_at(0.001) for curve in curves]
+    tprs, k = np.array([point.tpr for point in points]), points[0].allowed
+    se = max(tprs.std(ddof=1), np.sqrt(2 * k) / n) / np.sqrt(len(curves))
+    assert abs(tprs.mean() - (k + 0.5) / n) < 4.5 * se + 0.5 / n
+
+
+def check_gaussian(curve: Roc, distance: float, fprs: tuple[float, ...] = (0.001, 0.01, 0.1)) -> None:
+    """The curve of N(0, 1) against N(distance, 1), within 4.5 standard errors: TPR = Phi(Phi^-1(FPR) + distance)."""
+    n = curve.num_nonmembers
+    assert abs(curve.auc - norm.cdf(distance / np.sqrt(2))) < 4.5 * np.sqrt(1 / (6 * n))
+    for fpr in fprs:
+        truth = norm.cdf(norm.ppf(fpr) + distance)
+        # The threshold is chosen on the n non-members, and moves along the curve's slope.
+        slope = norm.pdf(norm.ppf(truth)) / norm.pdf(norm.ppf(fpr))
+        se = np.sqrt((truth * (1 - truth) + slope**2 * fpr * (1 - fpr)) / n)
+        assert abs(curve.tpr_at(fpr).tpr - truth) < 4.5 * se
