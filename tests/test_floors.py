@@ -6,7 +6,7 @@ from pathlib import Path
 import lira
 
 FLOORS = [
-    *("signals", "membership", "metrics", "attacks"),
+    *("signals", "membership", "metrics", "epsilon", "attacks"),
     *("data", "sources", "augment", "models", "training"),
     *("config", "store", "stack", "engine"),
     *("plots", "report", "cli"),
