@@ -6,7 +6,7 @@ from pathlib import Path
 import lira
 
 FLOORS = [
-    *("signals", "confidences", "membership", "metrics", "attacks"),
+    *("signals", "confidences", "membership", "metrics", "epsilon", "attacks"),
     *("files", "data", "sources", "augment", "models", "convolution", "training"),
     *("config", "store", "interchange", "stack", "engine"),
     *("check", "published", "plots", "report", "audit", "bench_torch", "bench", "cli"),

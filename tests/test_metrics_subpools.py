@@ -17,6 +17,7 @@ from lira.metrics import (
     stability,
     stability_between_pools,
     subpool_scores,
+    youden,
 )
 from lira.metrics.comparison import Difference
 from lira.metrics.curve import OperatingPoint
@@ -227,6 +228,29 @@ def test_halves_share_no_models():
     np.testing.assert_array_equal(found.vulnerability, expected.vulnerability)
     assert found.spearman == expected.spearman
     assert found.pearson.low > 0, "the same examples stand out"
+
+
+def test_sharing_shadow_models_flatters_stability():
+    """Examples that do not differ: pools apart find nothing in common, halves of one pool's scores do."""
+    rng = np.random.default_rng(7)
+    keep = keep_mask(7, 16, 2000)
+    phi = (rng.normal(size=keep.shape) + 1.5 * keep)[..., None].astype(np.float32)
+    apart = stability_between_pools(gap, phi, keep, fpr=0.05).pearson
+    assert apart.low < 0 < apart.high
+    assert stability(gap(phi, keep), keep, fpr=0.05).pearson.low > apart.high
+
+
+def test_held_out_j_of_pools_apart_is_zero_for_noise():
+    """300 pools of pure noise: no share of the optimism stays where the halves share no models."""
+    found = []
+    for run in range(300):
+        keep = keep_mask(run, 8, 150)
+        phi = np.random.default_rng(run).normal(size=keep.shape)[..., None]
+        found.append(youden(subpool_scores(gap, phi, keep, 4), keep))
+    values = [each.j.value for each in found]
+    error = np.std(values) / np.sqrt(len(values))
+    assert abs(np.mean(values)) < 3 * error
+    assert error < 0.1 * np.mean([each.optimistic for each in found])
 
 
 def test_options_are_bound_by_partial():

@@ -9,6 +9,7 @@ from lira.membership import is_paired
 
 __all__ = [
     "MIN_CLUSTERS",
+    "RESAMPLES",
     "UNDEFINED",
     "Estimate",
     "UndefinedMetricWarning",

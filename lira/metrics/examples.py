@@ -52,7 +52,8 @@ def stability(scores: np.ndarray, keep: np.ndarray, *, fpr: float = 1e-3) -> Sta
     """Correlate the examples' vulnerability in the first half of the targets with that in the second half.
 
     Each half has its own global threshold at `fpr`. Scores that a whole pool made share its shadow models between the
-    halves, which flatters the agreement; scores from `subpool_scores(attack, phi, keep, size=M // 2)` share none.
+    halves, and with these whether an example's Gaussians came out favourable: examples that do not differ at all agree
+    with a rank correlation of .41 that way (M = 256, fixed variance). `stability_between_pools` shares none.
 
     The intervals resample the examples, each with its two values. An example's two values err independently of each
     other and, but for what whole models have in common, of other examples', so this covers the models' share too.

@@ -46,7 +46,7 @@ def information_bound(j: Estimate) -> Estimate:
     >>> str(information_bound(Estimate(0.5, 0.4, 0.6)))
     '0.1887 [0.1187, 0.2781]'
     """
-    return Estimate(*(1 - _entropy(0.5 * (1 - max(end, 0.0))) for end in (j.value, j.low, j.high)))
+    return Estimate(*(_known_bits(max(end, 0.0)) for end in (j.value, j.low, j.high)))
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,11 @@ def mutual_information(
     return MutualInformation(Estimate.around(value, margin), bias, int((totals.sum(axis=0) > 0).sum()))
 
 
-def _entropy(p: float) -> float:
-    """Binary entropy in bits."""
-    return float((special.entr(p) + special.entr(1 - p)) / np.log(2))
+def _known_bits(j: float) -> float:
+    """1 - h((1 - j) / 2) in bits, for j in [0, 1]; without the cancellation that its definition suffers near 0."""
+    if j >= 1:
+        return 1.0
+    return float((np.log1p(-j * j) + 2 * j * np.arctanh(j)) / np.log(4))
 
 
 def _information(p: np.ndarray, q: np.ndarray) -> np.ndarray:

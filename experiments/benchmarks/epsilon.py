@@ -1,0 +1,72 @@
+"""Lower bounds on epsilon where it is known: the Gaussian mechanism, and noise.
+
+Command:   python experiments/benchmarks/epsilon.py [--case 0] [--out FILE.json]
+Duration:  about four minutes on one CPU core.
+Expected:  above the truth in at most 5 % of repeats; for noise, positive in at most 5 %.
+Measured:  experiments/benchmarks/epsilon_cpu.json, table in experiments/README.md.
+
+m scores, each a trial of its own: N(mu, 1) for members, drawn by fair coins, else N(0, 1). Bounds at 95 % and delta 1e-5,
+thresholds chosen on a random half.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from lira.epsilon import epsilon_bounds, gaussian_epsilon
+
+DELTA = 1e-5
+# (mu, scores, repeats), fixed beforehand
+CASES = ((0.0, 2000, 400), (0.5, 2000, 200), (1.0, 2000, 300), (1.0, 20_000, 100), (2.0, 2000, 100))
+
+
+def measure(mu: float, m: int, repeats: int) -> list[dict]:
+    """One row a method."""
+    truth = gaussian_epsilon(mu, DELTA)
+    found = []
+    for repeat in range(repeats):
+        rng = np.random.default_rng([repeat, m, int(100 * mu)])
+        member = rng.random(m) < 0.5
+        scores = rng.normal(size=m) + mu * member
+        found.append(epsilon_bounds(scores[member], scores[~member], delta=DELTA, seed=repeat))
+    rows = []
+    for method in found[0]:
+        values = np.array([bounds[method].epsilon for bounds in found])
+        rows.append(
+            {
+                "mu": mu,
+                "scores": m,
+                "repeats": repeats,
+                "truth": round(truth, 3),
+                "method": method,
+                "mean": round(float(values.mean()), 3),
+                "mean_over_truth": round(float(values.mean() / truth), 3) if truth else None,
+                "largest": round(float(values.max()), 3),
+                "share_above_truth": round(float(np.mean(values > truth)), 4),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--case", type=int, choices=range(len(CASES)), help="only this one; default: all")
+    parser.add_argument(
+        "--out", type=Path, help="also write the rows to this JSON file, beside those of other cases"
+    )
+    arguments = parser.parse_args()
+    cases = CASES if arguments.case is None else [CASES[arguments.case]]
+    rows = [row for case in cases for row in measure(*case)]
+    for row in rows:
+        print(row)
+    if arguments.out:
+        before = json.loads(arguments.out.read_text())["rows"] if arguments.out.exists() else []
+        rest = [row for row in before if (row["mu"], row["scores"]) not in {case[:2] for case in cases}]
+        rows = sorted(rest + rows, key=lambda row: (row["mu"], row["scores"]))
+        arguments.out.write_text(json.dumps({"delta": DELTA, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
