@@ -12,7 +12,7 @@ from typing import Any
 from lira.augment import Queries
 from lira.convolution import LOWERINGS
 from lira.membership import check_num_models
-from lira.training import Recipe
+from lira.training import SIGNALS, Recipe
 
 __all__ = [
     "IMPORTED",
@@ -71,6 +71,8 @@ class Config:
     """Which model is trained on which example."""
     save_params: bool = False
     """Keep every model's weights."""
+    signals: tuple[str, ...] = ("entropy", "modified_entropy")
+    """What to store beside phi, for the attacks that read it: entropy, modified_entropy, logits."""
     recipe: Recipe = field(default_factory=Recipe)
     queries: Queries = field(default_factory=Queries)
     execution: Execution = field(default_factory=Execution)
@@ -82,6 +84,11 @@ class Config:
         for name in ("num_examples", "membership_seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
+        for name in self.signals:
+            if name not in SIGNALS:
+                raise ValueError(f"signals must be among {', '.join(SIGNALS)}; got {name!r}")
+        if len(set(self.signals)) < len(self.signals):
+            raise ValueError(f"signals names one twice; got {', '.join(self.signals)}")
 
 
 def read_config(path: str | os.PathLike[str]) -> Config:
@@ -149,6 +156,10 @@ def _build(cls: type, table: dict[str, Any], path: str, prefix: str) -> Any:
 def _typed(value: Any, expected: Any, path: str, key: str) -> Any:
     if expected is float and type(value) is int:
         return float(value)
+    if expected == tuple[str, ...]:
+        if not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
+            raise ConfigError(f"{path}: {key!r} must be a list of strings; got {value!r}")
+        return tuple(value)
     if type(value) is not expected:
         names = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
         raise ConfigError(f"{path}: {key!r} must be {names[expected]}; got {value!r}")

@@ -90,10 +90,13 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None) -> Plan:
     missing = np.arange(config.num_models) if run is None else np.flatnonzero(run.done == 0)
     steps = steps_per_epoch(dataset.num_examples, recipe.batch_size) * recipe.epochs
     sides = dataset.num_examples + (0 if dataset.y_test is None else len(dataset.y_test))
-    row = sides * len(queries.views) * 4 + dataset.num_examples
+    values = sides + dataset.num_examples * sum(
+        dataset.num_classes if name == "logits" else 1 for name in config.signals
+    )
+    row = values * len(queries.views) * 4 + dataset.num_examples
     seconds, programs = 0.0, None
     if len(missing):
-        programs = programs_for(recipe, queries, config.execution, dataset, len(missing))
+        programs = programs_for(recipe, queries, config.execution, dataset, len(missing), config.signals)
         per_step = seconds_per_step(programs, dataset, recipe.batch_size)
         rounds = -(-len(missing) // programs.models)
         # A query costs a forward pass, a third of a training step's work.
@@ -135,7 +138,9 @@ def train(run: Run, dataset: Dataset, *, show_progress: bool = True) -> None:
             return
         began = time.time()
         config = run.config
-        programs = programs_for(config.recipe, config.queries, config.execution, dataset, len(missing))
+        programs = programs_for(
+            config.recipe, config.queries, config.execution, dataset, len(missing), config.signals
+        )
         session = {
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "device": _device_name(),
@@ -280,22 +285,22 @@ def _train_stack(
         losses[max(epoch - 1, 0)].block_until_ready()
         bar.advance(len(stack) / recipe.epochs, len(stack) * steps * recipe.batch_size)
     finite = np.all([np.isfinite(np.asarray(loss)) for loss in losses], axis=0)
-    phi, correct = (np.asarray(a) for a in programs.sweep(state, x, y))
+    said, correct = jax.tree.map(np.asarray, programs.sweep(state, x, y))
     arrays = {
-        "phi": phi,
+        **said,
         "accuracy_in": _share(correct, keep),
         "accuracy_out": _share(correct, ~keep),
         "accuracy_test": np.full(programs.width, np.nan, np.float32),
     }
     if x_test is not None:
-        phi_test, correct = (np.asarray(a) for a in programs.sweep(state, x_test, y_test))
-        arrays |= {"phi_test": phi_test, "accuracy_test": _share(correct, np.ones_like(correct))}
-        finite &= np.isfinite(phi_test).all(axis=(1, 2))
+        said, correct = jax.tree.map(np.asarray, programs.sweep(state, x_test, y_test))
+        arrays |= {"phi_test": said["phi"], "accuracy_test": _share(correct, np.ones_like(correct))}
+        finite &= np.isfinite(said["phi"]).all(axis=(1, 2))
     if run.config.save_params:
         arrays["params"] = np.asarray(
             jax.vmap(lambda s: ravel_pytree(evaluated(recipe, s))[0].astype(jnp.float32))(state)
         )
-    finite &= np.isfinite(phi).all(axis=(1, 2))
+    finite &= np.isfinite(arrays["phi"]).all(axis=(1, 2))
     return arrays, finite
 
 

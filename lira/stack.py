@@ -56,7 +56,7 @@ class Programs(NamedTuple):
     why: str  # how they were chosen, for people
     init: Callable[..., Any]  # (indices [m], x [1, ...]) -> state
     epoch: Callable[..., Any]  # (state, indices, epoch, stop, x, y, keep [m, N]) -> (state, losses [m])
-    sweep: Callable[..., Any]  # (state, x [n, ...], y [n]) -> (phi [m, n, Q], correct [m, n])
+    sweep: Callable[..., Any]  # (state, x [n, ...], y [n]) -> ({"phi": [m, n, Q], ...}, correct [m, n])
     memory: int | None  # bytes that the stacks of all workers hold on the device, as the compiler reports
     traffic: (
         float | None
@@ -69,9 +69,16 @@ class Programs(NamedTuple):
 
 
 def programs_for(
-    recipe: Recipe, queries: Queries, execution: Execution, dataset: Dataset, models: int
+    recipe: Recipe,
+    queries: Queries,
+    execution: Execution,
+    dataset: Dataset,
+    models: int,
+    signals: tuple[str, ...] = (),
 ) -> Programs:
     """Compile the programs of stacks for `models` models, at the pinned width and lowering or the fastest ones.
+
+    They are asked for phi and for `signals`.
 
     What is not pinned is measured once on this device, for this model and batch size. The choice, and what XLA
     compiled, are kept under `$LIRA_CACHE` (`~/.cache/lira`).
@@ -80,7 +87,7 @@ def programs_for(
     module = build_model(recipe.model, dataset.num_classes)
     workers = min(execution.workers or _cores(), models)
     share = -(-models // workers)  # of each worker
-    compiled = partial(compile_programs, module, recipe, queries, dataset, workers)
+    compiled = partial(compile_programs, module, recipe, queries, dataset, workers, signals=signals)
     pinned_lowering = None if execution.lowering == "auto" else execution.lowering
     lowerings = [pinned_lowering] if pinned_lowering else _candidates(module, recipe, dataset)
     if execution.width and len(lowerings) == 1:
@@ -190,11 +197,12 @@ def compile_programs(
     workers: int,
     how: str,
     width: int,
+    signals: tuple[str, ...] = (),
 ) -> Programs:
     """Compile, or take the last programs compiled: planning and training then share them."""
-    key = (module, recipe, queries, dataset.fingerprint, how, width)
+    key = (module, recipe, queries, dataset.fingerprint, how, width, signals)
     if key not in _programs:
-        built = _build(module, recipe, queries, dataset, how, width)
+        built = _build(module, recipe, queries, dataset, how, width, signals)
         _programs.clear()
         _programs[key] = built
     built = _programs[key]
@@ -202,7 +210,13 @@ def compile_programs(
 
 
 def _build(
-    module: nn.Module, recipe: Recipe, queries: Queries, dataset: Dataset, how: str, width: int
+    module: nn.Module,
+    recipe: Recipe,
+    queries: Queries,
+    dataset: Dataset,
+    how: str,
+    width: int,
+    signals: tuple[str, ...],
 ) -> Programs:
     total_steps = steps_per_epoch(dataset.num_examples, recipe.batch_size) * recipe.epochs
     # Queries of four training batches at a time.
@@ -223,11 +237,11 @@ def _build(
         return train_step(module, recipe, total_steps, state, key, number, at, order, x, y)
 
     def ask(state, x, y):
-        return query(module, recipe, queries, state, x, y)
+        return query(module, recipe, queries, signals, state, x, y)
 
     def sweep(state, x, y):
         answers = jax.lax.map(lambda block: ask(state, x[block], y[block]), _blocks(len(y), batch))
-        return tuple(a.reshape(-1, *a.shape[2:])[: len(y)] for a in answers)
+        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: len(y)], answers)
 
     def stacked(function, *axes, **options):
         def lowered(*arguments):
@@ -286,7 +300,7 @@ def _step_by_step(order, one_step, state, indices, number, stop, x, y, keep):
 def _block_by_block(ask, batch: int, state, x, y):
     """The query sweep as one call a batch."""
     answers = [ask(state, x[block], y[block]) for block in _blocks(len(y), batch)]
-    return tuple(jnp.concatenate(parts, axis=1)[:, : len(y)] for parts in zip(*answers, strict=True))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1)[:, : len(y)], *answers)
 
 
 def _blocks(n: int, batch: int) -> jax.Array:

@@ -108,6 +108,7 @@ class Run:
         queries: Queries = Queries(),
         membership_seed: int = 0,
         save_params: bool = False,
+        signals: tuple[str, ...] = Config.signals,
         execution: Execution = Execution(),
     ) -> "Run":
         """Make a run directory, or open the one that is there, growing it if `num_models` is larger.
@@ -124,6 +125,7 @@ class Run:
             num_models=num_models,
             membership_seed=membership_seed,
             save_params=save_params,
+            signals=signals,
             recipe=recipe,
             queries=queries,
             execution=execution,
@@ -153,6 +155,8 @@ class Run:
         }
         N, Q = dataset.num_examples, len(config.queries.views)
         rows: dict[str, tuple[int, ...]] = {"phi": (N, Q)}
+        for name in config.signals:
+            rows[name] = (N, Q, dataset.num_classes) if name == "logits" else (N, Q)
         if dataset.y_test is not None:
             rows["phi_test"] = (len(dataset.y_test), Q)
         if config.save_params:
@@ -372,7 +376,7 @@ class Run:
             *differences(old.queries, config.queries, "queries."),
             *(
                 f"{name} is {getattr(old, name)!r} there and {getattr(config, name)!r} here"
-                for name in ("membership_seed", "save_params")
+                for name in ("membership_seed", "save_params", "signals")
                 if getattr(old, name) != getattr(config, name)
             ),
         ]

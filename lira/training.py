@@ -11,9 +11,10 @@ import numpy as np
 import optax
 
 from lira.augment import Queries, augment, check_augmentation, query_views
-from lira.signals import is_correct, logit_scaled_confidence
+from lira.signals import entropy, is_correct, logit_scaled_confidence, modified_entropy
 
 __all__ = [
+    "SIGNALS",
     "ModelState",
     "Recipe",
     "epoch_order",
@@ -31,6 +32,12 @@ Array = jax.Array | np.ndarray  # a trace, or what users have
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "cos7pi16", "constant")
 PRECISIONS = ("float32", "bfloat16")
+# What a sweep can store beside phi, from logits [..., C] and labels [...].
+SIGNALS = {
+    "entropy": lambda logits, labels: entropy(logits),
+    "modified_entropy": modified_entropy,
+    "logits": lambda logits, labels: logits,
+}
 
 
 @dataclass(frozen=True)
@@ -259,20 +266,28 @@ def train_step(
 
 
 def query(
-    module: nn.Module, recipe: Recipe, queries: Queries, state: ModelState, x: Array, y: Array
-) -> tuple[jax.Array, jax.Array]:
+    module: nn.Module,
+    recipe: Recipe,
+    queries: Queries,
+    signals: tuple[str, ...],
+    state: ModelState,
+    x: Array,
+    y: Array,
+) -> tuple[dict[str, jax.Array], jax.Array]:
     """Ask one model about a batch of examples, in float32 and evaluation mode.
 
     Args:
         module: flax module.
         recipe: its `ema` decides whether the weights or their moving average answer.
         queries: the Q views.
+        signals: what to say beside phi, of `SIGNALS`.
         state: of the model.
         x: `[n, ...]`.
         y: int32 `[n]`.
 
     Returns:
-        phi, float32 `[n, Q]`, and whether the clean example is classified correctly, bool `[n]`.
+        By name phi and the other signals, float32 `[n, Q]` (logits `[n, Q, C]`); and whether the clean example is
+        classified correctly, bool `[n]`.
     """
     views = query_views(jnp.asarray(x), queries)
     Q, n = views.shape[:2]
@@ -282,8 +297,10 @@ def query(
             evaluated(recipe, state), as_input(views.reshape(Q * n, *x.shape[1:]), jnp.float32), train=False
         )
     logits = jnp.asarray(logits, jnp.float32).reshape(Q, n, -1)
-    phi = logit_scaled_confidence(logits, jnp.broadcast_to(y, (Q, n)))
-    return phi.T, is_correct(logits[0], y)
+    labels = jnp.broadcast_to(y, (Q, n))
+    said = {"phi": logit_scaled_confidence(logits, labels)}
+    said |= {name: SIGNALS[name](logits, labels) for name in signals}
+    return {name: jnp.swapaxes(values, 0, 1) for name, values in said.items()}, is_correct(logits[0], y)
 
 
 def evaluated(recipe: Recipe, state: ModelState) -> dict[str, Any]:

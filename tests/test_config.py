@@ -29,7 +29,9 @@ def test_file_is_read_into_the_dataclasses(tmp_path):
 
 
 def test_written_configuration_reads_back_equal(tmp_path):
-    config = Config(dataset='npz:a "quoted" path.npz', recipe=Recipe(ema=0.999, flip=True), save_params=True)
+    config = Config(
+        dataset='npz:a "quoted" path.npz', recipe=Recipe(ema=0.999, flip=True), signals=("logits",)
+    )
     assert read_config(written(tmp_path, tomli_w.dumps(as_dict(config)))) == config
     assert set(tomllib.loads(tomli_w.dumps(as_dict(config)))) == {f.name for f in dataclasses.fields(Config)}
 
@@ -54,6 +56,9 @@ def test_written_configuration_reads_back_equal(tmp_path):
         ("[queries]\nshift = -1", "queries.shift must not be negative"),
         ("[execution]\nlowering = 'magic'", "execution.lowering must be one of auto, xla, patches"),
         ("num_models = ", "is not valid TOML: Invalid value"),
+        ("signals = 'logits'", "'signals' must be a list of strings; got 'logits'"),
+        ("signals = ['logit']", "signals must be among entropy, modified_entropy, logits; got 'logit'"),
+        ("signals = ['logits', 'logits']", "signals names one twice"),
         ("membership_seed = -1", "membership_seed must not be negative"),
     ],
 )

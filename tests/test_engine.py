@@ -86,6 +86,24 @@ def test_trained_run_holds_what_its_models_answer(tmp_path):
     assert len(np.unique(params[:, 0])) == 6
 
 
+def test_signals_by_name_are_stored_and_no_others(tmp_path):
+    run = finished(tmp_path, signals=("modified_entropy", "logits"))
+    assert not run.holds("entropy")
+    logits = np.asarray(run.signal("logits"))
+    assert logits.shape == (6, N, 2, 3)
+    y = dataset().y
+    label = np.take_along_axis(logits, y[None, :, None, None], axis=3)[..., 0]
+    others = np.where(np.arange(3) == y[:, None, None], -np.inf, logits)
+    phi = label - np.logaddexp.reduce(others, axis=3)
+    np.testing.assert_allclose(np.asarray(run.phi), phi, rtol=1e-4, atol=1e-4)
+    # Both are small where the label is sure, and only there.
+    order = np.argsort(phi, axis=None)
+    stored = np.asarray(run.signal("modified_entropy")).ravel()[order]
+    assert stored[:50].min() > stored[-50:].max()
+    with pytest.raises(RunError, match=r"signals is \('modified_entropy', 'logits'\) there and \(\) here"):
+        made(tmp_path, signals=())
+
+
 def test_what_a_model_becomes_does_not_depend_on_its_stack(tmp_path):
     """Width 1, 4 with a short last stack, and 6: equal up to the order of float32 sums over 18 steps."""
     phis = [np.asarray(finished(tmp_path, f"w{w}", execution=Execution(width=w)).phi) for w in (1, 4, 6)]

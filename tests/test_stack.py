@@ -105,7 +105,7 @@ def test_compiler_out_of_memory_is_a_width_that_does_not_fit(monkeypatch):
     build = stack._build
 
     def exhausted(*arguments):
-        if arguments[-1] > 4:
+        if arguments[5] > 4:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
         return build(*arguments)
 

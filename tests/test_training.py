@@ -8,8 +8,9 @@ import pytest
 
 from lira.augment import Queries
 from lira.membership import keep_mask
-from lira.signals import logit_scaled_confidence
+from lira.signals import entropy, logit_scaled_confidence, modified_entropy
 from lira.training import (
+    SIGNALS,
     Recipe,
     epoch_order,
     evaluated,
@@ -206,13 +207,21 @@ def test_bfloat16_keeps_float32_weights_and_follows_float32():
 def test_query_answers_every_view_in_evaluation_mode():
     recipe, queries = Recipe(epochs=1, batch_size=10), Queries(mirror=True)
     state, _ = train_alone(Net(), recipe, 0, keep_mask(0, 4, N)[0])
-    phi, correct = query(Net(), recipe, queries, state, jnp.asarray(X), jnp.asarray(Y))
-    assert phi.shape == (N, 2)
-    assert phi.dtype == jnp.float32
+    said, correct = query(Net(), recipe, queries, tuple(SIGNALS), state, jnp.asarray(X), jnp.asarray(Y))
+    phi = said["phi"]
+    assert {name: values.shape for name, values in said.items()} == {
+        **dict.fromkeys(("phi", "entropy", "modified_entropy"), (N, 2)),
+        "logits": (N, 2, 3),
+    }
+    assert all(values.dtype == jnp.float32 for values in said.values())
     for view, images in enumerate((X, X[:, :, ::-1])):
         inputs = images.astype(np.float32) / 127.5 - 1
         logits = jnp.asarray(Net().apply({"params": state.params, **state.statistics}, inputs, train=False))
         np.testing.assert_allclose(phi[:, view], logit_scaled_confidence(logits, Y), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(said["logits"][:, view], logits, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(said["entropy"][:, view], entropy(logits), rtol=1e-4, atol=1e-5)
+        expected = modified_entropy(logits, Y)
+        np.testing.assert_allclose(said["modified_entropy"][:, view], expected, rtol=1e-4, atol=1e-5)
         if view == 0:
             np.testing.assert_array_equal(correct, np.argmax(logits, axis=1) == Y)
 
