@@ -8,23 +8,30 @@ import argparse
 import dataclasses
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lira import report
-from lira.attacks import FewModelsError
 from lira.check import check_pool
-from lira.confidences import KINDS, as_keep, as_labels, member_z, require_aligned, to_phi
-from lira.engine import ATTACKS, call_attack
+from lira.confidences import (
+    KINDS,
+    as_keep,
+    as_labels,
+    member_z,
+    require_aligned,
+    to_entropies,
+    to_phi,
+)
 from lira.files import Rows, read_array
-from lira.membership import is_paired, pair_rows
+from lira.membership import pair_rows
 from lira.signals import replace_saturated
 from lira.store import new_directory, write_array
+from lira.suite import Pool, attack_pool
 
-__all__ = ["AuditError", "Pool", "add_arguments", "attack_pool", "read_pool", "write_audit"]
+__all__ = ["Audit", "AuditError", "add_arguments", "read_audit", "write_audit"]
 
 
 class AuditError(ValueError):
@@ -32,22 +39,18 @@ class AuditError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Pool:
-    """What is attacked and with what: phi of M shadow models and, where given, of T outside targets."""
+class Audit:
+    """A pool to attack, and what is known about it besides."""
 
-    phi: np.ndarray  # float32 [M, N, Q]
-    keep: np.ndarray  # bool [M, N]
+    pool: Pool
     labels: np.ndarray | None = None  # int32 [N]
-    target: np.ndarray | None = None  # float32 [T, N, Q]
-    member: np.ndarray | None = None  # bool [T, N]
-    population: np.ndarray | None = None  # float32 [M, Z, Q]
-    target_population: np.ndarray | None = None  # float32 [T, Z, Q]
+    member: np.ndarray | None = None  # bool [T, N], of the outside targets
     models: np.ndarray | None = None  # int [M], the row of each in the files, where they were paired
 
     @property
     def membership(self) -> np.ndarray:
         """Of what is attacked: bool `[T, N]`, or `[M, N]` without an outside target."""
-        return self.keep if self.member is None else self.member
+        return self.pool.keep if self.member is None else self.member
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", required=True, help="a new or empty directory for the report")
 
 
-def read_pool(files: Mapping[str, str | None]) -> Pool:
+def read_audit(files: Mapping[str, str | None]) -> Audit:
     """Open, check and convert the files of an audit.
 
     Rows of `keep` that are complementary pairs are brought together, so that a target's mate can be left out with it.
@@ -113,8 +116,9 @@ def read_pool(files: Mapping[str, str | None]) -> Pool:
         member = _membership(given["member"], (target.array.shape[0], N))
         sources.append(target)
     _check_sides(keep, member, given["keep"].place)
-    phi = _convert(kind, sources, labels, keep, member)
-    pool = Pool(phi[:M], keep, labels, None if member is None else phi[M:], member)
+    signals = _convert(kind, sources, labels, keep, member)
+    target_signals = None if member is None else {name: rows[M:] for name, rows in signals.items()}
+    pool = Pool({name: rows[:M] for name, rows in signals.items()}, keep, target_signals)
     if "population" in given:
         points = [given["population"]]
         if points[0].array.shape[0] != M:
@@ -124,35 +128,15 @@ def read_pool(files: Mapping[str, str | None]) -> Pool:
         if "target_population" in given:
             points.append(_as_rows(given["target_population"], len(shape)))
         known = _labels(given.get("population_labels"), points[0].array.shape[1])
-        answers = _convert(kind, points, known)
+        answers = _convert(kind, points, known)["phi"]
         theirs = answers[M:] if len(points) > 1 else None
         pool = dataclasses.replace(pool, population=answers[:M], target_population=theirs)
-    return pool if member is not None else _paired(pool)
-
-
-def attack_pool(
-    pool: Pool, attacks: Mapping[str, Callable[..., np.ndarray]] = ATTACKS
-) -> dict[str, np.ndarray]:
-    """Every attack that the pool allows: scores float32 `[T, N]` by name; the others are left out with a warning.
-
-    Raises:
-        AuditError: the pool allows none.
-    """
-    leave = "pair" if is_paired(pool.keep) else "one"
-    scores = {}
-    points = {"population": pool.population, "target_population": pool.target_population}
-    for name, attack in attacks.items():
-        try:
-            scores[name] = call_attack(attack, pool.phi, pool.keep, leave=leave, target=pool.target, **points)
-        except FewModelsError as error:
-            warnings.warn(f"{name} is left out: {error}", stacklevel=2)
-    if not scores:
-        raise AuditError("no attack is possible with these models: each was left out for want of others")
-    return scores
+    audit = Audit(pool, labels, member)
+    return audit if member is not None else _paired(audit)
 
 
 def write_audit(
-    pool: Pool,
+    audit: Audit,
     out: str | os.PathLike[str],
     *,
     facts: Mapping[str, str] | None = None,
@@ -161,7 +145,7 @@ def write_audit(
     """Attack the pool and write metrics.json, roc.png, report.html and scores/ into a new or empty directory.
 
     Args:
-        pool: from `read_pool`, or made of arrays.
+        audit: from `read_audit`, or made of arrays.
         out: the directory; it appears whole or not at all.
         facts: more to say about the audit on the page.
         said: warnings for the page; read once the attacks are done, so that it may still grow until then.
@@ -173,11 +157,14 @@ def write_audit(
         AuditError: the pool allows no attack.
         RunError: the directory is not empty, or cannot be written.
     """
+    pool = audit.pool
     with new_directory(Path(out).expanduser().absolute()) as making:
         scores = attack_pool(pool)
-        metrics, curves = report.evaluate(scores, pool.membership)
+        if not scores:
+            raise AuditError("no attack is possible with these models: each was left out for want of others")
+        metrics, curves = report.evaluate(scores, audit.membership)
         # In the order of the files, whatever order pairs were brought into.
-        order = np.arange(len(pool.membership)) if pool.models is None else pool.models
+        order = np.arange(len(audit.membership)) if audit.models is None else audit.models
         metrics = {**metrics, "models": sorted(order.tolist())}
         (making / "scores").mkdir()
         for name, values in scores.items():
@@ -190,22 +177,24 @@ def write_audit(
             examples=None
             if pool.target is not None
             else report.example_figure(
-                pool.phi, pool.keep, scores[first], metrics["attacks"][first], pool.labels
+                pool.signals["phi"], pool.keep, scores[first], metrics["attacks"][first], audit.labels
             ),
             facts={**_facts(pool), **(facts or {})},
-            checks=check_pool(pool.phi, pool.keep, pool.labels, target=pool.target, member=pool.member),
+            checks=check_pool(pool, audit.labels, audit.member),
             warnings=said,
         )
     return metrics
 
 
 def _facts(pool: Pool) -> dict[str, str]:
-    M, N, Q = pool.phi.shape
+    M, N, Q = pool.signals["phi"].shape
     facts = {"shadow models": f"{M}", "examples": f"{N:,}", "queries": f"{Q}"}
     if pool.target is None:
-        design = "with its pair" if is_paired(pool.keep) else "alone"
-        return {**facts, "targets": f"every model of the pool, left out of it {design}"}
-    return {**facts, "targets": f"{len(pool.target)} outside the pool"}
+        design = "with its pair" if pool.leave == "pair" else "alone"
+        facts["targets"] = f"every model of the pool, left out of it {design}"
+    else:
+        facts["targets"] = f"{pool.target['phi'].shape[0]} outside the pool"
+    return {**facts, **report.attacks_left_out(pool)}
 
 
 # --- From files to arrays -------------------------------------------------------------------------------------------
@@ -278,10 +267,14 @@ def _convert(
     labels: np.ndarray | None,
     keep: np.ndarray | None = None,
     member: np.ndarray | None = None,
-) -> np.ndarray:
-    """Phi of all rows of the sources, finite float32 `[rows, N, Q]`, one row in memory at a time."""
-    shape = sources[0].array.shape
-    phi, precision = np.empty(0, np.float32), np.dtype(np.float64)
+) -> dict[str, np.ndarray]:
+    """Phi of all rows of the sources, and the entropies where they say what all classes get.
+
+    Each finite float32 `[rows, N, Q]`; one row of the sources is in memory at a time.
+    """
+    shape, precision = sources[0].array.shape, np.dtype(np.float64)
+    count = sum(each.array.shape[0] for each in sources)
+    signals: dict[str, np.ndarray] = {}
     start = 0
     for file, membership in zip(sources, (keep, member), strict=False):
         accuracy, z = [], []
@@ -293,31 +286,34 @@ def _convert(
         for row in range(file.array.shape[0]):
             values = np.asarray(file.array[row])
             try:
-                converted, correct = to_phi(kind, values, labels)
+                phi, correct = to_phi(kind, values, labels)
+                rows = {"phi": phi, **to_entropies(kind, values, labels)}
             except ValueError as error:
                 raise AuditError(f"{file.place}: model {row}: {error}") from error
             if not start + row:
-                phi = np.empty((sum(each.array.shape[0] for each in sources), *converted.shape), np.float32)
+                signals = {name: np.empty((count, *phi.shape), np.float32) for name in rows}
                 precision = values.dtype if values.dtype.kind == "f" else precision
-            phi[start + row] = converted
+            for name, converted in rows.items():
+                signals[name][start + row] = converted
             if membership is not None:
                 held = membership[row] if membership[row].any() else ~membership[row]
                 accuracy.append(np.nan if correct is None else correct[held].mean())
-                z.append(member_z(converted, membership[row]))
+                z.append(member_z(phi, membership[row]))
         start += file.array.shape[0]
         if membership is not None:
             try:
                 require_aligned(np.array(accuracy), np.array(z), membership, labels)
             except ValueError as error:
                 raise AuditError(f"{file.place}: {error}") from error
-    return replace_saturated(phi, precision)
+    return {**signals, "phi": replace_saturated(signals["phi"], precision)}
 
 
-def _paired(pool: Pool) -> Pool:
-    """The pool with complementary rows side by side; rows without a mate are left out."""
+def _paired(audit: Audit) -> Audit:
+    """The audit with complementary rows side by side; rows without a mate are left out."""
+    pool = audit.pool
     order = pair_rows(pool.keep)
     if not len(order):
-        return pool
+        return audit
     if len(order) < len(pool.keep):
         lost = sorted(set(range(len(pool.keep))) - set(order.tolist()))
         warnings.warn(
@@ -326,8 +322,11 @@ def _paired(pool: Pool) -> Pool:
             stacklevel=3,
         )
     elif (order == np.arange(len(order))).all():
-        return pool
-    population = None if pool.population is None else pool.population[order]
-    return dataclasses.replace(
-        pool, phi=pool.phi[order], keep=pool.keep[order], population=population, models=order
+        return audit
+    paired = dataclasses.replace(
+        pool,
+        signals={name: np.asarray(rows)[order] for name, rows in pool.signals.items()},
+        keep=pool.keep[order],
+        population=None if pool.population is None else np.asarray(pool.population)[order],
     )
+    return dataclasses.replace(audit, pool=paired, models=order)

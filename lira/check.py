@@ -12,9 +12,10 @@ import numpy as np
 from lira.attacks import FewModelsError, SignalArray, global_threshold
 from lira.augment import Queries
 from lira.confidences import chance_accuracy
-from lira.engine import ATTACKS
+from lira.engine import pool_of
 from lira.membership import is_paired
 from lira.store import DIVERGED, DONE, Run
+from lira.suite import ATTACKS, Pool
 from lira.training import Recipe
 
 __all__ = [
@@ -64,28 +65,26 @@ def check_run(run: Run, attacks: Mapping[str, Callable] = ATTACKS) -> list[Check
         checks.append(Check("training", "warn", sentence))
     else:
         checks.append(check_training(inside, run.accuracy("out"), run.labels))
-    return checks + check_pool(run.phi, run.keep, run.labels, attacks=attacks)
+    return checks + check_pool(pool_of(run), run.labels, attacks=attacks)
 
 
 def check_pool(
-    phi: SignalArray,
-    keep: np.ndarray,
+    pool: Pool,
     labels: np.ndarray | None = None,
-    *,
-    target: SignalArray | None = None,
     member: np.ndarray | None = None,
+    *,
     attacks: Mapping[str, Callable] = ATTACKS,
 ) -> list[Check]:
     """The checks that need arrays alone.
 
     Args:
-        phi: float `[M, N, Q]`, anything that slices to numbers along N.
-        keep: bool `[M, N]`.
+        pool: what is attacked and with what.
         labels: int `[N]`, if known (-1: not).
-        target: float `[T, N, Q]`, outside targets; None where the pool's own models are attacked.
         member: bool `[T, N]`, what the outside targets were trained on.
         attacks: by name; the null is that of the first which these models allow.
     """
+    phi, keep = pool.signals["phi"], pool.keep
+    target = None if pool.target is None else pool.target["phi"]
     checks = [check_counts(keep)]
     if labels is not None and (labels >= 0).all():
         checks.append(check_classes(labels, keep))

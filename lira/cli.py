@@ -18,11 +18,11 @@ import tyro
 from rich.console import Console
 
 from lira import bench, report
-from lira.audit import add_arguments, read_pool, write_audit
+from lira.audit import add_arguments, read_audit, write_audit
 from lira.check import check_run
 from lira.config import Config, ConfigError, absolute, read_config
 from lira.data import Dataset
-from lira.engine import plan, score, train
+from lira.engine import plan, pool_of, score, train
 from lira.files import read_array
 from lira.interchange import LAYOUTS, export_carlini, import_run
 from lira.published import Comparison, compare
@@ -106,10 +106,11 @@ def _stage(verb: str, argv: list[str], said: list[str], console: Console) -> int
     if verb == "train":
         _train(run, _dataset_of(run), console)
     else:
-        scores = score(run)
+        dataset = _dataset_if_there(run)
+        scores = score(run, dataset)
         console.print(f"{run.path}: {len(scores)} attacks scored for {len(run.models)} models")
         if verb == "report":
-            _report(run, scores, _dataset_if_there(run), said, console)
+            _report(run, scores, dataset, said, console)
     return 0
 
 
@@ -119,7 +120,7 @@ def _audit(argv: list[str], said: list[str], console: Console) -> int:
     files = vars(_parse_all(parser, argv))
     out = Path(files.pop("out")).expanduser().absolute()
     named = ", ".join(f"{name.replace('_', '-')} {file}" for name, file in files.items() if file)
-    metrics = write_audit(read_pool(files), out, facts={"files": named}, said=said)
+    metrics = write_audit(read_audit(files), out, facts={"files": named}, said=said)
     _show(metrics, out, console)
     return 0
 
@@ -170,7 +171,7 @@ def _run_or_plan(verb: str, argv: list[str], said: list[str], console: Console) 
         )
         return 0
     _train(run, dataset, console)
-    _report(run, score(run), dataset, said, console)
+    _report(run, score(run, dataset), dataset, said, console)
     return 0
 
 
@@ -199,7 +200,7 @@ def _report(
         examples=report.example_figure(
             run.phi, keep, scores[first], metrics["attacks"][first], run.labels, images
         ),
-        facts=_facts(run),
+        facts={**_facts(run), **report.attacks_left_out(pool_of(run, dataset))},
         warnings=said,
         checks=check_run(run),
         published=_published(run, metrics),

@@ -13,15 +13,26 @@ import numpy as np
 from scipy.stats import rankdata
 
 from lira.signals import (
+    entropy,
     is_correct,
     logit_scaled_confidence,
+    modified_entropy,
     phi_from_binary_logits,
     phi_from_confidences,
     phi_from_losses,
     phi_from_probabilities,
 )
 
-__all__ = ["KINDS", "as_keep", "as_labels", "chance_accuracy", "member_z", "require_aligned", "to_phi"]
+__all__ = [
+    "KINDS",
+    "as_keep",
+    "as_labels",
+    "chance_accuracy",
+    "member_z",
+    "require_aligned",
+    "to_entropies",
+    "to_phi",
+]
 
 KINDS = ("phi", "logits", "confidences", "losses")
 # Values converted at once: 64 MiB in float64.
@@ -56,6 +67,67 @@ def to_phi(kind: str, values: np.ndarray, labels: np.ndarray | None) -> tuple[np
     >>> print(phi.tolist(), correct)
     [[3.0], [-1.0]] [ True False]
     """
+    kind, values, known = _with_axes(kind, values, labels)
+    if kind in ("phi", "losses", "confidences"):
+        convert = {"phi": np.float64, "losses": phi_from_losses, "confidences": phi_from_confidences}[kind]
+        phi, correct = np.asarray(convert(values)), None
+        _check_nan(phi)
+        return phi, correct
+    phi, correct = np.empty(values.shape[:2]), np.empty(len(values), bool)
+    for block in _blocks(values):
+        part = np.asarray(values[block])
+        asked = np.broadcast_to(known[block, None], part.shape[:2])
+        if part.shape[-1] == 1:
+            phi[block] = phi_from_binary_logits(part[..., 0], asked)
+            correct[block] = phi[block, 0] > 0
+        elif kind == "probabilities":
+            phi[block] = phi_from_probabilities(part, asked)
+            correct[block] = part[:, 0].argmax(axis=-1) == known[block]
+        else:
+            with jax.enable_x64(True):
+                phi[block], correct[block] = _of_logits(part, asked)
+    _check_nan(phi)
+    return phi, correct
+
+
+def to_entropies(kind: str, values: np.ndarray, labels: np.ndarray | None) -> dict[str, np.ndarray]:
+    """The entropy and the modified entropy of one model's values, where these say what all classes get.
+
+    Args:
+        kind: as for `to_phi`.
+        values: as for `to_phi`.
+        labels: as for `to_phi`.
+
+    Returns:
+        entropy and modified_entropy, float64 `[N, Q]` in nats, from logits and from whole probability vectors; nothing
+        from values of the label's class alone. A probability of 0 counts as the smallest float64.
+
+    Raises:
+        ValueError: as `to_phi`.
+    """
+    kind, values, known = _with_axes(kind, values, labels)
+    if kind not in ("logits", "probabilities"):
+        return {}
+    found = {name: np.empty(values.shape[:2]) for name in ("entropy", "modified_entropy")}
+    for block in _blocks(values):
+        part = np.asarray(values[block], np.float64)
+        asked = np.broadcast_to(known[block, None], part.shape[:2])
+        if part.shape[-1] == 1:
+            part = np.concatenate([np.zeros_like(part), part], axis=-1)
+        elif kind == "probabilities":
+            part = np.log(np.maximum(part, np.finfo(np.float64).tiny))
+        with jax.enable_x64(True):
+            found["entropy"][block], found["modified_entropy"][block] = _entropies(part, asked)
+    return found
+
+
+def _with_axes(
+    kind: str, values: np.ndarray, labels: np.ndarray | None
+) -> tuple[str, np.ndarray, np.ndarray]:
+    """The kind, "probabilities" for whole vectors of confidences; values `[N, Q]`, or `[N, Q, C]` of vectors; labels.
+
+    Where the kind needs no labels, they are empty.
+    """
     if labels is not None and len(labels) != len(values):
         raise ValueError(
             f"has {len(values):,} rows, but there are {len(labels):,} labels: give each row its own"
@@ -75,11 +147,7 @@ def to_phi(kind: str, values: np.ndarray, labels: np.ndarray | None) -> tuple[np
         hint = "; probability vectors need labels and rows that sum to 1" if kind == "confidences" else ""
         raise ValueError(f"has a shape of {values.shape} for a model; {kind} are {wanted}{hint}")
     if kind in ("phi", "losses", "confidences"):
-        values = values if axes == 2 else values[:, None]
-        convert = {"phi": np.float64, "losses": phi_from_losses, "confidences": phi_from_confidences}[kind]
-        phi, correct = np.asarray(convert(values)), None
-        _check_nan(phi)
-        return phi, correct
+        return kind, values if axes == 2 else values[:, None], np.empty(0, np.int32)
     if labels is None:
         raise ValueError(f"{kind} need labels: give them, or the label's own confidence")
     if axes == 1:
@@ -93,21 +161,7 @@ def to_phi(kind: str, values: np.ndarray, labels: np.ndarray | None) -> tuple[np
         raise ValueError(
             "looks like probabilities (in [0, 1], summing to 1), not logits: give it as confidences"
         )
-    phi, correct = np.empty(values.shape[:2]), np.empty(len(values), bool)
-    for block in _blocks(values):
-        part = np.asarray(values[block])
-        asked = np.broadcast_to(labels[block, None], part.shape[:2])
-        if C == 1:
-            phi[block] = phi_from_binary_logits(part[..., 0], asked)
-            correct[block] = phi[block, 0] > 0
-        elif kind == "probabilities":
-            phi[block] = phi_from_probabilities(part, asked)
-            correct[block] = part[:, 0].argmax(axis=-1) == labels[block]
-        else:
-            with jax.enable_x64(True):
-                phi[block], correct[block] = _of_logits(part, asked)
-    _check_nan(phi)
-    return phi, correct
+    return kind, values, labels
 
 
 @jax.jit
@@ -117,6 +171,11 @@ def _of_logits(logits, labels) -> tuple[jax.Array, jax.Array]:
         logit_scaled_confidence(logits.astype(jnp.float64), labels),
         is_correct(logits[:, 0], labels[:, 0]),
     )
+
+
+@jax.jit
+def _entropies(logits, labels) -> tuple[jax.Array, jax.Array]:
+    return entropy(logits), modified_entropy(logits, labels)
 
 
 def as_keep(values: np.ndarray, name: str = "keep") -> np.ndarray:

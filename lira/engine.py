@@ -1,10 +1,8 @@
 """Running: which models next, in stacks of what width, on what device; then every attack on what they left behind."""
 
 import datetime
-import inspect
 import time
 import warnings
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Event, Lock
@@ -22,33 +20,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from lira import attacks
 from lira.config import Config
 from lira.data import Dataset
-from lira.membership import is_paired
 from lira.stack import Programs, programs_for, seconds_per_step
 from lira.store import DIVERGED, Run, RunError
-from lira.training import evaluated, steps_per_epoch
+from lira.suite import ATTACKS, Pool, attack_pool
+from lira.training import SIGNALS, evaluated, steps_per_epoch
 
-__all__ = ["ATTACKS", "DivergedWarning", "Plan", "call_attack", "plan", "score", "train"]
+__all__ = ["DivergedWarning", "Plan", "plan", "pool_of", "score", "train"]
 
-ATTACKS: dict[str, Callable[..., np.ndarray]] = {
-    "lira_online": attacks.lira_online,
-    "lira_online_fixed": attacks.lira_online_fixed,
-    "lira_online_multivariate": attacks.lira_online_multivariate,
-    "lira_offline": attacks.lira_offline,
-    "lira_offline_fixed": attacks.lira_offline_fixed,
-    "bavaria_online": attacks.bavaria_online,
-    "bavaria_offline": attacks.bavaria_offline,
-    "rmia_online": attacks.rmia_online,
-    "rmia_offline": attacks.rmia_offline,
-    "base": attacks.base,
-    "difficulty_calibration": attacks.difficulty_calibration,
-    "difficulty_calibration_both": attacks.difficulty_calibration_both,
-    "attack_r": attacks.attack_r,
-    "attack_p": attacks.attack_p,
-    "global_threshold": attacks.global_threshold,
-}
+# Patches along each axis of an image whose means are its features.
+PATCHES = 8
 
 
 class DivergedWarning(UserWarning):
@@ -164,14 +146,19 @@ def train(run: Run, dataset: Dataset, *, show_progress: bool = True) -> None:
         )
 
 
-def score(run: Run) -> dict[str, np.ndarray]:
+def score(run: Run, dataset: Dataset | None = None) -> dict[str, np.ndarray]:
     """Every attack on every usable model of the run, computed where the stored scores are absent or out of date.
 
     A target's whole pair is left out where the memberships are complementary pairs, as all trained here are; in
     imported pools of another design the target alone.
 
+    Args:
+        run: the run.
+        dataset: its data, which `quantile_regression` reads; None goes without that attack.
+
     Returns:
-        Scores `[m, N]` by attack. Attacks that need more models than there are are left out, with a warning.
+        Scores `[m, N]` by attack. Attacks that need more models than there are are left out, with a warning; those
+        that read what is not stored, silently (see `suite.missing_signals`).
 
     Raises:
         RunError: fewer than four trained models are usable.
@@ -181,39 +168,48 @@ def score(run: Run) -> dict[str, np.ndarray]:
         raise RunError(
             f"{run.path}: has {pairs} complete pairs of models, and the attacks need two: train it first"
         )
-    keep = run.keep
-    leave = "pair" if is_paired(keep) else "one"
-    population = run.signal("phi_test") if run.holds("phi_test") else None
+    pool = pool_of(run, dataset)
     scores = {}
     for name, attack in ATTACKS.items():
         stored = run.scores(name)
         if stored is None:
-            try:
-                stored = call_attack(attack, run.phi, keep, leave=leave, population=population)
-            except attacks.FewModelsError as error:
-                warnings.warn(f"{name} is left out: {error}", stacklevel=2)
+            computed = attack_pool(pool, {name: attack})
+            if name not in computed:
                 continue
+            stored = computed[name]
             with run.lock():
                 run.write_scores(name, stored)
         scores[name] = stored
     return scores
 
 
-def call_attack(
-    attack: Callable[..., np.ndarray],
-    phi: attacks.SignalArray,
-    keep: np.ndarray,
-    *,
-    leave: str,
-    target: attacks.SignalArray | None = None,
-    population: attacks.SignalArray | None = None,
-    target_population: attacks.SignalArray | None = None,
-) -> np.ndarray:
-    """Call an attack with the populations too, where there are any and it takes them."""
-    points = {"population": population, "target_population": target_population}
-    taken = inspect.signature(attack).parameters
-    given = {name: value for name, value in points.items() if value is not None and name in taken}
-    return attack(phi, keep, target=target, leave=leave, **given)
+def pool_of(run: Run, dataset: Dataset | None = None) -> Pool:
+    """The run's usable models as the attacks see them; arrays stay on disk until they are read."""
+    features = population_features = None
+    if dataset is not None and dataset.x_test is not None and dataset.y_test is not None:
+        features = _features(dataset.x, dataset.y, dataset.num_classes)
+        population_features = _features(dataset.x_test, dataset.y_test, dataset.num_classes)
+    return Pool(
+        {name: run.signal(name) for name in ("phi", *SIGNALS) if run.holds(name)},
+        run.keep,
+        population=run.signal("phi_test") if run.holds("phi_test") else None,
+        features=features,
+        population_features=population_features,
+    )
+
+
+def _features(x: np.ndarray, y: np.ndarray, num_classes: int) -> np.ndarray:
+    """What is public of examples, float32 `[N, F]`: their features, and their labels as one-hot columns.
+
+    Of images the means of PATCHES x PATCHES patches, which is as fine as a regression on them can use.
+    """
+    if x.ndim == 4:
+        for axis in (1, 2):
+            edges = np.unique(np.linspace(0, x.shape[axis], PATCHES, endpoint=False, dtype=int))
+            counts = np.diff(np.append(edges, x.shape[axis]))
+            sums = np.add.reduceat(x, edges, axis=axis, dtype=np.float32)
+            x = sums / counts.reshape([-1 if a == axis else 1 for a in range(4)])
+    return np.concatenate([x.reshape(len(x), -1), np.eye(num_classes)[y]], axis=1, dtype=np.float32)
 
 
 # --- Stacks ----------------------------------------------------------------------------------------------------------

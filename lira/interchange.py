@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from lira.confidences import as_keep, as_labels, member_z, require_aligned, to_phi
+from lira.confidences import as_keep, as_labels, member_z, require_aligned, to_entropies, to_phi
 from lira.files import read_array
 from lira.membership import pair_rows
 from lira.signals import replace_saturated
@@ -136,6 +136,8 @@ def _rows(place: Path, found: _Found, labels: np.ndarray | None) -> Iterator[dic
             "accuracy_out": np.float32(outside),
             "accuracy_test": np.float32(np.nan),
         }
+        entropies = to_entropies(found.kind, values, labels)
+        arrays |= {name: each.astype(np.float32) for name, each in entropies.items()}
         if found.kind == "logits":
             arrays["logits"] = np.asarray(values, np.float32)
         yield arrays

@@ -20,15 +20,19 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from lira.attacks import SignalArray
+from lira.leakage import leakage
 from lira.membership import is_paired
-from lira.metrics import MIN_CLUSTERS, Estimate, OperatingPoint, Roc, example_tpr, mean_over_targets, roc
+from lira.metrics import MIN_CLUSTERS, Roc, mean_over_targets, most_and_least_vulnerable, roc
+from lira.metrics.document import estimate_entry, point_entry
 from lira.plots import COLORS, ROC_SIZE, Curve, decimals, percent, plot_examples, plot_roc
 from lira.published import Comparison
 from lira.store import write_atomically
+from lira.suite import Pool, missing_signals
 
 __all__ = [
     "FPRS",
     "Curve",
+    "attacks_left_out",
     "evaluate",
     "example_figure",
     "low_fpr_threshold",
@@ -70,14 +74,18 @@ def evaluate(scores: Mapping[str, np.ndarray], keep: np.ndarray) -> tuple[dict[s
         curve = roc(values, keep)
         points = [curve.tpr_at(fpr) for fpr in FPRS]
         attacks[name] = {
-            **_estimate("auc", curve.auc_interval()),
-            **_estimate("balanced_accuracy", curve.balanced_accuracy_interval()),
-            "tpr_at_fpr": {f"{point.fpr:g}": _point(point) for point in points},
+            **estimate_entry("auc", curve.auc_interval()),
+            **estimate_entry("balanced_accuracy", curve.balanced_accuracy_interval()),
+            "tpr_at_fpr": {f"{point.fpr:g}": point_entry(point) for point in points},
             "mean_over_targets": _mean_over_targets(values, keep),
         }
         if members and nonmembers:
             low = next(point.tpr for point in points if f"{point.fpr:g}" == LOW_FPR)
             curves[name] = _thin(curve, low)
+    strongest = None
+    if members and nonmembers:
+        name, _ = _strongest(attacks)
+        strongest = {"attack": name, **leakage(scores[name], keep)}
     metrics = {
         "description": "pooled over targets, except under mean_over_targets; rates are fractions",
         "interval": _interval(keep),
@@ -86,6 +94,7 @@ def evaluate(scores: Mapping[str, np.ndarray], keep: np.ndarray) -> tuple[dict[s
         "num_members": members,
         "num_nonmembers": nonmembers,
         "attacks": attacks,
+        "strongest": strongest,
     }
     return metrics, curves
 
@@ -105,38 +114,6 @@ def low_fpr_threshold(attack: Mapping[str, Any]) -> tuple[float, float]:
     else:
         fpr, point = "0", attack["tpr_at_fpr"][LOW_FPR]
     return float(fpr), np.inf if point["threshold"] is None else point["threshold"]
-
-
-def most_and_least_vulnerable(
-    scores: np.ndarray, keep: np.ndarray, threshold: float, count: int = 3
-) -> tuple[np.ndarray, np.ndarray]:
-    """The examples that are recognised in the largest, and in the smallest, share of the targets that hold them.
-
-    Ties in that share (`metrics.example_tpr`) are broken by the mean score of members less that of non-members.
-    Examples that all targets or none hold are left out.
-
-    Args:
-        scores: float `[T, N]`.
-        keep: bool `[T, N]`.
-        threshold: of a global FPR, see `low_fpr_threshold`.
-        count: how many of each.
-
-    Returns:
-        int `[count]` most vulnerable first, and int `[count]` least vulnerable first; no example is in both.
-    """
-    held = keep.sum(axis=0)
-    usable = np.flatnonzero((held > 0) & (held < len(keep)))
-    if not len(usable):
-        return usable, usable
-    scores, keep, held = scores[:, usable], keep[:, usable], held[usable]
-    tpr = example_tpr(scores, keep, threshold)
-    with np.errstate(invalid="ignore"):
-        inside = np.sum(scores, axis=0, where=keep, dtype=np.float64) / held
-        outside = np.sum(scores, axis=0, where=~keep, dtype=np.float64) / (len(keep) - held)
-        gap = np.nan_to_num(inside - outside)
-    order = usable[np.lexsort((gap, tpr))]
-    count = min(count, len(order) // 2)
-    return order[::-1][:count], order[:count]
 
 
 def example_figure(
@@ -278,6 +255,8 @@ def _page(
     return environment.get_template("report.html.j2").render(
         metrics=metrics,
         headline=_headline(metrics),
+        strongest=metrics.get("strongest"),
+        implied=_implied(metrics.get("strongest")),
         roc=base64.b64encode(picture).decode(),
         examples=None if examples is None else base64.b64encode(_png(examples)).decode(),
         headers=[_header(first["tpr_at_fpr"][key], float(key)) for key in keys],
@@ -287,6 +266,80 @@ def _page(
         floor=f"{100 / metrics['num_nonmembers']:.3g} %" if metrics["num_nonmembers"] else None,
         **parts,
     )
+
+
+def _implied(strongest: Mapping[str, Any] | None) -> list[tuple[str, str, str, str]]:
+    """What the strongest attack implies: figure, value, interval, and what it means."""
+    if strongest is None:
+        return []
+    at = f"{100 * strongest['fpr']:g} % FPR"
+    j, fixed, stable = strongest["youden_j"], strongest["fixed_threshold"], strongest["stability"]
+    rows = [
+        (
+            "Youden's J",
+            *_share({"j": j["j"], "j_low": j["low"], "j_high": j["high"]}, "j"),
+            f"TPR less FPR at the best threshold, which the other half of the targets chose; chosen on the same "
+            f"scores it would read {j['optimistic']:.3f}"
+            if j["optimistic"] is not None
+            else "",
+        )
+    ]
+    for key, name, label, means in (
+        (
+            "information_at_least",
+            "bits",
+            "information, at least",
+            "bits a score tells about membership, by Fano's inequality from J",
+        ),
+        ("mutual_information", "bits", "information, estimated", "bits, from binned scores"),
+        (
+            "bayes_error_at_most",
+            "error",
+            "Bayes error, at most",
+            "of the best attack there is, members and non-members alike",
+        ),
+    ):
+        entry = strongest[key]
+        named = {name: entry[name], f"{name}_low": entry["low"], f"{name}_high": entry["high"]}
+        rows.append((label, *_share(named, name), means))
+    for prior, value in strongest["ppv"].items():
+        if value is not None:
+            means = f"of those called members at {at}, where one in {1 / float(prior):g} is one"
+            rows.append(("true members", percent(value), "", means))
+    if fixed is not None:
+        for name, means in (
+            ("tpr", f"mean over targets, where the threshold for {at} was fixed on the other models alone"),
+            (
+                "fpr",
+                f"what that threshold realises; up to {percent(fixed['largest_fpr'])} on a single target",
+            ),
+        ):
+            point = {
+                "status": "ok",
+                "tpr": fixed[name],
+                "low": fixed[f"{name}_low"],
+                "high": fixed[f"{name}_high"],
+            }
+            rows.append((f"{name.upper()}, threshold fixed before", *_rate(point), means))
+    if stable is not None:
+        means = "correlation of the examples' vulnerability between two halves of the targets"
+        rows.append(("stability", *_share(stable, "pearson"), means))
+    if strongest["epsilon"] is not None:
+        epsilon = strongest["epsilon"]
+        means = (
+            f"at delta {epsilon['delta']:g}: the largest one-run lower bound of all targets, 95 % for all together; the "
+            f"median target's own is {epsilon['median']:.2f}. It holds where membership was drawn by fair coins."
+        )
+        rows.append(("epsilon, at least", f"{epsilon['largest']:.2f}", "", means))
+    return rows
+
+
+def attacks_left_out(pool: Pool) -> dict[str, str]:
+    """A fact for the page: the attacks that read what the pool does not hold; nothing where there is none."""
+    missing = missing_signals(pool)
+    if not missing:
+        return {}
+    return {"attacks left out": ", ".join(f"{name} (no {what})" for name, what in missing.items())}
 
 
 def _compared(row: Comparison) -> dict[str, Any]:
@@ -317,19 +370,22 @@ def _rows(attacks: Mapping[str, Any], shares: Sequence[str]) -> list[dict[str, A
     ]
 
 
-def _headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The strongest attack at the lowest listed FPR from 0.1 % up that is resolvable, else by AUC."""
-    attacks = metrics["attacks"]
+def _strongest(attacks: Mapping[str, Any]) -> tuple[str, str | None]:
+    """The strongest attack at the lowest listed FPR from 0.1 % up that is resolvable, and that FPR; else by AUC."""
     first = next(iter(attacks.values()))
     for fpr, point in first["tpr_at_fpr"].items():
         if float(fpr) >= float(LOW_FPR) and point["status"] == "ok":
-            criterion = f"TPR at {100 * float(fpr):g} % FPR"
-            name = max(attacks, key=lambda name: attacks[name]["tpr_at_fpr"][fpr]["tpr"])
-            cards = [(criterion, *_rate(attacks[name]["tpr_at_fpr"][fpr]))]
-            break
-    else:
-        criterion, cards = "AUC", []
-        name = max(attacks, key=lambda name: attacks[name]["auc"] or 0)
+            return max(attacks, key=lambda name: attacks[name]["tpr_at_fpr"][fpr]["tpr"]), fpr
+    return max(attacks, key=lambda name: attacks[name]["auc"] or 0), None
+
+
+def _headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    attacks = metrics["attacks"]
+    name, fpr = _strongest(attacks)
+    criterion, cards = "AUC", []
+    if fpr is not None:
+        criterion = f"TPR at {100 * float(fpr):g} % FPR"
+        cards = [(criterion, *_rate(attacks[name]["tpr_at_fpr"][fpr]))]
     for label, key in (("AUC", "auc"), ("balanced accuracy", "balanced_accuracy")):
         cards.append((label, *_share(attacks[name], key)))
     return {"attack": name, "criterion": criterion, "cards": cards}
@@ -398,22 +454,6 @@ def _thin(curve: Roc, low_fpr_tpr: float) -> Curve:
     return Curve(fpr, tpr, low, high, curve.num_nonmembers, curve.auc, low_fpr_tpr)
 
 
-def _point(point: OperatingPoint) -> dict[str, Any]:
-    return {
-        "tpr": _number(point.tpr),
-        "low": _number(point.low),
-        "high": _number(point.high),
-        "status": point.status,
-        "threshold": _number(point.threshold),
-        "false_positives": point.false_positives,
-        "allowed_false_positives": point.allowed,
-        "expected_fpr": _number(point.expected_fpr),
-        "distinct_examples": point.distinct_examples,
-        "floor": _number(point.floor),
-        "tpr_at_zero_fpr": _number(point.tpr_at_zero),
-    }
-
-
 def _mean_over_targets(scores: np.ndarray, keep: np.ndarray) -> dict[str, Any]:
     means: dict[str, Any] = mean_over_targets(scores, keep, list(FPRS))
     # Every target must resolve an FPR before its TPR may be averaged.
@@ -423,22 +463,8 @@ def _mean_over_targets(scores: np.ndarray, keep: np.ndarray) -> dict[str, Any]:
     for fpr, estimate in means["tpr_at_fpr"].items():
         status = "undefined" if not defined else "ok" if np.isfinite(estimate.value) else "unresolvable"
         floor = 1 / fewest if fewest else None
-        tprs[f"{fpr:g}"] = {**_estimate("tpr", estimate, ""), "status": status, "floor": floor}
-    return {**_estimate("auc", means["auc"]), "tpr_at_fpr": tprs}
-
-
-def _estimate(name: str, estimate: Estimate, prefix: str | None = None) -> dict[str, float | None]:
-    prefix = f"{name}_" if prefix is None else prefix
-    return {
-        name: _number(estimate.value),
-        f"{prefix}low": _number(estimate.low),
-        f"{prefix}high": _number(estimate.high),
-    }
-
-
-def _number(value: float) -> float | None:
-    """JSON knows neither NaN nor infinity."""
-    return float(value) if np.isfinite(value) else None
+        tprs[f"{fpr:g}"] = {**estimate_entry("tpr", estimate, ""), "status": status, "floor": floor}
+    return {**estimate_entry("auc", means["auc"]), "tpr_at_fpr": tprs}
 
 
 def _interval(keep: np.ndarray) -> str:

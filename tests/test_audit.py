@@ -6,13 +6,13 @@ import pytest
 import tensorstore as ts
 from scipy.special import log_softmax, softmax
 
-from lira import attacks, engine
-from lira.attacks import FewModelsError
-from lira.audit import AuditError, Pool, attack_pool, read_pool, write_audit
+from lira import attacks
+from lira.audit import Audit, read_audit, write_audit
 from lira.cli import main
 from lira.membership import keep_mask
 from lira.metrics import roc
 from lira.signals import SaturatedWarning
+from lira.suite import ATTACKS, Pool, attack_pool
 
 M, N, Q, C = 10, 200, 2, 3
 
@@ -99,20 +99,31 @@ def read_zarr(place):
 def test_every_kind_of_values_gives_one_pool(files, kind, values, labels):
     for queries in (True, False):
         given = {kind: values if queries else values[:, :, 0], "keep": KEEP, "labels": labels}
-        pool = read_pool(files(**given))
-        assert pool.phi.dtype == np.float32
-        np.testing.assert_allclose(pool.phi, PHI if queries else PHI[:, :, :1], rtol=2e-5, atol=2e-5)
-        np.testing.assert_array_equal(pool.keep, KEEP)
-        assert pool.target is pool.member is None
+        audit = read_audit(files(**given))
+        phi = phi_of(audit)
+        assert phi.dtype == np.float32
+        np.testing.assert_allclose(phi, PHI if queries else PHI[:, :, :1], rtol=2e-5, atol=2e-5)
+        np.testing.assert_array_equal(audit.pool.keep, KEEP)
+        assert audit.pool.target is audit.member is None
+        # Only values of all classes tell the entropies.
+        assert ("entropy" in audit.pool.signals) == (values.shape == LOGITS.shape)
+
+
+def phi_of(audit):
+    return np.asarray(audit.pool.signals["phi"])
+
+
+def target_of(audit):
+    return np.asarray(audit.pool.target["phi"])
 
 
 def test_one_logit_is_a_binary_classifier(files):
     logits, labels = model_logits(KEEP, 2)
     z = logits[..., 1] - logits[..., 0]
     for values in (z[:, :, 0], z[..., None]):
-        pool = read_pool(files(logits=values, keep=KEEP, labels=labels))
-        expected = exact_phi(logits, labels)[:, :, : pool.phi.shape[2]]
-        np.testing.assert_allclose(pool.phi, expected, rtol=1e-5, atol=1e-5)
+        phi = phi_of(read_audit(files(logits=values, keep=KEEP, labels=labels)))
+        expected = exact_phi(logits, labels)[:, :, : phi.shape[2]]
+        np.testing.assert_allclose(phi, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_files_of_every_kind(tmp_path):
@@ -120,26 +131,25 @@ def test_files_of_every_kind(tmp_path):
     np.savetxt(tmp_path / "keep.csv", KEEP, fmt="%d", delimiter=",")
     np.savetxt(tmp_path / "labels.csv", LABELS, fmt="%d", header="label", comments="")
     np.savez(tmp_path / "all.npz", shadow=LOGITS, other=LABELS)
-    pool = read_pool(
+    audit = read_audit(
         {
             "logits": f"{tmp_path}/all.npz:shadow",
             "keep": str(tmp_path / "keep.csv"),
             "labels": str(tmp_path / "labels.csv"),
         }
     )
-    np.testing.assert_allclose(pool.phi, PHI, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(phi_of(audit), PHI, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("single", [True, False])
 def test_targets_stand_outside_the_pool(files, single):
     keep = KEEP[:8]
     target, member = (LOGITS[8], KEEP[8]) if single else (LOGITS[8:], KEEP[8:])
-    pool = read_pool(files(logits=LOGITS[:8], keep=keep, labels=LABELS, target=target, member=member))
-    assert pool.target is not None
-    assert pool.member is not None
-    np.testing.assert_allclose(pool.target, PHI[8:9] if single else PHI[8:], rtol=1e-5, atol=1e-5)
-    np.testing.assert_array_equal(pool.member, KEEP[8:9] if single else KEEP[8:])
-    np.testing.assert_allclose(pool.phi, PHI[:8], rtol=1e-5, atol=1e-5)
+    audit = read_audit(files(logits=LOGITS[:8], keep=keep, labels=LABELS, target=target, member=member))
+    assert audit.member is not None
+    np.testing.assert_allclose(target_of(audit), PHI[8:9] if single else PHI[8:], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(audit.member, KEEP[8:9] if single else KEEP[8:])
+    np.testing.assert_allclose(phi_of(audit), PHI[:8], rtol=1e-5, atol=1e-5)
 
 
 def test_saturated_confidences_are_counted_over_pool_and_target(files):
@@ -147,86 +157,31 @@ def test_saturated_confidences_are_counted_over_pool_and_target(files):
     p[:8][p[:8] > 0.99], p[9, 0] = 1, 1
     count = int((p[:9] == 1).sum()) + int((p[9:] == 1).sum())
     with pytest.warns(SaturatedWarning, match=rf"^{count:,} of 2,000 values"):
-        pool = read_pool(files(confidences=p[:8], keep=KEEP[:8], target=p[8:], member=KEEP[8:]))
-    assert pool.target is not None
-    assert pool.target[1, 0, 0] == pool.phi.max() == np.float32(np.log(2.0**25 - 1))
+        audit = read_audit(files(confidences=p[:8], keep=KEEP[:8], target=p[8:], member=KEEP[8:]))
+    assert target_of(audit)[1, 0, 0] == phi_of(audit).max() == np.float32(np.log(2.0**25 - 1))
 
 
 def test_populations_are_read_like_the_pool(files):
     points, labels = LOGITS[:, :50], LABELS[:50]
     flags = files(logits=LOGITS[:8], keep=KEEP[:8], labels=LABELS, target=LOGITS[8], member=KEEP[8])
     flags |= files(population=points[:8], target_population=points[8], population_labels=labels)
-    pool = read_pool(flags)
+    pool = read_audit(flags).pool
     assert pool.population is not None
     assert pool.target_population is not None
-    np.testing.assert_allclose(pool.population, PHI[:8, :50], rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(pool.target_population, PHI[8:9, :50], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(pool.population), PHI[:8, :50], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(pool.target_population), PHI[8:9, :50], rtol=1e-5, atol=1e-5)
 
 
 def test_pairs_that_are_apart_are_brought_together(files):
     order = np.array([0, 2, 4, 6, 8, 1, 3, 5, 7, 9])
-    pool = read_pool(files(phi=PHI[order], keep=KEEP[order]))
-    np.testing.assert_array_equal(pool.keep, KEEP)
-    np.testing.assert_array_equal(pool.phi, PHI)
-    assert pool.models is not None
-    np.testing.assert_array_equal(order[pool.models], np.arange(M))
+    audit = read_audit(files(phi=PHI[order], keep=KEEP[order]))
+    np.testing.assert_array_equal(audit.pool.keep, KEEP)
+    np.testing.assert_array_equal(phi_of(audit), PHI)
+    assert audit.models is not None
+    np.testing.assert_array_equal(order[audit.models], np.arange(M))
     with pytest.warns(UserWarning, match="models 2 are left out, because the others are complementary pairs"):
-        pool = read_pool(files(phi=PHI[[0, 1, 2, 4, 5]], keep=KEEP[[0, 1, 2, 4, 5]]))
-    np.testing.assert_array_equal(pool.keep, KEEP[[0, 1, 4, 5]])
-
-
-# --- Attacking ------------------------------------------------------------------------------------------------------
-
-
-def test_pools_of_pairs_leave_the_pair_out_and_others_the_target():
-    for keep, leave in ((KEEP, "pair"), (balanced(), "one"), (balanced()[:9], "one")):
-        phi = exact_phi(*model_logits(keep))
-        scores = attack_pool(Pool(phi, keep))
-        assert list(scores) == list(engine.ATTACKS)
-        for name, values in scores.items():
-            np.testing.assert_array_equal(values, engine.ATTACKS[name](phi, keep, leave=leave))
-
-
-def test_one_target_and_out_models_allow_offline_attacks_only():
-    target, member = PHI[:1], KEEP[:1]
-    out = np.zeros((6, N), bool)
-    phi = exact_phi(*model_logits(out, seed=5))
-    with pytest.warns(UserWarning, match="is left out: .* needs .*IN models"):
-        scores = attack_pool(Pool(phi, out, target=target, member=member))
-    assert not {"lira_online", "lira_online_fixed"} & set(scores)
-    expected = attacks.lira_offline(phi, out, target=target)
-    np.testing.assert_array_equal(scores["lira_offline"], expected)
-    assert roc(expected, member).auc > 0.7
-
-
-def test_attacks_that_take_a_population_get_it():
-    seen = {}
-
-    def takes_both(phi, keep, *, target=None, population=None, target_population=None, leave="pair"):
-        seen["both"] = (population, target_population)
-        return attacks.global_threshold(phi, keep, target=target, leave=leave)
-
-    pool = Pool(
-        PHI[:8],
-        KEEP[:8],
-        target=PHI[8:],
-        member=KEEP[8:],
-        population=PHI[:8, :9],
-        target_population=PHI[8:, :9],
-    )
-    attack_pool(pool, {"global_threshold": attacks.global_threshold, "both": takes_both})
-    assert seen["both"] == (pool.population, pool.target_population)
-
-
-def test_a_pool_that_allows_nothing_is_an_error():
-    def needs_more(phi, keep, *, target=None, leave="pair"):
-        raise FewModelsError("needs more")
-
-    with (
-        pytest.warns(UserWarning, match="needs_more is left out: needs more"),
-        pytest.raises(AuditError, match="no attack is possible"),
-    ):
-        attack_pool(Pool(PHI, KEEP), {"needs_more": needs_more})
+        audit = read_audit(files(phi=PHI[[0, 1, 2, 4, 5]], keep=KEEP[[0, 1, 2, 4, 5]]))
+    np.testing.assert_array_equal(audit.pool.keep, KEEP[[0, 1, 4, 5]])
 
 
 # --- The command ----------------------------------------------------------------------------------------------------
@@ -239,9 +194,9 @@ def test_from_files_to_report(files, tmp_path, capsys):
     out = tmp_path / "new/out"
     assert sorted(each.name for each in out.iterdir()) == ["metrics.json", "report.html", "roc.png", "scores"]
     metrics = json.loads((out / "metrics.json").read_text())
-    assert list(metrics["attacks"]) == list(engine.ATTACKS)
-    for name in engine.ATTACKS:
-        scores = engine.ATTACKS[name](PHI, KEEP)
+    pool = read_audit(flags).pool
+    assert list(metrics["attacks"]) == [name for name in ATTACKS if name != "quantile_regression"]
+    for name, scores in attack_pool(Pool(pool.signals, KEEP)).items():
         # Scores stand in the order of the files.
         np.testing.assert_allclose(read_zarr(out / "scores" / name), scores[order], rtol=1e-3, atol=1e-3)
         assert metrics["attacks"][name]["auc"] == pytest.approx(roc(scores, KEEP).auc, abs=1e-4)
@@ -392,6 +347,8 @@ def test_an_audit_does_not_overwrite(files, tmp_path, capsys):
 
 
 def test_write_audit_takes_arrays(tmp_path):
-    metrics = write_audit(Pool(PHI, KEEP), tmp_path / "out", facts={"made by": "another framework"})
+    metrics = write_audit(
+        Audit(Pool({"phi": PHI}, KEEP)), tmp_path / "out", facts={"made by": "another framework"}
+    )
     assert metrics["attacks"]["lira_online"]["auc"] == roc(attacks.lira_online(PHI, KEEP), KEEP).auc
     assert "another framework" in (tmp_path / "out/report.html").read_text()

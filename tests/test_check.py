@@ -19,6 +19,7 @@ from lira.check import (
 from lira.data import Dataset
 from lira.membership import keep_mask
 from lira.store import Run
+from lira.suite import Pool
 from lira.training import Recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore::lira.attacks.FewModelsWarning")
@@ -245,15 +246,15 @@ def test_outside_targets_are_shuffled_with_the_pool():
 def test_a_good_pool_passes_and_a_bad_one_fails_by_name():
     phi, keep = pool(M=20)
     labels = np.arange(300) % 3
-    good = check_pool(phi, keep, labels)
+    good = check_pool(Pool({"phi": phi}, keep), labels)
     assert set(statuses(good).values()) == {"ok"}
     assert [each.name for each in good] == [
         *("IN and OUT models", "classes", "confidences", "direction", "shuffled memberships")
     ]
     assert good[-1].sentence.startswith("lira_online on shuffled")
-    assert statuses(check_pool(-phi, keep, labels))["direction"] == "fail"
+    assert statuses(check_pool(Pool({"phi": -phi}, keep), labels))["direction"] == "fail"
     phi[0, 0] = np.nan
-    bad = statuses(check_pool(phi, keep, labels))
+    bad = statuses(check_pool(Pool({"phi": phi}, keep), labels))
     assert bad["confidences"] == "fail"
     assert "direction" not in bad
 
@@ -261,7 +262,7 @@ def test_a_good_pool_passes_and_a_bad_one_fails_by_name():
 def test_the_null_is_that_of_the_first_attack_that_is_possible():
     phi, keep = pool(M=16)
     target, member = phi[15:], keep[15:]
-    outside = check_pool(phi[:10], np.zeros_like(keep[:10]), target=target, member=member)
+    outside = check_pool(Pool({"phi": phi[:10]}, np.zeros_like(keep[:10]), {"phi": target}), member=member)
     assert outside[-1].sentence.startswith("lira_offline on shuffled memberships")
     assert statuses(outside)["target's confidences"] == "ok"
 

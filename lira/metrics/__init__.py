@@ -6,7 +6,7 @@ All take `scores [T, N]` and `keep [T, N]`, every target's score for every examp
 from lira.metrics._shared import MIN_CLUSTERS, Estimate, UndefinedMetricWarning
 from lira.metrics.comparison import Difference, difference
 from lira.metrics.curve import OperatingPoint, Roc, roc
-from lira.metrics.examples import Stability, example_tpr, stability
+from lira.metrics.examples import Stability, example_tpr, most_and_least_vulnerable, stability
 from lira.metrics.information import (
     MutualInformation,
     bayes_error_bound,
@@ -46,6 +46,7 @@ __all__ = [
     "information_bound",
     "learning_curve",
     "mean_over_targets",
+    "most_and_least_vulnerable",
     "mutual_information",
     "ppv",
     "rescored_intervals",

@@ -1,0 +1,109 @@
+"""What one attack's scores imply beyond its ROC curve: information, precision, transfer, stability, epsilon.
+
+Plain numbers for metrics.json: null stands where a figure is undefined or has no interval.
+"""
+
+import importlib.util
+import warnings
+from typing import Any
+
+import numpy as np
+
+from lira.epsilon import target_epsilons
+from lira.metrics import (
+    MIN_CLUSTERS,
+    UndefinedMetricWarning,
+    bayes_error_bound,
+    fixed_threshold,
+    information_bound,
+    mutual_information,
+    ppv,
+    roc,
+    stability,
+    youden,
+)
+from lira.metrics.document import estimate_entry, number
+
+__all__ = ["leakage"]
+
+PRIORS = (0.5, 0.1, 0.01)
+DELTA = 1e-5
+# Of the largest of all targets' bounds on epsilon.
+CONFIDENCE = 0.95
+
+
+def leakage(scores: np.ndarray, keep: np.ndarray, *, fpr: float = 1e-3) -> dict[str, Any]:
+    """What the scores of one attack imply, for a pool in which every model is a target.
+
+    Args:
+        scores: float `[T, N]`, higher = more likely a member, made with each target's pair left out.
+        keep: bool `[T, N]`.
+        fpr: of the operating points, a fraction.
+
+    Returns:
+        - youden_j, held out, with the `optimistic` maximum over thresholds of the same scores;
+        - information_at_least (bits) and bayes_error_at_most, bounds that hold for the held-out J;
+        - mutual_information, an estimate from binned scores;
+        - ppv: by prior, at the pooled operating point's expected FPR;
+        - fixed_threshold: chosen on the other models alone, with the FPR and TPR that it realises (means over targets);
+        - stability of the examples' vulnerability between halves of the targets;
+        - epsilon: the largest one-run lower bound over the targets, at 95 % for all of them together, and the median
+          target's own at 95 %; null without `jax_privacy`.
+
+    Raises:
+        ValueError: shapes disagree, or a score is NaN.
+    """
+    scores, keep = np.asarray(scores), np.asarray(keep)
+    with warnings.catch_warnings():
+        # An undefined figure is null here.
+        warnings.simplefilter("ignore", UndefinedMetricWarning)
+        curve = roc(scores, keep)
+        point = curve.tpr_at(fpr)
+        found = youden(scores, keep)
+        implied: dict[str, Any] = {
+            "fpr": fpr,
+            "youden_j": {**estimate_entry("j", found.j, ""), "optimistic": number(found.optimistic)},
+            "information_at_least": estimate_entry("bits", information_bound(found.j), ""),
+            "bayes_error_at_most": estimate_entry("error", bayes_error_bound(found.j), ""),
+            "mutual_information": estimate_entry("bits", mutual_information(scores, keep).bits, ""),
+            "ppv": {
+                f"{prior:g}": number(float(ppv(point.tpr, point.expected_fpr, prior)))
+                for prior in PRIORS
+                if point.status == "ok"
+            },
+            "fixed_threshold": None,
+            "stability": None,
+            "epsilon": None,
+        }
+        if curve.num_clusters < 2:
+            return implied
+        if point.status == "ok":
+            fixed = fixed_threshold(scores, keep, fpr)
+            # Undefined where the other models have too few non-members for one false positive.
+            if np.isfinite(fixed.mean_fpr.value):
+                implied["fixed_threshold"] = {
+                    **estimate_entry("fpr", fixed.mean_fpr),
+                    **estimate_entry("tpr", fixed.mean_tpr),
+                    "largest_fpr": float(np.max(fixed.target_fpr)),
+                }
+            if curve.num_clusters >= 2 * MIN_CLUSTERS:
+                between = stability(scores, keep, fpr=fpr)
+                implied["stability"] = {
+                    **estimate_entry("pearson", between.pearson),
+                    **estimate_entry("spearman", between.spearman),
+                }
+        if importlib.util.find_spec("jax_privacy"):
+            implied["epsilon"] = _epsilon(scores, keep)
+    return implied
+
+
+def _epsilon(scores: np.ndarray, keep: np.ndarray) -> dict[str, Any]:
+    everyone = 1 - (1 - CONFIDENCE) / len(scores)
+    largest = target_epsilons(scores, keep, delta=DELTA, confidence=everyone)
+    each = target_epsilons(scores, keep, delta=DELTA, confidence=CONFIDENCE)
+    return {
+        "delta": DELTA,
+        "method": "one_run",
+        "largest": float(largest.max()),
+        "median": float(np.median(each)),
+    }
