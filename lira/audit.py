@@ -142,7 +142,7 @@ def write_audit(
     facts: Mapping[str, str] | None = None,
     said: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Attack the pool and write metrics.json, roc.png, report.html and scores/ into a new or empty directory.
+    """Attack the pool and write metrics.json, pictures, report.html and scores/ into a new or empty directory.
 
     Args:
         audit: from `read_audit`, or made of arrays.

@@ -187,7 +187,7 @@ def _train(run: Run, dataset: Dataset, console: Console) -> None:
 def _report(
     run: Run, scores: dict[str, np.ndarray], dataset: Dataset | None, said: list[str], console: Console
 ) -> None:
-    """Write metrics.json, roc.png and report.html, and print the table."""
+    """Write metrics.json, the pictures and report.html, and print the table."""
     keep = run.keep
     metrics, curves = report.evaluate(scores, keep)
     metrics = {**metrics, "models": run.models.tolist()}
@@ -211,7 +211,7 @@ def _report(
 def _show(metrics: dict[str, Any], path: Path, console: Console) -> None:
     # A narrower terminal wraps the table; cutting it would lose the attacks' names.
     Console(width=max(console.width, 100), soft_wrap=True).print(report.table(metrics))
-    for name in ("metrics.json", "roc.png", "report.html"):
+    for name in ("metrics.json", "roc.png", "attacks.png", "report.html"):
         console.print(str(path / name))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,11 +10,19 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullFormatter
 
-__all__ = ["COLORS", "ROC_SIZE", "Curve", "decimals", "percent", "plot_examples", "plot_roc"]
+__all__ = [
+    "COLORS",
+    "ROC_SIZE",
+    "Curve",
+    "decimals",
+    "percent",
+    "plot_attacks",
+    "plot_examples",
+    "plot_roc",
+]
 
-# Okabe and Ito's palette, which the colour-blind can tell apart; after eight attacks the dashes change.
+# Okabe and Ito's palette, which the colour-blind can tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#4D4D4D", "#E69F00", "#56B4E9", "#8C6D31")
-DASHES = ("-", "--", "-.", ":")
 IN_COLOR, OUT_COLOR = "#D55E00", "#0072B2"
 ROC_SIZE = (6.4, 5.2)
 
@@ -43,7 +52,7 @@ def plot_roc(curves: Mapping[str, Curve], ax: Axes | None = None) -> Axes:
     less than one false positive, is shaded.
 
     Args:
-        curves: by attack, see `evaluate`.
+        curves: by attack, as many as there are `COLORS`.
         ax: axes to draw on; None makes a figure of its own (`result.figure`).
 
     Returns:
@@ -64,17 +73,7 @@ def plot_roc(curves: Mapping[str, Curve], ax: Axes | None = None) -> Axes:
             ax.fill_between(x, low, high, step="post", alpha=0.18, linewidth=0, color=color, gid=name)
         quoted = "unresolvable" if np.isnan(curve.low_fpr_tpr) else percent(curve.low_fpr_tpr)
         label = f"{name}  ({curve.auc:.3f}, {quoted})"
-        dashes = DASHES[index // len(COLORS) % len(DASHES)]
-        ax.plot(
-            x,
-            tpr,
-            drawstyle="steps-post",
-            linewidth=1.6,
-            linestyle=dashes,
-            label=label,
-            color=color,
-            gid=name,
-        )
+        ax.plot(x, tpr, drawstyle="steps-post", linewidth=1.6, label=label, color=color, gid=name)
     ax.plot([left / 10, 1], [left / 10, 1], color="0.45", linewidth=0.9, dashes=(4, 3), gid="chance")
     ax.axvline(floor, color="0.35", linewidth=0.9, linestyle=":", gid="floor")
     ax.axvspan(left / 10, floor, color="0.5", alpha=0.18, linewidth=0, gid="floor")
@@ -100,13 +99,55 @@ def plot_roc(curves: Mapping[str, Curve], ax: Axes | None = None) -> Axes:
     if curves:
         legend = ax.legend(
             loc="lower right",
-            fontsize=8.5 if len(curves) <= 8 else 6,  # small enough to leave the curves in sight
+            fontsize=7.5,  # small enough to leave the curves in sight
             title="attack  (AUC, TPR at 0.1 % FPR)",
-            title_fontsize=8.5 if len(curves) <= 8 else 6,
+            title_fontsize=7.5,
         )
         legend.get_frame().set(alpha=0.9, edgecolor="0.85")
         legend.set_alignment("left")
     return ax
+
+
+def plot_attacks(attacks: Mapping[str, Mapping[str, Any]], fpr: str) -> Figure:
+    """Draw every attack's pooled TPR at one FPR and its pooled AUC, with their 95 % intervals; the strongest on top.
+
+    Args:
+        attacks: by name, as in metrics.json.
+        fpr: a key of their `tpr_at_fpr`, resolved by all of them.
+    """
+    points = {name: attack["tpr_at_fpr"][fpr] for name, attack in attacks.items()}
+    names = sorted(points, key=lambda name: points[name]["tpr"])
+    rows = np.arange(len(names))
+    figure = Figure(figsize=(8.4, 1.2 + 0.26 * len(names)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    # Logarithmic axes cannot take a measured zero: it stands at the left edge.
+    shown = [points[name]["tpr"] for name in names if points[name]["tpr"] > 0]
+    edge = min([*shown, float(fpr)]) / 3
+    panels = (
+        (left, [points[name] for name in names], "tpr", "low", "high", edge),
+        (right, [attacks[name] for name in names], "auc", "auc_low", "auc_high", 0.0),
+    )
+    for ax, entries, key, low, high, least in panels:
+        values = np.array([max(entry[key], least) for entry in entries])
+        ends = [
+            [
+                values[row] if entry[end] is None else max(entry[end], least)
+                for row, entry in enumerate(entries)
+            ]
+            for end in (low, high)
+        ]
+        ax.hlines(rows, *ends, color=OUT_COLOR, linewidth=2.2, alpha=0.45, gid=f"{key} interval")
+        ax.plot(values, rows, "o", color=OUT_COLOR, markersize=4.5, gid=key)
+        ax.grid(axis="x", color="0.9", linewidth=0.7)
+        ax.set_axisbelow(True)
+        ax.tick_params(labelsize=9)
+        ax.spines[["top", "right"]].set_visible(False)
+    left.set(xscale="log", xlim=(edge, 1), yticks=rows, yticklabels=names)
+    left.set_xlabel(f"TPR at {100 * float(fpr):g} % FPR, pooled", fontsize=10)
+    right.set_xlabel("AUC, pooled", fontsize=10)
+    for ax, chance in ((left, float(fpr)), (right, 0.5)):
+        ax.axvline(chance, color="0.35", linewidth=0.9, linestyle=":", gid="chance")
+    return figure
 
 
 def plot_examples(

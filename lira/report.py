@@ -24,7 +24,7 @@ from lira.leakage import leakage
 from lira.membership import is_paired
 from lira.metrics import MIN_CLUSTERS, Roc, mean_over_targets, most_and_least_vulnerable, roc
 from lira.metrics.document import estimate_entry, point_entry
-from lira.plots import COLORS, ROC_SIZE, Curve, decimals, percent, plot_examples, plot_roc
+from lira.plots import COLORS, ROC_SIZE, Curve, decimals, percent, plot_attacks, plot_examples, plot_roc
 from lira.published import Comparison
 from lira.store import write_atomically
 from lira.suite import Pool, missing_signals
@@ -46,6 +46,8 @@ __all__ = [
 FPRS = (1e-5, 1e-4, 1e-3, 1e-2)
 # The operating point that headlines, legends and per-example figures quote.
 LOW_FPR = "0.001"
+# Drawn always, because LiRA must beat it.
+BASELINE = "global_threshold"
 CURVE_POINTS = 2000
 PNG_DPI = 200
 
@@ -194,7 +196,9 @@ def write_report(
     published: Iterable[Comparison] = (),
     title: str = "Membership inference by LiRA",
 ) -> None:
-    """Write metrics.json, roc.png and report.html into a directory, which is made if need be.
+    """Write metrics.json, roc.png, attacks.png and report.html into a directory, which is made if need be.
+
+    roc.png has the curves of the strongest attacks, attacks.png the figures of all; the latter needs two attacks.
 
     Everything is rendered before the first file is touched, and every file is replaced in one step: what a kill
     leaves behind is old or new, never half. metrics.json comes last, so where it is new all of them are. The page
@@ -213,15 +217,21 @@ def write_report(
         title: heading of the page.
     """
     content = json.dumps(metrics, indent=2, allow_nan=False).encode()
+    drawn = _drawn(curves)
     figure = Figure(figsize=ROC_SIZE, layout="constrained")
-    plot_roc(curves, figure.add_subplot())
-    picture = _png(figure)
+    plot_roc(drawn, figure.add_subplot())
+    pictures = {"roc": _png(figure)}
+    _, resolved = _strongest(metrics["attacks"])
+    if len(metrics["attacks"]) > 1 and resolved is not None:
+        pictures["attacks"] = _png(plot_attacks(metrics["attacks"], resolved))
+    if examples is not None:
+        pictures["examples"] = _png(examples)
     checks = list(checks)
     failed = [f"check failed: {name}: {sentence}" for name, status, sentence in checks if status == "fail"]
     page = _page(
         metrics,
-        picture,
-        examples,
+        pictures,
+        list(drawn),
         facts=dict(facts or {}),
         warnings=[*failed, *warnings],
         checks=checks,
@@ -230,15 +240,17 @@ def write_report(
     )
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    write_atomically(path / "roc.png", picture)
+    for name in ("roc", "attacks"):
+        if name in pictures:
+            write_atomically(path / f"{name}.png", pictures[name])
     write_atomically(path / "report.html", page.encode())
     write_atomically(path / "metrics.json", content)
 
 
 def _page(
     metrics: Mapping[str, Any],
-    picture: bytes,
-    examples: Figure | None,
+    pictures: Mapping[str, bytes],
+    drawn: list[str],
     **parts: Any,
 ) -> str:
     """Render the page. Everything that comes from outside is escaped by the template."""
@@ -257,11 +269,11 @@ def _page(
         headline=_headline(metrics),
         strongest=metrics.get("strongest"),
         implied=_implied(metrics.get("strongest")),
-        roc=base64.b64encode(picture).decode(),
-        examples=None if examples is None else base64.b64encode(_png(examples)).decode(),
+        pictures={name: base64.b64encode(content).decode() for name, content in pictures.items()},
+        drawn=drawn,
         headers=[_header(first["tpr_at_fpr"][key], float(key)) for key in keys],
-        pooled=_rows(attacks, ("auc", "balanced_accuracy")),
-        means=_rows({name: attack["mean_over_targets"] for name, attack in attacks.items()}, ("auc",)),
+        pooled=_rows(attacks, drawn, ("auc", "balanced_accuracy")),
+        means=_rows({name: attack["mean_over_targets"] for name, attack in attacks.items()}, drawn, ("auc",)),
         footnotes=_footnotes(metrics),
         floor=f"{100 / metrics['num_nonmembers']:.3g} %" if metrics["num_nonmembers"] else None,
         **parts,
@@ -358,15 +370,24 @@ def _compared(row: Comparison) -> dict[str, Any]:
     return {**row._asdict(), "label": label.replace("auc", "AUC"), "shown": shown, "published": published}
 
 
-def _rows(attacks: Mapping[str, Any], shares: Sequence[str]) -> list[dict[str, Any]]:
+def _drawn(curves: Mapping[str, Curve]) -> dict[str, Curve]:
+    """The curves for one picture, as many as there are colours: the strongest, and the global threshold to beat."""
+    ranked = sorted(
+        curves, key=lambda name: (name == BASELINE, np.nan_to_num(curves[name].low_fpr_tpr), curves[name].auc)
+    )
+    chosen = ranked[-len(COLORS) :]
+    return {name: curve for name, curve in curves.items() if name in chosen}
+
+
+def _rows(attacks: Mapping[str, Any], drawn: list[str], shares: Sequence[str]) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "color": COLORS[index % len(COLORS)],
+            "color": COLORS[drawn.index(name)] if name in drawn else "transparent",
             "cells": [_share(attack, key) for key in shares]
             + [_rate(attack["tpr_at_fpr"][f"{fpr:g}"]) for fpr in FPRS],
         }
-        for index, (name, attack) in enumerate(attacks.items())
+        for name, attack in attacks.items()
     ]
 
 

@@ -192,7 +192,9 @@ def test_from_files_to_report(files, tmp_path, capsys):
     flags = files(logits=LOGITS[order], keep=KEEP[order], labels=LABELS)
     assert run(flags, tmp_path / "new/out") == 0
     out = tmp_path / "new/out"
-    assert sorted(each.name for each in out.iterdir()) == ["metrics.json", "report.html", "roc.png", "scores"]
+    assert sorted(each.name for each in out.iterdir()) == [
+        *("attacks.png", "metrics.json", "report.html", "roc.png", "scores")
+    ]
     metrics = json.loads((out / "metrics.json").read_text())
     pool = read_audit(flags).pool
     assert list(metrics["attacks"]) == [name for name in ATTACKS if name != "quantile_regression"]

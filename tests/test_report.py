@@ -2,6 +2,7 @@ import io
 import json
 import re
 from html.parser import HTMLParser
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from lira import metrics as measure
 from lira import report
 from lira.membership import keep_mask
 from lira.metrics import example_tpr
+from lira.plots import plot_attacks
 from lira.published import Comparison
 
 M, N = 16, 400  # 3,200 non-members: 0.01 % is unresolvable, 0.1 % allows three false positives.
@@ -212,9 +214,8 @@ def test_a_curve_whose_first_step_is_a_tie_starts_at_the_floor():
 
 def test_many_attacks_stay_apart(evaluated):
     curve = evaluated[3]["lira_online"]
-    ax = report.plot_roc({f"attack {i}": curve for i in range(20)})
-    looks = {(str(line.get_color()), str(line.get_linestyle())) for line in ax.lines[:20]}
-    assert len(looks) == 20
+    ax = report.plot_roc({f"attack {i}": curve for i in range(8)})
+    assert len({str(line.get_color()) for line in ax.lines[:8]}) == 8
 
 
 def test_vulnerable_examples_are_ordered_by_tpr_then_by_gap():
@@ -353,6 +354,51 @@ class Page(HTMLParser):
         self.text += data
 
 
+def test_every_attack_has_its_figure_and_interval(evaluated):
+    attacks = evaluated[2]["attacks"]
+    figure = plot_attacks(attacks, "0.01")
+    left, right = figure.axes
+    names = [label.get_text() for label in left.get_yticklabels()]
+    assert sorted(names) == sorted(attacks)
+    lines: dict[Any, Any] = {line.get_gid(): line for ax in (left, right) for line in ax.lines}
+    bars: Any = right.collections[0]
+    tprs = [attacks[name]["tpr_at_fpr"]["0.01"]["tpr"] for name in names]
+    assert tprs == sorted(tprs), "the strongest is on top"
+    np.testing.assert_allclose(lines["tpr"].get_xdata(), tprs)
+    np.testing.assert_allclose(lines["auc"].get_xdata(), [attacks[name]["auc"] for name in names])
+    for row, name in enumerate(names):
+        (start, y), (stop, _) = bars.get_segments()[row]
+        assert (start, stop, y) == (attacks[name]["auc_low"], attacks[name]["auc_high"], row)
+
+
+def test_a_measured_zero_and_no_interval_are_drawn():
+    attack = {"auc": 0.5, "auc_low": None, "auc_high": None}
+    attacks = {
+        name: {**attack, "tpr_at_fpr": {"0.001": {"tpr": tpr, "low": None, "high": None}}}
+        for name, tpr in (("nothing", 0.0), ("something", 0.01))
+    }
+    left, _ = plot_attacks(attacks, "0.001").axes
+    points = next(line for line in left.lines if line.get_gid() == "tpr")
+    assert np.asarray(points.get_xdata()).tolist() == [left.get_xlim()[0], 0.01]
+
+
+def test_the_picture_holds_the_strongest_and_the_baseline(tmp_path):
+    """Of twelve attacks the seven with the highest TPR, and the global threshold, which is the weakest."""
+    rng = np.random.default_rng(0)
+    keep = keep_mask(0, 8, 1000)
+    strengths = {"global_threshold": 0.0, **{f"attack_{i}": 0.3 * i for i in range(1, 12)}}
+    scores = {name: rng.normal(size=keep.shape) + d * keep for name, d in strengths.items()}
+    metrics, curves = report.evaluate(scores, keep)
+    report.write_report(tmp_path, metrics=metrics, curves=curves)
+    page = (tmp_path / "report.html").read_text()
+    assert "The 8 strongest attacks at low FPR" in page
+    colored = re.findall(r'background: (#\w+)"></span>(\w+)<', page)
+    names = {name for _, name in colored}
+    assert names == {"global_threshold", *(f"attack_{i}" for i in range(5, 12))}
+    assert len(set(colored)) == 8, "one colour each, the same in both tables"
+    assert metrics["strongest"]["attack"] == "attack_11"
+
+
 HOSTILE = "<script>alert('x')</script>\" onload=\"y"
 
 
@@ -373,8 +419,10 @@ def written(evaluated, tmp_path_factory):
     return path
 
 
-def test_the_three_files_are_written(written, evaluated):
-    assert sorted(file.name for file in written.iterdir()) == ["metrics.json", "report.html", "roc.png"]
+def test_all_files_are_written(written, evaluated):
+    assert sorted(file.name for file in written.iterdir()) == [
+        *("attacks.png", "metrics.json", "report.html", "roc.png")
+    ]
     assert json.loads((written / "metrics.json").read_text()) == evaluated[2]
     assert (written / "roc.png").read_bytes().startswith(b"\x89PNG")
 
@@ -383,7 +431,7 @@ def test_the_page_is_self_contained(written):
     html = (written / "report.html").read_text()
     page = Page(html)
     assert page.open == []
-    assert len(page.references) == 2
+    assert len(page.references) == 3
     assert all(reference.startswith("data:image/png;base64,") for reference in page.references)
     assert "http://" not in html
     assert "https://" not in html
