@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from lira import bench, report
+from lira import bench, enough, report
 from lira.audit import add_arguments, read_audit, write_audit
 from lira.check import check_run
 from lira.config import Config, ConfigError, absolute, read_config
@@ -25,6 +25,7 @@ from lira.data import Dataset
 from lira.engine import plan, pool_of, score, train
 from lira.files import read_array
 from lira.interchange import LAYOUTS, export_carlini, import_run
+from lira.metrics import difference
 from lira.published import Comparison, compare
 from lira.sources import load_dataset
 from lira.store import DIVERGED, DONE, Run
@@ -38,6 +39,8 @@ usage: lira run CONFIG.toml --run-dir RUN [--num-models 256] [--recipe.epochs 50
                                   models, time, memory and disk, before anything is spent
        lira train | score | report RUN
                                   the stages by themselves
+       lira enough RUN            how many shadow models are enough, for every attack
+       lira compare RUN [RUN]     differences between attacks, or between runs, with paired intervals
        lira check RUN             is it safe to believe the figures? status 1 where it is not
        lira audit (--phi | --logits | --confidences | --losses) F --keep F [--labels F]
                   [--target F --member F] [--population F] --out DIR
@@ -78,8 +81,10 @@ def _dispatch(argv: list[str], said: list[str], console: Console) -> int:
         return 0
     if verb in ("run", "plan"):
         return _run_or_plan(verb, rest, said, console)
-    if verb in ("train", "score", "report", "check"):
+    if verb in ("train", "score", "report", "check", "enough"):
         return _stage(verb, rest, said, console)
+    if verb == "compare":
+        return _compare(rest, console)
     if verb == "audit":
         return _audit(rest, said, console)
     if verb in ("import", "export"):
@@ -90,7 +95,8 @@ def _dispatch(argv: list[str], said: list[str], console: Console) -> int:
         bench.run(**vars(_parse_all(parser, rest)), console=console)
         return 0
     raise ConfigError(
-        f"unknown command {verb!r}: the commands are run, plan, train, score, report, check, audit, bench, import and export"
+        f"unknown command {verb!r}: the commands are run, plan, train, score, report, check, enough, compare, audit, bench, import "
+        f"and export"
     )
 
 
@@ -103,6 +109,14 @@ def _stage(verb: str, argv: list[str], said: list[str], console: Console) -> int
         for check in checks:
             console.print(f"{check.status:4}  {check.name}: {check.sentence}", markup=False, highlight=False)
         return int(any(check.status == "fail" for check in checks))
+    if verb == "enough":
+        curves = enough.curves_of(pool_of(run), fpr=float(report.LOW_FPR))
+        enough.write_curves(run.path, curves, float(report.LOW_FPR))
+        Console(width=max(console.width, 120), soft_wrap=True).print(
+            enough.table(curves, float(report.LOW_FPR))
+        )
+        console.print(f"{run.path}/enough.json\n{run.path}/enough.png")
+        return 0
     if verb == "train":
         _train(run, _dataset_of(run), console)
     else:
@@ -111,6 +125,31 @@ def _stage(verb: str, argv: list[str], said: list[str], console: Console) -> int
         console.print(f"{run.path}: {len(scores)} attacks scored for {len(run.models)} models")
         if verb == "report":
             _report(run, scores, dataset, said, console)
+    return 0
+
+
+def _compare(argv: list[str], console: Console) -> int:
+    """Each attack less the strongest of the same run, or each attack of one run less the same of another."""
+    parser = argparse.ArgumentParser(prog="lira compare", exit_on_error=False)
+    parser.add_argument("run", metavar="RUN", help="a run directory")
+    parser.add_argument("other", metavar="RUN", nargs="?", help="another run of the same memberships")
+    arguments = _parse_all(parser, argv)
+    run = Run.open(arguments.run)
+    keep, ours = run.keep, score(run)
+    if arguments.other is None:
+        against, _ = report.strongest_attack(report.evaluate(ours, keep)[0]["attacks"])
+        theirs, keep_b = dict.fromkeys(ours, ours[against]), keep
+        title = f"{run.path}: each attack less {against}"
+    else:
+        other = Run.open(arguments.other)
+        theirs, keep_b = score(other), other.keep
+        title = f"{run.path} less {other.path}"
+    rows = {
+        name: difference(scores, theirs[name], keep, keep_b=keep_b, fpr=float(report.LOW_FPR))
+        for name, scores in ours.items()
+        if name in theirs and scores is not theirs[name]
+    }
+    console.print(report.differences_table(rows, title))
     return 0
 
 

@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from lira.metrics import LearningPoint
+
 __all__ = [
     "COLORS",
     "ROC_SIZE",
@@ -18,6 +20,7 @@ __all__ = [
     "percent",
     "plot_attacks",
     "plot_examples",
+    "plot_learning_curves",
     "plot_roc",
 ]
 
@@ -137,16 +140,48 @@ def plot_attacks(attacks: Mapping[str, Mapping[str, Any]], fpr: str) -> Figure:
             for end in (low, high)
         ]
         ax.hlines(rows, *ends, color=OUT_COLOR, linewidth=2.2, alpha=0.45, gid=f"{key} interval")
-        ax.plot(values, rows, "o", color=OUT_COLOR, markersize=4.5, gid=key)
+        ax.plot(values, rows, "o", color=OUT_COLOR, markersize=4.5, gid=key, clip_on=False)
         ax.grid(axis="x", color="0.9", linewidth=0.7)
         ax.set_axisbelow(True)
         ax.tick_params(labelsize=9)
         ax.spines[["top", "right"]].set_visible(False)
-    left.set(xscale="log", xlim=(edge, 1), yticks=rows, yticklabels=names)
+    most = max([float(fpr), *(points[name]["high"] or points[name]["tpr"] for name in names)])
+    left.set(xscale="log", xlim=(edge, 1.3 * most), yticks=rows, yticklabels=names)
     left.set_xlabel(f"TPR at {100 * float(fpr):g} % FPR, pooled", fontsize=10)
     right.set_xlabel("AUC, pooled", fontsize=10)
     for ax, chance in ((left, float(fpr)), (right, 0.5)):
         ax.axvline(chance, color="0.35", linewidth=0.9, linestyle=":", gid="chance")
+    return figure
+
+
+def plot_learning_curves(curves: Mapping[str, Sequence[LearningPoint]], fpr: float) -> Figure:
+    """Draw TPR at one FPR against the number of shadow models: a panel an attack, with 95 % intervals."""
+    columns = min(4, max(len(curves), 1))
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(2.5 * columns + 0.6, 1.9 * rows + 0.7), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for ax in axes.flat[len(curves) :]:
+        ax.set_axis_off()
+    for ax, (name, points) in zip(axes.flat, curves.items(), strict=False):
+        ax.set_title(name, fontsize=8.5)
+        shown = [point for point in points if point.tpr.status == "ok"]
+        if not shown:
+            ax.text(0.5, 0.5, points[-1].tpr.status, transform=ax.transAxes, ha="center", fontsize=8.5)
+            continue
+        sizes = [point.num_models for point in shown]
+        values, low, high = (
+            np.array([getattr(point.tpr, end) for point in shown]) for end in ("tpr", "low", "high")
+        )
+        ax.fill_between(sizes, low, high, color=OUT_COLOR, alpha=0.2, linewidth=0, gid=name)
+        ax.plot(sizes, values, "o-", color=OUT_COLOR, markersize=3.5, linewidth=1.4, gid=name)
+        ax.axhline(fpr, color="0.35", linewidth=0.9, linestyle=":", gid="chance")
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_formatter(lambda size, _: f"{size:g}")
+        ax.tick_params(labelsize=8)
+        ax.grid(color="0.92", linewidth=0.7)
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("models in the pool", fontsize=9.5)
+    figure.supylabel(f"TPR at {100 * fpr:g} % FPR", fontsize=9.5)
     return figure
 
 

@@ -22,7 +22,7 @@ from rich.text import Text
 from lira.attacks import SignalArray
 from lira.leakage import leakage
 from lira.membership import is_paired
-from lira.metrics import MIN_CLUSTERS, Roc, mean_over_targets, most_and_least_vulnerable, roc
+from lira.metrics import MIN_CLUSTERS, Difference, Roc, mean_over_targets, most_and_least_vulnerable, roc
 from lira.metrics.document import estimate_entry, point_entry
 from lira.plots import COLORS, ROC_SIZE, Curve, decimals, percent, plot_attacks, plot_examples, plot_roc
 from lira.published import Comparison
@@ -33,12 +33,15 @@ __all__ = [
     "FPRS",
     "Curve",
     "attacks_left_out",
+    "differences_table",
     "evaluate",
     "example_figure",
     "low_fpr_threshold",
     "most_and_least_vulnerable",
     "plot_examples",
     "plot_roc",
+    "png",
+    "strongest_attack",
     "table",
     "write_report",
 ]
@@ -86,7 +89,7 @@ def evaluate(scores: Mapping[str, np.ndarray], keep: np.ndarray) -> tuple[dict[s
             curves[name] = _thin(curve, low)
     strongest = None
     if members and nonmembers:
-        name, _ = _strongest(attacks)
+        name, _ = strongest_attack(attacks)
         strongest = {"attack": name, **leakage(scores[name], keep)}
     metrics = {
         "description": "pooled over targets, except under mean_over_targets; rates are fractions",
@@ -184,6 +187,31 @@ def table(metrics: Mapping[str, Any]) -> Table:
     return result
 
 
+def differences_table(differences: Mapping[str, Difference], title: str) -> Table:
+    """Paired differences by attack as a table for a terminal."""
+    first = next(iter(differences.values()), None)
+    tpr = "TPR" if first is None else f"TPR at {100 * first.fpr:g} % FPR"
+    result = Table(
+        "attack",
+        Column(f"{tpr}, percentage points", justify="right"),
+        Column("AUC", justify="right"),
+        title=title,
+        title_justify="left",
+        caption=Text("Differences with their 95 % intervals, from the same resamples for both."),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for name, each in differences.items():
+        cells = []
+        for estimate, scale, digits in ((each.tpr, 100, 2), (each.auc, 1, 4)):
+            value, low, high = (scale * end for end in (estimate.value, estimate.low, estimate.high))
+            interval = "" if np.isnan(low) else f" [{low:+.{digits}f}, {high:+.{digits}f}]"
+            cells.append("unresolvable" if np.isnan(value) else f"{value:+.{digits}f}{interval}")
+        result.add_row(Text(name), *map(Text, cells))
+    return result
+
+
 def write_report(
     path: str | os.PathLike[str],
     *,
@@ -220,12 +248,12 @@ def write_report(
     drawn = _drawn(curves)
     figure = Figure(figsize=ROC_SIZE, layout="constrained")
     plot_roc(drawn, figure.add_subplot())
-    pictures = {"roc": _png(figure)}
-    _, resolved = _strongest(metrics["attacks"])
+    pictures = {"roc": png(figure)}
+    _, resolved = strongest_attack(metrics["attacks"])
     if len(metrics["attacks"]) > 1 and resolved is not None:
-        pictures["attacks"] = _png(plot_attacks(metrics["attacks"], resolved))
+        pictures["attacks"] = png(plot_attacks(metrics["attacks"], resolved))
     if examples is not None:
-        pictures["examples"] = _png(examples)
+        pictures["examples"] = png(examples)
     checks = list(checks)
     failed = [f"check failed: {name}: {sentence}" for name, status, sentence in checks if status == "fail"]
     page = _page(
@@ -391,7 +419,7 @@ def _rows(attacks: Mapping[str, Any], drawn: list[str], shares: Sequence[str]) -
     ]
 
 
-def _strongest(attacks: Mapping[str, Any]) -> tuple[str, str | None]:
+def strongest_attack(attacks: Mapping[str, Any]) -> tuple[str, str | None]:
     """The strongest attack at the lowest listed FPR from 0.1 % up that is resolvable, and that FPR; else by AUC."""
     first = next(iter(attacks.values()))
     for fpr, point in first["tpr_at_fpr"].items():
@@ -402,7 +430,7 @@ def _strongest(attacks: Mapping[str, Any]) -> tuple[str, str | None]:
 
 def _headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
     attacks = metrics["attacks"]
-    name, fpr = _strongest(attacks)
+    name, fpr = strongest_attack(attacks)
     criterion, cards = "AUC", []
     if fpr is not None:
         criterion = f"TPR at {100 * float(fpr):g} % FPR"
@@ -499,7 +527,8 @@ def _interval(keep: np.ndarray) -> str:
     return f"95 %, {units} resampled, conditional on the examples"
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The figure as the content of a PNG file."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=PNG_DPI)
     return file.getvalue()

@@ -12,7 +12,16 @@ from lira import attacks
 from lira.attacks import FewModelsError, SignalArray, classifier_features
 from lira.membership import is_paired
 
-__all__ = ["ATTACKS", "MissingSignalError", "Pool", "attack_pool", "call_attack", "missing_signals"]
+__all__ = [
+    "ATTACKS",
+    "NO_SHADOWS",
+    "MissingSignalError",
+    "Pool",
+    "attack_pool",
+    "call_attack",
+    "missing_signals",
+    "read_signal",
+]
 
 ATTACKS: dict[str, Callable[..., np.ndarray]] = {
     "lira_online": attacks.lira_online,
@@ -38,6 +47,18 @@ ATTACKS: dict[str, Callable[..., np.ndarray]] = {
     "entropy_threshold": attacks.entropy_threshold,
     "modified_entropy_threshold": attacks.modified_entropy_threshold,
 }
+
+
+# These look at the attacked model alone.
+NO_SHADOWS = (
+    "attack_p",
+    "quantile_regression",
+    "global_threshold",
+    "loss_threshold",
+    "confidence_threshold",
+    "entropy_threshold",
+    "modified_entropy_threshold",
+)
 
 
 class MissingSignalError(ValueError):
@@ -79,9 +100,9 @@ def call_attack(attack: Callable[..., np.ndarray], pool: Pool) -> np.ndarray:
         MissingSignalError: it reads what the pool does not hold.
         FewModelsError: it needs more models.
     """
-    signal, given = _arguments(attack, pool)
-    target = None if pool.target is None else _read(signal, pool.target)
-    return attack(_read(signal, pool.signals), pool.keep, target=target, leave=pool.leave, **given)
+    given = _arguments(attack, pool)
+    target = None if pool.target is None else read_signal(attack, pool.target)
+    return attack(read_signal(attack, pool.signals), pool.keep, target=target, leave=pool.leave, **given)
 
 
 def attack_pool(
@@ -114,8 +135,8 @@ def missing_signals(pool: Pool, attacks: Mapping[str, Callable[..., np.ndarray]]
     return missing
 
 
-def _arguments(attack: Callable[..., np.ndarray], pool: Pool) -> tuple[str, dict[str, object]]:
-    """The name of the signal that an attack reads, and its further arguments."""
+def _arguments(attack: Callable[..., np.ndarray], pool: Pool) -> dict[str, object]:
+    """The further arguments of an attack, once it is known that the pool holds what it reads."""
     signal, *rest = inspect.signature(attack).parameters.values()
     read = "phi" if signal.name == "features" else signal.name
     for side in (pool.signals, pool.target):
@@ -130,10 +151,12 @@ def _arguments(attack: Callable[..., np.ndarray], pool: Pool) -> tuple[str, dict
             given[parameter.name] = value
         elif parameter.default is parameter.empty:
             raise MissingSignalError(parameter.name.replace("_", " "))
-    return signal.name, given
+    return given
 
 
-def _read(signal: str, signals: Mapping[str, SignalArray]) -> SignalArray:
+def read_signal(attack: Callable[..., np.ndarray], signals: Mapping[str, SignalArray]) -> SignalArray:
+    """What an attack reads in the first place, by the name of its first argument: phi, entropy, features ..."""
+    signal = next(iter(inspect.signature(attack).parameters))
     if signal == "features":
         return classifier_features(
             signals["phi"], entropy=signals.get("entropy"), logits=signals.get("logits")

@@ -9,7 +9,7 @@ FLOORS = [
     *("signals", "confidences", "membership", "metrics", "epsilon", "attacks", "suite", "leakage"),
     *("files", "data", "sources", "augment", "models", "convolution", "training"),
     *("config", "store", "interchange", "stack", "engine"),
-    *("check", "published", "plots", "report", "audit", "bench_torch", "bench", "cli"),
+    *("check", "published", "plots", "report", "enough", "audit", "bench_torch", "bench", "cli"),
 ]
 
 

@@ -155,14 +155,15 @@ def enough_models(points: Sequence[LearningPoint], *, tolerance: float = 0.05) -
         tolerance: fraction of the largest size's TPR.
 
     Returns:
-        The size, or None where no size below the largest is enough: then the largest may not be either.
+        The size, or None where no size below the largest is enough: then the largest may not be either. None too where
+        the largest finds nobody.
     """
     enough = None
     ordered = sorted(points, key=lambda point: point.num_models, reverse=True)
     for point in ordered[1:]:
         # Of the same targets, as the shortfall is.
         largest = point.shortfall.tpr.value + point.tpr.tpr
-        if not point.shortfall.tpr.high <= tolerance * largest:
+        if not (largest > 0 and point.shortfall.tpr.high <= tolerance * largest):
             break
         enough = point.num_models
     return enough
