@@ -21,7 +21,8 @@ from rich.text import Text
 
 from lira.attacks import SignalArray
 from lira.membership import is_paired
-from lira.metrics import MIN_CLUSTERS, Estimate, OperatingPoint, Roc, example_tpr, mean_over_targets, roc
+from lira.metrics import MIN_CLUSTERS, Roc, mean_over_targets, most_and_least_vulnerable, roc
+from lira.metrics.document import estimate_entry, point_entry
 from lira.plots import COLORS, ROC_SIZE, Curve, decimals, percent, plot_examples, plot_roc
 from lira.published import Comparison
 from lira.store import write_atomically
@@ -70,9 +71,9 @@ def evaluate(scores: Mapping[str, np.ndarray], keep: np.ndarray) -> tuple[dict[s
         curve = roc(values, keep)
         points = [curve.tpr_at(fpr) for fpr in FPRS]
         attacks[name] = {
-            **_estimate("auc", curve.auc_interval()),
-            **_estimate("balanced_accuracy", curve.balanced_accuracy_interval()),
-            "tpr_at_fpr": {f"{point.fpr:g}": _point(point) for point in points},
+            **estimate_entry("auc", curve.auc_interval()),
+            **estimate_entry("balanced_accuracy", curve.balanced_accuracy_interval()),
+            "tpr_at_fpr": {f"{point.fpr:g}": point_entry(point) for point in points},
             "mean_over_targets": _mean_over_targets(values, keep),
         }
         if members and nonmembers:
@@ -105,38 +106,6 @@ def low_fpr_threshold(attack: Mapping[str, Any]) -> tuple[float, float]:
     else:
         fpr, point = "0", attack["tpr_at_fpr"][LOW_FPR]
     return float(fpr), np.inf if point["threshold"] is None else point["threshold"]
-
-
-def most_and_least_vulnerable(
-    scores: np.ndarray, keep: np.ndarray, threshold: float, count: int = 3
-) -> tuple[np.ndarray, np.ndarray]:
-    """The examples that are recognised in the largest, and in the smallest, share of the targets that hold them.
-
-    Ties in that share (`metrics.example_tpr`) are broken by the mean score of members less that of non-members.
-    Examples that all targets or none hold are left out.
-
-    Args:
-        scores: float `[T, N]`.
-        keep: bool `[T, N]`.
-        threshold: of a global FPR, see `low_fpr_threshold`.
-        count: how many of each.
-
-    Returns:
-        int `[count]` most vulnerable first, and int `[count]` least vulnerable first; no example is in both.
-    """
-    held = keep.sum(axis=0)
-    usable = np.flatnonzero((held > 0) & (held < len(keep)))
-    if not len(usable):
-        return usable, usable
-    scores, keep, held = scores[:, usable], keep[:, usable], held[usable]
-    tpr = example_tpr(scores, keep, threshold)
-    with np.errstate(invalid="ignore"):
-        inside = np.sum(scores, axis=0, where=keep, dtype=np.float64) / held
-        outside = np.sum(scores, axis=0, where=~keep, dtype=np.float64) / (len(keep) - held)
-        gap = np.nan_to_num(inside - outside)
-    order = usable[np.lexsort((gap, tpr))]
-    count = min(count, len(order) // 2)
-    return order[::-1][:count], order[:count]
 
 
 def example_figure(
@@ -398,22 +367,6 @@ def _thin(curve: Roc, low_fpr_tpr: float) -> Curve:
     return Curve(fpr, tpr, low, high, curve.num_nonmembers, curve.auc, low_fpr_tpr)
 
 
-def _point(point: OperatingPoint) -> dict[str, Any]:
-    return {
-        "tpr": _number(point.tpr),
-        "low": _number(point.low),
-        "high": _number(point.high),
-        "status": point.status,
-        "threshold": _number(point.threshold),
-        "false_positives": point.false_positives,
-        "allowed_false_positives": point.allowed,
-        "expected_fpr": _number(point.expected_fpr),
-        "distinct_examples": point.distinct_examples,
-        "floor": _number(point.floor),
-        "tpr_at_zero_fpr": _number(point.tpr_at_zero),
-    }
-
-
 def _mean_over_targets(scores: np.ndarray, keep: np.ndarray) -> dict[str, Any]:
     means: dict[str, Any] = mean_over_targets(scores, keep, list(FPRS))
     # Every target must resolve an FPR before its TPR may be averaged.
@@ -423,22 +376,8 @@ def _mean_over_targets(scores: np.ndarray, keep: np.ndarray) -> dict[str, Any]:
     for fpr, estimate in means["tpr_at_fpr"].items():
         status = "undefined" if not defined else "ok" if np.isfinite(estimate.value) else "unresolvable"
         floor = 1 / fewest if fewest else None
-        tprs[f"{fpr:g}"] = {**_estimate("tpr", estimate, ""), "status": status, "floor": floor}
-    return {**_estimate("auc", means["auc"]), "tpr_at_fpr": tprs}
-
-
-def _estimate(name: str, estimate: Estimate, prefix: str | None = None) -> dict[str, float | None]:
-    prefix = f"{name}_" if prefix is None else prefix
-    return {
-        name: _number(estimate.value),
-        f"{prefix}low": _number(estimate.low),
-        f"{prefix}high": _number(estimate.high),
-    }
-
-
-def _number(value: float) -> float | None:
-    """JSON knows neither NaN nor infinity."""
-    return float(value) if np.isfinite(value) else None
+        tprs[f"{fpr:g}"] = {**estimate_entry("tpr", estimate, ""), "status": status, "floor": floor}
+    return {**estimate_entry("auc", means["auc"]), "tpr_at_fpr": tprs}
 
 
 def _interval(keep: np.ndarray) -> str:

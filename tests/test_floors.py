@@ -6,7 +6,7 @@ from pathlib import Path
 import lira
 
 FLOORS = [
-    *("signals", "confidences", "membership", "metrics", "epsilon", "attacks"),
+    *("signals", "confidences", "membership", "metrics", "epsilon", "attacks", "forgetting"),
     *("files", "data", "sources", "augment", "models", "convolution", "training"),
     *("config", "store", "interchange", "stack", "engine"),
     *("check", "published", "plots", "report", "audit", "bench_torch", "bench", "cli"),

@@ -6,13 +6,14 @@ All take `scores [T, N]` and `keep [T, N]`, every target's score for every examp
 from lira.metrics._shared import MIN_CLUSTERS, Estimate, UndefinedMetricWarning
 from lira.metrics.comparison import Difference, difference
 from lira.metrics.curve import OperatingPoint, Roc, roc
-from lira.metrics.examples import Stability, example_tpr, stability
+from lira.metrics.examples import Stability, example_tpr, most_and_least_vulnerable, stability
 from lira.metrics.information import (
     MutualInformation,
     bayes_error_bound,
     information_bound,
     mutual_information,
 )
+from lira.metrics.means import mean_over_clusters, ratio_of_means
 from lira.metrics.subpools import (
     LearningPoint,
     Rescored,
@@ -45,9 +46,12 @@ __all__ = [
     "fixed_threshold",
     "information_bound",
     "learning_curve",
+    "mean_over_clusters",
     "mean_over_targets",
+    "most_and_least_vulnerable",
     "mutual_information",
     "ppv",
+    "ratio_of_means",
     "rescored_intervals",
     "roc",
     "stability",

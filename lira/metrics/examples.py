@@ -17,7 +17,7 @@ from lira.metrics._shared import (
 )
 from lira.metrics.curve import roc
 
-__all__ = ["Stability", "example_tpr", "stability"]
+__all__ = ["Stability", "example_tpr", "most_and_least_vulnerable", "stability"]
 
 RESAMPLES = 200
 
@@ -46,6 +46,38 @@ def example_tpr(scores: np.ndarray, keep: np.ndarray, threshold: float) -> np.nd
     """
     scores, keep = check_scores(scores, keep)
     return ratio((keep & (scores >= threshold)).sum(axis=0), keep.sum(axis=0))
+
+
+def most_and_least_vulnerable(
+    scores: np.ndarray, keep: np.ndarray, threshold: float, count: int = 3
+) -> tuple[np.ndarray, np.ndarray]:
+    """The examples that are recognised in the largest, and in the smallest, share of the targets that hold them.
+
+    Ties in that share (`example_tpr`) are broken by the mean score of members less that of non-members.
+    Examples that all targets or none hold are left out.
+
+    Args:
+        scores: float `[T, N]`.
+        keep: bool `[T, N]`.
+        threshold: one for all, such as that of a global FPR.
+        count: how many of each.
+
+    Returns:
+        int `[count]` most vulnerable first, and int `[count]` least vulnerable first; no example is in both.
+    """
+    held = keep.sum(axis=0)
+    usable = np.flatnonzero((held > 0) & (held < len(keep)))
+    if not len(usable):
+        return usable, usable
+    scores, keep, held = scores[:, usable], keep[:, usable], held[usable]
+    tpr = example_tpr(scores, keep, threshold)
+    with np.errstate(invalid="ignore"):
+        inside = np.sum(scores, axis=0, where=keep, dtype=np.float64) / held
+        outside = np.sum(scores, axis=0, where=~keep, dtype=np.float64) / (len(keep) - held)
+        gap = np.nan_to_num(inside - outside)
+    order = usable[np.lexsort((gap, tpr))]
+    count = min(count, len(order) // 2)
+    return order[::-1][:count], order[:count]
 
 
 def stability(scores: np.ndarray, keep: np.ndarray, *, fpr: float = 1e-3) -> Stability:
