@@ -81,7 +81,7 @@ def evaluate(scores: Mapping[str, np.ndarray], keep: np.ndarray) -> tuple[dict[s
             curves[name] = _thin(curve, low)
     metrics = {
         "description": "pooled over targets, except under mean_over_targets; rates are fractions",
-        "interval": _interval(keep),
+        "interval": interval_note(keep),
         "num_models": keep.shape[0],
         "num_examples": keep.shape[1],
         "num_members": members,
@@ -169,7 +169,7 @@ def table(metrics: Mapping[str, Any]) -> Table:
     )
     for name, attack in attacks.items():
         cells = [_cell(*_share(attack, key)) for key in ("auc", "balanced_accuracy")]
-        cells += [_cell(*_rate(attack["tpr_at_fpr"][key])) for key in keys]
+        cells += [_cell(*rate_cells(attack["tpr_at_fpr"][key])) for key in keys]
         result.add_row(Text(name), *cells)
     return result
 
@@ -207,7 +207,7 @@ def write_report(
     content = json.dumps(metrics, indent=2, allow_nan=False).encode()
     figure = Figure(figsize=ROC_SIZE, layout="constrained")
     plot_roc(curves, figure.add_subplot())
-    picture = _png(figure)
+    picture = png(figure)
     checks = list(checks)
     failed = [f"check failed: {name}: {sentence}" for name, status, sentence in checks if status == "fail"]
     page = _page(
@@ -220,11 +220,7 @@ def write_report(
         published=[_compared(each) for each in published],
         title=title,
     )
-    path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
-    write_atomically(path / "roc.png", picture)
-    write_atomically(path / "report.html", page.encode())
-    write_atomically(path / "metrics.json", content)
+    write_files(path, {"roc.png": picture, "report.html": page.encode(), "metrics.json": content})
 
 
 def _page(
@@ -237,18 +233,12 @@ def _page(
     attacks = metrics["attacks"]
     keys = [f"{fpr:g}" for fpr in FPRS]
     first = next(iter(attacks.values()))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lira", ""),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("report.html.j2").render(
+    return render_page(
+        "report.html.j2",
         metrics=metrics,
         headline=_headline(metrics),
-        roc=base64.b64encode(picture).decode(),
-        examples=None if examples is None else base64.b64encode(_png(examples)).decode(),
+        roc=embedded(picture),
+        examples=None if examples is None else embedded(png(examples)),
         headers=[_header(first["tpr_at_fpr"][key], float(key)) for key in keys],
         pooled=_rows(attacks, ("auc", "balanced_accuracy")),
         means=_rows({name: attack["mean_over_targets"] for name, attack in attacks.items()}, ("auc",)),
@@ -270,7 +260,7 @@ def _compared(row: Comparison) -> dict[str, Any]:
     else:
         point = {"status": "ok" if row.value is not None else "unresolvable", "tpr": row.value}
         label, published = f"TPR at {100 * float(row.metric):g} % FPR", percent(row.published)
-        shown = _rate({**point, "low": row.low, "high": row.high})
+        shown = rate_cells({**point, "low": row.low, "high": row.high})
     return {**row._asdict(), "label": label.replace("auc", "AUC"), "shown": shown, "published": published}
 
 
@@ -280,7 +270,7 @@ def _rows(attacks: Mapping[str, Any], shares: Sequence[str]) -> list[dict[str, A
             "name": name,
             "color": COLORS[index % len(COLORS)],
             "cells": [_share(attack, key) for key in shares]
-            + [_rate(attack["tpr_at_fpr"][f"{fpr:g}"]) for fpr in FPRS],
+            + [rate_cells(attack["tpr_at_fpr"][f"{fpr:g}"]) for fpr in FPRS],
         }
         for index, (name, attack) in enumerate(attacks.items())
     ]
@@ -294,7 +284,7 @@ def _headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
         if float(fpr) >= float(LOW_FPR) and point["status"] == "ok":
             criterion = f"TPR at {100 * float(fpr):g} % FPR"
             name = max(attacks, key=lambda name: attacks[name]["tpr_at_fpr"][fpr]["tpr"])
-            cards = [(criterion, *_rate(attacks[name]["tpr_at_fpr"][fpr]))]
+            cards = [(criterion, *rate_cells(attacks[name]["tpr_at_fpr"][fpr]))]
             break
     else:
         criterion, cards = "AUC", []
@@ -345,7 +335,7 @@ def _share(figures: Mapping[str, Any], key: str) -> tuple[str, str]:
     return f"{value:.3f}", "" if low is None else f"{low:.3f}–{high:.3f}"
 
 
-def _rate(point: Mapping[str, Any]) -> tuple[str, str]:
+def rate_cells(point: Mapping[str, Any]) -> tuple[str, str]:
     """A TPR and its interval in percent, or the status that stands in its place."""
     if point["status"] != "ok":
         return point["status"], ""
@@ -380,7 +370,7 @@ def _mean_over_targets(scores: np.ndarray, keep: np.ndarray) -> dict[str, Any]:
     return {**estimate_entry("auc", means["auc"]), "tpr_at_fpr": tprs}
 
 
-def _interval(keep: np.ndarray) -> str:
+def interval_note(keep: np.ndarray) -> str:
     """What the intervals of `metrics.roc` are."""
     units = "complementary pairs of models" if is_paired(keep) else "models"
     clusters = len(keep) // 2 if is_paired(keep) else len(keep)
@@ -391,7 +381,36 @@ def _interval(keep: np.ndarray) -> str:
     return f"95 %, {units} resampled, conditional on the examples"
 
 
-def _png(figure: Figure) -> bytes:
+# --- What every report is made of -----------------------------------------------------------------------------------
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=PNG_DPI)
     return file.getvalue()
+
+
+def embedded(picture: bytes) -> str:
+    """A PNG file as a page's `data:image/png;base64,` wants it."""
+    return base64.b64encode(picture).decode()
+
+
+def render_page(template: str, **parts: Any) -> str:
+    """Render a template beside this module; what comes from outside is escaped, what is missing is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lira", ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(template).render(**parts)
+
+
+def write_files(path: str | os.PathLike[str], contents: Mapping[str, bytes]) -> None:
+    """Replace files of a directory, made if need be, in their order, each in one step: where the last is new, all are."""
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        write_atomically(path / name, content)

@@ -9,7 +9,18 @@ FLOORS = [
     *("signals", "confidences", "membership", "metrics", "epsilon", "attacks", "forgetting"),
     *("files", "data", "sources", "augment", "models", "convolution", "training"),
     *("config", "store", "interchange", "stack", "engine"),
-    *("check", "published", "plots", "report", "audit", "bench_torch", "bench", "cli"),
+    *(
+        "check",
+        "published",
+        "plots",
+        "unlearning_plots",
+        "report",
+        "unlearning_report",
+        "audit",
+        "bench_torch",
+        "bench",
+        "cli",
+    ),
 ]
 
 
