@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from lira.forgetting import exposure_threshold, u_lira
+from lira.attacks import lira_online_fixed
+from lira.forgetting import Attack, exposure_threshold, u_lira
 from lira.metrics import most_and_least_vulnerable, roc
 from lira.plots import percent, plot_examples
 from lira.report import embedded, interval_note, png, rate_cells, render_page, write_files
@@ -86,6 +87,7 @@ def exposed_figure(
     keep: np.ndarray,
     forget: np.ndarray,
     *,
+    attack: Attack = lira_online_fixed,
     labels: np.ndarray | None = None,
     images: np.ndarray | None = None,
     count: int = 3,
@@ -97,6 +99,7 @@ def exposed_figure(
         retrained: float `[M, N, Q]`.
         keep: bool `[M, N]`.
         forget: bool `[N]`.
+        attack: the one that `forgetting.measure` took.
         labels: int `[N]`, for the titles.
         images: `[N, H, W, C]`, drawn as insets.
         count: how many of each.
@@ -104,7 +107,7 @@ def exposed_figure(
     Returns:
         The figure; None where one example is forgotten.
     """
-    scores, held = u_lira(after, retrained, keep, forget)
+    scores, held = u_lira(after, retrained, keep, forget, attack=attack)
     _, threshold = exposure_threshold(roc(scores, held))
     shown = np.concatenate(most_and_least_vulnerable(scores, held, threshold, count))
     if not len(shown):

@@ -5,7 +5,7 @@ the original models held, `keep [M, N]` in complementary pairs, and the forget s
 the clusters of every interval, which is conditional on the examples. `measure` gives all of it for one method.
 """
 
-from lira.forgetting.attacks import lira_after, u_lira, update_leakage
+from lira.forgetting.attacks import Attack, lira_after, u_lira, update_leakage
 from lira.forgetting.chance import RetrainedValues, retrained_values
 from lira.forgetting.classical import (
     Called,
@@ -19,6 +19,7 @@ from lira.forgetting.ensembles import example_epsilons, forgetting_quality, klom
 from lira.forgetting.measure import Direction, direction, exposure_threshold, measure
 
 __all__ = [
+    "Attack",
     "Called",
     "Direction",
     "NormalisedPsi",
