@@ -14,6 +14,7 @@ from lira.metrics import LearningPoint
 
 __all__ = [
     "COLORS",
+    "DASHES",
     "ROC_SIZE",
     "Curve",
     "decimals",
@@ -26,6 +27,7 @@ __all__ = [
 
 # Okabe and Ito's palette, which the colour-blind can tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#4D4D4D", "#E69F00", "#56B4E9", "#8C6D31")
+DASHES = ("-", "--", "-.", ":")
 IN_COLOR, OUT_COLOR = "#D55E00", "#0072B2"
 ROC_SIZE = (6.4, 5.2)
 
@@ -186,7 +188,13 @@ def plot_learning_curves(curves: Mapping[str, Sequence[LearningPoint]], fpr: flo
 
 
 def plot_examples(
-    phi: np.ndarray, keep: np.ndarray, titles: Sequence[str], images: np.ndarray | None = None
+    phi: np.ndarray,
+    keep: np.ndarray,
+    titles: Sequence[str],
+    images: np.ndarray | None = None,
+    *,
+    sides: tuple[str, str] = ("trained on it", "not trained on it"),
+    rows: tuple[str, str] = ("most vulnerable", "least vulnerable"),
 ) -> Figure:
     """Draw phi of the most and of the least vulnerable examples over models trained with and without them.
 
@@ -196,6 +204,8 @@ def plot_examples(
         keep: bool `[M, k]`.
         titles: k of them, in lines of up to some 35 characters.
         images: `[k, H, W]` or `[k, H, W, C]`, uint8 or float of any range, drawn as insets.
+        sides: what the models are called for which `keep` is true, and false.
+        rows: what the examples of the upper and of the lower row are called.
 
     Raises:
         ValueError: k is odd or 0, the arguments disagree about it, or all models or none hold an example.
@@ -218,23 +228,25 @@ def plot_examples(
     figure = Figure(figsize=(max(3.2 * columns, 4), 5.6), layout=layout)
     axes = figure.subplots(2, columns, squeeze=False)
     for i, ax in enumerate(axes.flat):
-        _draw_example(ax, phi[:, i], keep[:, i], None if images is None else images[i])
+        _draw_example(ax, phi[:, i], keep[:, i], sides, None if images is None else images[i])
         ax.set_title(titles[i], fontsize=9)
-    for row, kind in zip(axes, ("most", "least"), strict=True):
-        row[0].set_ylabel(f"{kind} vulnerable\ndensity", fontsize=10)
+    for row, kind in zip(axes, rows, strict=True):
+        row[0].set_ylabel(f"{kind}\ndensity", fontsize=10)
     figure.supxlabel("logit-scaled confidence phi (mean over queries)", fontsize=10)
     handles = axes[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper center", ncols=len(handles[0]), fontsize=9, frameon=False)
     return figure
 
 
-def _draw_example(ax: Axes, phi: np.ndarray, keep: np.ndarray, image: np.ndarray | None) -> None:
+def _draw_example(
+    ax: Axes, phi: np.ndarray, keep: np.ndarray, sides: tuple[str, str], image: np.ndarray | None
+) -> None:
     # Half a standard deviation of the narrower side, so that distant sides keep their shape.
     width = 0.5 * min(phi[keep].std(), phi[~keep].std())
     bins = np.histogram_bin_edges(phi, bins=int(np.clip(np.ptp(phi) / width, 8, 60)) if width > 0 else 8)
     margin = 0.12 * (bins[-1] - bins[0])
     grid = np.linspace(bins[0] - margin, bins[-1] + margin, 300)
-    for side, label, color in ((keep, "trained on it", IN_COLOR), (~keep, "not trained on it", OUT_COLOR)):
+    for side, label, color in ((keep, sides[0], IN_COLOR), (~keep, sides[1], OUT_COLOR)):
         values = phi[side]
         ax.hist(values, bins=list(bins), density=True, color=color, alpha=0.35, label=f"{label} (histogram)")
         mean, sd = values.mean(), values.std()

@@ -93,7 +93,7 @@ def evaluate(scores: Mapping[str, np.ndarray], keep: np.ndarray) -> tuple[dict[s
         strongest = {"attack": name, **leakage(scores[name], keep)}
     metrics = {
         "description": "pooled over targets, except under mean_over_targets; rates are fractions",
-        "interval": _interval(keep),
+        "interval": interval_note(keep),
         "num_models": keep.shape[0],
         "num_examples": keep.shape[1],
         "num_members": members,
@@ -182,7 +182,7 @@ def table(metrics: Mapping[str, Any]) -> Table:
     )
     for name, attack in attacks.items():
         cells = [_cell(*_share(attack, key)) for key in ("auc", "balanced_accuracy")]
-        cells += [_cell(*_rate(attack["tpr_at_fpr"][key])) for key in keys]
+        cells += [_cell(*rate_cells(attack["tpr_at_fpr"][key])) for key in keys]
         result.add_row(Text(name), *cells)
     return result
 
@@ -266,13 +266,8 @@ def write_report(
         published=[_compared(each) for each in published],
         title=title,
     )
-    path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
-    for name in ("roc", "attacks"):
-        if name in pictures:
-            write_atomically(path / f"{name}.png", pictures[name])
-    write_atomically(path / "report.html", page.encode())
-    write_atomically(path / "metrics.json", content)
+    files = {f"{name}.png": pictures[name] for name in ("roc", "attacks") if name in pictures}
+    write_files(path, {**files, "report.html": page.encode(), "metrics.json": content})
 
 
 def _page(
@@ -285,19 +280,13 @@ def _page(
     attacks = metrics["attacks"]
     keys = [f"{fpr:g}" for fpr in FPRS]
     first = next(iter(attacks.values()))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lira", ""),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("report.html.j2").render(
+    return render_page(
+        "report.html.j2",
         metrics=metrics,
         headline=_headline(metrics),
         strongest=metrics.get("strongest"),
         implied=_implied(metrics.get("strongest")),
-        pictures={name: base64.b64encode(content).decode() for name, content in pictures.items()},
+        pictures={name: embedded(content) for name, content in pictures.items()},
         drawn=drawn,
         headers=[_header(first["tpr_at_fpr"][key], float(key)) for key in keys],
         pooled=_rows(attacks, drawn, ("auc", "balanced_accuracy")),
@@ -360,7 +349,7 @@ def _implied(strongest: Mapping[str, Any] | None) -> list[tuple[str, str, str, s
                 "low": fixed[f"{name}_low"],
                 "high": fixed[f"{name}_high"],
             }
-            rows.append((f"{name.upper()}, threshold fixed before", *_rate(point), means))
+            rows.append((f"{name.upper()}, threshold fixed before", *rate_cells(point), means))
     if stable is not None:
         means = "correlation of the examples' vulnerability between two halves of the targets"
         rows.append(("stability", *_share(stable, "pearson"), means))
@@ -394,7 +383,7 @@ def _compared(row: Comparison) -> dict[str, Any]:
     else:
         point = {"status": "ok" if row.value is not None else "unresolvable", "tpr": row.value}
         label, published = f"TPR at {100 * float(row.metric):g} % FPR", percent(row.published)
-        shown = _rate({**point, "low": row.low, "high": row.high})
+        shown = rate_cells({**point, "low": row.low, "high": row.high})
     return {**row._asdict(), "label": label.replace("auc", "AUC"), "shown": shown, "published": published}
 
 
@@ -413,7 +402,7 @@ def _rows(attacks: Mapping[str, Any], drawn: list[str], shares: Sequence[str]) -
             "name": name,
             "color": COLORS[drawn.index(name)] if name in drawn else "transparent",
             "cells": [_share(attack, key) for key in shares]
-            + [_rate(attack["tpr_at_fpr"][f"{fpr:g}"]) for fpr in FPRS],
+            + [rate_cells(attack["tpr_at_fpr"][f"{fpr:g}"]) for fpr in FPRS],
         }
         for name, attack in attacks.items()
     ]
@@ -434,7 +423,7 @@ def _headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
     criterion, cards = "AUC", []
     if fpr is not None:
         criterion = f"TPR at {100 * float(fpr):g} % FPR"
-        cards = [(criterion, *_rate(attacks[name]["tpr_at_fpr"][fpr]))]
+        cards = [(criterion, *rate_cells(attacks[name]["tpr_at_fpr"][fpr]))]
     for label, key in (("AUC", "auc"), ("balanced accuracy", "balanced_accuracy")):
         cards.append((label, *_share(attacks[name], key)))
     return {"attack": name, "criterion": criterion, "cards": cards}
@@ -481,7 +470,7 @@ def _share(figures: Mapping[str, Any], key: str) -> tuple[str, str]:
     return f"{value:.3f}", "" if low is None else f"{low:.3f}–{high:.3f}"
 
 
-def _rate(point: Mapping[str, Any]) -> tuple[str, str]:
+def rate_cells(point: Mapping[str, Any]) -> tuple[str, str]:
     """A TPR and its interval in percent, or the status that stands in its place."""
     if point["status"] != "ok":
         return point["status"], ""
@@ -516,7 +505,7 @@ def _mean_over_targets(scores: np.ndarray, keep: np.ndarray) -> dict[str, Any]:
     return {**estimate_entry("auc", means["auc"]), "tpr_at_fpr": tprs}
 
 
-def _interval(keep: np.ndarray) -> str:
+def interval_note(keep: np.ndarray) -> str:
     """What the intervals of `metrics.roc` are."""
     units = "complementary pairs of models" if is_paired(keep) else "models"
     clusters = len(keep) // 2 if is_paired(keep) else len(keep)
@@ -527,8 +516,36 @@ def _interval(keep: np.ndarray) -> str:
     return f"95 %, {units} resampled, conditional on the examples"
 
 
+# --- What every report is made of -----------------------------------------------------------------------------------
+
+
 def png(figure: Figure) -> bytes:
-    """The figure as the content of a PNG file."""
+    """The figure as a PNG file."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=PNG_DPI)
     return file.getvalue()
+
+
+def embedded(picture: bytes) -> str:
+    """A PNG file as a page's `data:image/png;base64,` wants it."""
+    return base64.b64encode(picture).decode()
+
+
+def render_page(template: str, **parts: Any) -> str:
+    """Render a template beside this module; what comes from outside is escaped, what is missing is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lira", ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(template).render(**parts)
+
+
+def write_files(path: str | os.PathLike[str], contents: Mapping[str, bytes]) -> None:
+    """Replace files of a directory, made if need be, in their order, each in one step: where the last is new, all are."""
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        write_atomically(path / name, content)

@@ -6,10 +6,12 @@ from pathlib import Path
 import lira
 
 FLOORS = [
-    *("signals", "confidences", "membership", "metrics", "epsilon", "attacks", "suite", "leakage"),
+    *("signals", "confidences", "membership", "metrics", "epsilon", "attacks"),
+    *("suite", "leakage", "forgetting"),
     *("files", "data", "sources", "augment", "models", "convolution", "training"),
     *("config", "store", "interchange", "stack", "engine"),
-    *("check", "published", "plots", "report", "enough", "audit", "bench_torch", "bench", "cli"),
+    *("check", "published", "plots", "unlearning_plots", "report", "unlearning_report"),
+    *("enough", "audit", "bench_torch", "bench", "cli"),
 ]
 
 

@@ -324,7 +324,7 @@ def test_a_name_that_looks_like_markup_is_shown_as_it_is(evaluated):
 )
 def test_rates_keep_three_figures(point, shown):
     tpr, low, high = point
-    assert lira.report._rate({"status": "ok", "tpr": tpr, "low": low, "high": high}) == shown
+    assert lira.report.rate_cells({"status": "ok", "tpr": tpr, "low": low, "high": high}) == shown
 
 
 # --- The page -------------------------------------------------------------------------------------------------------
@@ -446,8 +446,8 @@ def test_the_page_holds_the_numbers(written, evaluated):
             f"{attack['auc']:.3f}",
             f"{attack['auc_low']:.3f}–{attack['auc_high']:.3f}",
             f"{attack['mean_over_targets']['auc']:.3f}",
-            lira.report._rate(attack["tpr_at_fpr"]["0.01"])[0],
-            lira.report._rate(attack["tpr_at_fpr"]["0.001"])[1],
+            lira.report.rate_cells(attack["tpr_at_fpr"]["0.01"])[0],
+            lira.report.rate_cells(attack["tpr_at_fpr"]["0.001"])[1],
         ):
             assert shown in text
     for words in (

@@ -13,6 +13,7 @@ from lira.metrics.information import (
     information_bound,
     mutual_information,
 )
+from lira.metrics.means import mean_over_clusters, ratio_of_means
 from lira.metrics.subpools import (
     LearningPoint,
     Rescored,
@@ -45,10 +46,12 @@ __all__ = [
     "fixed_threshold",
     "information_bound",
     "learning_curve",
+    "mean_over_clusters",
     "mean_over_targets",
     "most_and_least_vulnerable",
     "mutual_information",
     "ppv",
+    "ratio_of_means",
     "rescored_intervals",
     "roc",
     "stability",

@@ -174,6 +174,12 @@ class Roc:
             tpr_at_zero=float(at_zero),
         )
 
+    def realised_tpr(self, fpr: float) -> float:
+        """`tpr_at(fpr).tpr` without its interval: NaN where fewer than one false positive is allowed."""
+        allowed = int(allowed_false_positives(fpr, self.num_nonmembers))
+        index = int(np.searchsorted(self.false_positives, allowed, side="right")) - 1
+        return float(self.tpr[index]) if allowed >= 1 else float("nan")
+
     def band(self, fprs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """TPR and the 95 % interval's ends at each of `fprs [F]`, each float64 `[F]`; NaN ends with too few clusters.
 

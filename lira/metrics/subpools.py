@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from lira.membership import is_paired
-from lira.metrics._shared import MIN_CLUSTERS, Estimate, allowed_false_positives, check_fpr, cluster_margin
+from lira.metrics._shared import MIN_CLUSTERS, Estimate, check_fpr, cluster_margin
 from lira.metrics.comparison import Difference, difference_of_curves
-from lira.metrics.curve import OperatingPoint, Roc, roc
+from lira.metrics.curve import OperatingPoint, roc
 from lira.metrics.examples import Stability, stability
 
 __all__ = [
@@ -211,7 +211,7 @@ def rescored_intervals(
     for group in (None, *range(groups)):
         rows = np.flatnonzero(left_out != group) if group is not None else np.arange(len(keep))
         curve = roc(attack(_Rows(phi, rows), keep[rows]), keep[rows])
-        figures.append((_tpr(curve, fpr), curve.auc))
+        figures.append((curve.realised_tpr(fpr), curve.auc))
     (tpr, auc), without = figures[0], np.array(figures[1:])
     # A jackknife's squared error is (G - 1) times the variance, with divisor G, of the values without each group.
     margins = [cluster_margin((groups - 1) * column) for column in without.T]
@@ -245,13 +245,6 @@ class _Rows:
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
         models, examples = index
         return np.asarray(self.signal[:, examples])[self.rows[models]]
-
-
-def _tpr(curve: Roc, fpr: float) -> float:
-    """`curve.tpr_at(fpr).tpr` without its interval."""
-    allowed = allowed_false_positives(fpr, curve.num_nonmembers)
-    index = np.searchsorted(curve.false_positives, allowed, side="right") - 1
-    return float(curve.tpr[index]) if allowed >= 1 else float("nan")
 
 
 def _check_pool(phi: Signal, keep) -> np.ndarray:

@@ -1,0 +1,67 @@
+"""What the measures of forgetting share: checking a pool of unlearned models, and its one trick."""
+
+import numpy as np
+
+from lira.membership import is_paired
+
+__all__ = ["check_ensembles", "joined_pool"]
+
+
+def check_ensembles(keep: np.ndarray, forget: np.ndarray, **ensembles: np.ndarray) -> tuple[int, int, int]:
+    """Check what every measure takes; return (M, N, Q).
+
+    Args:
+        keep: bool `[M, N]`, rows in complementary pairs.
+        forget: bool `[N]`.
+        ensembles: float `[M, N, Q]` by the name that errors call them.
+
+    Raises:
+        ValueError: shapes or types disagree, rows are not paired, the forget set is empty, or a value is not finite.
+    """
+    if keep.ndim != 2 or keep.dtype != bool:
+        raise ValueError(f"keep must be bool [models, examples]; got {keep.dtype} of shape {keep.shape}")
+    if not len(keep) or not is_paired(keep):
+        raise ValueError(
+            "unlearning is measured on complementary pairs, keep[2p + 1] = ~keep[2p], so that every forgotten example "
+            "has models that never held it; the rows of keep are not paired"
+        )
+    M, N = keep.shape
+    if forget.dtype != bool or forget.shape != (N,):
+        raise ValueError(
+            f"forget must be bool of shape {(N,)}, one an example; got {forget.dtype} of shape {forget.shape}"
+        )
+    if not forget.any():
+        raise ValueError("forget holds no example: mark at least one as forgotten")
+    shapes = {name: array.shape for name, array in ensembles.items()}
+    first = next(iter(shapes))
+    for name, shape in shapes.items():
+        if len(shape) != 3 or shape[:2] != (M, N) or shape != shapes[first] or not shape[2]:
+            raise ValueError(
+                f"{name} must be [{M} models, {N} examples, values] like keep"
+                f"{'' if name == first else f' and {first}'}; got shape {shape}"
+            )
+        finite = np.isfinite(ensembles[name])
+        if not finite.all():
+            model, example, value = np.argwhere(~finite)[0]
+            raise ValueError(
+                f"{name}[{model}, {example}, {value}] is {ensembles[name][model, example, value]}: leave that model "
+                f"and its mate out of the pool"
+            )
+    return M, N, shapes[first][2]
+
+
+def joined_pool(
+    after: np.ndarray, retrained: np.ndarray, keep: np.ndarray, forget: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Unlearned models that held an example beside retrained ones that never did, of the forget set alone.
+
+    This is a pool in complementary pairs like any other: row m is what the unlearned model m says of the forgotten
+    examples that it held, and what the retrained model m says of those that it never held. Both were trained on the
+    same rest, and which of the two a row shows of an example is a fair coin. So with the pair left out nothing that
+    remains depends on it, and an attack on exact retraining scores at chance.
+
+    Returns:
+        The pool `[M, F, Q]`, and bool `[M, F]`, true where it shows the unlearned model.
+    """
+    held = keep[:, forget]
+    return np.where(held[..., None], after[:, forget], retrained[:, forget]), held

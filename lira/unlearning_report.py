@@ -1,0 +1,384 @@
+"""Which unlearning methods survive, for people: metrics.json, a figure and a self-contained page.
+
+Every figure stands beside what exact retraining scores. A method is called "exposed" where U-LiRA tells it from
+retraining, and "over-forgotten" where it pushes phi below that of retrained models, which is no success either.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lira.attacks import lira_online_fixed
+from lira.forgetting import Attack, exposure_threshold, u_lira
+from lira.metrics import most_and_least_vulnerable, roc
+from lira.plots import percent, plot_examples
+from lira.report import embedded, interval_note, png, rate_cells, render_page, write_files
+from lira.unlearning_plots import plot_methods, plot_requests
+
+__all__ = ["exposed_figure", "headline_fpr", "unlearning_metrics", "verdict", "write_unlearning_report"]
+
+Document = Mapping[str, Any]
+
+
+def unlearning_metrics(
+    methods: Mapping[str, Sequence[Document]],
+    keep: np.ndarray,
+    *,
+    costs: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """Gather what was measured into the content of metrics.json.
+
+    Args:
+        methods: by name, a document of `forgetting.measure` for each request, in order, of everything forgotten so far.
+        keep: bool `[M, N]`, what the original models held.
+        costs: of each method relative to retraining, such as 0.05; a method that is not there has none.
+
+    Raises:
+        ValueError: there is no method or no request, or the methods have measured different numbers of them.
+    """
+    counts = {name: len(requests) for name, requests in methods.items()}
+    if not counts or not min(counts.values()):
+        raise ValueError("methods holds nothing measured: give each at least one request's document")
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"methods must have the same number of requests; got {counts}")
+    return {
+        "description": "of everything forgotten up to each request; rates are fractions; higher attack = less forgotten",
+        "interval": interval_note(keep),
+        "num_models": keep.shape[0],
+        "num_examples": keep.shape[1],
+        "num_requests": next(iter(counts.values())),
+        "methods": {
+            name: {"cost": (costs or {}).get(name), "requests": [_with_verdict(each) for each in requests]}
+            for name, requests in methods.items()
+        },
+    }
+
+
+def headline_fpr(document: Document) -> str | None:
+    """The lowest of U-LiRA's FPRs that can be resolved, as its key; None where none can."""
+    points = document["u_lira"]["after"]["tpr_at_fpr"]
+    return next((fpr for fpr, point in points.items() if point["status"] == "ok"), None)
+
+
+def verdict(document: Document) -> str:
+    """What is said of a method: "over-forgotten", "exposed" or "as retrained".
+
+    Over-forgotten: see `forgetting.Direction`. Exposed: U-LiRA's AUC, or its TPR at the lowest resolvable FPR, lies
+    above the range that holds 95 % of exact retrainings; of two such figures about one retraining in twenty has one
+    above. "As retrained" says that neither shows a difference, with so many models and examples, and no more.
+    """
+    if document["direction"]["over_forgotten"]:
+        return "over-forgotten"
+    found, own = (document["u_lira"][name] for name in ("after", "retrained"))
+    fpr = headline_fpr(document)
+    pairs = [(found["auc"]["value"], own["auc"]["high"])]
+    if fpr is not None:
+        pairs.append((found["tpr_at_fpr"][fpr]["tpr"], own["tpr_at_fpr"][fpr]["high"]))
+    return "exposed" if any(value > high for value, high in pairs) else "as retrained"
+
+
+def exposed_figure(
+    after: np.ndarray,
+    retrained: np.ndarray,
+    keep: np.ndarray,
+    forget: np.ndarray,
+    *,
+    attack: Attack = lira_online_fixed,
+    labels: np.ndarray | None = None,
+    images: np.ndarray | None = None,
+    count: int = 3,
+) -> Figure | None:
+    """Draw phi of the forgotten examples that U-LiRA finds most often, and least often: see `plots.plot_examples`.
+
+    Args:
+        after: float `[M, N, Q]`, phi of the unlearned models.
+        retrained: float `[M, N, Q]`.
+        keep: bool `[M, N]`.
+        forget: bool `[N]`.
+        attack: the one that `forgetting.measure` took.
+        labels: int `[N]`, for the titles.
+        images: `[N, H, W, C]`, drawn as insets.
+        count: how many of each.
+
+    Returns:
+        The figure; None where one example is forgotten.
+    """
+    scores, held = u_lira(after, retrained, keep, forget, attack=attack)
+    _, threshold = exposure_threshold(roc(scores, held))
+    shown = np.concatenate(most_and_least_vulnerable(scores, held, threshold, count))
+    if not len(shown):
+        return None
+    among = np.flatnonzero(forget)[shown]
+    pool = np.where(held[:, shown, None], after[:, among], retrained[:, among])
+    titles = [f"example {i}" + ("" if labels is None else f", class {labels[i]}") for i in among]
+    return plot_examples(
+        pool,
+        held[:, shown],
+        titles,
+        None if images is None else images[among],
+        sides=("unlearned it", "retrained without it"),
+        rows=("most exposed", "least exposed"),
+    )
+
+
+def write_unlearning_report(
+    path: str | os.PathLike[str],
+    *,
+    metrics: Mapping[str, Any],
+    examples: Mapping[str, Figure | None] | None = None,
+    facts: Mapping[str, str] | None = None,
+    warnings: Iterable[str] = (),
+    title: str = "Does unlearning forget?",
+) -> None:
+    """Write unlearning.png, report.html and metrics.json into a directory, which is made if need be.
+
+    Everything is rendered before the first file is touched, and every file is replaced in one step, metrics.json last.
+    The page embeds its pictures and refers to nothing outside itself.
+
+    Args:
+        path: the directory.
+        metrics: from `unlearning_metrics`.
+        examples: from `exposed_figure`, by method; None is left out.
+        facts: what to say about the run, in order.
+        warnings: shown at the top of the page.
+        title: heading of the page.
+    """
+    content = json.dumps(metrics, indent=2, allow_nan=False).encode()
+    last = {name: method["requests"][-1] for name, method in metrics["methods"].items()}
+    first = next(iter(last.values()))
+    key = headline_fpr(first)
+    fpr = None if key is None else float(key)
+    attack, psi_fpr = _headline_psi(first)
+    rows = {
+        name: [_row(each, key, attack, psi_fpr) for each in method["requests"]]
+        for name, method in metrics["methods"].items()
+    }
+    picture = png(plot_methods({name: each[-1] for name, each in rows.items()}, fpr=fpr))
+    over_time = png(plot_requests(rows, fpr=fpr)) if metrics["num_requests"] > 1 else None
+    page = render_page(
+        "unlearning.html.j2",
+        title=title,
+        warnings=list(warnings),
+        metrics=metrics,
+        forgotten=first["num_forgotten"],
+        attack=first["attack"],
+        cards=_cards(last),
+        picture=embedded(picture),
+        over_time=None if over_time is None else embedded(over_time),
+        tables=_tables(metrics, last, attack, psi_fpr),
+        worst=_worst_rows(last),
+        worst_fpr=f"{100 * first['worst_fpr']:g} %",
+        examples={name: embedded(png(each)) for name, each in (examples or {}).items() if each},
+        largest_epsilon=f"{first['epsilon']['largest_finite']:.2f}",
+        facts=dict(facts or {}),
+    )
+    write_files(path, {"unlearning.png": picture, "report.html": page.encode(), "metrics.json": content})
+
+
+# --- From the documents to rows and cells ---------------------------------------------------------------------------
+
+
+def _with_verdict(document: Document) -> dict[str, Any]:
+    return {"verdict": verdict(document), **document}
+
+
+def _headline_psi(document: Document) -> tuple[str, str]:
+    """The classical attack and FPR at which psi is shown: the first at which normalised psi is defined.
+
+    Whether it is depends on the original and retrained models alone, and so is the same for all methods.
+    """
+    choices = [(name, fpr) for name, by_fpr in document["classical"].items() for fpr in by_fpr]
+    return next(
+        (
+            (name, fpr)
+            for name, fpr in choices
+            if document["classical"][name][fpr]["psi_normalised"]["status"] == "ok"
+        ),
+        choices[0],
+    )
+
+
+def _row(document: Document, fpr: str | None, attack: str, psi_fpr: str) -> dict[str, Any]:
+    """What the figures draw of one method at one request."""
+    after, own = document["u_lira"]["after"], document["u_lira"]["retrained"]
+    unknown = {"value": None, "low": None, "high": None}
+    tpr, retrained_tpr = (
+        unknown if fpr is None else _as_figure(curve["tpr_at_fpr"][fpr]) for curve in (after, own)
+    )
+    return {
+        "verdict": document["verdict"],
+        "tpr": tpr,
+        "auc": after["auc"],
+        "psi_n": document["classical"][attack][psi_fpr]["psi_normalised"],
+        "retrained_tpr": retrained_tpr,
+        "retrained_auc": own["auc"],
+    }
+
+
+def _as_figure(point: Mapping[str, Any]) -> dict[str, Any]:
+    return {"value": point["tpr"], "low": point["low"], "high": point["high"]}
+
+
+def _cards(last: Mapping[str, Document]) -> list[tuple[str, str, str]]:
+    cards = []
+    for label, kind in (
+        ("told from retraining", "exposed"),
+        ("over-forgotten", "over-forgotten"),
+        ("not told from retraining", "as retrained"),
+    ):
+        names = [name for name, document in last.items() if document["verdict"] == kind]
+        cards.append((label, f"{len(names)} of {len(last)}", ", ".join(names)))
+    return cards
+
+
+def _tables(
+    metrics: Mapping[str, Any], last: Mapping[str, Document], attack: str, psi_fpr: str
+) -> list[dict[str, Any]]:
+    """Tables of methods, the first row of each exact retraining: told from it, on which side, averages, accuracy."""
+    first = next(iter(last.values()))
+    fprs = list(first["u_lira"]["after"]["tpr_at_fpr"])
+
+    def told(document, side):
+        curve = document["u_lira"][side]
+        epsilon, klom = document["epsilon"], document["klom"]
+        rates = [
+            rate_cells(
+                {
+                    "status": document["u_lira"]["after"]["tpr_at_fpr"][fpr]["status"],
+                    **curve["tpr_at_fpr"][fpr],
+                }
+            )
+            for fpr in fprs
+        ]
+        return [
+            _cell(curve["auc"]),
+            *rates,
+            _cell(epsilon["forgetting_quality"][side]),
+            _cell(klom["mean"][side], 2),
+            _cell(klom["percentile_95"][side], 2),
+        ]
+
+    def averages(document, side):
+        classical = document["classical"][attack][psi_fpr]
+        leak = document["update_leakage"]["lira"][side]["auc"]
+        if side == "retrained":
+            normalised, membership = ("0", "by definition"), ("", "")
+        else:
+            normalised, membership = (
+                _cell(classical["psi_normalised"], 2),
+                _cell(document["lira"]["after"]["auc"]),
+            )
+        return [
+            _cell(classical["mia_efficacy"][side]),
+            _cell(classical["psi"][side]),
+            normalised,
+            membership,
+            _cell(leak),
+        ]
+
+    def direction(document):
+        return [_cell(document["direction"]["shift"], 2), _cell(document["direction"]["auc"])]
+
+    groups = list(first["accuracy"])
+
+    def accuracy(document, side):
+        return [_percentage(document["accuracy"][group][side]) for group in groups]
+
+    def score(name, document):
+        cost, value = metrics["methods"][name]["cost"], document["epsilon"]["score"]
+        return [
+            ("unknown" if value is None else f"{value:.3f}", ""),
+            ("unknown" if cost is None else percent(cost), ""),
+        ]
+
+    own = {"name": "retrained models", "verdict": ""}
+    named = [
+        (name, document, {"name": name, "verdict": document["verdict"]}) for name, document in last.items()
+    ]
+    return [
+        {
+            "heading": "Can it be told from retraining?",
+            "note": "Unlearned against retrained models, example by example. In the first row: what exact retraining "
+            "scores, and the range that holds 95 % of retrainings. Above the range in AUC or TPR: exposed.",
+            "headers": [
+                "U-LiRA AUC",
+                *(f"U-LiRA TPR at {100 * float(fpr):g} % FPR" for fpr in fprs),
+                "forgetting quality",
+                "KLoM, mean",
+                "KLoM, 95th percentile",
+            ],
+            "rows": [
+                {**own, "cells": told(first, "retrained")},
+                *({**row, "cells": told(document, "after")} for _, document, row in named),
+            ],
+        },
+        {
+            "heading": "Which side of retraining?",
+            "note": "Below 0, and an AUC below one half: over-forgotten, which shows as clearly as what is left.",
+            "headers": ["mean shift of phi", "AUC of phi itself"],
+            "rows": [
+                {**own, "cells": [("0", "by definition"), ("0.500", "by definition")]},
+                *({**row, "cells": direction(document)} for _, document, row in named),
+            ],
+        },
+        {
+            "heading": "Averages, and what the update leaks",
+            "note": f"Classical attack: {attack}, at {100 * float(psi_fpr):g} % FPR (the first of those measured at which "
+            f"it tells original from retrained models; metrics.json has all). LiRA AUC before unlearning: "
+            f"{_cell(first['lira']['before']['auc'])[0]}. Update leakage: in the first row, of an update by retraining.",
+            "headers": ["MIA-efficacy", "psi", "normalised psi", "LiRA AUC after", "update leakage, AUC"],
+            "rows": [
+                {**own, "cells": averages(first, "retrained")},
+                *({**row, "cells": averages(document, "after")} for _, document, row in named),
+            ],
+        },
+        {
+            "heading": "Accuracy and cost",
+            "note": "Score: forgetting quality times the ratios of retain and test accuracy to the retrained models'. "
+            "Cost: of retraining.",
+            "headers": [*(f"{group} accuracy" for group in groups), "score", "cost"],
+            "rows": [
+                {**own, "cells": [*accuracy(first, "retrained"), ("", ""), ("100 %", "by definition")]},
+                *(
+                    {**row, "cells": [*accuracy(document, "after"), *score(name, document)]}
+                    for name, document, row in named
+                ),
+            ],
+        },
+    ]
+
+
+def _worst_rows(last: Mapping[str, Document], count: int = 3) -> list[dict[str, Any]]:
+    rows = []
+    for name, document in last.items():
+        for each in document["worst"][:count]:
+            epsilon = "infinite" if each["epsilon_infinite"] else f"{each['epsilon']:.2f}"
+            phi = [f"{each['phi'][stage]:.1f}" for stage in ("before", "after", "retrained")]
+            rows.append(
+                {"name": name, "example": each["example"], "cells": [percent(each["found"]), epsilon, *phi]}
+            )
+    return rows
+
+
+def _cell(figure: Mapping[str, Any] | float, digits: int = 3) -> tuple[str, str]:
+    """A figure and its interval, or the word that stands in its place."""
+    if not isinstance(figure, Mapping):
+        return f"{figure:.{digits}f}", ""
+    if figure["value"] is None:
+        return "undefined", ""
+    low, high = figure["low"], figure["high"]
+    # Not a dash: an end may be negative.
+    interval = "" if low is None else f"{low:.{digits}f} to {high:.{digits}f}"
+    return f"{figure['value']:.{digits}f}", interval
+
+
+def _percentage(figure: Mapping[str, Any]) -> tuple[str, str]:
+    if figure["value"] is None:
+        return "unknown", ""
+    low, high = figure["low"], figure["high"]
+    interval = "" if low is None else f"{100 * low:.1f}–{100 * high:.1f}"
+    return f"{100 * figure['value']:.1f} %", interval
