@@ -356,10 +356,10 @@ def _implied(strongest: Mapping[str, Any] | None) -> list[tuple[str, str, str, s
     if strongest["epsilon"] is not None:
         epsilon = strongest["epsilon"]
         means = (
-            f"at delta {epsilon['delta']:g}: the largest one-run lower bound of all targets, 95 % for all together; the "
-            f"median target's own is {epsilon['median']:.2f}. It holds where membership was drawn by fair coins."
+            f"of the training, at delta {epsilon['delta']:g} and {100 * epsilon['confidence']:g} %, from the one-run "
+            f"bounds of all targets; it holds where membership was drawn by fair coins"
         )
-        rows.append(("epsilon, at least", f"{epsilon['largest']:.2f}", "", means))
+        rows.append(("epsilon, at least", f"{epsilon['at_least']:.2f}", "", means))
     return rows
 
 
