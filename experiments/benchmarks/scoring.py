@@ -2,8 +2,10 @@
 
 Command:   python experiments/benchmarks/scoring.py [--out FILE.json]
            python experiments/benchmarks/scoring.py --large    (M = 1,024, N = 60,000, Q = 18: time and memory)
-Duration:  about two minutes on 2 CPU cores each.
-Expected:  lira_online under four times scipy's pass, under 2 GB; ROC, AUC and intervals under 10 s.
+           python experiments/benchmarks/scoring.py --suite [--out FILE.json]    (every attack, population of 10,000)
+Duration:  two to three minutes on 2 CPU cores each.
+Expected:  lira_online under four times scipy's pass, under 2 GB; ROC, AUC and intervals under 10 s; the suite under
+           three minutes.
 Measured:  experiments/README.md.
 """
 
@@ -19,8 +21,10 @@ import numpy as np
 import scipy.stats
 
 import lira
+from lira.suite import ATTACKS, Pool, call_attack
 
 M, N, Q, REPEATS = 256, 50_000, 2, 5
+POPULATION, FEATURES = 10_000, 202  # CIFAR-10's test images, patch means and labels
 
 
 def seconds(function) -> float:
@@ -60,13 +64,41 @@ def large() -> None:
         print(f"{name}: {taken:.1f} s, peak memory {peak_memory_gb():.2f} GB")
 
 
+def suite(out: str | None) -> None:
+    """Every attack once, compilation included, as `lira run` calls them."""
+    keep = lira.keep_mask(0, M, N)
+    rng = np.random.default_rng(0)
+    phi = rng.standard_normal((M, N, Q), dtype=np.float32) + keep[..., None] * np.float32(0.5)
+    entropy = np.exp(-phi)
+    pool = Pool(
+        {"phi": phi, "entropy": entropy, "modified_entropy": entropy},
+        keep,
+        population=rng.standard_normal((M, POPULATION, Q), dtype=np.float32),
+        features=rng.standard_normal((N, FEATURES), dtype=np.float32),
+        population_features=rng.standard_normal((POPULATION, FEATURES), dtype=np.float32),
+    )
+    times = {
+        name: round(seconds(lambda attack=attack: call_attack(attack, pool)), 1)
+        for name, attack in ATTACKS.items()
+    }
+    rows = {"seconds": times, "total_seconds": round(sum(times.values()), 1), "memory_gb": peak_memory_gb()}
+    rows["device"] = f"{jax.device_count()} x {jax.devices()[0].device_kind}, {platform.machine()}"
+    print(json.dumps(rows, indent=2))
+    if out:
+        with open(out, "w") as file:
+            json.dump(rows, file, indent=2)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", help="also write the figures to this JSON file")
     parser.add_argument("--large", action="store_true", help="only the large pool, which is not in memory")
+    parser.add_argument("--suite", action="store_true", help="every attack, once")
     arguments = parser.parse_args()
     if arguments.large:
         return large()
+    if arguments.suite:
+        return suite(arguments.out)
 
     keep = lira.keep_mask(0, M, N)
     rng = np.random.default_rng(0)
