@@ -1,6 +1,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ from lira.augment import Queries
 from lira.config import Execution
 from lira.data import Dataset
 from lira.engine import train
+from lira.models import build_model
 from lira.stack import programs_for
 from lira.store import Run
 from lira.training import Recipe
@@ -26,6 +28,11 @@ def cache(tmp_path, monkeypatch):
 def dataset():
     rng = np.random.default_rng(0)
     return Dataset.from_arrays(rng.normal(size=(80, 6)), np.arange(80) % 2)
+
+
+def images():
+    x = np.random.default_rng(0).integers(0, 256, (96, 8, 8, 3), dtype=np.uint8)
+    return Dataset.from_arrays(x, np.arange(96) % 3)
 
 
 def speeds(monkeypatch, by_width):
@@ -138,3 +145,25 @@ def test_number_of_compilations_does_not_grow_with_stacks_or_epochs(tmp_path):
     once = compiled(8, 2, "two")
     assert once <= 4
     assert compiled(14, 3, "four") == once
+
+
+def test_sweeps_ask_about_as_many_examples_as_fit_off_the_cpu(monkeypatch):
+    recipe = Recipe(model="cnn-small", epochs=1, batch_size=16)
+    asked = []
+    blocks = stack._blocks
+    monkeypatch.setattr(stack, "_blocks", lambda n, batch: asked.append(batch) or blocks(n, batch))
+
+    def sweep():
+        build = stack._build
+        programs = build(
+            build_model("cnn-small", 3), recipe, Queries(mirror=True), images(), "patches", 2, ()
+        )
+        x, y = jnp.asarray(images().x), jnp.asarray(images().y)
+        return programs.sweep(programs.init(jnp.arange(2), x[:1]), x, y)
+
+    small, _ = sweep()
+    assert asked == [8], "a training batch of queries, two an example"
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    large, _ = sweep()
+    assert 8 < asked[-1] <= 96
+    np.testing.assert_allclose(large["phi"], small["phi"], rtol=1e-4, atol=1e-4)
