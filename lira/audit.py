@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lira import report
+from lira.arrays import new_directory, write_array
 from lira.attacks import FewModelsError
 from lira.check import check_pool
 from lira.confidences import KINDS, as_keep, as_labels, member_z, require_aligned, to_phi
@@ -22,7 +23,6 @@ from lira.engine import ATTACKS, call_attack
 from lira.files import Rows, read_array
 from lira.membership import is_paired, pair_rows
 from lira.signals import replace_saturated
-from lira.store import new_directory, write_array
 
 __all__ = ["AuditError", "Pool", "add_arguments", "attack_pool", "read_pool", "write_audit"]
 

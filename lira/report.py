@@ -19,12 +19,12 @@ from rich import box
 from rich.table import Column, Table
 from rich.text import Text
 
+from lira.arrays import write_atomically
 from lira.attacks import SignalArray
 from lira.membership import is_paired
 from lira.metrics import MIN_CLUSTERS, Estimate, OperatingPoint, Roc, example_tpr, mean_over_targets, roc
 from lira.plots import COLORS, ROC_SIZE, Curve, decimals, percent, plot_examples, plot_roc
 from lira.published import Comparison
-from lira.store import write_atomically
 
 __all__ = [
     "FPRS",

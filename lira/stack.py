@@ -18,12 +18,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lira.arrays import write_atomically
 from lira.augment import Queries
 from lira.config import Execution
 from lira.convolution import LOWERINGS, lowering
 from lira.data import Dataset
 from lira.models import build_model
-from lira.store import write_atomically
 from lira.training import (
     Recipe,
     epoch_order,

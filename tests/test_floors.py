@@ -8,7 +8,7 @@ import lira
 FLOORS = [
     *("signals", "confidences", "membership", "metrics", "epsilon", "attacks"),
     *("files", "data", "sources", "augment", "models", "convolution", "training"),
-    *("config", "store", "interchange", "stack", "engine"),
+    *("config", "arrays", "store", "interchange", "stack", "engine"),
     *("check", "published", "plots", "report", "audit", "bench_torch", "bench", "cli"),
 ]
 
