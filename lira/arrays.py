@@ -101,11 +101,12 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 
 def write_array(place: Path, values: np.ndarray, attributes: dict[str, Any]) -> None:
-    """Write a float32 array `[rows, N]` as Zarr, whole or not at all, in place of what is there."""
+    """Write an array `[rows, N]`, float32 or bool, as Zarr, whole or not at all, in place of what is there."""
     making = place.parent / f".{place.name}"
     with writing(place):
         shutil.rmtree(making, ignore_errors=True)
-        store = create_array(making, values.shape, "float32", (1, min(BLOCK, values.shape[1])), attributes)
+        dtype = "bool" if values.dtype == bool else "float32"
+        store = create_array(making, values.shape, dtype, (1, min(BLOCK, values.shape[1])), attributes)
         store.write(values).result()
         shutil.rmtree(place, ignore_errors=True)
         os.rename(making, place)

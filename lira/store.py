@@ -99,13 +99,33 @@ class Run:
         return cls.from_config(path, dataset, config)
 
     @classmethod
-    def from_config(cls, path: str | os.PathLike[str], dataset: Dataset, config: Config) -> "Run":
-        """`create`, from a configuration; its `dataset` is where `dataset` was loaded from."""
+    def from_config(
+        cls,
+        path: str | os.PathLike[str],
+        dataset: Dataset,
+        config: Config,
+        *,
+        keep: np.ndarray | None = None,
+    ) -> "Run":
+        """`create`, from a configuration; its `dataset` is where `dataset` was loaded from.
+
+        Args:
+            path: of the directory.
+            dataset: the data.
+            config: everything else.
+            keep: bool `[num_models, N]`, memberships of any design in place of those drawn by `membership_seed`. Such
+                a run does not grow, and stores too which examples each model gets right: `correct [M, N]`.
+        """
         path = Path(path).expanduser().absolute()
         config = absolute(config)
+        if keep is not None and keep.shape != (config.num_models, dataset.num_examples):
+            raise ValueError(
+                f"keep must be [num_models, N], here {[config.num_models, dataset.num_examples]}; got "
+                f"{list(keep.shape)}"
+            )
         if (path / "config.toml").exists():
             run = cls.open(path, dataset=dataset)
-            return run._continue(config, dataset)
+            return run._continue(config, dataset, keep)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunError(f"{path}: is not a run directory (it has no config.toml); name a new or empty one")
         config.recipe.check(dataset.num_examples, dataset.x.shape[1:])
@@ -125,11 +145,18 @@ class Run:
             rows["phi_test"] = (len(dataset.y_test), Q)
         if config.save_params:
             rows["params"] = (len(ravel_pytree(initial)[0]),)
+        if keep is not None:
+            provenance["fingerprints"]["memberships"] = _fingerprint(keep)
         with new_directory(path) as making:
             (making / "scores").mkdir()
             run = cls(making, config, provenance)
             run._make_arrays(rows, dataset.y, dataset.y_test)
-            run._write_keep(0, config.num_models, N)
+            if keep is None:
+                run._write_keep(0, config.num_models, N)
+            else:
+                shape = (config.num_models, N)
+                create_array(making / "arrays" / "correct", shape, "bool", (1, min(N, BLOCK)), {})
+                run._array("keep").write(keep).result()
             run._write_provenance()
             write_atomically(making / "config.toml", tomli_w.dumps(as_dict(config)).encode())
         return cls(path, config, provenance)
@@ -270,10 +297,11 @@ class Run:
         rows = self.models if models is None else models
         return StoredSignal(self._array(name), rows, f"{self.path}/arrays/{name}")
 
-    def accuracy(self, side: str) -> np.ndarray:
-        """Accuracy of the usable models, float32 `[m]`; `side` is in, out or test (NaN without a test set)."""
+    def accuracy(self, side: str, models: np.ndarray | None = None) -> np.ndarray:
+        """Accuracy of the usable models, or of those given, float32 `[m]`; `side` is in, out or test (NaN without one)."""
         name = f"accuracy_{side}"
-        return read_store(self._array(name)[self.models], f"{self.path}/arrays/{name}")
+        rows = self.models if models is None else models
+        return read_store(self._array(name)[rows], f"{self.path}/arrays/{name}")
 
     # --- Writing ----------------------------------------------------------------------------------------------------
 
@@ -332,7 +360,7 @@ class Run:
 
     # --- Behind the scenes ------------------------------------------------------------------------------------------
 
-    def _continue(self, config: Config, dataset: Dataset) -> "Run":
+    def _continue(self, config: Config, dataset: Dataset, keep: np.ndarray | None) -> "Run":
         """Give the run with a larger `num_models` or another execution; refused where anything else differs."""
         old = self.config
         changes = [
@@ -346,6 +374,9 @@ class Run:
         ]
         if changes:
             raise RunError(f"{self.path}: is another run: {'; '.join(changes)}; name another directory")
+        given = self.provenance["fingerprints"].get("memberships")
+        if given != (None if keep is None else _fingerprint(keep)):
+            raise RunError(f"{self.path}: is a run of other memberships; name another directory")
         if config.num_models < old.num_models:
             raise RunError(
                 f"{self.path}: holds {old.num_models} models, and a run does not shrink to {config.num_models}; "
@@ -434,6 +465,10 @@ def _initial_model(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
     init = jax.jit(partial(init_model, module, recipe, 1))
     state = init(model_key(recipe.seed, 0), dataset.x[:1])
     return {"params": state.params, **state.statistics}
+
+
+def _fingerprint(keep: np.ndarray) -> str:
+    return hashlib.sha256(f"{keep.shape}".encode() + np.packbits(keep).tobytes()).hexdigest()
 
 
 def _norms(variables: dict[str, Any]) -> dict[str, list[float]]:

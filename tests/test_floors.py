@@ -7,8 +7,8 @@ import lira
 
 FLOORS = [
     *("signals", "confidences", "membership", "metrics", "epsilon", "attacks"),
-    *("files", "data", "sources", "augment", "models", "convolution", "training"),
-    *("config", "arrays", "store", "interchange", "stack", "engine"),
+    *("files", "data", "sources", "augment", "models", "convolution", "training", "unlearners"),
+    *("config", "arrays", "store", "interchange", "stack", "engine", "unlearn"),
     *("check", "published", "plots", "report", "audit", "bench_torch", "bench", "cli"),
 ]
 

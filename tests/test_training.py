@@ -206,7 +206,7 @@ def test_bfloat16_keeps_float32_weights_and_follows_float32():
 def test_query_answers_every_view_in_evaluation_mode():
     recipe, queries = Recipe(epochs=1, batch_size=10), Queries(mirror=True)
     state, _ = train_alone(Net(), recipe, 0, keep_mask(0, 4, N)[0])
-    phi, correct = query(Net(), recipe, queries, state, jnp.asarray(X), jnp.asarray(Y))
+    phi, correct = query(Net(), queries, evaluated(recipe, state), jnp.asarray(X), jnp.asarray(Y))
     assert phi.shape == (N, 2)
     assert phi.dtype == jnp.float32
     for view, images in enumerate((X, X[:, :, ::-1])):
