@@ -28,7 +28,7 @@ from lira.interchange import LAYOUTS, export_carlini, import_run
 from lira.published import Comparison, compare
 from lira.sources import load_dataset
 from lira.store import DIVERGED, DONE, Run
-from lira.unlearn import Unlearning, plan_unlearning, resolved, unlearn
+from lira.unlearn import Unlearning, plan_unlearning, resolved, unlearn, with_options
 
 __all__ = ["main"]
 
@@ -157,7 +157,9 @@ def _exchange(verb: str, argv: list[str], console: Console) -> int:
 
 
 def _run_or_plan(verb: str, argv: list[str], said: list[str], console: Console) -> int:
-    parser = argparse.ArgumentParser(prog=f"lira {verb}", add_help=False, exit_on_error=False)
+    parser = argparse.ArgumentParser(
+        prog=f"lira {verb}", add_help=False, allow_abbrev=False, exit_on_error=False
+    )
     parser.add_argument("config", metavar="CONFIG.toml")
     parser.add_argument("--run-dir", required=verb == "run" and "--help" not in argv)
     place, flags = _parse(parser, argv)
@@ -184,11 +186,13 @@ def _run_or_plan(verb: str, argv: list[str], said: list[str], console: Console) 
 
 
 def _unlearn_or_plan(verb: str, argv: list[str], console: Console) -> int:
-    parser = argparse.ArgumentParser(prog=f"lira {verb}", add_help=False, exit_on_error=False)
+    parser = argparse.ArgumentParser(
+        prog=f"lira {verb}", add_help=False, allow_abbrev=False, exit_on_error=False
+    )
     parser.add_argument("config", metavar="CONFIG.toml")
     parser.add_argument("--run-dir", required=verb == "unlearn" and "--help" not in argv)
     place, flags = _parse(parser, argv)
-    config = read_config(place.config, UnlearnConfig)
+    config = with_options(read_config(place.config, UnlearnConfig))
     config = _with_flags(config, flags, f"lira {verb} CONFIG.toml --run-dir UNLEARN")
     if config is None:
         return 0

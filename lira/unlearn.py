@@ -51,6 +51,7 @@ __all__ = [
     "plan_unlearning",
     "resolved",
     "unlearn",
+    "with_options",
 ]
 
 # Added to the recipe's seed: what is compared must not share its randomness.
@@ -263,10 +264,15 @@ def resolved(config: UnlearnConfig) -> UnlearnConfig:
     config = absolute(config)
     if config.run:
         config = _from_run(config, Run.open(config.run))
+    return with_options(config)
+
+
+def with_options(config: UnlearnConfig) -> UnlearnConfig:
+    """The configuration with all options of its methods, the defaults too."""
     named = {
         name: method_options(name, config.method.get(name, {})) for name in (*config.methods, *config.method)
     }
-    return dataclasses.replace(config, method=named)
+    return dataclasses.replace(config, method={name: options for name, options in named.items() if options})
 
 
 def _from_run(config: UnlearnConfig, run: Run) -> UnlearnConfig:
@@ -463,7 +469,7 @@ def _unlearn_request(
             run.write_model(int(row), {}, diverged=True)
     held = before.memberships(models)
     forget, retain = held & requests[k], held & ~requests[: k + 1].any(axis=0)
-    one = _one_model(find_method(name), config.method[name], config, dataset, requests)
+    one = _one_model(find_method(name), config.method.get(name, {}), config, dataset, requests)
 
     def prepare(missing: int) -> tuple[Programs, Learn]:
         programs = programs_for(config.recipe, config.queries, config.execution, dataset, missing)
@@ -554,7 +560,7 @@ def _check_methods(config: UnlearnConfig, dataset: Dataset, requests: np.ndarray
 def _traced(name: str, config: UnlearnConfig, dataset: Dataset, requests: np.ndarray) -> Any:
     """The program of a method for one model, as JAX sees it."""
     parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(_shapes(config.recipe, dataset)))
-    one = _one_model(find_method(name), config.method[name], config, dataset, requests)
+    one = _one_model(find_method(name), config.method.get(name, {}), config, dataset, requests)
     mask = jax.ShapeDtypeStruct((dataset.num_examples,), bool)
     flat = jax.ShapeDtypeStruct((parameters,), jnp.float32)
     try:

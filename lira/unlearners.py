@@ -145,10 +145,11 @@ def descend(
     *,
     over: str,
     epochs: int,
-    rate: float,
+    rate: float | jax.Array,
+    anneal: bool = True,
     variables: Variables | None = None,
 ) -> Variables:
-    """Follow the gradient of `loss` by the recipe's optimizer, from a fresh state of it and at a constant learning rate.
+    """Follow the gradient of `loss` by the recipe's optimizer, from a fresh state of it.
 
     Args:
         problem: the model and what it is to forget.
@@ -156,13 +157,20 @@ def descend(
         loss: `loss(variables, forget, retain, step_key)` is the scalar and the statistics that the model goes on with.
         over: the side whose passes are counted, "forget" or "retain".
         epochs: passes.
-        rate: the learning rate as a share of the recipe's peak.
+        rate: the learning rate of the first step, as a share of the recipe's peak.
+        anneal: let it fall to 0 along a cosine; else it is constant.
         variables: where to start; the trained model by default.
     """
-    if not 0 < rate < float("inf"):
+    if isinstance(rate, float) and not 0 < rate < float("inf"):
         raise ValueError(f"rate must be positive; got {rate}")
     start = problem.variables if variables is None else variables
-    steps = optimizer(problem.recipe, lambda _: rate * problem.recipe.learning_rate)
+    total = epochs * problem.steps(over)[0]
+
+    def learning_rate(step):
+        shape = 0.5 * (1 + jnp.cos(jnp.pi * step / total)) if anneal else 1.0
+        return rate * problem.recipe.learning_rate * shape
+
+    steps = optimizer(problem.recipe, learning_rate)
 
     def visit(carry, forget, retain, step_key):
         variables, state = carry
@@ -186,7 +194,7 @@ def none(problem: Problem, key: jax.Array) -> Variables:
     return problem.variables
 
 
-def finetune(problem: Problem, key: jax.Array, *, epochs: int = 5, rate: float = 0.2) -> Variables:
+def finetune(problem: Problem, key: jax.Array, *, epochs: int = 5, rate: float = 0.5) -> Variables:
     """Train on what is retained, and trust that the rest is forgotten.
 
     Args:
@@ -198,7 +206,7 @@ def finetune(problem: Problem, key: jax.Array, *, epochs: int = 5, rate: float =
     return descend(problem, key, _retained_loss(problem), over="retain", epochs=epochs, rate=rate)
 
 
-def gradient_ascent(problem: Problem, key: jax.Array, *, epochs: int = 5, rate: float = 0.02) -> Variables:
+def gradient_ascent(problem: Problem, key: jax.Array, *, epochs: int = 20, rate: float = 0.5) -> Variables:
     """Climb the loss of the forgotten examples (Graves et al. 2021, arXiv 2010.10981; Thudi et al. 2022, arXiv 2109.13398).
 
     Nothing bounds that loss: more steps destroy the model.
@@ -218,7 +226,7 @@ def gradient_ascent(problem: Problem, key: jax.Array, *, epochs: int = 5, rate: 
 
 
 def negrad_plus(
-    problem: Problem, key: jax.Array, *, epochs: int = 5, rate: float = 0.1, beta: float = 0.95
+    problem: Problem, key: jax.Array, *, epochs: int = 5, rate: float = 0.5, beta: float = 0.8
 ) -> Variables:
     """Descend on the retained and climb on the forgotten examples at once (NegGrad+ of Kurmanji et al. 2023, arXiv 2302.09880).
 
@@ -241,7 +249,7 @@ def negrad_plus(
     return descend(problem, key, loss, over="retain", epochs=epochs, rate=rate)
 
 
-def random_labels(problem: Problem, key: jax.Array, *, epochs: int = 5, rate: float = 0.1) -> Variables:
+def random_labels(problem: Problem, key: jax.Array, *, epochs: int = 5, rate: float = 0.5) -> Variables:
     """Train the forgotten examples under wrong labels, drawn once, beside the retained ones (Graves et al. 2021, arXiv 2010.10981).
 
     Args:
@@ -253,11 +261,12 @@ def random_labels(problem: Problem, key: jax.Array, *, epochs: int = 5, rate: fl
     label_key, key = jax.random.split(key)
     wrong = wrong_labels(label_key, problem.y, problem.num_classes)
     retained = _retained_loss(problem)
+    share = problem.size / len(problem.y)  # as if all examples were trained on together
 
     def loss(variables, forget, retain, step_key):
         kept, statistics = retained(variables, forget, retain, step_key)
         logits, _ = problem.ask(variables, forget.x)
-        return kept + _cross_entropy(logits, wrong[forget.rows]), statistics
+        return (1 - share) * kept + share * _cross_entropy(logits, wrong[forget.rows]), statistics
 
     return descend(problem, key, loss, over="retain", epochs=epochs, rate=rate)
 
@@ -266,24 +275,27 @@ def scrub(
     problem: Problem,
     key: jax.Array,
     *,
-    epochs: int = 5,
-    ascents: int = 3,
-    rate: float = 0.1,
-    alpha: float = 0.5,
+    epochs: int = 10,
+    ascents: int = 4,
+    passes: int = 3,
+    rate: float = 0.5,
+    alpha: float = 0.1,
     gamma: float = 1.0,
-    temperature: float = 2.0,
+    temperature: float = 4.0,
 ) -> Variables:
     """A student that disobeys its teacher on the forgotten examples alone (Kurmanji et al. 2023, arXiv 2302.09880, algorithm 1).
 
-    The teacher is the trained model. Each of the first `ascents` epochs begins with a pass over the forgotten
-    examples that climbs KL(teacher, student); every epoch passes over the retained ones and descends on
-    `alpha` KL(teacher, student) + `gamma` cross-entropy.
+    The teacher is the trained model. Each of the first `ascents` epochs begins with `passes` over the forgotten examples
+    that climb KL(teacher, student); every epoch passes over the retained ones and descends on `alpha` KL(teacher,
+    student) + `gamma` cross-entropy. At the start the student is the teacher and has no slope to climb: only what
+    follows the first descent forgets.
 
     Args:
         problem: the model and what it is to forget.
         key: of batches and dropout.
         epochs: passes over the retained examples.
-        ascents: passes over the forgotten examples, at most `epochs`.
+        ascents: epochs that begin with the forgotten examples, at most `epochs`.
+        passes: over the forgotten examples in such an epoch.
         rate: share of the recipe's peak learning rate.
         alpha: weight of the distillation on retained examples.
         gamma: weight of their loss.
@@ -307,22 +319,25 @@ def scrub(
         kl, logits, statistics = divergence(variables, retain.x, step_key)
         return alpha * kl + gamma * _cross_entropy(logits, retain.y), statistics
 
-    def both(variables, epoch):
+    def go_over(side, times, variables, loss, its_key, epoch):
+        now = rate * 0.5 * (1 + jnp.cos(jnp.pi * epoch / epochs))
+        return descend(
+            problem, its_key, loss, over=side, epochs=times, rate=now, anneal=False, variables=variables
+        )
+
+    def one_epoch(variables, epoch):
         climb_key, obey_key = jax.random.split(jax.random.fold_in(key, epoch))
-        for loss, side, its_key in ((climb, "forget", climb_key), (obey, "retain", obey_key)):
-            variables = descend(problem, its_key, loss, over=side, epochs=1, rate=rate, variables=variables)
-        return variables, None
+        climbed = jax.lax.cond(
+            epoch < ascents,
+            lambda: go_over("forget", passes, variables, climb, climb_key, epoch),
+            lambda: variables,
+        )
+        return go_over("retain", 1, climbed, obey, obey_key, epoch), None
 
-    variables, _ = jax.lax.scan(both, problem.variables, jnp.arange(ascents))
-    if epochs == ascents:
-        return variables
-    last_key = jax.random.fold_in(key, ascents)
-    return descend(
-        problem, last_key, obey, over="retain", epochs=epochs - ascents, rate=rate, variables=variables
-    )
+    return jax.lax.scan(one_epoch, problem.variables, jnp.arange(epochs))[0]
 
 
-def last_layer(problem: Problem, key: jax.Array, *, epochs: int = 5, rate: float = 0.2) -> Variables:
+def last_layer(problem: Problem, key: jax.Array, *, epochs: int = 10, rate: float = 0.5) -> Variables:
     """Draw the last `nn.Dense` layer anew and fine-tune on what is retained (after Goel et al. 2022, arXiv 2201.06640).
 
     The whole model is fine-tuned: a new layer on frozen features would leave in them what they remember.
@@ -345,7 +360,7 @@ def last_layer(problem: Problem, key: jax.Array, *, epochs: int = 5, rate: float
 
 
 def fisher(
-    problem: Problem, key: jax.Array, *, epochs: int = 1, noise: float = 0.02, floor: float = 1e-3
+    problem: Problem, key: jax.Array, *, epochs: int = 1, noise: float = 0.03, floor: float = 1e-3
 ) -> Variables:
     """Noise where the retained examples do not determine a weight (Golatkar et al. 2020, arXiv 1911.04933, section 5).
 
