@@ -364,9 +364,7 @@ def fisher(
 ) -> Variables:
     """Noise where the retained examples do not determine a weight (Golatkar et al. 2020, arXiv 1911.04933, section 5).
 
-    Its standard deviation is `noise (F / mean F + floor)^(-1/4)`, F the diagonal of the Fisher information of the
-    retained examples. F is estimated without bias by one gradient a batch: labels are drawn uniformly and weighted by
-    their probability, and random signs make the examples' gradients uncorrelated.
+    Its standard deviation is `noise (F / mean F + floor)^(-1/4)`, F the diagonal of their Fisher information.
 
     Args:
         problem: the model and what it is to forget.
@@ -378,6 +376,27 @@ def fisher(
     if noise < 0 or floor <= 0:
         raise ValueError(f"noise must not be negative and floor be positive; got {noise} and {floor}")
     noise_key, key = jax.random.split(key)
+    information = fisher_information(problem, key, epochs)
+    mean = ravel_pytree(information)[0].mean()
+    leaves, structure = jax.tree.flatten(information)
+    keys = jax.tree.unflatten(structure, list(jax.random.split(noise_key, len(leaves))))
+
+    def noisy(weight, F, its_key):
+        deviation = noise * (F / jnp.maximum(mean, jnp.finfo(mean.dtype).tiny) + floor) ** -0.25
+        return weight + deviation * jax.random.normal(its_key, weight.shape, weight.dtype)
+
+    return {
+        **problem.variables,
+        "params": jax.tree.map(noisy, problem.variables["params"], information, keys),
+    }
+
+
+def fisher_information(problem: Problem, key: jax.Array, epochs: int) -> Any:
+    """The diagonal of the Fisher information, a mean over the retained examples, in the structure of the parameters.
+
+    Estimated without bias by one gradient a batch: labels are drawn uniformly and weighted by their probability, and
+    random signs make the examples' gradients uncorrelated.
+    """
     params = problem.variables["params"]
 
     def visit(total, forget, retain, step_key):
@@ -393,18 +412,11 @@ def fisher(
 
         return jax.tree.map(lambda t, g: t + g * g, total, jax.grad(signed)(params))
 
-    information = fold_steps(
+    total = fold_steps(
         problem, key, visit, jax.tree.map(jnp.zeros_like, params), over="retain", epochs=epochs
     )
-    leaves, structure = jax.tree.flatten(information)
-    mean = ravel_pytree(information)[0].mean()
-    keys = jax.tree.unflatten(structure, list(jax.random.split(noise_key, len(leaves))))
-
-    def noisy(weight, F, its_key):
-        deviation = noise * (F / jnp.maximum(mean, jnp.finfo(mean.dtype).tiny) + floor) ** -0.25
-        return weight + deviation * jax.random.normal(its_key, weight.shape, weight.dtype)
-
-    return {**problem.variables, "params": jax.tree.map(noisy, params, information, keys)}
+    steps, batch = problem.steps("retain")
+    return jax.tree.map(lambda t: t / (epochs * steps * batch), total)
 
 
 # Trained from scratch by the engine: not a function of a trained model.
@@ -529,5 +541,5 @@ def _last_dense(module: nn.Module, example: jax.Array) -> tuple[str, ...]:
 def _replaced(params: Any, fresh: Any, path: tuple[str, ...]) -> Any:
     """`params` with the subtree at `path` taken from `fresh`."""
     if not path:
-        return fresh
+        return jax.tree.map(lambda old, new: new.astype(old.dtype), params, fresh)
     return {**params, path[0]: _replaced(params[path[0]], fresh[path[0]], path[1:])}
