@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lira import report
+from lira.arrays import new_directory, write_array
 from lira.check import check_pool
 from lira.confidences import (
     KINDS,
@@ -28,7 +29,6 @@ from lira.confidences import (
 from lira.files import Rows, read_array
 from lira.membership import pair_rows
 from lira.signals import replace_saturated
-from lira.store import new_directory, write_array
 from lira.suite import Pool, attack_pool
 
 __all__ = ["Audit", "AuditError", "add_arguments", "read_audit", "write_audit"]

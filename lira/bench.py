@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lira import attacks
+from lira.arrays import write_atomically
 from lira.augment import Queries
 from lira.config import Execution
 from lira.data import Dataset
@@ -35,7 +36,6 @@ from lira.membership import keep_mask
 from lira.models import build_model
 from lira.sources import load_dataset
 from lira.stack import Programs, compile_programs, programs_for
-from lira.store import write_atomically
 from lira.training import Recipe, as_input, steps_per_epoch
 
 __all__ = ["MODELS", "add_arguments", "bench", "flop_per_image", "multiply_adds", "run", "table", "workload"]

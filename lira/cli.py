@@ -1,4 +1,4 @@
-"""The command line: `lira run | plan | train | score | report | check | audit | import | export`."""
+"""The command line: `lira run | plan | train | score | report | check | unlearn | audit | import | export`."""
 
 import argparse
 import contextlib
@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tyro
@@ -20,7 +20,7 @@ from rich.console import Console
 from lira import bench, enough, report
 from lira.audit import add_arguments, read_audit, write_audit
 from lira.check import check_run
-from lira.config import Config, ConfigError, absolute, read_config
+from lira.config import Config, ConfigError, UnlearnConfig, absolute, is_unlearning, read_config
 from lira.data import Dataset
 from lira.engine import plan, pool_of, score, train
 from lira.files import read_array
@@ -29,8 +29,11 @@ from lira.metrics import difference
 from lira.published import Comparison, compare
 from lira.sources import load_dataset
 from lira.store import DIVERGED, DONE, Run
+from lira.unlearn import Unlearning, plan_unlearning, resolved, unlearn, with_options
 
 __all__ = ["main"]
+
+C = TypeVar("C", bound=Config)
 
 USAGE = """\
 usage: lira run CONFIG.toml --run-dir RUN [--num-models 256] [--recipe.epochs 50] ...
@@ -42,6 +45,8 @@ usage: lira run CONFIG.toml --run-dir RUN [--num-models 256] [--recipe.epochs 50
        lira enough RUN            how many shadow models are enough, for every attack
        lira compare RUN [RUN]     differences between attacks, or between runs, with paired intervals
        lira check RUN             is it safe to believe the figures? status 1 where it is not
+       lira unlearn CONFIG.toml --run-dir UNLEARN [--num-models 128] [--forget.size 100] ...
+                                  train, unlearn and retrain what is missing; run it again to resume
        lira audit (--phi | --logits | --confidences | --losses) F --keep F [--labels F]
                   [--target F --member F] [--population F] --out DIR
                                   every attack on anyone's confidences: npy, npz, Zarr or CSV
@@ -79,6 +84,8 @@ def _dispatch(argv: list[str], said: list[str], console: Console) -> int:
     if verb in ("-h", "--help"):
         print(USAGE)
         return 0
+    if verb == "unlearn":
+        return _unlearn_or_plan(verb, rest, console)
     if verb in ("run", "plan"):
         return _run_or_plan(verb, rest, said, console)
     if verb in ("train", "score", "report", "check", "enough"):
@@ -95,8 +102,8 @@ def _dispatch(argv: list[str], said: list[str], console: Console) -> int:
         bench.run(**vars(_parse_all(parser, rest)), console=console)
         return 0
     raise ConfigError(
-        f"unknown command {verb!r}: the commands are run, plan, train, score, report, check, enough, compare, audit, bench, import "
-        f"and export"
+        f"unknown command {verb!r}: the commands are run, plan, train, score, report, check, enough, compare, unlearn, "
+        f"audit, bench, import and export"
     )
 
 
@@ -190,10 +197,14 @@ def _exchange(verb: str, argv: list[str], console: Console) -> int:
 
 
 def _run_or_plan(verb: str, argv: list[str], said: list[str], console: Console) -> int:
-    parser = argparse.ArgumentParser(prog=f"lira {verb}", add_help=False, exit_on_error=False)
+    parser = argparse.ArgumentParser(
+        prog=f"lira {verb}", add_help=False, allow_abbrev=False, exit_on_error=False
+    )
     parser.add_argument("config", metavar="CONFIG.toml")
     parser.add_argument("--run-dir", required=verb == "run" and "--help" not in argv)
     place, flags = _parse(parser, argv)
+    if verb == "plan" and is_unlearning(place.config):
+        return _unlearn_or_plan(verb, argv, console)
     config = _with_flags(read_config(place.config), flags, f"lira {verb} CONFIG.toml --run-dir RUN")
     if config is None:
         return 0
@@ -211,6 +222,34 @@ def _run_or_plan(verb: str, argv: list[str], said: list[str], console: Console) 
         return 0
     _train(run, dataset, console)
     _report(run, score(run, dataset), dataset, said, console)
+    return 0
+
+
+def _unlearn_or_plan(verb: str, argv: list[str], console: Console) -> int:
+    parser = argparse.ArgumentParser(
+        prog=f"lira {verb}", add_help=False, allow_abbrev=False, exit_on_error=False
+    )
+    parser.add_argument("config", metavar="CONFIG.toml")
+    parser.add_argument("--run-dir", required=verb == "unlearn" and "--help" not in argv)
+    place, flags = _parse(parser, argv)
+    config = with_options(read_config(place.config, UnlearnConfig))
+    config = _with_flags(config, flags, f"lira {verb} CONFIG.toml --run-dir UNLEARN")
+    if config is None:
+        return 0
+    config = resolved(config)
+    dataset = load_dataset(config.dataset, num_examples=config.num_examples, data_dir=config.data_dir)
+    if verb == "plan":
+        exists = place.run_dir and (Path(place.run_dir) / "config.toml").exists()
+        console.print(
+            str(plan_unlearning(config, dataset, Unlearning.open(place.run_dir) if exists else None))
+        )
+        return 0
+    unlearning = Unlearning.create(place.run_dir, dataset, config)
+    if unlearning.is_complete():
+        console.print(f"{unlearning.path}: all models are trained, retrained and unlearned; nothing to do")
+    else:
+        console.print(f"{unlearning.path}:\n{plan_unlearning(config, dataset, unlearning)}")
+        unlearn(unlearning, dataset)
     return 0
 
 
@@ -350,13 +389,13 @@ def _parse_all(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Nam
     return arguments
 
 
-def _with_flags(config: Config, flags: list[str], prog: str) -> Config | None:
+def _with_flags(config: C, flags: list[str], prog: str) -> C | None:
     """Overlay the flags, one for every field; None if help was asked for. Tyro's box of an error becomes one line."""
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
         try:
             return tyro.cli(
-                Config, default=config, args=flags, prog=prog, description="Flags overlay CONFIG.toml."
+                type(config), default=config, args=flags, prog=prog, description="Flags overlay CONFIG.toml."
             )
         except SystemExit as stop:
             if stop.code == 0:

@@ -1,4 +1,4 @@
-"""The one configuration of a run: a TOML file read into frozen dataclasses, every mistake answered by one line."""
+"""The one configuration of a run or an unlearning: a TOML file read into frozen dataclasses, every mistake one line."""
 
 import dataclasses
 import difflib
@@ -7,26 +7,32 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_origin, overload
 
 from lira.augment import Queries
 from lira.convolution import LOWERINGS
 from lira.membership import check_num_models
 from lira.training import SIGNALS, Recipe
+from lira.unlearners import METHODS, RETRAIN, method_options
 
 __all__ = [
     "IMPORTED",
     "Config",
     "ConfigError",
     "Execution",
+    "Forget",
+    "UnlearnConfig",
     "absolute",
     "as_dict",
     "differences",
+    "is_unlearning",
     "read_config",
 ]
 
 # The data set of a run whose models other code trained: it has no recipe, and its memberships are of any design.
 IMPORTED = "imported"
+
+FORGET_KINDS = ("random", "class", "vulnerable", "given")
 
 
 class ConfigError(ValueError):
@@ -91,31 +97,115 @@ class Config:
             raise ValueError(f"signals names one twice; got {', '.join(self.signals)}")
 
 
-def read_config(path: str | os.PathLike[str]) -> Config:
+@dataclass(frozen=True)
+class Forget:
+    """What is to be forgotten: disjoint requests, one after the other."""
+
+    kind: str = "random"
+    """random, class, vulnerable (the most vulnerable first) or given."""
+    size: int = 100
+    """Examples a request, of random and vulnerable."""
+    label: int = 0
+    """The class of the first request, of class; each further request is the next class."""
+    path: str = ""
+    """Indices or a mask (npy, npz, Zarr or CSV), of given; several requests share the indices equally, in their order."""
+    scores: str = ""
+    """A scored run of the same data, of vulnerable; empty takes the run that is unlearned."""
+    requests: int = 1
+    """Requests, one after the other."""
+    seed: int = 0
+    """Which examples, of random."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        if self.kind not in FORGET_KINDS:
+            raise ValueError(f"forget.kind must be one of {', '.join(FORGET_KINDS)}; got {self.kind!r}")
+        for name in ("size", "requests"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"forget.{name} must be at least 1: the forget set is empty; got {getattr(self, name)}"
+                )
+        for name in ("label", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"forget.{name} must not be negative; got {getattr(self, name)}")
+        if (self.kind == "given") != bool(self.path):
+            raise ValueError('forget.kind = "given" needs forget.path, and the other kinds take none')
+
+
+@dataclass(frozen=True)
+class UnlearnConfig(Config):
+    """Everything an unlearning needs, as in its config.toml: a run to start from, what to forget, and how."""
+
+    save_params: bool = True
+    """Unlearning starts from the weights: always true."""
+    run: str = ""
+    """A run that saved its parameters; empty trains one."""
+    methods: tuple[str, ...] = ("none", RETRAIN, *list(METHODS)[1:])
+    """Methods by name, or your own by dotted path."""
+    forget: Forget = field(default_factory=Forget)
+    method: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Options of the methods, by name."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        super().__post_init__()
+        if not self.save_params:
+            raise ValueError("save_params must be true: unlearning starts from the saved parameters")
+        if not self.methods or len(set(self.methods)) < len(self.methods):
+            raise ValueError(f"methods must be named, each once; got {list(self.methods)}")
+        for name in (*self.methods, *self.method):
+            method_options(name, self.method.get(name, {}))
+
+
+C = TypeVar("C", bound=Config)
+
+
+def is_unlearning(path: str | os.PathLike[str]) -> bool:
+    """Whether a TOML file configures an unlearning: it has a table [forget].
+
+    Raises:
+        ConfigError: as `read_config`.
+    """
+    return "forget" in _read_table(path)
+
+
+@overload
+def read_config(path: str | os.PathLike[str]) -> Config: ...
+@overload
+def read_config(path: str | os.PathLike[str], kind: type[C]) -> C: ...
+def read_config(path: str | os.PathLike[str], kind: type[Config] = Config) -> Config:
     """Read a TOML file; relative paths of data are taken from the current directory.
 
     Raises:
         ConfigError: the file is missing or broken, or a key is unknown, of the wrong type or out of range.
     """
+    return _build(kind, _read_table(path), str(path), "")
+
+
+def _read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is not valid TOML: {error}") from error
-    return _build(Config, table, str(path), "")
 
 
-def absolute(config: Config) -> Config:
+def absolute(config: C) -> C:
     """The configuration with $VARIABLES and ~ expanded and relative paths made absolute: as it is stored."""
+    if isinstance(config, UnlearnConfig):
+        forget = dataclasses.replace(
+            config.forget, path=_absolute(config.forget.path), scores=_absolute(config.forget.scores)
+        )
+        config = dataclasses.replace(config, run=_absolute(config.run), forget=forget)
     kind, colon, place = config.dataset.partition(":")
     if kind in ("folder", "npz") and colon:
         config = dataclasses.replace(config, dataset=f"{kind}:{_absolute(place)}")
-    return dataclasses.replace(config, data_dir=_absolute(config.data_dir)) if config.data_dir else config
+    return dataclasses.replace(config, data_dir=_absolute(config.data_dir))
 
 
 def _absolute(place: str) -> str:
-    return os.path.abspath(os.path.expanduser(os.path.expandvars(place)))
+    return os.path.abspath(os.path.expanduser(os.path.expandvars(place))) if place else ""
 
 
 def as_dict(config: Config) -> dict[str, Any]:
@@ -156,10 +246,14 @@ def _build(cls: type, table: dict[str, Any], path: str, prefix: str) -> Any:
 def _typed(value: Any, expected: Any, path: str, key: str) -> Any:
     if expected is float and type(value) is int:
         return float(value)
-    if expected == tuple[str, ...]:
-        if not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
+    if get_origin(expected) is tuple:
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
             raise ConfigError(f"{path}: {key!r} must be a list of strings; got {value!r}")
         return tuple(value)
+    if get_origin(expected) is dict:
+        if not isinstance(value, dict) or not all(isinstance(each, dict) for each in value.values()):
+            raise ConfigError(f"{path}: {key!r} must hold tables, [{key}.NAME]; got {value!r}")
+        return value
     if type(value) is not expected:
         names = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
         raise ConfigError(f"{path}: {key!r} must be {names[expected]}; got {value!r}")

@@ -3,9 +3,12 @@
 import datetime
 import time
 import warnings
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Event, Lock
+from functools import partial
+from threading import Event, Lock, local
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +28,44 @@ from lira.data import Dataset
 from lira.stack import Programs, programs_for, seconds_per_step
 from lira.store import DIVERGED, Run, RunError
 from lira.suite import ATTACKS, Pool, attack_pool
-from lira.training import SIGNALS, evaluated, steps_per_epoch
+from lira.training import SIGNALS, steps_per_epoch
 
-__all__ = ["DivergedWarning", "Plan", "plan", "pool_of", "score", "train"]
+__all__ = [
+    "Data",
+    "DivergedWarning",
+    "Learn",
+    "Plan",
+    "duration",
+    "fill",
+    "plan",
+    "pool_of",
+    "score",
+    "train",
+]
 
 # Patches along each axis of an image whose means are its features.
 PATCHES = 8
+
+
+class Data(NamedTuple):
+    """A data set's arrays on the device."""
+
+    x: jax.Array
+    y: jax.Array
+    x_test: jax.Array | None
+    y_test: jax.Array | None
+
+
+class Learn(Protocol):
+    """Make the models `stack`, rows of a run, and tell `advance` the models and images done.
+
+    Returns their variables, a stack of the programs' width (a short one is filled up with copies, so that no program
+    is compiled for it alone), and which models stayed finite, bool `[width]`. None if `stop` was set meanwhile.
+    """
+
+    def __call__(
+        self, stack: np.ndarray, data: Data, advance: Callable[[float, int], None], stop: Event, /
+    ) -> tuple[Any, np.ndarray] | None: ...
 
 
 class DivergedWarning(UserWarning):
@@ -57,7 +92,7 @@ class Plan:
         """Two lines for a terminal."""
         memory = "unknown" if self.bytes_on_device is None else _bytes(self.bytes_on_device)
         return (
-            f"{self.models} of {self.of} models to train, {self.images:,} images, about {_duration(self.seconds)} "
+            f"{self.models} of {self.of} models to train, {self.images:,} images, about {duration(self.seconds)} "
             f"on {self.device} ({self.workers} x {self.width} side by side, convolutions by {self.lowering}); "
             f"{memory} on the device, {_bytes(self.bytes_on_disk)} on disk"
             + (f"\n{self.why}" if self.why else "")
@@ -99,12 +134,13 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None) -> Plan:
     )
 
 
-def train(run: Run, dataset: Dataset, *, show_progress: bool = True) -> None:
+def train(run: Run, dataset: Dataset, *, verb: str = "training", show_progress: bool = True) -> None:
     """Train the run's missing models, stack by stack, and store what they answer. Interrupt it at any point.
 
     Args:
         run: the run; models that it holds already are not touched.
         dataset: its data.
+        verb: what the progress bar says.
         show_progress: draw a bar with models done, images a second and time left.
 
     Raises:
@@ -113,29 +149,16 @@ def train(run: Run, dataset: Dataset, *, show_progress: bool = True) -> None:
     Warns:
         DivergedWarning: naming the models that stopped being finite.
     """
-    Run.open(run.path, dataset=dataset)
-    with run.lock():
-        missing = np.flatnonzero(run.done == 0)
-        if not len(missing):
-            return
-        began = time.time()
+
+    def prepare(missing: int) -> tuple[Programs, Learn]:
         config = run.config
         programs = programs_for(
-            config.recipe, config.queries, config.execution, dataset, len(missing), config.signals
+            config.recipe, config.queries, config.execution, dataset, missing, config.signals
         )
-        session = {
-            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "device": _device_name(),
-            "width": programs.width,
-            "workers": programs.workers,
-            "lowering": programs.lowering,
-        }
-        try:
-            with _Bar(run, len(missing), show_progress) as bar:
-                _train_stacks(run, dataset, programs, missing, bar)
-        finally:
-            finished = int((run.done[missing] > 0).sum())
-            run.add_session({**session, "models": finished, "seconds": round(time.time() - began, 2)})
+        return programs, partial(_train_stack, run, programs)
+
+    if not fill(run, dataset, prepare, verb=verb, show_progress=show_progress):
+        return
     diverged = np.flatnonzero(run.done == DIVERGED)
     if len(diverged):
         warnings.warn(
@@ -144,6 +167,59 @@ def train(run: Run, dataset: Dataset, *, show_progress: bool = True) -> None:
             DivergedWarning,
             stacklevel=2,
         )
+
+
+def fill(
+    run: Run,
+    dataset: Dataset,
+    prepare: Callable[[int], tuple[Programs, Learn]],
+    *,
+    among: np.ndarray | None = None,
+    verb: str = "training",
+    show_progress: bool = True,
+) -> int:
+    """Make the run's missing models, stack by stack, and store what they answer. Interrupt it at any point.
+
+    Args:
+        run: the run; models that it holds already are not touched.
+        dataset: its data.
+        prepare: called with the number of missing models, if any are: the programs of their stacks, and how a stack
+            learns.
+        among: int, the models in question; all of the run by default.
+        verb: what the progress bar says.
+        show_progress: draw a bar with models done, images a second and time left.
+
+    Returns:
+        How many models were made.
+
+    Raises:
+        RunError: the data is not the run's, or another process is writing the run.
+    """
+    Run.open(run.path, dataset=dataset)
+    with run.lock():
+        among = np.arange(run.config.num_models) if among is None else among
+        missing = among[run.done[among] == 0]
+        if not len(missing):
+            return 0
+        began, clock = time.time(), _Clock()
+        programs, learn = prepare(len(missing))
+        session = {
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "device": _device_name(),
+            "width": programs.width,
+            "workers": programs.workers,
+            "lowering": programs.lowering,
+        }
+        try:
+            with _Bar(verb, len(among), len(among) - len(missing), show_progress) as bar:
+                _fill_stacks(run, dataset, programs, learn, missing, bar, clock)
+        finally:
+            session["models"] = int((run.done[missing] > 0).sum())
+            session["seconds"] = round(time.time() - began, 2)
+            # Without compilation, queries and writing: what one method costs beside another.
+            session["learning_seconds"] = round(clock.seconds / programs.workers, 4)
+            run.add_session(session)
+    return len(missing)
 
 
 def score(run: Run, dataset: Dataset | None = None) -> dict[str, np.ndarray]:
@@ -215,14 +291,22 @@ def _features(x: np.ndarray, y: np.ndarray, num_classes: int) -> np.ndarray:
 # --- Stacks ----------------------------------------------------------------------------------------------------------
 
 
-def _train_stacks(run: Run, dataset: Dataset, programs: Programs, missing: np.ndarray, bar: "_Bar") -> None:
-    """Train and store the models `missing`; each worker takes the next stack when it is done with one.
+def _fill_stacks(
+    run: Run,
+    dataset: Dataset,
+    programs: Programs,
+    learn: Learn,
+    missing: np.ndarray,
+    bar: "_Bar",
+    clock: "_Clock",
+) -> None:
+    """Make and store the models `missing`; each worker takes the next stack when it is done with one.
 
-    A stack's arrays are written while the next one trains. After an error, or an interrupt, every worker stops at the
+    A stack's arrays are written while the next one learns. After an error, or an interrupt, every worker stops at the
     end of its epoch.
     """
     # Once, in bytes, for all stacks.
-    data = jax.device_put((dataset.x, dataset.y, dataset.x_test, dataset.y_test))
+    data = Data(*jax.device_put((dataset.x, dataset.y, dataset.x_test, dataset.y_test)))
     stacks = iter(
         [missing[start : start + programs.width] for start in range(0, len(missing), programs.width)]
     )
@@ -232,10 +316,14 @@ def _train_stacks(run: Run, dataset: Dataset, programs: Programs, missing: np.nd
         written: Future[None] | None = None
         try:
             for stack in stacks:  # one iterator for all workers
-                trained = _train_stack(run, data, programs, stack, bar, stop)
+                with clock:
+                    learned = None if stop.is_set() else learn(stack, data, bar.advance, stop)
+                    if learned:
+                        jax.block_until_ready(learned[0])
+                answered = learned and _answers(run, data, programs, stack, *learned)
                 if written:
                     written.result()
-                written = None if trained is None else writer.submit(_write_stack, run, stack, *trained)
+                written = writer.submit(_write_stack, run, stack, *answered) if answered else None
             if written:
                 written.result()
         except BaseException:
@@ -253,50 +341,52 @@ def _train_stacks(run: Run, dataset: Dataset, programs: Programs, missing: np.nd
 
 def _train_stack(
     run: Run,
-    data: tuple[jax.Array, ...],
     programs: Programs,
     stack: np.ndarray,
-    bar: "_Bar",
+    data: Data,
+    advance: Callable[[float, int], None],
     stop: Event,
-) -> tuple[dict[str, np.ndarray], np.ndarray] | None:
-    """Train and query the models `stack`: a row of each array a model, and which models stayed finite.
-
-    A last stack that is short is filled up with copies, so that no program is compiled for it alone. None once `stop`
-    is set.
-    """
+) -> tuple[Any, np.ndarray] | None:
+    """Train the models `stack` from scratch."""
     recipe = run.config.recipe
-    x, y, x_test, y_test = data
     indices = jnp.asarray(np.resize(stack, programs.width))
-    keep = run.memberships(stack)[np.arange(programs.width) % len(stack)]
-    members = jnp.asarray(keep)
-    steps = steps_per_epoch(len(y), recipe.batch_size)
-    state = programs.init(indices, x[:1])
+    keep = jnp.asarray(run.memberships(np.resize(stack, programs.width)))
+    steps = steps_per_epoch(len(data.y), recipe.batch_size)
+    state = programs.init(indices, data.x[:1])
     losses = []
     for epoch in range(recipe.epochs):
         if stop.is_set():
             return None
-        state, loss = programs.epoch(state, indices, epoch, steps, x, y, members)
+        state, loss = programs.epoch(state, indices, epoch, steps, data.x, data.y, keep)
         losses.append(loss)
         # One epoch stays in flight, so that the device need not wait for the host.
         losses[max(epoch - 1, 0)].block_until_ready()
-        bar.advance(len(stack) / recipe.epochs, len(stack) * steps * recipe.batch_size)
+        advance(len(stack) / recipe.epochs, len(stack) * steps * recipe.batch_size)
     finite = np.all([np.isfinite(np.asarray(loss)) for loss in losses], axis=0)
-    said, correct = jax.tree.map(np.asarray, programs.sweep(state, x, y))
+    return programs.evaluate(state), finite
+
+
+def _answers(
+    run: Run, data: Data, programs: Programs, stack: np.ndarray, variables: Any, finite: np.ndarray
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Query a stack of models: a row of each array a model, and which models stayed finite."""
+    keep = run.memberships(np.resize(stack, programs.width))
+    said, correct = jax.tree.map(np.asarray, programs.sweep(variables, data.x, data.y))
     arrays = {
         **said,
         "accuracy_in": _share(correct, keep),
         "accuracy_out": _share(correct, ~keep),
         "accuracy_test": np.full(programs.width, np.nan, np.float32),
     }
-    if x_test is not None:
-        said, correct = jax.tree.map(np.asarray, programs.sweep(state, x_test, y_test))
+    finite = finite & np.isfinite(arrays["phi"]).all(axis=(1, 2))
+    if run.holds("correct"):
+        arrays["correct"] = correct
+    if data.x_test is not None:
+        said, correct = jax.tree.map(np.asarray, programs.sweep(variables, data.x_test, data.y_test))
         arrays |= {"phi_test": said["phi"], "accuracy_test": _share(correct, np.ones_like(correct))}
         finite &= np.isfinite(said["phi"]).all(axis=(1, 2))
     if run.config.save_params:
-        arrays["params"] = np.asarray(
-            jax.vmap(lambda s: ravel_pytree(evaluated(recipe, s))[0].astype(jnp.float32))(state)
-        )
-    finite &= np.isfinite(arrays["phi"]).all(axis=(1, 2))
+        arrays["params"] = np.asarray(jax.vmap(lambda v: ravel_pytree(v)[0].astype(jnp.float32))(variables))
     return arrays, finite
 
 
@@ -318,19 +408,18 @@ def _share(correct: np.ndarray, among: np.ndarray) -> np.ndarray:
 class _Bar:
     """A progress bar with models done, images a second and time left."""
 
-    def __init__(self, run: Run, missing: int, show: bool) -> None:
+    def __init__(self, verb: str, models: int, done: int, show: bool) -> None:
         self._progress = Progress(
-            TextColumn("training"),
+            TextColumn(verb),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("models, {task.fields[rate]} images/s"),
+            TextColumn("models{task.fields[rate]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             disable=not show,
         )
-        done = run.config.num_models - missing
-        self._task = self._progress.add_task("", total=run.config.num_models, completed=done, rate="-")
+        self._task = self._progress.add_task("", total=models, completed=done, rate="")
         self._images, self._began, self._lock = 0, time.perf_counter(), Lock()
 
     def __enter__(self) -> "_Bar":
@@ -341,11 +430,25 @@ class _Bar:
         self._progress.stop()
 
     def advance(self, models: float, images: int) -> None:
-        """Count one epoch of a stack."""
+        """Count what a stack has done: an epoch or, where images are not counted, all of it."""
         with self._lock:
             self._images += images
-            rate = f"{self._images / (time.perf_counter() - self._began):,.0f}"
+            rate = f", {self._images / (time.perf_counter() - self._began):,.0f} images/s" if images else ""
             self._progress.update(self._task, advance=models, rate=rate)
+
+
+class _Clock:
+    """Seconds spent within it, summed over threads."""
+
+    def __init__(self) -> None:
+        self.seconds, self._lock, self._own = 0.0, Lock(), local()
+
+    def __enter__(self) -> None:
+        self._own.began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self.seconds += time.perf_counter() - self._own.began
 
 
 def _device_name() -> str:
@@ -356,7 +459,8 @@ def _bytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """For people: 12 s, 3 min, 1.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

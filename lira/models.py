@@ -12,11 +12,12 @@ import re
 import sys
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 
-__all__ = ["CNN", "MLP", "ResNet18", "WideResNet", "build_model"]
+__all__ = ["CNN", "MLP", "ResNet18", "WideResNet", "build_model", "import_dotted"]
 
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # A convolution whose bias the norm after it would undo.
@@ -105,6 +106,29 @@ class WideResNet(nn.Module):
 _NAMED = {"mlp": MLP, "cnn": CNN, "cnn-small": partial(CNN, strides=(2, 2, 2)), "resnet18": ResNet18}
 
 
+def import_dotted(name: str, kind: str, known: Sequence[str], wanted: str) -> Any:
+    """What the dotted path `name` leads to; the current directory is importable.
+
+    Raises:
+        ValueError: it is no path, and none of the `known` names of this `kind`; or it leads nowhere.
+    """
+    module, _, attribute = name.replace(":", ".").rpartition(".")
+    if not module:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f", did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"unknown {kind} {name!r}{hint}; use {', '.join(known)} or the dotted path of {wanted}"
+        )
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise ValueError(f"{kind} {name!r}: cannot import {module!r}: {error}") from error
+    except AttributeError as error:
+        raise ValueError(f"{kind} {name!r}: {module!r} has no {attribute!r}") from error
+
+
 def build_model(name: str, num_classes: int) -> nn.Module:
     """Make a module by name: mlp, cnn, cnn-small, resnet18, wrn-DEPTH-WIDEN, or a dotted path such as `my_models.Net`.
 
@@ -123,22 +147,7 @@ def build_model(name: str, num_classes: int) -> nn.Module:
                 f"model {name!r}: a wide ResNet's depth is 6n + 4 (10, 16, 22, 28 ...), its width 1 or more"
             )
         return WideResNet(num_classes=num_classes, depth=depth, widen=widen)
-    module, _, attribute = name.replace(":", ".").rpartition(".")
-    if not module:
-        known = [*_NAMED, "wrn-28-2"]
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f", did you mean {close[0]!r}?" if close else ""
-        raise ValueError(
-            f"unknown model {name!r}{hint}; use {', '.join(known)} or the dotted path of a flax module"
-        )
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        cls = getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
-        raise ValueError(f"model {name!r}: cannot import {module!r}: {error}") from error
-    except AttributeError as error:
-        raise ValueError(f"model {name!r}: {module!r} has no {attribute!r}") from error
+    cls = import_dotted(name, "model", [*_NAMED, "wrn-28-2"], "a flax module")
     if not (inspect.isclass(cls) and issubclass(cls, nn.Module)):
         raise ValueError(f"model {name!r}: is not a flax.linen.Module class")
     try:

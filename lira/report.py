@@ -19,6 +19,7 @@ from rich import box
 from rich.table import Column, Table
 from rich.text import Text
 
+from lira.arrays import write_atomically
 from lira.attacks import SignalArray
 from lira.leakage import leakage
 from lira.membership import is_paired
@@ -26,7 +27,6 @@ from lira.metrics import MIN_CLUSTERS, Difference, Roc, mean_over_targets, most_
 from lira.metrics.document import estimate_entry, point_entry
 from lira.plots import COLORS, ROC_SIZE, Curve, decimals, percent, plot_attacks, plot_examples, plot_roc
 from lira.published import Comparison
-from lira.store import write_atomically
 from lira.suite import Pool, missing_signals
 
 __all__ = [

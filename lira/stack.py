@@ -18,15 +18,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lira.arrays import write_atomically
 from lira.augment import Queries
 from lira.config import Execution
 from lira.convolution import LOWERINGS, lowering
 from lira.data import Dataset
 from lira.models import build_model
-from lira.store import write_atomically
 from lira.training import (
     Recipe,
     epoch_order,
+    evaluated,
     init_model,
     model_key,
     query,
@@ -35,7 +36,7 @@ from lira.training import (
     train_step,
 )
 
-__all__ = ["Programs", "compile_programs", "programs_for", "seconds_per_step"]
+__all__ = ["Programs", "compile_programs", "fit_beside", "programs_for", "seconds_per_step"]
 
 # A wider stack must be this much faster than the one before it for a still wider one to be tried.
 WORTHWHILE = 1.03
@@ -56,7 +57,8 @@ class Programs(NamedTuple):
     why: str  # how they were chosen, for people
     init: Callable[..., Any]  # (indices [m], x [1, ...]) -> state
     epoch: Callable[..., Any]  # (state, indices, epoch, stop, x, y, keep [m, N]) -> (state, losses [m])
-    sweep: Callable[..., Any]  # (state, x [n, ...], y [n]) -> ({"phi": [m, n, Q], ...}, correct [m, n])
+    evaluate: Callable[..., Any]  # state -> the variables that the models answer with
+    sweep: Callable[..., Any]  # (variables, x [n, ...], y [n]) -> ({"phi": [m, n, Q], ...}, correct [m, n])
     memory: int | None  # bytes that the stacks of all workers hold on the device, as the compiler reports
     traffic: (
         float | None
@@ -234,20 +236,14 @@ def _build(
         key = model_key(recipe.seed, index)
         return train_step(module, recipe, total_steps, state, key, number, at, order, x, y)
 
-    def ask(state, x, y):
-        return query(module, recipe, queries, signals, state, x, y)
+    def ask(variables, x, y):
+        return query(module, queries, signals, variables, x, y)
 
-    def sweep(batch, state, x, y):
-        answers = jax.lax.map(lambda block: ask(state, x[block], y[block]), _blocks(len(y), batch))
+    def sweep(batch, variables, x, y):
+        answers = jax.lax.map(lambda block: ask(variables, x[block], y[block]), _blocks(len(y), batch))
         return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: len(y)], answers)
 
-    def stacked(function, *axes, **options):
-        def lowered(*arguments):
-            with lowering(how):
-                return jax.vmap(function, axes)(*arguments)
-
-        return jax.jit(lowered, **options)
-
+    stacked = partial(_stacked, how)
     indices = jnp.zeros(width, int)
     x, y = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (dataset.x, dataset.y))
     keep = jax.ShapeDtypeStruct((width, len(dataset.y)), bool)
@@ -265,20 +261,84 @@ def _build(
         compiled = epoch_of_stack = whole.lower(state, indices, 0, 0, x, y, keep).compile()
     usage = compiled.memory_analysis()
     memory = None if usage is None else usage.argument_size_in_bytes + usage.temp_size_in_bytes
+    evaluate = jax.jit(jax.vmap(partial(evaluated, recipe)))
     stacked_ask = stacked(ask, 0, None, None)
     batch = max(1, recipe.batch_size // len(queries.views))
     if usage is not None:
-        batch = _sweep_batch(stacked_ask, state, x, y, batch, usage.temp_size_in_bytes)
+        variables = jax.eval_shape(evaluate, state)
+        batch = _sweep_batch(stacked_ask, variables, x, y, batch, usage.temp_size_in_bytes)
     if epoch_of_stack is compiled:
         sweep_of_stack = _once(stacked(partial(sweep, batch), 0, None, None))
     else:
         sweep_of_stack = partial(_block_by_block, _once(stacked_ask), batch)
     # The compiler counts the body of the loop over steps once, since it cannot know how many there will be.
     traffic = (compiled.cost_analysis() or {}).get("bytes accessed")
-    return Programs(width, 1, how, "", _once(stacked_init), epoch_of_stack, sweep_of_stack, memory, traffic)
+    return Programs(
+        width, 1, how, "", _once(stacked_init), epoch_of_stack, evaluate, sweep_of_stack, memory, traffic
+    )
 
 
-def _sweep_batch(ask, state, x, y, batch: int, room: int) -> int:
+def fit_beside(
+    programs: Programs, function: Callable[..., Any], axes: tuple[int | None, ...], arguments: tuple[Any, ...]
+) -> tuple[Programs, Callable[..., Any]]:
+    """Compile another function of one model for the stacks of `programs`.
+
+    Its convolutions are theirs, but patches in place of XLA's on CPU, which are slow within loops. Where it takes more
+    memory than training, fewer workers call it, or it goes through a stack in narrower parts.
+
+    Args:
+        programs: of the stacks.
+        function: of one model.
+        axes: of its arguments, 0 for those that models have their own of and None for shared ones.
+        arguments: arrays or shapes of them for a stack of `programs.width` models.
+
+    Returns:
+        The programs with as many workers as there is memory for, and the compiled function of a stack.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    how = "patches" if programs.lowering == "xla" and on_cpu else programs.lowering
+    jitted = _stacked(how, function, *axes)
+    for width in (w for w in range(programs.width, 0, -1) if programs.width % w == 0):
+        shapes = [
+            jax.ShapeDtypeStruct((width, *a.shape[1:]) if axis == 0 else a.shape, a.dtype)
+            for a, axis in zip(arguments, axes, strict=True)
+        ]
+        try:
+            compiled = jitted.lower(*shapes).compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" in str(error):
+                continue
+            raise
+        usage = compiled.memory_analysis()
+        each = 0 if usage is None else usage.argument_size_in_bytes + usage.temp_size_in_bytes
+        if workers := min(programs.workers, int(MEMORY_SHARE * _device_memory()) // max(each, 1)):
+            return programs._replace(workers=workers), partial(_by_parts, compiled, axes, width)
+    raise ValueError("not even one model fits on the device: lower recipe.batch_size")
+
+
+def _by_parts(compiled, axes, width: int, *arguments):
+    """Call a function compiled for `width` models on a whole stack, one part after the other."""
+    models = next(len(a) for a, axis in zip(arguments, axes, strict=True) if axis == 0)
+    if models == width:
+        return compiled(*arguments)
+    parts = [
+        compiled(*(a[at : at + width] if axis == 0 else a for a, axis in zip(arguments, axes, strict=True)))
+        for at in range(0, models, width)
+    ]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+def _stacked(how: str, function: Callable[..., Any], *axes: int | None, **options: Any):
+    """A function of one model, jitted for a stack of them, with every convolution in it by lowering `how`."""
+
+    def lowered(*arguments):
+        with lowering(how):
+            return jax.vmap(function, axes)(*arguments)
+
+    return jax.jit(lowered, **options)
+
+
+def _sweep_batch(ask, variables, x, y, batch: int, room: int) -> int:
     """Examples to ask about at a time: `batch`, or as many as fit in the bytes that a training step works with.
 
     Not so on CPU: what a training batch needs stays in the cache there, and larger ones were up to 30 % slower.
@@ -286,7 +346,7 @@ def _sweep_batch(ask, state, x, y, batch: int, room: int) -> int:
     if jax.default_backend() == "cpu":
         return batch
     few = (jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype) for a in (x, y))
-    each = ask.lower(state, *few).compile().memory_analysis().temp_size_in_bytes / batch
+    each = ask.lower(variables, *few).compile().memory_analysis().temp_size_in_bytes / batch
     return min(max(batch, int(room / max(each, 1))), y.shape[0])
 
 
@@ -313,9 +373,9 @@ def _step_by_step(order, one_step, state, indices, number, stop, x, y, keep):
     return state, total / stop
 
 
-def _block_by_block(ask, batch: int, state, x, y):
+def _block_by_block(ask, batch: int, variables, x, y):
     """The query sweep as one call a batch."""
-    answers = [ask(state, x[block], y[block]) for block in _blocks(len(y), batch)]
+    answers = [ask(variables, x[block], y[block]) for block in _blocks(len(y), batch)]
     return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1)[:, : len(y)], *answers)
 
 

@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +24,18 @@ import tensorstore as ts
 import tomli_w
 from jax.flatten_util import ravel_pytree
 
+from lira.arrays import (
+    BLOCK,
+    RunError,
+    StoredSignal,
+    create_array,
+    new_directory,
+    open_array,
+    read_store,
+    write_array,
+    write_atomically,
+    writing,
+)
 from lira.augment import Queries
 from lira.config import IMPORTED, Config, ConfigError, Execution, absolute, as_dict, differences, read_config
 from lira.data import Dataset
@@ -44,49 +55,6 @@ __all__ = [
 ]
 
 DONE, DIVERGED = 1, 2
-# Examples in a chunk: whole models are written, blocks of examples are read.
-BLOCK = 8192
-
-
-class RunError(ValueError):
-    """A run directory that cannot be used as asked; the message says what, where and what to do."""
-
-
-@dataclass(eq=False)
-class StoredSignal:
-    """A stored array `[m, N, ...]` of the usable models, read in blocks of examples: `signal[:, a:b]`.
-
-    The last chunk of examples that was read is kept, so that small steps through it read it once.
-    """
-
-    store: ts.TensorStore
-    rows: np.ndarray  # int [m]
-    where: str
-    _cached: tuple[int, np.ndarray] | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """`(m, N, ...)`."""
-        return (len(self.rows), *self.store.shape[1:])
-
-    def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
-        """Read `signal[models, examples]`, both slices."""
-        models, examples = index
-        start, stop, step = examples.indices(self.shape[1])
-        chunk = start // BLOCK
-        begin, end = chunk * BLOCK, min((chunk + 1) * BLOCK, self.shape[1])
-        if step != 1 or stop > end:
-            return self._read(start, stop)[models, ::step]
-        if self._cached is None or self._cached[0] != chunk:
-            self._cached = (chunk, self._read(begin, end))
-        return self._cached[1][models, start - begin : max(stop, start) - begin]
-
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        """The whole array, in memory."""
-        return self._read(0, self.shape[1]).astype(dtype or np.float32, copy=False)
-
-    def _read(self, start: int, stop: int) -> np.ndarray:
-        return _read(self.store[self.rows, start:stop], self.where)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,13 +101,33 @@ class Run:
         return cls.from_config(path, dataset, config)
 
     @classmethod
-    def from_config(cls, path: str | os.PathLike[str], dataset: Dataset, config: Config) -> "Run":
-        """`create`, from a configuration; its `dataset` is where `dataset` was loaded from."""
+    def from_config(
+        cls,
+        path: str | os.PathLike[str],
+        dataset: Dataset,
+        config: Config,
+        *,
+        keep: np.ndarray | None = None,
+    ) -> "Run":
+        """`create`, from a configuration; its `dataset` is where `dataset` was loaded from.
+
+        Args:
+            path: of the directory.
+            dataset: the data.
+            config: everything else.
+            keep: bool `[num_models, N]`, memberships of any design in place of those drawn by `membership_seed`. Such
+                a run does not grow, and stores too which examples each model gets right: `correct [M, N]`.
+        """
         path = Path(path).expanduser().absolute()
         config = absolute(config)
+        if keep is not None and keep.shape != (config.num_models, dataset.num_examples):
+            raise ValueError(
+                f"keep must be [num_models, N], here {[config.num_models, dataset.num_examples]}; got "
+                f"{list(keep.shape)}"
+            )
         if (path / "config.toml").exists():
             run = cls.open(path, dataset=dataset)
-            return run._continue(config, dataset)
+            return run._continue(config, dataset, keep)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunError(f"{path}: is not a run directory (it has no config.toml); name a new or empty one")
         config.recipe.check(dataset.num_examples, dataset.x.shape[1:])
@@ -161,11 +149,18 @@ class Run:
             rows["phi_test"] = (len(dataset.y_test), Q)
         if config.save_params:
             rows["params"] = (len(ravel_pytree(initial)[0]),)
+        if keep is not None:
+            provenance["fingerprints"]["memberships"] = _fingerprint(keep)
         with new_directory(path) as making:
             (making / "scores").mkdir()
             run = cls(making, config, provenance)
             run._make_arrays(rows, dataset.y, dataset.y_test)
-            run._write_keep(0, config.num_models, N)
+            if keep is None:
+                run._write_keep(0, config.num_models, N)
+            else:
+                shape = (config.num_models, N)
+                create_array(making / "arrays" / "correct", shape, "bool", (1, min(N, BLOCK)), {})
+                run._array("keep").write(keep).result()
             run._write_provenance()
             write_atomically(making / "config.toml", tomli_w.dumps(as_dict(config)).encode())
         return cls(path, config, provenance)
@@ -260,7 +255,7 @@ class Run:
     def done(self) -> np.ndarray:
         """State of every model, uint8 `[M]`: 0 missing, 1 done, 2 diverged."""
         store = self._array("done")[: self.config.num_models]
-        return _read(store, f"{self.path}/arrays/done")
+        return read_store(store, f"{self.path}/arrays/done")
 
     @property
     def is_imported(self) -> bool:
@@ -290,12 +285,12 @@ class Run:
 
     def memberships(self, models: np.ndarray) -> np.ndarray:
         """Rows of the keep mask by model index, trained or not, bool `[len(models), N]`."""
-        return _read(self._array("keep")[models], f"{self.path}/arrays/keep")
+        return read_store(self._array("keep")[models], f"{self.path}/arrays/keep")
 
     @property
     def labels(self) -> np.ndarray:
         """Labels of the examples, int32 `[N]`."""
-        return _read(self._array("labels"), f"{self.path}/arrays/labels")
+        return read_store(self._array("labels"), f"{self.path}/arrays/labels")
 
     def holds(self, name: str) -> bool:
         """Whether an array of that name is stored."""
@@ -306,17 +301,18 @@ class Run:
         rows = self.models if models is None else models
         return StoredSignal(self._array(name), rows, f"{self.path}/arrays/{name}")
 
-    def accuracy(self, side: str) -> np.ndarray:
-        """Accuracy of the usable models, float32 `[m]`; `side` is in, out or test (NaN without a test set)."""
+    def accuracy(self, side: str, models: np.ndarray | None = None) -> np.ndarray:
+        """Accuracy of the usable models, or of those given, float32 `[m]`; `side` is in, out or test (NaN without one)."""
         name = f"accuracy_{side}"
-        return _read(self._array(name)[self.models], f"{self.path}/arrays/{name}")
+        rows = self.models if models is None else models
+        return read_store(self._array(name)[rows], f"{self.path}/arrays/{name}")
 
     # --- Writing ----------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run for writing; a second process is refused. The lock dies with its owner."""
-        with _writing(self.path), open(self.path / ".lock", "w") as file:
+        with writing(self.path), open(self.path / ".lock", "w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -335,7 +331,7 @@ class Run:
         """
         if int(self._array("done")[index].read().result()):
             raise RunError(f"{self.path}: model {index} is done already")
-        with _writing(self.path):
+        with writing(self.path):
             if not diverged:
                 writes = [self._array(name)[index].write(row) for name, row in arrays.items()]
                 for write in writes:
@@ -364,11 +360,11 @@ class Run:
         models = self.models
         if attributes.get("models") != models.tolist():
             return None
-        return _read(_open(place)[models], str(place))
+        return read_store(open_array(place)[models], str(place))
 
     # --- Behind the scenes ------------------------------------------------------------------------------------------
 
-    def _continue(self, config: Config, dataset: Dataset) -> "Run":
+    def _continue(self, config: Config, dataset: Dataset, keep: np.ndarray | None) -> "Run":
         """Give the run with a larger `num_models` or another execution; refused where anything else differs."""
         old = self.config
         changes = [
@@ -382,6 +378,9 @@ class Run:
         ]
         if changes:
             raise RunError(f"{self.path}: is another run: {'; '.join(changes)}; name another directory")
+        given = self.provenance["fingerprints"].get("memberships")
+        if given != (None if keep is None else _fingerprint(keep)):
+            raise RunError(f"{self.path}: is a run of other memberships; name another directory")
         if config.num_models < old.num_models:
             raise RunError(
                 f"{self.path}: holds {old.num_models} models, and a run does not shrink to {config.num_models}; "
@@ -436,7 +435,7 @@ class Run:
         if labels_test is not None:
             arrays["labels_test"] = ("int32", labels_test.shape, labels_test.shape)
         for name, (dtype, shape, chunk) in arrays.items():
-            _create(self.path / "arrays" / name, shape, dtype, chunk, {})
+            create_array(self.path / "arrays" / name, shape, dtype, chunk, {})
         self._array("labels").write(labels).result()
         if labels_test is not None:
             self._array("labels_test").write(labels_test).result()
@@ -452,108 +451,11 @@ class Run:
         place = self.path / "arrays" / name
         try:
             # `done` is the one array whose absent chunks mean something: not done.
-            return _open(place, fill_missing=name == "done")
+            return open_array(place, fill_missing=name == "done")
         except ValueError as error:
             raise RunError(
                 f"{self.path}: the run directory is damaged: arrays/{name} cannot be opened"
             ) from error
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: under another name, synced, then renamed."""
-    making = path.parent / f".{path.name}.writing"
-    with open(making, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(making, path)
-
-
-@contextlib.contextmanager
-def new_directory(path: Path) -> Iterator[Path]:
-    """Fill a directory beside its place and rename it at the end: it appears whole or not at all.
-
-    Raises:
-        RunError: `path` exists and is not an empty directory, or cannot be written.
-    """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RunError(f"{path}: exists already; name a new or empty directory")
-    making = path.parent / f".{path.name}.creating"
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(making, ignore_errors=True)
-        making.mkdir()
-        try:
-            yield making
-            os.rename(making, path)
-        finally:
-            shutil.rmtree(making, ignore_errors=True)
-
-
-def write_array(place: Path, values: np.ndarray, attributes: dict[str, Any]) -> None:
-    """Write a float32 array `[rows, N]` as Zarr, whole or not at all, in place of what is there."""
-    making = place.parent / f".{place.name}"
-    with _writing(place):
-        shutil.rmtree(making, ignore_errors=True)
-        store = _create(making, values.shape, "float32", (1, min(BLOCK, values.shape[1])), attributes)
-        store.write(values).result()
-        shutil.rmtree(place, ignore_errors=True)
-        os.rename(making, place)
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn a failed write into one line that names the run."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-def _read(store: ts.TensorStore, where: str) -> np.ndarray:
-    if 0 in store.shape:  # TensorStore would ask for a chunk all the same
-        return np.empty(store.shape, store.dtype.numpy_dtype)
-    try:
-        return np.asarray(store.read().result())
-    except ValueError as error:
-        reason = str(error).split(" [", 1)[0].splitlines()[0]
-        raise RunError(
-            f"{where}: is damaged: {reason}; restore it from a copy, or start a new run"
-        ) from error
-
-
-def _open(place: Path, *, fill_missing: bool = False) -> ts.TensorStore:
-    return ts.open(
-        {
-            "driver": "zarr3",
-            "kvstore": {"driver": "file", "path": str(place)},
-            # Chunks equal to the fill value are stored too, and a missing one is an error: damage is seen.
-            "store_data_equal_to_fill_value": True,
-            "fill_missing_data_reads": fill_missing,
-        },
-        open=True,
-    ).result()
-
-
-def _create(
-    place: Path, shape: tuple[int, ...], dtype: str, chunk: tuple[int, ...], attributes: dict[str, Any]
-) -> ts.TensorStore:
-    ts.open(
-        {
-            "driver": "zarr3",
-            "kvstore": {"driver": "file", "path": str(place)},
-            "metadata": {
-                "shape": shape,
-                "data_type": dtype,
-                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
-                "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
-                "fill_value": {"bool": False, "float32": "NaN"}.get(dtype, 0),
-                "attributes": attributes,
-            },
-        },
-        create=True,
-    ).result()
-    return _open(place)
 
 
 def _per_model(path: Path) -> list[str]:
@@ -567,6 +469,10 @@ def _initial_model(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
     init = jax.jit(partial(init_model, module, recipe, 1))
     state = init(model_key(recipe.seed, 0), dataset.x[:1])
     return {"params": state.params, **state.statistics}
+
+
+def _fingerprint(keep: np.ndarray) -> str:
+    return hashlib.sha256(f"{keep.shape}".encode() + np.packbits(keep).tobytes()).hexdigest()
 
 
 def _norms(variables: dict[str, Any]) -> dict[str, list[float]]:

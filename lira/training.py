@@ -17,11 +17,16 @@ __all__ = [
     "SIGNALS",
     "ModelState",
     "Recipe",
+    "augmented",
     "epoch_order",
+    "evaluated",
+    "forward",
     "init_model",
     "learning_rate",
     "model_key",
+    "optimizer",
     "query",
+    "random_order",
     "steps_per_epoch",
     "train_epoch",
     "train_step",
@@ -141,7 +146,8 @@ def learning_rate(recipe: Recipe, total_steps: int) -> optax.Schedule:
     return schedule
 
 
-def _optimizer(recipe: Recipe, total_steps: int) -> optax.GradientTransformation:
+def optimizer(recipe: Recipe, rate: optax.Schedule) -> optax.GradientTransformation:
+    """The recipe's optimizer at the learning rates `rate(step)`."""
     # Biases and the scales of norms are vectors; everything that is decayed has two axes or more.
     decay = optax.add_decayed_weights(recipe.weight_decay, mask=partial(jax.tree.map, lambda p: p.ndim > 1))
     adam = optax.scale_by_adam()
@@ -150,7 +156,7 @@ def _optimizer(recipe: Recipe, total_steps: int) -> optax.GradientTransformation
         "adam": (decay, adam),
         "adamw": (adam, decay),
     }[recipe.optimizer]
-    return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate(recipe, total_steps)))
+    return optax.chain(*parts, optax.scale_by_learning_rate(rate))
 
 
 def init_model(module: nn.Module, recipe: Recipe, total_steps: int, key: jax.Array, x: Array) -> ModelState:
@@ -161,7 +167,7 @@ def init_model(module: nn.Module, recipe: Recipe, total_steps: int, key: jax.Arr
     return ModelState(
         params=params,
         statistics=statistics,
-        optimizer=_optimizer(recipe, total_steps).init(params),
+        optimizer=optimizer(recipe, learning_rate(recipe, total_steps)).init(params),
         ema=jax.tree.map(jnp.zeros_like, params) if recipe.ema else None,
         step=jnp.zeros((), jnp.int32),
     )
@@ -209,16 +215,20 @@ def train_epoch(
 
 
 def epoch_order(recipe: Recipe, key: jax.Array, epoch: Array | int, keep: Array) -> jax.Array:
-    """The examples of one epoch in order, int32 `[steps * batch]`: a random permutation of the members.
-
-    It wraps where there are fewer. Random numbers are sorted with the non-members' at the end, so that the shape
-    does not depend on how many members there are.
-    """
-    keep = jnp.asarray(keep)
+    """The examples of one epoch in order, int32 `[steps * batch]`: a random permutation of the members that wraps."""
     count = steps_per_epoch(len(keep), recipe.batch_size) * recipe.batch_size
-    draws = jax.random.uniform(_epoch_keys(key, epoch)[0], keep.shape, jnp.float32)
-    order = jnp.argsort(jnp.where(keep, draws, 2.0))
-    return order[jnp.arange(count) % jnp.maximum(jnp.sum(keep), 1)].astype(jnp.int32)
+    return random_order(_epoch_keys(key, epoch)[0], keep, count)
+
+
+def random_order(key: jax.Array, members: Array, count: int) -> jax.Array:
+    """A random permutation of the examples that the mask `members [N]` holds, as int32 `[count]`.
+
+    It wraps where there are fewer. Random numbers are sorted with the others' at the end, so that the shape does not
+    depend on how many members there are.
+    """
+    members = jnp.asarray(members)
+    order = jnp.argsort(jnp.where(members, jax.random.uniform(key, members.shape, jnp.float32), 2.0))
+    return order[jnp.arange(count) % jnp.maximum(jnp.sum(members), 1)].astype(jnp.int32)
 
 
 def train_step(
@@ -238,39 +248,56 @@ def train_step(
     step_key = jax.random.fold_in(_epoch_keys(key, epoch)[1], step)
     augment_key, dropout_key = jax.random.split(step_key)
     batch = jax.lax.dynamic_slice_in_dim(jnp.asarray(order), step * recipe.batch_size, recipe.batch_size)
-    images, labels = x[batch], y[batch]
-    if recipe.flip or recipe.crop_pad:
-        images = jax.vmap(partial(augment, flip=recipe.flip, crop_pad=recipe.crop_pad))(
-            jax.random.split(augment_key, recipe.batch_size), images
-        )
-    dtype = _compute_dtype(recipe, state.params)
+    images, labels = augmented(recipe, augment_key, x[batch]), y[batch]
 
     def loss_of(params):
-        logits, updated = module.apply(
-            {"params": jax.tree.map(lambda p: p.astype(dtype), params), **state.statistics},
-            as_input(images, dtype),
-            train=True,
-            mutable=list(state.statistics),
-            rngs={"dropout": dropout_key},
-        )
-        logits = jnp.asarray(logits, jnp.promote_types(dtype, jnp.float32))
+        logits, updated = forward(module, recipe, {"params": params, **state.statistics}, images, dropout_key)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updated
 
     (loss, statistics), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    updates, optimizer_state = _optimizer(recipe, total_steps).update(gradient, state.optimizer, state.params)
+    step_of = optimizer(recipe, learning_rate(recipe, total_steps))
+    updates, optimizer_state = step_of.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if recipe.ema:
         ema = jax.tree.map(lambda e, p: recipe.ema * e + (1 - recipe.ema) * p, ema, params)
-    return ModelState(params, dict(statistics), optimizer_state, ema, state.step + 1), loss
+    return ModelState(params, statistics, optimizer_state, ema, state.step + 1), loss
+
+
+def augmented(recipe: Recipe, key: jax.Array, images: jax.Array) -> jax.Array:
+    """A batch `[batch, ...]` as training sees it: each image flipped and shifted by its own draw, as the recipe says."""
+    if not (recipe.flip or recipe.crop_pad):
+        return images
+    one = partial(augment, flip=recipe.flip, crop_pad=recipe.crop_pad)
+    return jax.vmap(one)(jax.random.split(key, len(images)), images)
+
+
+def forward(
+    module: nn.Module, recipe: Recipe, variables: dict[str, Any], images: Array, dropout_key: jax.Array | None
+) -> tuple[jax.Array, dict[str, Any]]:
+    """Logits `[batch, C]`, computed in the recipe's precision, and the statistics as they then are.
+
+    In training mode, or without a key for dropout in evaluation mode, which leaves the statistics as they were.
+    """
+    dtype = _compute_dtype(recipe, variables["params"])
+    statistics = {name: value for name, value in variables.items() if name != "params"}
+    training = dropout_key is not None
+    logits, updated = module.apply(
+        {"params": jax.tree.map(lambda p: p.astype(dtype), variables["params"]), **statistics},
+        as_input(images, dtype),
+        train=training,
+        mutable=list(statistics) if training else [],
+        rngs={"dropout": dropout_key} if training else {},
+    )
+    updated = updated if training else statistics
+    return jnp.asarray(logits, jnp.promote_types(dtype, jnp.float32)), dict(updated)
 
 
 def query(
     module: nn.Module,
-    recipe: Recipe,
     queries: Queries,
     signals: tuple[str, ...],
-    state: ModelState,
+    variables: dict[str, Any],
     x: Array,
     y: Array,
 ) -> tuple[dict[str, jax.Array], jax.Array]:
@@ -278,10 +305,9 @@ def query(
 
     Args:
         module: flax module.
-        recipe: its `ema` decides whether the weights or their moving average answer.
         queries: the Q views.
         signals: what to say beside phi, of `SIGNALS`.
-        state: of the model.
+        variables: of the model, as `evaluated` gives them.
         x: `[n, ...]`.
         y: int32 `[n]`.
 
@@ -294,7 +320,7 @@ def query(
     # TF32 would clip phi where low false-positive rates live.
     with jax.default_matmul_precision("highest"):
         logits = module.apply(
-            evaluated(recipe, state), as_input(views.reshape(Q * n, *x.shape[1:]), jnp.float32), train=False
+            variables, as_input(views.reshape(Q * n, *x.shape[1:]), jnp.float32), train=False
         )
     logits = jnp.asarray(logits, jnp.float32).reshape(Q, n, -1)
     labels = jnp.broadcast_to(y, (Q, n))

@@ -8,8 +8,8 @@ import lira
 FLOORS = [
     *("signals", "confidences", "membership", "metrics", "epsilon", "attacks"),
     *("suite", "leakage", "forgetting"),
-    *("files", "data", "sources", "augment", "models", "convolution", "training"),
-    *("config", "store", "interchange", "stack", "engine"),
+    *("files", "data", "sources", "augment", "models", "convolution", "training", "unlearners"),
+    *("config", "arrays", "store", "interchange", "stack", "engine", "unlearn"),
     *("check", "published", "plots", "unlearning_plots", "report", "unlearning_report"),
     *("enough", "audit", "bench_torch", "bench", "cli"),
 ]

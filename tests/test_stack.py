@@ -159,7 +159,7 @@ def test_sweeps_ask_about_as_many_examples_as_fit_off_the_cpu(monkeypatch):
             build_model("cnn-small", 3), recipe, Queries(mirror=True), images(), "patches", 2, ()
         )
         x, y = jnp.asarray(images().x), jnp.asarray(images().y)
-        return programs.sweep(programs.init(jnp.arange(2), x[:1]), x, y)
+        return programs.sweep(programs.evaluate(programs.init(jnp.arange(2), x[:1])), x, y)
 
     small, _ = sweep()
     assert asked == [8], "a training batch of queries, two an example"

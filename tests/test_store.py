@@ -241,6 +241,7 @@ def test_scores_are_stale_once_more_models_are_usable(tmp_path):
 
 def test_signal_reads_blocks_across_chunks(tmp_path, monkeypatch):
     monkeypatch.setattr("lira.store.BLOCK", 16)
+    monkeypatch.setattr("lira.arrays.BLOCK", 16)
     run = made(tmp_path)
     values = np.random.default_rng(0).normal(size=(4, N, 1)).astype(np.float32)
     for index, row in enumerate(values):

@@ -207,7 +207,9 @@ def test_bfloat16_keeps_float32_weights_and_follows_float32():
 def test_query_answers_every_view_in_evaluation_mode():
     recipe, queries = Recipe(epochs=1, batch_size=10), Queries(mirror=True)
     state, _ = train_alone(Net(), recipe, 0, keep_mask(0, 4, N)[0])
-    said, correct = query(Net(), recipe, queries, tuple(SIGNALS), state, jnp.asarray(X), jnp.asarray(Y))
+    said, correct = query(
+        Net(), queries, tuple(SIGNALS), evaluated(recipe, state), jnp.asarray(X), jnp.asarray(Y)
+    )
     phi = said["phi"]
     assert {name: values.shape for name, values in said.items()} == {
         **dict.fromkeys(("phi", "entropy", "modified_entropy"), (N, 2)),

@@ -1,0 +1,167 @@
+"""Arrays on disk: Zarr v3 that any reader opens, directories and files that appear whole or not at all."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+__all__ = [
+    "BLOCK",
+    "RunError",
+    "StoredSignal",
+    "create_array",
+    "new_directory",
+    "open_array",
+    "read_store",
+    "write_array",
+    "write_atomically",
+    "writing",
+]
+
+# Examples in a chunk: whole models are written, blocks of examples are read.
+BLOCK = 8192
+
+
+class RunError(ValueError):
+    """A run directory that cannot be used as asked; the message says what, where and what to do."""
+
+
+@dataclass(eq=False)
+class StoredSignal:
+    """A stored array `[m, N, ...]` of the usable models, read in blocks of examples: `signal[:, a:b]`.
+
+    The last chunk of examples that was read is kept, so that small steps through it read it once.
+    """
+
+    store: ts.TensorStore
+    rows: np.ndarray  # int [m]
+    where: str
+    _cached: tuple[int, np.ndarray] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(m, N, ...)`."""
+        return (len(self.rows), *self.store.shape[1:])
+
+    def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
+        """Read `signal[models, examples]`, both slices."""
+        models, examples = index
+        start, stop, step = examples.indices(self.shape[1])
+        chunk = start // BLOCK
+        begin, end = chunk * BLOCK, min((chunk + 1) * BLOCK, self.shape[1])
+        if step != 1 or stop > end:
+            return self._read(start, stop)[models, ::step]
+        if self._cached is None or self._cached[0] != chunk:
+            self._cached = (chunk, self._read(begin, end))
+        return self._cached[1][models, start - begin : max(stop, start) - begin]
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        """The whole array, in memory."""
+        return self._read(0, self.shape[1]).astype(dtype or np.float32, copy=False)
+
+    def _read(self, start: int, stop: int) -> np.ndarray:
+        return read_store(self.store[self.rows, start:stop], self.where)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: under another name, synced, then renamed."""
+    making = path.parent / f".{path.name}.writing"
+    with open(making, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(making, path)
+
+
+@contextlib.contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Fill a directory beside its place and rename it at the end: it appears whole or not at all.
+
+    Raises:
+        RunError: `path` exists and is not an empty directory, or cannot be written.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(f"{path}: exists already; name a new or empty directory")
+    making = path.parent / f".{path.name}.creating"
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir()
+        try:
+            yield making
+            os.rename(making, path)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+
+
+def write_array(place: Path, values: np.ndarray, attributes: dict[str, Any]) -> None:
+    """Write an array `[rows, N]`, float32 or bool, as Zarr, whole or not at all, in place of what is there."""
+    making = place.parent / f".{place.name}"
+    with writing(place):
+        shutil.rmtree(making, ignore_errors=True)
+        dtype = "bool" if values.dtype == bool else "float32"
+        store = create_array(making, values.shape, dtype, (1, min(BLOCK, values.shape[1])), attributes)
+        store.write(values).result()
+        shutil.rmtree(place, ignore_errors=True)
+        os.rename(making, place)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failed write into one line that names the run."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def read_store(store: ts.TensorStore, where: str) -> np.ndarray:
+    if 0 in store.shape:  # TensorStore would ask for a chunk all the same
+        return np.empty(store.shape, store.dtype.numpy_dtype)
+    try:
+        return np.asarray(store.read().result())
+    except ValueError as error:
+        reason = str(error).split(" [", 1)[0].splitlines()[0]
+        raise RunError(
+            f"{where}: is damaged: {reason}; restore it from a copy, or start a new run"
+        ) from error
+
+
+def open_array(place: Path, *, fill_missing: bool = False) -> ts.TensorStore:
+    return ts.open(
+        {
+            "driver": "zarr3",
+            "kvstore": {"driver": "file", "path": str(place)},
+            # Chunks equal to the fill value are stored too, and a missing one is an error: damage is seen.
+            "store_data_equal_to_fill_value": True,
+            "fill_missing_data_reads": fill_missing,
+        },
+        open=True,
+    ).result()
+
+
+def create_array(
+    place: Path, shape: tuple[int, ...], dtype: str, chunk: tuple[int, ...], attributes: dict[str, Any]
+) -> ts.TensorStore:
+    ts.open(
+        {
+            "driver": "zarr3",
+            "kvstore": {"driver": "file", "path": str(place)},
+            "metadata": {
+                "shape": shape,
+                "data_type": dtype,
+                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
+                "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+                "fill_value": {"bool": False, "float32": "NaN"}.get(dtype, 0),
+                "attributes": attributes,
+            },
+        },
+        create=True,
+    ).result()
+    return open_array(place)
