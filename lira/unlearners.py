@@ -147,6 +147,7 @@ def descend(
     epochs: int,
     rate: float | jax.Array,
     anneal: bool = True,
+    clip: float = float("inf"),
     variables: Variables | None = None,
 ) -> Variables:
     """Follow the gradient of `loss` by the recipe's optimizer, from a fresh state of it.
@@ -159,10 +160,13 @@ def descend(
         epochs: passes.
         rate: the learning rate of the first step, as a share of the recipe's peak.
         anneal: let it fall to 0 along a cosine; else it is constant.
+        clip: norm to which longer gradients are shortened.
         variables: where to start; the trained model by default.
     """
     if isinstance(rate, float) and not 0 < rate < float("inf"):
         raise ValueError(f"rate must be positive; got {rate}")
+    if not clip > 0:
+        raise ValueError(f"clip must be positive; got {clip}")
     start = problem.variables if variables is None else variables
     total = epochs * problem.steps(over)[0]
 
@@ -170,7 +174,7 @@ def descend(
         shape = 0.5 * (1 + jnp.cos(jnp.pi * step / total)) if anneal else 1.0
         return rate * problem.recipe.learning_rate * shape
 
-    steps = optimizer(problem.recipe, learning_rate)
+    steps = optax.chain(optax.clip_by_global_norm(clip), optimizer(problem.recipe, learning_rate))
 
     def visit(carry, forget, retain, step_key):
         variables, state = carry
@@ -206,27 +210,36 @@ def finetune(problem: Problem, key: jax.Array, *, epochs: int = 5, rate: float =
     return descend(problem, key, _retained_loss(problem), over="retain", epochs=epochs, rate=rate)
 
 
-def gradient_ascent(problem: Problem, key: jax.Array, *, epochs: int = 20, rate: float = 0.5) -> Variables:
+def gradient_ascent(
+    problem: Problem, key: jax.Array, *, epochs: int = 20, rate: float = 0.5, clip: float = 1.0
+) -> Variables:
     """Climb the loss of the forgotten examples (Graves et al. 2021, arXiv 2010.10981; Thudi et al. 2022, arXiv 2109.13398).
 
-    Nothing bounds that loss: more steps destroy the model.
+    Nothing bounds that loss: more steps destroy the model, and unclipped they overflow.
 
     Args:
         problem: the model and what it is to forget.
         key: of batches.
         epochs: passes over the forgotten examples.
         rate: share of the recipe's peak learning rate.
+        clip: norm to which longer gradients are shortened.
     """
 
     def loss(variables, forget, retain, step_key):
         logits, statistics = problem.ask(variables, forget.x)
         return -_cross_entropy(logits, forget.y), statistics
 
-    return descend(problem, key, loss, over="forget", epochs=epochs, rate=rate)
+    return descend(problem, key, loss, over="forget", epochs=epochs, rate=rate, clip=clip)
 
 
 def negrad_plus(
-    problem: Problem, key: jax.Array, *, epochs: int = 5, rate: float = 0.5, beta: float = 0.8
+    problem: Problem,
+    key: jax.Array,
+    *,
+    epochs: int = 5,
+    rate: float = 0.5,
+    beta: float = 0.8,
+    clip: float = 1.0,
 ) -> Variables:
     """Descend on the retained and climb on the forgotten examples at once (NegGrad+ of Kurmanji et al. 2023, arXiv 2302.09880).
 
@@ -236,6 +249,7 @@ def negrad_plus(
         epochs: passes over the retained examples.
         rate: share of the recipe's peak learning rate.
         beta: weight of the retained loss; 1 - beta is the forgotten one's.
+        clip: norm to which longer gradients are shortened.
     """
     if not 0 <= beta <= 1:
         raise ValueError(f"beta must be in [0, 1]; got {beta}")
@@ -246,7 +260,7 @@ def negrad_plus(
         logits, _ = problem.ask(variables, forget.x)
         return beta * kept - (1 - beta) * _cross_entropy(logits, forget.y), statistics
 
-    return descend(problem, key, loss, over="retain", epochs=epochs, rate=rate)
+    return descend(problem, key, loss, over="retain", epochs=epochs, rate=rate, clip=clip)
 
 
 def random_labels(problem: Problem, key: jax.Array, *, epochs: int = 5, rate: float = 0.5) -> Variables:
@@ -282,6 +296,7 @@ def scrub(
     alpha: float = 0.1,
     gamma: float = 1.0,
     temperature: float = 4.0,
+    clip: float = 1.0,
 ) -> Variables:
     """A student that disobeys its teacher on the forgotten examples alone (Kurmanji et al. 2023, arXiv 2302.09880, algorithm 1).
 
@@ -300,6 +315,7 @@ def scrub(
         alpha: weight of the distillation on retained examples.
         gamma: weight of their loss.
         temperature: of the distillation.
+        clip: norm to which longer gradients are shortened.
     """
     if not 1 <= ascents <= epochs:
         raise ValueError(f"ascents must be in 1..epochs, here 1..{epochs}; got {ascents}")
@@ -322,7 +338,15 @@ def scrub(
     def go_over(side, times, variables, loss, its_key, epoch):
         now = rate * 0.5 * (1 + jnp.cos(jnp.pi * epoch / epochs))
         return descend(
-            problem, its_key, loss, over=side, epochs=times, rate=now, anneal=False, variables=variables
+            problem,
+            its_key,
+            loss,
+            over=side,
+            epochs=times,
+            rate=now,
+            anneal=False,
+            clip=clip,
+            variables=variables,
         )
 
     def one_epoch(variables, epoch):

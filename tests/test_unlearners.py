@@ -100,11 +100,25 @@ def test_one_step_of_ascent_is_the_parameters_plus_the_gradient():
     with jax.enable_x64(True):
         problem = problem_of()
         assert problem.steps("forget") == (1, 6)
-        after = gradient_ascent(problem, KEY, epochs=1, rate=0.5)
+        after = gradient_ascent(problem, KEY, epochs=1, rate=0.5, clip=100.0)
         W = weights(problem.variables)
         np.testing.assert_allclose(
             weights(after), W + 0.5 * LR * of_cross_entropy(W, FORGET), rtol=0, atol=1e-14
         )
+
+
+def test_long_gradients_are_shortened_to_the_clip():
+    problem = problem_of(dtype=jnp.float32)
+    for method, share in ((gradient_ascent, 0.5), (negrad_plus, 0.5)):
+        after = method(problem, KEY, epochs=1, rate=0.5, clip=1e-2)
+        step = np.linalg.norm(weights(after) - weights(problem.variables))
+        np.testing.assert_allclose(step, share * LR * 1e-2, rtol=1e-3)
+
+
+def test_ascent_without_end_stays_finite():
+    problem = problem_of(Normed(), dtype=jnp.float32)
+    _, finite = apply_method(gradient_ascent, {"epochs": 2000, "rate": 5.0}, problem, KEY)
+    assert bool(finite)
 
 
 def test_two_steps_of_fine_tuning_have_momentum_and_half_the_rate():
@@ -124,7 +138,7 @@ def test_one_step_of_negrad_plus_and_of_random_labels():
         problem = problem_of()
         W = weights(problem.variables)
         kept, forgotten = of_cross_entropy(W, RETAIN), of_cross_entropy(W, FORGET)
-        after = negrad_plus(problem, KEY, epochs=1, rate=0.5, beta=0.7)
+        after = negrad_plus(problem, KEY, epochs=1, rate=0.5, beta=0.7, clip=100.0)
         np.testing.assert_allclose(
             weights(after), W - 0.5 * LR * (0.7 * kept - 0.3 * forgotten), rtol=0, atol=1e-14
         )
@@ -144,7 +158,16 @@ def test_scrub_climbs_and_descends_in_turns():
     with jax.enable_x64(True):
         problem = problem_of()
         after = scrub(
-            problem, KEY, epochs=2, ascents=2, passes=1, rate=0.5, alpha=alpha, gamma=gamma, temperature=T
+            problem,
+            KEY,
+            epochs=2,
+            ascents=2,
+            passes=1,
+            rate=0.5,
+            alpha=alpha,
+            gamma=gamma,
+            temperature=T,
+            clip=100.0,
         )
         W0 = W = weights(problem.variables)
         taught = np.hstack([X, np.ones((N, 1))]) @ W0
@@ -351,6 +374,7 @@ def test_method_must_return_the_variables():
         (lambda p: finetune(p, KEY, rate=0.0), "rate must be positive; got 0.0"),
         (lambda p: finetune(p, KEY, rate=float("nan")), "rate must be positive; got nan"),
         (lambda p: negrad_plus(p, KEY, beta=1.5), r"beta must be in \[0, 1\]; got 1.5"),
+        (lambda p: gradient_ascent(p, KEY, clip=0.0), "clip must be positive; got 0.0"),
         (lambda p: scrub(p, KEY, epochs=2, ascents=3), "ascents must be in 1..epochs, here 1..2; got 3"),
         (lambda p: fisher(p, KEY, noise=-1.0), "noise must not be negative"),
     ],
