@@ -30,6 +30,7 @@ from lira.published import Comparison, compare
 from lira.sources import load_dataset
 from lira.store import DIVERGED, DONE, Run
 from lira.unlearn import Unlearning, plan_unlearning, resolved, unlearn, with_options
+from lira.unlearning_report import report_unlearning, verdicts_table
 
 __all__ = ["main"]
 
@@ -46,7 +47,7 @@ usage: lira run CONFIG.toml --run-dir RUN [--num-models 256] [--recipe.epochs 50
        lira compare RUN [RUN]     differences between attacks, or between runs, with paired intervals
        lira check RUN             is it safe to believe the figures? status 1 where it is not
        lira unlearn CONFIG.toml --run-dir UNLEARN [--num-models 128] [--forget.size 100] ...
-                                  train, unlearn and retrain what is missing; run it again to resume
+                                  train, unlearn, retrain what is missing, measure, report; run it again to resume
        lira audit (--phi | --logits | --confidences | --losses) F --keep F [--labels F]
                   [--target F --member F] [--population F] --out DIR
                                   every attack on anyone's confidences: npy, npz, Zarr or CSV
@@ -85,7 +86,7 @@ def _dispatch(argv: list[str], said: list[str], console: Console) -> int:
         print(USAGE)
         return 0
     if verb == "unlearn":
-        return _unlearn_or_plan(verb, rest, console)
+        return _unlearn_or_plan(verb, rest, said, console)
     if verb in ("run", "plan"):
         return _run_or_plan(verb, rest, said, console)
     if verb in ("train", "score", "report", "check", "enough"):
@@ -204,7 +205,7 @@ def _run_or_plan(verb: str, argv: list[str], said: list[str], console: Console) 
     parser.add_argument("--run-dir", required=verb == "run" and "--help" not in argv)
     place, flags = _parse(parser, argv)
     if verb == "plan" and is_unlearning(place.config):
-        return _unlearn_or_plan(verb, argv, console)
+        return _unlearn_or_plan(verb, argv, said, console)
     config = _with_flags(read_config(place.config), flags, f"lira {verb} CONFIG.toml --run-dir RUN")
     if config is None:
         return 0
@@ -225,7 +226,7 @@ def _run_or_plan(verb: str, argv: list[str], said: list[str], console: Console) 
     return 0
 
 
-def _unlearn_or_plan(verb: str, argv: list[str], console: Console) -> int:
+def _unlearn_or_plan(verb: str, argv: list[str], said: list[str], console: Console) -> int:
     parser = argparse.ArgumentParser(
         prog=f"lira {verb}", add_help=False, allow_abbrev=False, exit_on_error=False
     )
@@ -246,10 +247,14 @@ def _unlearn_or_plan(verb: str, argv: list[str], console: Console) -> int:
         return 0
     unlearning = Unlearning.create(place.run_dir, dataset, config)
     if unlearning.is_complete():
-        console.print(f"{unlearning.path}: all models are trained, retrained and unlearned; nothing to do")
+        console.print(f"{unlearning.path}: all models are trained, retrained and unlearned")
     else:
         console.print(f"{unlearning.path}:\n{plan_unlearning(config, dataset, unlearning)}")
         unlearn(unlearning, dataset)
+    metrics = report_unlearning(unlearning, dataset, warnings=said)
+    Console(width=max(console.width, 120), soft_wrap=True).print(verdicts_table(metrics))
+    for name in ("metrics.json", "unlearning.png", "report.html"):
+        console.print(str(unlearning.path / name))
     return 0
 
 

@@ -39,7 +39,7 @@ from lira.metrics import example_tpr, roc
 from lira.models import build_model
 from lira.stack import Programs, fit_beside, programs_for
 from lira.store import DIVERGED, DONE, Run
-from lira.training import Recipe, init_model, model_key, steps_per_epoch, train_step
+from lira.training import SIGNALS, Recipe, init_model, model_key, steps_per_epoch, train_step
 from lira.unlearners import RETRAIN, Problem, apply_method, find_method, method_options
 
 __all__ = [
@@ -187,8 +187,12 @@ class Measurements(NamedTuple):
     requests: np.ndarray  # bool [k + 1, N], those requests
     labels: np.ndarray  # int32 [N]
     before: np.ndarray  # float32 [m, N, Q], phi
+    previous: np.ndarray  # float32 [m, N, Q], of this method after the request before this one
     after: np.ndarray  # float32 [m, N, Q]
     retrained: np.ndarray  # float32 [m, N, Q]
+    features: tuple[
+        np.ndarray, np.ndarray, np.ndarray
+    ]  # float32 [m, N, D] before, after and retrained: all signals but logits
     accuracies: dict[str, dict[str, np.ndarray]]  # [after | retrained][retain | forget | test] -> float [m]
     seconds: float  # of learning, a model and request; NaN where it was not recorded
     seconds_retrained: float  # the same, of training from scratch
@@ -197,7 +201,8 @@ class Measurements(NamedTuple):
 def measurements(unlearning: Unlearning, method: str, k: int) -> Measurements:
     """The arrays that metrics are computed from, of the models whose pairs are usable before, after and retrained.
 
-    Accuracy on the forget set is over the examples that the model held before; NaN for a model that held none.
+    Accuracy on the forget set is over the examples that the model held before; NaN for a model that held none. Without
+    a test set, test accuracy is over the examples that the model never held.
 
     Raises:
         RunError: the models are not there yet.
@@ -223,14 +228,23 @@ def measurements(unlearning: Unlearning, method: str, k: int) -> Measurements:
             "forget": _share(correct, keep & forget),
             "test": np.asarray(run.accuracy("test", models + k * M)),
         }
+        if not run.holds("phi_test"):
+            accuracies[name]["test"] = _share(correct, ~keep & ~forget)
+    signals = [name for name in ("phi", *SIGNALS) if name != "logits" and before.holds(name)]
+
+    def joined(run: Run, rows: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.asarray(run.signal(name, rows)) for name in signals], axis=2)
+
     return Measurements(
         keep=keep,
         forget=forget,
         requests=requests,
         labels=before.labels,
         before=np.asarray(before.signal("phi", models)),
+        previous=np.asarray(after.signal("phi", models + (k - 1) * M) if k else before.signal("phi", models)),
         after=np.asarray(after.signal("phi", models + k * M)),
         retrained=np.asarray(retrained.signal("phi", models + k * M)),
+        features=(joined(before, models), joined(after, models + k * M), joined(retrained, models + k * M)),
         accuracies=accuracies,
         seconds=_seconds_a_model(after),
         seconds_retrained=_seconds_a_model(retrained),
@@ -472,7 +486,9 @@ def _unlearn_request(
     one = _one_model(find_method(name), config.method.get(name, {}), config, dataset, requests)
 
     def prepare(missing: int) -> tuple[Programs, Learn]:
-        programs = programs_for(config.recipe, config.queries, config.execution, dataset, missing)
+        programs = programs_for(
+            config.recipe, config.queries, config.execution, dataset, missing, config.signals
+        )
         W = programs.width
         parameters = source.signal("params").shape[1]
         shapes = (

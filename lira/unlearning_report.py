@@ -4,6 +4,7 @@ Every figure stands beside what exact retraining scores. A method is called "exp
 retraining, and "over-forgotten" where it pushes phi below that of retrained models, which is no success either.
 """
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,17 +12,160 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from rich import box
+from rich.table import Column, Table
+from rich.text import Text
 
 from lira.attacks import lira_online_fixed
-from lira.forgetting import Attack, exposure_threshold, u_lira
+from lira.data import Dataset
+from lira.forgetting import (
+    Attack,
+    RetrainedValues,
+    exposure_threshold,
+    measure,
+    retrained_values,
+    u_lira,
+)
 from lira.metrics import most_and_least_vulnerable, roc
 from lira.plots import percent, plot_examples
 from lira.report import embedded, interval_note, png, rate_cells, render_page, write_files
+from lira.unlearn import Unlearning, measurements
 from lira.unlearning_plots import plot_methods, plot_requests
 
-__all__ = ["exposed_figure", "headline_fpr", "unlearning_metrics", "verdict", "write_unlearning_report"]
+__all__ = [
+    "exposed_figure",
+    "headline_fpr",
+    "report_unlearning",
+    "unlearning_metrics",
+    "verdict",
+    "verdicts_table",
+    "write_unlearning_report",
+]
 
 Document = Mapping[str, Any]
+
+
+def report_unlearning(
+    unlearning: Unlearning, dataset: Dataset, *, warnings: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Measure every method at every request, and write the report into the directory.
+
+    Args:
+        unlearning: complete.
+        dataset: its data, for pictures and facts.
+        warnings: shown at the top of the page.
+
+    Returns:
+        The content of metrics.json.
+
+    Raises:
+        RunError: models are missing.
+    """
+    names = unlearning.config.methods
+    requests = range(len(unlearning.requests))
+    documents: dict[str, list[Document]] = {name: [] for name in names}
+    costs, examples, keep = {}, {}, np.empty((0, 0), bool)
+    for k in requests:
+        references: dict[bytes, RetrainedValues] = {}
+        for name in names:
+            found = measurements(unlearning, name, k)
+            keep = found.keep
+            # The same for all methods, unless one diverged and has fewer models.
+            models = found.keep.tobytes()
+            if models not in references:
+                references[models] = retrained_values(found.retrained, found.keep, found.forget)
+            accuracy = {
+                side: (found.accuracies["after"][side], found.accuracies["retrained"][side])
+                for side in ("retain", "forget", "test")
+            }
+            documents[name].append(
+                measure(
+                    found.before,
+                    found.after,
+                    found.retrained,
+                    found.keep,
+                    found.forget,
+                    previous=found.previous,
+                    latest=found.requests[-1],
+                    features=found.features,
+                    accuracy=accuracy,
+                    own=references[models],
+                )
+            )
+            if k == requests[-1]:
+                costs[name] = found.seconds / found.seconds_retrained
+                examples[name] = exposed_figure(
+                    found.after,
+                    found.retrained,
+                    found.keep,
+                    found.forget,
+                    labels=found.labels,
+                    images=dataset.x if dataset.is_image else None,
+                )
+    metrics = unlearning_metrics(documents, keep, costs=costs)
+    write_unlearning_report(
+        unlearning.path, metrics=metrics, examples=examples, facts=_facts(unlearning), warnings=warnings
+    )
+    return metrics
+
+
+def verdicts_table(metrics: Mapping[str, Any]) -> Table:
+    """What became of each method at the last request, as a table for a terminal."""
+    last = {name: method["requests"][-1] for name, method in metrics["methods"].items()}
+    first = next(iter(last.values()))
+    fpr = headline_fpr(first)
+    attack, psi_fpr = _headline_psi(first)
+    columns = ["U-LiRA AUC", f"TPR at {100 * float(fpr or 0):g} % FPR", "normalised psi"]
+    columns += ["forgetting quality", "retain", "test", "cost"]
+    result = Table(
+        "method",
+        *(Column(name, justify="right") for name in columns),
+        "verdict",
+        title=f"Unlearning {first['num_forgotten']} examples in {metrics['num_models']} models",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+
+    def row(name: str, document: Document, side: str) -> None:
+        curve = document["u_lira"][side]
+        normalised = {"value": 0.0, "low": None, "high": None}
+        if side == "after":
+            normalised = document["classical"][attack][psi_fpr]["psi_normalised"]
+        cells = [_cell(curve["auc"])]
+        cells.append(
+            ("unresolvable", "") if fpr is None else rate_cells({"status": "ok", **curve["tpr_at_fpr"][fpr]})
+        )
+        cells += [_cell(normalised, 2), _cell(document["epsilon"]["forgetting_quality"][side])]
+        cells += [_percentage(document["accuracy"][group][side]) for group in ("retain", "test")]
+        cost = 1.0 if side == "retrained" else metrics["methods"][name]["cost"]
+        cells.append(("unknown" if cost is None else percent(cost), ""))
+        verdict_cell = document["verdict"] if side == "after" else "the reference"
+        result.add_row(Text(name), *("\n".join(filter(None, cell)) for cell in cells), verdict_cell)
+
+    row("retrained models", first, "retrained")
+    for name, document in last.items():
+        row(name, document, "after")
+    return result
+
+
+def _facts(unlearning: Unlearning) -> dict[str, str]:
+    config = unlearning.config
+    requests = unlearning.requests
+    return {
+        "data set": f"{config.dataset}, {requests.shape[1]:,} examples",
+        "models": f"{config.num_models} of each kind and request, from {unlearning.before.path}",
+        "forget set": f"{config.forget.kind}, {', '.join(str(each.sum()) for each in requests)} examples",
+        "recipe": ", ".join(f"{key} {value}" for key, value in dataclasses.asdict(config.recipe).items()),
+        **{
+            f"method {name}": ", ".join(f"{key} {value}" for key, value in config.method[name].items())
+            for name in config.methods
+            if config.method.get(name)
+        },
+        "versions": ", ".join(
+            f"{name} {number}" for name, number in unlearning.before.provenance["versions"].items()
+        ),
+    }
 
 
 def unlearning_metrics(

@@ -495,7 +495,7 @@ def run(*arguments):
     return main([str(argument) for argument in arguments])
 
 
-def test_one_command_unlearns_and_then_has_nothing_to_do(tmp_path, config_file, capsys):
+def test_one_command_unlearns_and_reports_and_then_only_reports(tmp_path, config_file, capsys):
     place = tmp_path / "u"
     assert run("plan", config_file) == 0
     assert "retrained: 4 of 4 models" in capsys.readouterr().out
@@ -505,7 +505,11 @@ def test_one_command_unlearns_and_then_has_nothing_to_do(tmp_path, config_file, 
     assert unlearning.config.method["finetune"] == {"epochs": 2, "rate": 0.5}
     assert unlearning.is_complete()
     assert run("unlearn", config_file, "--run-dir", place, "--method.finetune.epochs", "2") == 0
-    assert "nothing to do" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "are trained, retrained and unlearned" in out
+    assert "finetune" in out
+    for name in ("metrics.json", "unlearning.png", "report.html"):
+        assert (place / name).exists()
     # What is stored needs no other file.
     assert run("unlearn", place / "config.toml", "--run-dir", place) == 0
     assert run("plan", config_file, "--run-dir", place) == 0
