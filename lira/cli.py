@@ -252,7 +252,7 @@ def _unlearn_or_plan(verb: str, argv: list[str], said: list[str], console: Conso
         console.print(f"{unlearning.path}:\n{plan_unlearning(config, dataset, unlearning)}")
         unlearn(unlearning, dataset)
     metrics = report_unlearning(unlearning, dataset, warnings=said)
-    Console(width=max(console.width, 120), soft_wrap=True).print(verdicts_table(metrics))
+    Console(width=max(console.width, 132), soft_wrap=True).print(verdicts_table(metrics))
     for name in ("metrics.json", "unlearning.png", "report.html"):
         console.print(str(unlearning.path / name))
     return 0

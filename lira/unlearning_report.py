@@ -115,12 +115,12 @@ def verdicts_table(metrics: Mapping[str, Any]) -> Table:
     first = next(iter(last.values()))
     fpr = headline_fpr(first)
     attack, psi_fpr = _headline_psi(first)
-    columns = ["U-LiRA AUC", f"TPR at {100 * float(fpr or 0):g} % FPR", "normalised psi"]
-    columns += ["forgetting quality", "retain", "test", "cost"]
+    columns = ["U-LiRA\nAUC", f"TPR at\n{100 * float(fpr or 0):g} % FPR", "normalised\npsi"]
+    columns += ["forgetting\nquality", "retain\naccuracy", "test\naccuracy", "cost"]
     result = Table(
-        "method",
-        *(Column(name, justify="right") for name in columns),
-        "verdict",
+        Column("method", no_wrap=True),
+        *(Column(name, justify="right", no_wrap=True) for name in columns),
+        Column("verdict", no_wrap=True),
         title=f"Unlearning {first['num_forgotten']} examples in {metrics['num_models']} models",
         title_justify="left",
         box=box.SIMPLE_HEAD,
@@ -143,7 +143,7 @@ def verdicts_table(metrics: Mapping[str, Any]) -> Table:
         verdict_cell = document["verdict"] if side == "after" else "the reference"
         result.add_row(Text(name), *("\n".join(filter(None, cell)) for cell in cells), verdict_cell)
 
-    row("retrained models", first, "retrained")
+    row("retrained", first, "retrained")
     for name, document in last.items():
         row(name, document, "after")
     return result
