@@ -291,7 +291,7 @@ def scrub(
     *,
     epochs: int = 10,
     ascents: int = 4,
-    passes: int = 3,
+    passes: int = 6,
     rate: float = 0.5,
     alpha: float = 0.1,
     gamma: float = 1.0,
