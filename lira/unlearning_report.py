@@ -137,7 +137,8 @@ def verdicts_table(metrics: Mapping[str, Any]) -> Table:
             ("unresolvable", "") if fpr is None else rate_cells({"status": "ok", **curve["tpr_at_fpr"][fpr]})
         )
         cells += [_cell(normalised, 2), _cell(document["epsilon"]["forgetting_quality"][side])]
-        cells += [_percentage(document["accuracy"][group][side]) for group in ("retain", "test")]
+        # Their intervals are on the page: there is no room for them here.
+        cells += [(_percentage(document["accuracy"][group][side])[0], "") for group in ("retain", "test")]
         cost = 1.0 if side == "retrained" else metrics["methods"][name]["cost"]
         cells.append(("unknown" if cost is None else percent(cost), ""))
         verdict_cell = document["verdict"] if side == "after" else "the reference"

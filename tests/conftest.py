@@ -1,3 +1,16 @@
+"""What all tests share: quick compilations that they need not repeat, deterministic examples, a cache of their own."""
+
+import os
+import tempfile
+
+# Before JAX is imported; child processes, pytest's workers among them, inherit it. The tests' programs are small, and
+# compiling them is most of the suite's time.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="lira-tests-")  # removed by the process that made it
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 import hypothesis
 import pytest
 

@@ -1,14 +1,19 @@
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 
-from lira import attacks
+from lira import attacks, engine, enough
 from lira.cli import main
+from lira.config import Execution
+from lira.data import Dataset
 from lira.enough import curves_of, table, write_curves
 from lira.membership import keep_mask
 from lira.metrics import enough_models, learning_curve
-from lira.suite import NO_SHADOWS, Pool
+from lira.store import Run
+from lira.suite import ATTACKS, NO_SHADOWS, Pool
+from lira.training import Recipe
 
 M, N = 32, 400
 KEEP = keep_mask(0, M, N)
@@ -64,15 +69,15 @@ def test_an_attack_that_finds_nobody_never_has_enough():
     assert enough_models(points) is None
 
 
-def test_commands_on_a_run(tmp_path, capsys):
-    np.savez(tmp_path / "data.npz", x=rng.normal(size=(80, 6)), y=np.arange(80) % 2)
-    (tmp_path / "config.toml").write_text(
-        f'dataset = "npz:{tmp_path}/data.npz"\nnum_models = 8\n[recipe]\nepochs = 8\nbatch_size = 10'
-    )
-    for name, seed in (("a", 0), ("b", 1)):
-        flags = ["--run-dir", str(tmp_path / name), "--recipe.seed", str(seed)]
-        assert main(["run", str(tmp_path / "config.toml"), *flags]) == 0
-    capsys.readouterr()
+def test_commands_on_a_run(tmp_path, capsys, monkeypatch):
+    few = ("lira_online", "lira_online_fixed", "base", "global_threshold")
+    monkeypatch.setattr(engine, "ATTACKS", {name: ATTACKS[name] for name in few})
+    monkeypatch.setattr(enough, "curves_of", partial(curves_of, attacks=few))
+    data = Dataset.from_arrays(rng.normal(size=(80, 6)), np.arange(80) % 2)
+    for name, seed, membership in (("a", 0, 0), ("b", 1, 0), ("c", 0, 5)):
+        recipe = Recipe(epochs=8, batch_size=10, seed=seed)
+        pinned = {"num_models": 8, "membership_seed": membership, "execution": Execution(width=8)}
+        engine.train(Run.create(tmp_path / name, data, recipe, **pinned), data, show_progress=False)
     assert main(["enough", str(tmp_path / "a")]) == 0
     assert "by number of models" in capsys.readouterr().out
     assert (tmp_path / "a/enough.json").exists()
@@ -81,14 +86,9 @@ def test_commands_on_a_run(tmp_path, capsys):
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
     lines = capsys.readouterr().out.splitlines()
     # Two seeds, the same memberships: every attack is compared.
-    assert sum(line.strip().startswith("lira_online ") for line in lines) == 1
+    assert [line.split()[0] for line in lines if line.strip().startswith(few)] == list(few)
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "a")]) == 0
-    same = next(
-        line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("lira_online ")
-    )
+    same = next(line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("base"))
     assert "+0.0000 [+0.0000, +0.0000]" in same
-    flags = ["--run-dir", str(tmp_path / "c"), "--membership-seed", "5"]
-    assert main(["run", str(tmp_path / "config.toml"), *flags]) == 0
-    capsys.readouterr()
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "c")]) == 2
     assert "memberships" in capsys.readouterr().err
