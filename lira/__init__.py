@@ -10,7 +10,7 @@ The way of the data: dataset, keep mask, stack of models, signals, scores, ROC c
     print(lira.metrics.roc(scores, run.keep).tpr_at(1e-3))
 """
 
-from lira import attacks, metrics
+from lira import attacks, forgetting, metrics
 from lira.augment import Queries
 from lira.config import Config, Execution
 from lira.data import Dataset
@@ -28,6 +28,7 @@ __all__ = [
     "Recipe",
     "Run",
     "attacks",
+    "forgetting",
     "keep_mask",
     "load_dataset",
     "metrics",
