@@ -9,7 +9,7 @@ FLOORS = [
     *("signals", "confidences", "membership", "metrics", "epsilon", "attacks"),
     *("suite", "leakage", "forgetting"),
     *("files", "data", "sources", "augment", "models", "convolution", "training", "unlearners"),
-    *("config", "arrays", "store", "interchange", "stack", "engine", "unlearn"),
+    *("config", "arrays", "store", "interchange", "stack", "engine", "forget_sets", "unlearn"),
     *("check", "published", "plots", "unlearning_plots", "report", "unlearning_report"),
     *("enough", "audit", "bench_torch", "bench", "cli"),
 ]

@@ -17,13 +17,13 @@ from lira.cli import main
 from lira.config import Config, ConfigError, Execution, Forget, UnlearnConfig, as_dict, read_config
 from lira.data import Dataset
 from lira.engine import DivergedWarning, train
+from lira.forget_sets import draw_requests
 from lira.membership import keep_mask
 from lira.stack import fit_beside, programs_for
 from lira.store import DIVERGED, Run
 from lira.training import Recipe
 from lira.unlearn import (
     Unlearning,
-    draw_requests,
     measurements,
     operations,
     plan_unlearning,
