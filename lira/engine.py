@@ -434,7 +434,8 @@ class _Bar:
         with self._lock:
             self._images += images
             rate = f", {self._images / (time.perf_counter() - self._began):,.0f} images/s" if images else ""
-            self._progress.update(self._task, advance=models, rate=rate)
+            # Epochs, fractions of a model, add up to a little less than whole ones.
+            self._progress.update(self._task, advance=models * (1 + 1e-9), rate=rate)
 
 
 class _Clock:
