@@ -2,7 +2,7 @@
 
 Command:   python experiments/audit_elsewhere.py sklearn audits/sklearn
            python experiments/audit_elsewhere.py pytorch audits/pytorch      (pip install "lira[bench]")
-Duration:  under a minute each on 2 CPU cores.
+Duration:  about a minute each on 2 CPU cores.
 Expected:  LiRA finds several times as many members at 0.1 % FPR as the global threshold. Measured: experiments/README.md.
 
 What it takes to audit anything: train models on random halves of the data, ask every model about *every* example in one

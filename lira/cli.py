@@ -198,12 +198,7 @@ def _exchange(verb: str, argv: list[str], console: Console) -> int:
 
 
 def _run_or_plan(verb: str, argv: list[str], said: list[str], console: Console) -> int:
-    parser = argparse.ArgumentParser(
-        prog=f"lira {verb}", add_help=False, allow_abbrev=False, exit_on_error=False
-    )
-    parser.add_argument("config", metavar="CONFIG.toml")
-    parser.add_argument("--run-dir", required=verb == "run" and "--help" not in argv)
-    place, flags = _parse(parser, argv)
+    place, flags = _parse_place(verb, argv)
     if verb == "plan" and is_unlearning(place.config):
         return _unlearn_or_plan(verb, argv, said, console)
     config = _with_flags(read_config(place.config), flags, f"lira {verb} CONFIG.toml --run-dir RUN")
@@ -227,12 +222,7 @@ def _run_or_plan(verb: str, argv: list[str], said: list[str], console: Console) 
 
 
 def _unlearn_or_plan(verb: str, argv: list[str], said: list[str], console: Console) -> int:
-    parser = argparse.ArgumentParser(
-        prog=f"lira {verb}", add_help=False, allow_abbrev=False, exit_on_error=False
-    )
-    parser.add_argument("config", metavar="CONFIG.toml")
-    parser.add_argument("--run-dir", required=verb == "unlearn" and "--help" not in argv)
-    place, flags = _parse(parser, argv)
+    place, flags = _parse_place(verb, argv)
     config = with_options(read_config(place.config, UnlearnConfig))
     config = _with_flags(config, flags, f"lira {verb} CONFIG.toml --run-dir UNLEARN")
     if config is None:
@@ -370,6 +360,16 @@ def _dataset_if_there(run: Run) -> Dataset | None:
         return _dataset_of(run)
     except ValueError:
         return None
+
+
+def _parse_place(verb: str, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The configuration and the directory, which a plan can do without; and the flags that overlay the configuration."""
+    parser = argparse.ArgumentParser(
+        prog=f"lira {verb}", add_help=False, allow_abbrev=False, exit_on_error=False
+    )
+    parser.add_argument("config", metavar="CONFIG.toml")
+    parser.add_argument("--run-dir", required=verb != "plan" and "--help" not in argv)
+    return _parse(parser, argv)
 
 
 def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -230,6 +230,19 @@ def test_scores_are_those_of_the_attacks_and_computed_once(tmp_path, monkeypatch
         np.testing.assert_array_equal(stored, scores[name])
 
 
+def test_features_are_patch_means_and_labels():
+    """16 x 16 pixels are 8 x 8 patches of 2 x 2, and 6 x 6 stay as they are; vectors are not touched."""
+    x = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+    y = np.arange(5) % 3
+    features = engine._features(x, y, 3)
+    patches = x.astype(np.float64).reshape(5, 8, 2, 8, 2, 3).mean(axis=(2, 4)).reshape(5, -1)
+    np.testing.assert_allclose(features[:, :-3], patches, rtol=1e-6)
+    np.testing.assert_array_equal(features[:, -3:], np.eye(3)[y])
+    np.testing.assert_array_equal(engine._features(x[:, :6, :6], y, 3)[:, :-3], x[:, :6, :6].reshape(5, -1))
+    vectors = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
+    np.testing.assert_array_equal(engine._features(vectors, y, 3)[:, :-3], vectors)
+
+
 def test_too_few_pairs_are_said(tmp_path):
     run = made(tmp_path, num_models=4)
     with pytest.raises(

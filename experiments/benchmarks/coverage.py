@@ -2,7 +2,7 @@
 
 Command:   python experiments/benchmarks/coverage.py DIR [--worker 0/2] [--seconds 280]    (until nothing is missing)
            python experiments/benchmarks/coverage.py DIR --report [--out FILE.json]
-Duration:  some 15 minutes on 2 CPU cores, one worker each; every call goes on where the last one stopped.
+Duration:  the last 42 % took 7 minutes on 2 CPU cores, one worker each; every call goes on where the last one stopped.
 Expected:  pooled TPR within 92-97 %; AUC below that for small pools, whose shadow models all targets share.
 Measured:  experiments/benchmarks/coverage_cpu2.json, table in experiments/README.md.
 

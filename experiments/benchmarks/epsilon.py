@@ -1,7 +1,7 @@
 """Lower bounds on epsilon where it is known: the Gaussian mechanism, and noise.
 
 Command:   python experiments/benchmarks/epsilon.py [--case 0] [--out FILE.json]
-Duration:  about four minutes on one CPU core.
+Duration:  --case 3 takes four minutes on one CPU core; all five took an hour beside other work.
 Expected:  above the truth in at most 5 % of repeats; for noise, positive in at most 5 %.
 Measured:  experiments/benchmarks/epsilon_cpu.json, table in experiments/README.md.
 
