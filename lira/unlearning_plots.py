@@ -113,7 +113,10 @@ def plot_requests(requests: Mapping[str, Sequence[Row]], *, fpr: float | None) -
                 x, value, dashes, color=color, marker="o", markersize=4, linewidth=1.5, label=name, gid=name
             )
         ax.set_xlabel("requests so far", fontsize=9.5)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        # All requests, also where a figure is known at one of them only.
+        count = len(next(iter(requests.values())))
+        ax.set_xlim(1 - 0.05 * count, count + 0.05 * count)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         ax.tick_params(labelsize=9)
         ax.grid(color="0.9", linewidth=0.7)
         ax.set_axisbelow(True)

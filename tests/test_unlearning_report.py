@@ -218,6 +218,15 @@ def test_requests_make_a_line_a_method():
     figure.draw_without_rendering()
 
 
+def test_requests_are_counted_in_whole_numbers_where_one_figure_is_known():
+    unknown = {"value": None, "low": None, "high": None}
+    figure = plot_requests({"a": [row(psi_n=unknown), row()]}, fpr=0.01)
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        low, high = ax.get_xlim()
+        assert [tick for tick in ax.get_xticks() if low <= tick <= high] == [1, 2]
+
+
 def test_the_exposed_examples_are_those_found_most_often(study):
     labels = np.arange(N) % 7
     figure = exposed_figure(
