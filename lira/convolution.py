@@ -7,9 +7,10 @@ backward pass, and both are as fast inside a loop as outside, which XLA's convol
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -21,10 +22,17 @@ __all__ = ["LOWERINGS", "convolve", "lowering"]
 
 LOWERINGS = ("xla", "patches", "winograd")
 
-# On CPU images are convolved a few at a time, so that what is made of them stays in the cache: 2 MB is best of 0.5 to 16.
-CACHE_BYTES = 2 << 20
+# What follows was measured on two CPU cores with 1 MB of L2 cache each and 32 MB of L3; accelerators do without.
+# Images are convolved a few at a time, so that what is made of them stays in the cache.
+PATCHES_BYTES = 2 << 20
+TILES_BYTES = 4 << 20
 # Fewer channels than this are left to patches.
 WINOGRAD_CHANNELS = 16
+# Rows of patches that a kernel's gradient is summed over at a time: a fifth faster than all at once.
+ROWS_AT_ONCE = 512
+
+# Of a function with a backward pass of its own, whose first argument is not differentiated.
+_custom_backward: Any = partial(jax.custom_vjp, nondiff_argnums=(0,))
 
 
 @contextlib.contextmanager
@@ -99,25 +107,14 @@ def convolve(
 # --- A batch, a few images at a time ------------------------------------------------------------------------------
 
 
-class _Method(NamedTuple):
-    """How a part of the batch is convolved. What depends on the kernel alone is made once for all parts."""
-
-    prepare: Callable[..., Any]  # kernel -> what forward takes
-    forward: Callable[..., Any]  # (x, prepared) -> y
-    prepare_back: Callable[..., Any]  # kernel -> what backward takes
-    backward: Callable[
-        ..., Any
-    ]  # (x, prepared back, gradient of y) -> gradient of x, that of the kernel, raw
-    finish: Callable[..., Any]  # sum of raw kernel gradients -> the kernel's gradient
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _conv(by, strides, pads, precision, x, kernel):
-    method = _method(by, strides, pads, precision, kernel.shape)
-    prepared, images = method.prepare(kernel), _images_at_once(by, strides, x, kernel)
+    prepare, convolved = _method(by, strides, pads, precision, kernel.shape)
+    # What depends on the kernel alone is made once for all images.
+    prepared, images = prepare(kernel), _images_at_once(by, strides, x, kernel)
     if images == len(x):
-        return method.forward(x, prepared)
-    return _joined(lax.map(lambda part: method.forward(part, prepared), _split(x, images)))
+        return convolved(x, prepared)
+    return _joined(lax.map(lambda part: convolved(part, prepared), _split(x, images)))
 
 
 def _conv_forward(by, strides, pads, precision, x, kernel):
@@ -126,43 +123,35 @@ def _conv_forward(by, strides, pads, precision, x, kernel):
 
 def _conv_backward(by, strides, pads, precision, saved, gradient):
     x, kernel = saved
-    method = _method(by, strides, pads, precision, kernel.shape)
-    prepared, images = method.prepare_back(kernel), _images_at_once(by, strides, x, kernel)
-    # What is convolved is made anew from x: cheaper than the memory of keeping it.
-    if images == len(x):
-        x_gradient, raw = method.backward(x, prepared, gradient)
-        return x_gradient, method.finish(raw)
+    prepare, convolved = _method(by, strides, pads, precision, kernel.shape)
+    prepared, finish = jax.vjp(prepare, kernel)
+    images = _images_at_once(by, strides, x, kernel)
+
+    def backward(x, gradient):
+        # What is convolved is made anew from x: cheaper than the memory of keeping it.
+        return jax.vjp(convolved, x, prepared)[1](gradient)
 
     def one_part(total, part):
-        x_gradient, raw = method.backward(part[0], prepared, part[1])
-        return jax.tree.map(jnp.add, total, raw), x_gradient
+        x_gradient, more = backward(*part)
+        return jax.tree.map(jnp.add, total, more), x_gradient
 
-    parts = _split(x, images), _split(gradient, images)
-    _, shapes = jax.eval_shape(method.backward, parts[0][0], prepared, parts[1][0])
-    zeros = jax.tree.map(lambda each: jnp.zeros(each.shape, each.dtype), shapes)
-    raw, x_gradient = lax.scan(one_part, zeros, parts)
-    return _joined(x_gradient), method.finish(raw)
+    if images == len(x):
+        x_gradient, total = backward(x, gradient)
+    else:
+        zeros = jax.tree.map(jnp.zeros_like, prepared)
+        total, parts = lax.scan(one_part, zeros, (_split(x, images), _split(gradient, images)))
+        x_gradient = _joined(parts)
+    return x_gradient, *finish(total)
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
 
 
-def _method(by, strides, pads, precision, shape) -> _Method:
+def _method(by, strides, pads, precision, shape):
+    """How some images are convolved: functions `kernel -> prepared` and `(images, prepared) -> result`."""
     if _is_winograd(by, strides, shape):
-        return _Method(
-            _transformed_kernel,
-            partial(_winograd, pads, precision),
-            lambda kernel: _transformed_kernel(_flipped(kernel)),
-            partial(_winograd_backward, shape, pads, precision),
-            _untransformed_gradient,
-        )
-    return _Method(
-        lambda kernel: kernel,
-        partial(_patched, strides, pads, precision),
-        lambda kernel: kernel,
-        partial(_patched_backward, strides, pads, precision),
-        lambda raw: raw,
-    )
+        return _transformed_kernel, partial(_winograd, pads, precision)
+    return lambda kernel: kernel, partial(_patched, strides, pads, precision)
 
 
 def _is_winograd(by, strides, shape) -> bool:
@@ -174,15 +163,22 @@ def _is_winograd(by, strides, shape) -> bool:
 
 def _images_at_once(by, strides, x, kernel) -> int:
     """Images whose patches or tiles fit in the cache, a divisor of the batch; on accelerators all of them."""
-    if jax.default_backend() != "cpu":
+    if not _on_cpu():
         return len(x)
+    height, width, channels, features = kernel.shape
     outputs = x.shape[1] * x.shape[2] // (strides[0] * strides[1])
     if _is_winograd(by, strides, kernel.shape):
-        numbers = 4 * outputs * (kernel.shape[2] + kernel.shape[3])
+        each, room = 4 * outputs * (channels + features), TILES_BYTES // x.dtype.itemsize
+        # All parts read the 16 matrices anew and add to their gradients: the tiles of one are to outweigh them.
+        room = max(room, 16 * channels * features)
     else:
-        numbers = outputs * kernel.shape[0] * kernel.shape[1] * kernel.shape[2]
-    most = max(1, CACHE_BYTES // (numbers * x.dtype.itemsize))
+        each, room = outputs * height * width * channels, PATCHES_BYTES // x.dtype.itemsize
+    most = max(1, room // each)
     return next(n for n in range(min(most, len(x)), 0, -1) if len(x) % n == 0)
+
+
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
 
 
 def _split(x, images):
@@ -196,16 +192,24 @@ def _joined(parts):
 # --- Patches times a matrix ---------------------------------------------------------------------------------------
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _patched(strides, pads, precision, x, kernel):
     height, width, _, features = kernel.shape
     patches = _patches(x, (height, width), strides, pads)
     return jnp.matmul(patches, kernel.reshape(-1, features), precision=precision)
 
 
-def _patched_backward(strides, pads, precision, x, kernel, gradient):
+def _patched_forward(strides, pads, precision, x, kernel):
+    return _patched(strides, pads, precision, x, kernel), (x, kernel)
+
+
+def _patched_backward(strides, pads, precision, saved, gradient):
+    x, kernel = saved
     height, width, channels, features = kernel.shape
     patches = _patches(x, (height, width), strides, pads)
-    kernel_gradient = _over_pixels(patches, gradient, precision).reshape(kernel.shape)
+    rows = patches.size // patches.shape[-1]
+    turns = rows // ROWS_AT_ONCE if _on_cpu() and rows % ROWS_AT_ONCE == 0 else 1
+    kernel_gradient = _over_pixels(patches, gradient, precision, turns).reshape(kernel.shape)
     if strides == (1, 1):
         return _patched(
             (1, 1), _pads_back(kernel.shape, pads), precision, gradient, _flipped(kernel)
@@ -213,6 +217,9 @@ def _patched_backward(strides, pads, precision, x, kernel, gradient):
     shares = jnp.matmul(gradient, kernel.reshape(-1, features).T, precision=precision)
     shares = shares.reshape(*gradient.shape[:3], height, width, channels)
     return _gathered(shares, strides, pads, x.shape), kernel_gradient
+
+
+_patched.defvjp(_patched_forward, _patched_backward)
 
 
 def _gathered(shares, strides, pads, shape):
@@ -239,10 +246,25 @@ def _gathered(shares, strides, pads, shape):
     return whole[:, : shape[1], : shape[2]]
 
 
-def _over_pixels(left, right, precision):
-    """Sum over images and pixels of the products of two arrays' channels."""
-    left, right = (a.reshape(-1, a.shape[-1]) for a in (left, right))
-    return lax.dot_general(left, right, (((0,), (0,)), ((), ())), precision=precision)
+@_custom_backward
+def _product(precision, x, matrix):
+    """Channels `[..., C]` times `[C, O]`."""
+    return jnp.matmul(x, matrix, precision=precision)
+
+
+def _product_backward(precision, saved, gradient):
+    # As JAX would, but the matrix's gradient in the order of axes that XLA has a fast product for.
+    x, matrix = saved
+    return jnp.matmul(gradient, matrix.T, precision=precision), _over_pixels(x, gradient, precision)
+
+
+_product.defvjp(lambda precision, x, matrix: (_product(precision, x, matrix), (x, matrix)), _product_backward)
+
+
+def _over_pixels(left, right, precision, turns: int = 1):
+    """Sum over images and pixels of the products of two arrays' channels, in `turns` that are added up."""
+    left, right = (a.reshape(turns, -1, a.shape[-1]) for a in (left, right))
+    return lax.dot_general(left, right, (((1,), (1,)), ((0,), (0,))), precision=precision).sum(0)
 
 
 def _pads_back(shape, pads):
@@ -267,7 +289,25 @@ def _patches(x: jax.Array, size: tuple[int, int], strides: tuple[int, int], pads
         for row in range(size[0])
         for column in range(size[1])
     ]
-    return jnp.concatenate(slices, axis=-1) if len(slices) > 1 else slices[0]
+    return _side_by_side(slices)
+
+
+@jax.custom_batching.custom_vmap
+def _side_by_side(slices):
+    """Join along the channels."""
+    if len(slices) == 1 or not _on_cpu():
+        return jnp.concatenate(slices, axis=-1)
+    # On CPU a concatenation copies the slices twice, written into the matrix that is to be multiplied they are copied once.
+    (*outer, channels), count = slices[0].shape, len(slices)
+    matrix = jnp.zeros((math.prod(outer), count * channels), slices[0].dtype)
+    for i, each in enumerate(slices):
+        matrix = lax.dynamic_update_slice(matrix, each.reshape(-1, channels), (0, i * channels))
+    return matrix.reshape(*outer, -1)
+
+
+@_side_by_side.def_vmap
+def _(axis_size, batched, slices):
+    return jnp.concatenate(slices, axis=-1), True  # written into a matrix, it would be a scatter under `vmap`
 
 
 def _padded(x, pads):
@@ -277,80 +317,67 @@ def _padded(x, pads):
 # --- Winograd's F(2x2, 3x3): each tile of 4x4 pixels gives 2x2 outputs from 16 products instead of 36 ---------------
 
 
-# The transforms A and B are written out as sums. The 16 numbers of a tile are 16 arrays and never one: to lay them side
-# by side would take as long as the products.
+# The transforms A, B and G are written out as sums, along one axis after the other. The 16 numbers of a tile are 16
+# arrays and never one: to lay them side by side would take as long as the products. JAX derives the backward pass; for it
+# not to scatter, pixels are told apart by `_parted` and `_interleaved`, each of which is the other's adjoint.
 
 
 def _winograd(pads, precision, x, kernels):
-    tiles = _input_tiles(x, pads)
-    products = [
-        [jnp.matmul(tiles[i][j], kernels[4 * i + j], precision=precision) for j in range(4)] for i in range(4)
-    ]
-    return _outputs(products, *_output_size(x, pads))
-
-
-def _winograd_backward(shape, pads, precision, x, flipped_kernels, gradient):
-    tiles, gradients = _input_tiles(x, pads), _gradient_tiles(gradient)
-    products = [[_over_pixels(tiles[i][j], gradients[i][j], precision) for j in range(4)] for i in range(4)]
-    return _winograd(_pads_back(shape, pads), precision, gradient, flipped_kernels), products
-
-
-def _output_size(x, pads) -> tuple[int, int]:
+    """A' [(B' d B) (G k G')] A of each 4x4 tile d of x, two pixels apart."""
     rows, columns = (x.shape[1 + i] + sum(pads[i]) - 2 for i in (0, 1))
-    return rows, columns
+    x = _padded(x, [(low, high + size % 2) for (low, high), size in zip(pads, (rows, columns), strict=True)])
+    tiles = [_input_transform(row, 2) for row in _input_transform(x, 1)]
+    products = [[_product(precision, tiles[i][j], kernels[i][j]) for j in range(4)] for i in range(4)]
+    y = _output_transform([_output_transform(row, 2) for row in products], 1)
+    return y[:, :rows, :columns]
 
 
 def _transformed_kernel(kernel):
-    """G k G', `[16, C, O]`."""
-    transformed = jnp.matmul(_transform(kernel.dtype), kernel.reshape(9, -1), precision="highest")
-    return transformed.reshape(16, *kernel.shape[2:])
+    """G k G', 4 x 4 arrays `[C, O]`."""
+    return [_kernel_transform(row) for row in _kernel_transform(kernel)]
 
 
-def _untransformed_gradient(products):
-    """G' p G of the 16 matrices p that `_transformed_kernel` would have led to: `[3, 3, C, O]`."""
-    p = jnp.stack([matrix for row in products for matrix in row])
-    gradient = jnp.matmul(_transform(p.dtype).T, p.reshape(16, -1), precision="highest")
-    return gradient.reshape(3, 3, *p.shape[1:])
+def _kernel_transform(kernel):
+    """G along the first axis."""
+    k0, k1, k2 = kernel
+    return k0, 0.5 * (k0 + k1 + k2), 0.5 * (k0 - k1 + k2), k2
 
 
-def _transform(dtype):
-    """G along both axes at once, `[16, 9]`."""
-    G = [[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]
-    return jnp.asarray(np.kron(G, G), dtype)
+def _input_transform(x, axis):
+    """B' along one axis."""
+    even, odd = _parted(axis, x)
+    tiles = even.shape[axis] - 1
+    d0, d2 = (lax.slice_in_dim(even, at, at + tiles, axis=axis) for at in (0, 1))
+    d1, d3 = (lax.slice_in_dim(odd, at, at + tiles, axis=axis) for at in (0, 1))
+    return d0 - d2, d1 + d2, d2 - d1, d1 - d3
 
 
-def _input_tiles(x, pads):
-    """B' d B of each 4x4 tile d, two pixels apart: 4 x 4 arrays `[n, rows, columns, C]`."""
-    odd = [size % 2 for size in _output_size(x, pads)]
-    x = _padded(x, [(low, high + more) for (low, high), more in zip(pads, odd, strict=True)])
-    return [_differences(row, 2) for row in _differences(x, 1)]
+def _output_transform(products, axis):
+    """A' along one axis, its even and odd results side by side."""
+    m0, m1, m2, m3 = products
+    return _interleaved(axis, m0 + m1 + m2, m1 - m2 - m3)
 
 
-def _differences(x, axis):
-    """B' along one axis: pixels d0 to d3 of each tile to d0 - d2, d1 + d2, d2 - d1, d1 - d3."""
-    count = x.shape[axis] // 2 - 1
-    d = [lax.slice_in_dim(x, i, i + 2 * count - 1, 2, axis) for i in range(4)]
-    return d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]
+@_custom_backward
+def _parted(axis, x):
+    """The even and the odd rows (axis 1) or columns (2), of which there is an even number."""
+    count = x.shape[axis] // 2
+    if axis == 1:
+        # Two rows more, which nobody reads: for their sake XLA lays x out once, instead of cutting it out of the batch
+        # anew for each number of a tile.
+        x = _padded(x, ((0, 2), (0, 0)))
+    x = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
+    even, odd = (lax.index_in_dim(x, at, axis + 1, keepdims=False) for at in (0, 1))
+    return lax.slice_in_dim(even, 0, count, axis=axis), lax.slice_in_dim(odd, 0, count, axis=axis)
 
 
-def _outputs(products, rows: int, columns: int):
-    """A' m A of each tile's products m, 4 x 4 arrays `[n, r, c, O]`, put side by side: `[n, rows, columns, O]`."""
-
-    def sums(m0, m1, m2, m3):
-        return m0 + m1 + m2, m1 - m2 - m3
-
-    by_column = [sums(*(products[i][j] for i in range(4))) for j in range(4)]
-    pixels = [jnp.stack(sums(*(by_column[j][row] for j in range(4))), axis=3) for row in range(2)]
-    y = jnp.stack(pixels, axis=2)  # [n, r, 2, c, 2, O]
-    return y.reshape(len(y), 2 * y.shape[1], 2 * y.shape[3], -1)[:, :rows, :columns]
+@_custom_backward
+def _interleaved(axis, even, odd):
+    """The even and the odd ones side by side."""
+    return jnp.stack([even, odd], axis + 1).reshape(*even.shape[:axis], -1, *even.shape[axis + 1 :])
 
 
-def _gradient_tiles(gradient):
-    """A g A' of the gradient g of each tile's 2x2 outputs: 4 x 4 arrays `[n, r, c, O]`."""
-    g = _padded(gradient, [(0, size % 2) for size in gradient.shape[1:3]])
-
-    def spread(first, second):
-        return first, first + second, first - second, -second
-
-    rows = [spread(g[:, ::2, column::2], g[:, 1::2, column::2]) for column in (0, 1)]
-    return [spread(rows[0][i], rows[1][i]) for i in range(4)]
+_parted.defvjp(lambda axis, x: (_parted(axis, x), None), lambda axis, _, parts: (_interleaved(axis, *parts),))
+_interleaved.defvjp(
+    lambda axis, *parts: (_interleaved(axis, *parts), None), lambda axis, _, x: _parted(axis, x)
+)

@@ -318,7 +318,7 @@ def fit_beside(
 
 def _by_parts(compiled, axes, width: int, *arguments):
     """Call a function compiled for `width` models on a whole stack, one part after the other."""
-    models = next(len(a) for a, axis in zip(arguments, axes, strict=True) if axis == 0)
+    models = _width(axes, arguments)
     if models == width:
         return compiled(*arguments)
     parts = [
@@ -333,9 +333,28 @@ def _stacked(how: str, function: Callable[..., Any], *axes: int | None, **option
 
     def lowered(*arguments):
         with lowering(how):
-            return jax.vmap(function, axes)(*arguments)
+            return (_alone if _width(axes, arguments) == 1 else jax.vmap)(function, axes)(*arguments)
 
     return jax.jit(lowered, **options)
+
+
+def _width(axes: tuple[int | None, ...], arguments: tuple[Any, ...]) -> int:
+    """Models in a stack of which these are the arguments."""
+    stacked = [a for a, axis in zip(arguments, axes, strict=True) if axis == 0]
+    return len(jax.tree.leaves(stacked)[0])
+
+
+def _alone(function: Callable[..., Any], axes: tuple[int | None, ...]) -> Callable[..., Any]:
+    """As `vmap`, for a stack of one: XLA makes slower matrix products of those with an axis of one model."""
+
+    def call(*arguments):
+        one = [
+            jax.tree.map(lambda leaf: leaf[0], a) if axis == 0 else a
+            for a, axis in zip(arguments, axes, strict=True)
+        ]
+        return jax.tree.map(lambda leaf: leaf[None], function(*one))
+
+    return call
 
 
 def _sweep_batch(ask, variables, x, y, batch: int, room: int) -> int:
