@@ -2,7 +2,7 @@
 
 `xla` is XLA's own convolution, grouped under `vmap` over models. `patches` lays the pixels that a kernel sees side by
 side and multiplies matrices. `winograd` needs 2.25 times fewer multiplications for 3x3 kernels of stride 1 (Lavin &
-Gray 2016, arXiv 1509.09308, F(2x2, 3x3)) and takes patches for the others. Neither of the last two scatters in its
+Gray 2016, arXiv 1509.09308, F(2x2, 3x3)), 1.44 times fewer for those of stride 2, and takes patches for the others. Neither of the last two scatters in its
 backward pass, and both are as fast inside a loop as outside, which XLA's convolution is not on CPU.
 """
 
@@ -150,14 +150,14 @@ _conv.defvjp(_conv_forward, _conv_backward)
 def _method(by, strides, pads, precision, shape):
     """How some images are convolved: functions `kernel -> prepared` and `(images, prepared) -> result`."""
     if _is_winograd(by, strides, shape):
-        return _transformed_kernel, partial(_winograd, pads, precision)
+        return partial(_transformed_kernel, strides), partial(_winograd, strides, pads, precision)
     return lambda kernel: kernel, partial(_patched, strides, pads, precision)
 
 
 def _is_winograd(by, strides, shape) -> bool:
     # With few channels the tiles cost more than the products that they save.
     return (
-        by == "winograd" and strides == (1, 1) and shape[:2] == (3, 3) and min(shape[2:]) >= WINOGRAD_CHANNELS
+        by == "winograd" and max(strides) <= 2 and shape[:2] == (3, 3) and min(shape[2:]) >= WINOGRAD_CHANNELS
     )
 
 
@@ -168,9 +168,10 @@ def _images_at_once(by, strides, x, kernel) -> int:
     height, width, channels, features = kernel.shape
     outputs = x.shape[1] * x.shape[2] // (strides[0] * strides[1])
     if _is_winograd(by, strides, kernel.shape):
-        each, room = 4 * outputs * (channels + features), TILES_BYTES // x.dtype.itemsize
-        # All parts read the 16 matrices anew and add to their gradients: the tiles of one are to outweigh them.
-        room = max(room, 16 * channels * features)
+        matrices = (3 + strides[0]) * (3 + strides[1])
+        each, room = matrices * outputs // 4 * (channels + features), TILES_BYTES // x.dtype.itemsize
+        # All parts read the matrices anew and add to their gradients: the tiles of one are to outweigh them.
+        room = max(room, matrices * channels * features)
     else:
         each, room = outputs * height * width * channels, PATCHES_BYTES // x.dtype.itemsize
     most = max(1, room // each)
@@ -314,70 +315,83 @@ def _padded(x, pads):
     return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0)))
 
 
-# --- Winograd's F(2x2, 3x3): each tile of 4x4 pixels gives 2x2 outputs from 16 products instead of 36 ---------------
+# --- Winograd's tiles: 2x2 outputs from 16 products instead of 36 with stride 1, from 25 with stride 2 ---------------
 
 
-# The transforms A, B and G are written out as sums, along one axis after the other. The 16 numbers of a tile are 16
-# arrays and never one: to lay them side by side would take as long as the products. JAX derives the backward pass; for it
-# not to scatter, pixels are told apart by `_parted` and `_interleaved`, each of which is the other's adjoint.
+# The transforms A, B and G are written out as sums, along one axis after the other, by that axis's stride. With stride 2 the
+# even pixels meet the kernel's first and last number, F(2, 2), and the odd ones its middle number. The numbers of a tile
+# are as many arrays and never one: to lay them side by side would take as long as the products. JAX derives the backward
+# pass; for it not to scatter, pixels are told apart by `_parted` and `_interleaved`, each of which is the other's adjoint.
 
 
-def _winograd(pads, precision, x, kernels):
-    """A' [(B' d B) (G k G')] A of each 4x4 tile d of x, two pixels apart."""
-    rows, columns = (x.shape[1 + i] + sum(pads[i]) - 2 for i in (0, 1))
-    x = _padded(x, [(low, high + size % 2) for (low, high), size in zip(pads, (rows, columns), strict=True)])
-    tiles = [_input_transform(row, 2) for row in _input_transform(x, 1)]
-    products = [[_product(precision, tiles[i][j], kernels[i][j]) for j in range(4)] for i in range(4)]
-    y = _output_transform([_output_transform(row, 2) for row in products], 1)
-    return y[:, :rows, :columns]
+def _winograd(strides, pads, precision, x, kernels):
+    """A' [(B' d B) (G k G')] A of the tiles d of x, each of which gives 2x2 outputs."""
+    sizes = [(x.shape[1 + axis] + sum(pads[axis]) - 3) // strides[axis] + 1 for axis in (0, 1)]
+    # The last tile reaches into the pixels of one more.
+    ends = [2 * strides[axis] * (-(-sizes[axis] // 2) + 1) for axis in (0, 1)]
+    x = _padded(x, [(pads[axis][0], ends[axis] - x.shape[1 + axis] - pads[axis][0]) for axis in (0, 1)])
+    tiles = [_input_transform(strides[1], row, 2) for row in _input_transform(strides[0], x, 1)]
+    products = [
+        [_product(precision, tile, matrix) for tile, matrix in zip(*row, strict=True)]
+        for row in zip(tiles, kernels, strict=True)
+    ]
+    y = _output_transform(strides[0], [_output_transform(strides[1], row, 2) for row in products], 1)
+    return y[:, : sizes[0], : sizes[1]]
 
 
-def _transformed_kernel(kernel):
-    """G k G', 4 x 4 arrays `[C, O]`."""
-    return [_kernel_transform(row) for row in _kernel_transform(kernel)]
+def _transformed_kernel(strides, kernel):
+    """G k G', 4 x 4 arrays `[C, O]`, or 5 along an axis of stride 2."""
+    return [_kernel_transform(strides[1], row) for row in _kernel_transform(strides[0], kernel)]
 
 
-def _kernel_transform(kernel):
+def _kernel_transform(stride, kernel):
     """G along the first axis."""
     k0, k1, k2 = kernel
+    if stride == 2:
+        return k0, k0 + k2, k2, k1, k1
     return k0, 0.5 * (k0 + k1 + k2), 0.5 * (k0 - k1 + k2), k2
 
 
-def _input_transform(x, axis):
-    """B' along one axis."""
-    even, odd = _parted(axis, x)
-    tiles = even.shape[axis] - 1
-    d0, d2 = (lax.slice_in_dim(even, at, at + tiles, axis=axis) for at in (0, 1))
-    d1, d3 = (lax.slice_in_dim(odd, at, at + tiles, axis=axis) for at in (0, 1))
-    return d0 - d2, d1 + d2, d2 - d1, d1 - d3
+def _input_transform(stride, x, axis):
+    """B' along one axis, of each tile's pixels d0, d1 ..."""
+    parts = _parted((axis, 2 * stride), x)
+    tiles = parts[0].shape[axis] - 1
+    d = [lax.slice_in_dim(part, at, at + tiles, axis=axis) for at in (0, 1) for part in parts]
+    if stride == 2:
+        return d[0] - d[2], d[2], d[4] - d[2], d[1], d[3]
+    return d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]
 
 
-def _output_transform(products, axis):
-    """A' along one axis, its even and odd results side by side."""
-    m0, m1, m2, m3 = products
-    return _interleaved(axis, m0 + m1 + m2, m1 - m2 - m3)
+def _output_transform(stride, products, axis):
+    """A' along one axis, each tile's two outputs side by side."""
+    m = products
+    if stride == 2:
+        pair = m[0] + m[1] + m[3], m[1] + m[2] + m[4]
+    else:
+        pair = m[0] + m[1] + m[2], m[1] - m[2] - m[3]
+    return _interleaved((axis, 2), pair)
 
 
 @_custom_backward
-def _parted(axis, x):
-    """The even and the odd rows (axis 1) or columns (2), of which there is an even number."""
-    count = x.shape[axis] // 2
+def _parted(how, x):
+    """Every n-th row (axis 1) or column (2), starting with each of the first n, of a multiple of n; how is `(axis, n)`."""
+    axis, n = how
+    count = x.shape[axis] // n
     if axis == 1:
-        # Two rows more, which nobody reads: for their sake XLA lays x out once, instead of cutting it out of the batch
+        # Rows more, which nobody reads: for their sake XLA lays x out once, instead of cutting it out of the batch
         # anew for each number of a tile.
-        x = _padded(x, ((0, 2), (0, 0)))
-    x = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
-    even, odd = (lax.index_in_dim(x, at, axis + 1, keepdims=False) for at in (0, 1))
-    return lax.slice_in_dim(even, 0, count, axis=axis), lax.slice_in_dim(odd, 0, count, axis=axis)
+        x = _padded(x, ((0, n), (0, 0)))
+    x = x.reshape(*x.shape[:axis], -1, n, *x.shape[axis + 1 :])
+    parts = (lax.index_in_dim(x, at, axis + 1, keepdims=False) for at in range(n))
+    return tuple(lax.slice_in_dim(part, 0, count, axis=axis) for part in parts)
 
 
 @_custom_backward
-def _interleaved(axis, even, odd):
-    """The even and the odd ones side by side."""
-    return jnp.stack([even, odd], axis + 1).reshape(*even.shape[:axis], -1, *even.shape[axis + 1 :])
+def _interleaved(how, parts):
+    """What `_parted` takes from what it gives."""
+    axis, shape = how[0], parts[0].shape
+    return jnp.stack(parts, axis + 1).reshape(*shape[:axis], -1, *shape[axis + 1 :])
 
 
-_parted.defvjp(lambda axis, x: (_parted(axis, x), None), lambda axis, _, parts: (_interleaved(axis, *parts),))
-_interleaved.defvjp(
-    lambda axis, *parts: (_interleaved(axis, *parts), None), lambda axis, _, x: _parted(axis, x)
-)
+_parted.defvjp(lambda how, x: (_parted(how, x), None), lambda how, _, parts: (_interleaved(how, parts),))
+_interleaved.defvjp(lambda how, parts: (_interleaved(how, parts), None), lambda how, _, x: (_parted(how, x),))

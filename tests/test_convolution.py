@@ -85,18 +85,19 @@ def test_lowerings_agree_with_xla_in_value_and_gradients(
 
 
 @pytest.mark.parametrize("by", ["patches", "winograd"])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
 @pytest.mark.parametrize(("channels", "outputs"), [(3, 16), (32, 32), (128, 64)])
-def test_error_is_that_of_xlas_own_convolution_in_float32(by, channels, outputs):
+def test_error_is_that_of_xlas_own_convolution_in_float32(by, strides, channels, outputs):
     """Against float64, at the sizes of real layers: within twice the error of the plain convolution, or 1e-6."""
     x = rng.normal(size=(4, 16, 16, channels)).astype(np.float32)
     kernel = (rng.normal(size=(3, 3, channels, outputs)) / np.sqrt(9 * channels)).astype(np.float32)
-    expected, expected_back = reference(x, kernel, (1, 1), "SAME")
+    expected, expected_back = reference(x, kernel, strides, "SAME")
     cotangent = rng.normal(size=expected.shape).astype(np.float32)
     with jax.enable_x64(True):
         exact = [np.asarray(a) for a in (expected, *expected_back(jnp.asarray(cotangent, jnp.float64)))]
 
     def errors(how):
-        y, back = jax.vjp(partial(conv, how, (1, 1), "SAME"), x, kernel)
+        y, back = jax.vjp(partial(conv, how, strides, "SAME"), x, kernel)
         return [
             np.sqrt(np.mean((a - e) ** 2) / np.mean(e**2))
             for a, e in zip((y, *back(cotangent)), exact, strict=True)

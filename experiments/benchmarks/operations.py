@@ -21,7 +21,7 @@ from lira.augment import Queries
 from lira.models import build_model
 from lira.stack import compile_programs
 
-SHOWN = 24
+SHOWN = 12
 
 
 def main(model: str = "wrn-28-2", lowering: str = "winograd", steps: int = 3) -> None:
