@@ -347,6 +347,16 @@ def test_variances_without_spread_are_floored_counted_and_warned():
     np.testing.assert_array_equal(scores[:, 7], 0)
 
 
+def test_block_is_refused_for_what_is_not_finite_and_not_for_a_sum_that_is_not():
+    phi = np.full((4, 6, 1), 3e38, np.float32)
+    with np.errstate(over="ignore"):
+        assert np.isinf(np.sum(phi))
+    np.testing.assert_array_equal(_pool.read_block(phi, slice(2, 5), "phi"), phi[:, 2:5])
+    phi[1, 3], phi[2, 3] = np.inf, -np.inf
+    with pytest.raises(ValueError, match=r"phi\[1, 3, 0\] is inf"):
+        _pool.read_block(phi, slice(2, 5), "phi")
+
+
 def test_outlier_does_not_leave_a_false_spread_behind():
     """All models agree but the target: what is left of its variance is rounding, not information."""
     phi, keep = pool(0, 24, 5, 1)
