@@ -1,9 +1,10 @@
 """How the convolutions of any flax module are computed: three lowerings with one value and one gradient.
 
 `xla` is XLA's own convolution, grouped under `vmap` over models. `patches` lays the pixels that a kernel sees side by
-side and multiplies matrices. `winograd` needs 2.25 times fewer multiplications for 3x3 kernels of stride 1 (Lavin &
-Gray 2016, arXiv 1509.09308, F(2x2, 3x3)), 1.44 times fewer for those of stride 2, and takes patches for the others. Neither of the last two scatters in its
-backward pass, and both are as fast inside a loop as outside, which XLA's convolution is not on CPU.
+side and multiplies matrices. `winograd` (Lavin & Gray 2016, arXiv 1509.09308, F(2x2, 3x3)) needs 2.25 times fewer
+multiplications for 3x3 kernels of stride 1, 1.44 times fewer for those of stride 2, and takes patches for the others.
+Neither of the last two scatters in its backward pass, and both are as fast inside a loop as outside, which XLA's
+convolution is not on CPU.
 """
 
 import contextlib
@@ -298,7 +299,7 @@ def _side_by_side(slices):
     """Join along the channels."""
     if len(slices) == 1 or not _on_cpu():
         return jnp.concatenate(slices, axis=-1)
-    # On CPU a concatenation copies the slices twice, written into the matrix that is to be multiplied they are copied once.
+    # A concatenation on CPU copies them twice; written into the matrix that is to be multiplied they are copied once.
     (*outer, channels), count = slices[0].shape, len(slices)
     matrix = jnp.zeros((math.prod(outer), count * channels), slices[0].dtype)
     for i, each in enumerate(slices):
@@ -318,10 +319,10 @@ def _padded(x, pads):
 # --- Winograd's tiles: 2x2 outputs from 16 products instead of 36 with stride 1, from 25 with stride 2 ---------------
 
 
-# The transforms A, B and G are written out as sums, along one axis after the other, by that axis's stride. With stride 2 the
-# even pixels meet the kernel's first and last number, F(2, 2), and the odd ones its middle number. The numbers of a tile
-# are as many arrays and never one: to lay them side by side would take as long as the products. JAX derives the backward
-# pass; for it not to scatter, pixels are told apart by `_parted` and `_interleaved`, each of which is the other's adjoint.
+# The transforms A, B and G are written out as sums, along one axis after the other, by that axis's stride. With stride 2
+# the even pixels meet the kernel's first and last number, F(2, 2), and the odd ones its middle number. The numbers of a
+# tile are as many arrays and never one: to lay them side by side would take as long as the products. JAX derives the
+# backward pass; for it not to scatter, pixels are told apart by `_parted` and `_interleaved`, each the other's adjoint.
 
 
 def _winograd(strides, pads, precision, x, kernels):
@@ -374,7 +375,7 @@ def _output_transform(stride, products, axis):
 
 @_custom_backward
 def _parted(how, x):
-    """Every n-th row (axis 1) or column (2), starting with each of the first n, of a multiple of n; how is `(axis, n)`."""
+    """Every n-th row (axis 1) or column (2) of a multiple of n, from each of the first n on; how is `(axis, n)`."""
     axis, n = how
     count = x.shape[axis] // n
     if axis == 1:

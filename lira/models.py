@@ -132,8 +132,8 @@ def import_dotted(name: str, kind: str, known: Sequence[str], wanted: str) -> An
 def build_model(name: str, num_classes: int) -> nn.Module:
     """Make a module by name: mlp, cnn, cnn-small, resnet18, wrn-DEPTH-WIDEN, or a dotted path such as `my_models.Net`.
 
-    The current directory is importable; a class of the running script is `__main__.Net`. A module of one's own is a flax linen class that takes `num_classes`; an
-    nnx module comes in through flax's `flax.nnx.bridge.ToLinen`.
+    The current directory is importable; a class of the running script is `__main__.Net`. A module of one's own is a
+    flax linen class that takes `num_classes`; an nnx module comes in through flax's `flax.nnx.bridge.ToLinen`.
 
     Raises:
         ValueError: no such name, or the path does not lead to such a class.

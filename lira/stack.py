@@ -153,11 +153,16 @@ def seconds_per_step(programs: Programs, dataset: Dataset, batch_size: int) -> f
 
 
 def _candidates(module: nn.Module, recipe: Recipe, dataset: Dataset) -> list[str]:
-    """Lowerings worth measuring: one where nothing convolves, and no Winograd in bfloat16, whose sums it would round."""
+    """Lowerings worth measuring: one where nothing convolves, and Winograd on CPU in float32 alone.
+
+    bfloat16 would round its sums. On accelerators its tiles would pass through memory, with four times the bytes of
+    XLA's own convolution (experiments/benchmarks/gpu_programs.py).
+    """
     shapes = jax.eval_shape(partial(init_model, module, recipe, 1), model_key(0, 0), dataset.x[:1])
     if all(leaf.ndim <= 2 for leaf in jax.tree.leaves(shapes.params)):
         return ["patches"]
-    return [how for how in reversed(LOWERINGS) if how != "winograd" or recipe.precision == "float32"]
+    tiles = jax.default_backend() == "cpu" and recipe.precision == "float32"
+    return [how for how in reversed(LOWERINGS) if how != "winograd" or tiles]
 
 
 def _fitting(compiled: Callable[[str, int], Programs], how: str, width: int) -> Programs | None:

@@ -1,4 +1,4 @@
-"""Unlearning methods: pure functions of one trained model and of what it is to forget. Stacks are made outside, by `vmap`.
+"""Unlearning methods: pure functions of one trained model and of what it is to forget; `vmap` makes stacks outside.
 
 A method is `method(problem, key, *, options) -> variables`; one of your own is named by its dotted path and may use
 `descend` and `fold_steps` as those here do. It must not depend on anything but its arguments, and every option has a
@@ -213,9 +213,9 @@ def finetune(problem: Problem, key: jax.Array, *, epochs: int = 5, rate: float =
 def gradient_ascent(
     problem: Problem, key: jax.Array, *, epochs: int = 20, rate: float = 0.5, clip: float = 1.0
 ) -> Variables:
-    """Climb the loss of the forgotten examples (Graves et al. 2021, arXiv 2010.10981; Thudi et al. 2022, arXiv 2109.13398).
+    """Climb the loss of the forgotten examples.
 
-    Nothing bounds that loss: more steps destroy the model, and unclipped they overflow.
+    Graves et al. 2021 (arXiv 2010.10981), Thudi et al. 2022 (arXiv 2109.13398). Nothing bounds that loss: more steps destroy the model, and unclipped they overflow.
 
     Args:
         problem: the model and what it is to forget.
@@ -241,7 +241,9 @@ def negrad_plus(
     beta: float = 0.8,
     clip: float = 1.0,
 ) -> Variables:
-    """Descend on the retained and climb on the forgotten examples at once (NegGrad+ of Kurmanji et al. 2023, arXiv 2302.09880).
+    """Descend on the retained and climb on the forgotten examples at once.
+
+    NegGrad+ of Kurmanji et al. 2023 (arXiv 2302.09880).
 
     Args:
         problem: the model and what it is to forget.
@@ -264,7 +266,9 @@ def negrad_plus(
 
 
 def random_labels(problem: Problem, key: jax.Array, *, epochs: int = 5, rate: float = 0.5) -> Variables:
-    """Train the forgotten examples under wrong labels, drawn once, beside the retained ones (Graves et al. 2021, arXiv 2010.10981).
+    """Train the forgotten examples under wrong labels, drawn once, beside the retained ones.
+
+    Graves et al. 2021 (arXiv 2010.10981).
 
     Args:
         problem: the model and what it is to forget.
@@ -298,7 +302,9 @@ def scrub(
     temperature: float = 4.0,
     clip: float = 1.0,
 ) -> Variables:
-    """A student that disobeys its teacher on the forgotten examples alone (Kurmanji et al. 2023, arXiv 2302.09880, algorithm 1).
+    """A student that disobeys its teacher on the forgotten examples alone.
+
+    Kurmanji et al. 2023 (arXiv 2302.09880), algorithm 1.
 
     The teacher is the trained model. Each of the first `ascents` epochs begins with `passes` over the forgotten examples
     that climb KL(teacher, student); every epoch passes over the retained ones and descends on `alpha` KL(teacher,

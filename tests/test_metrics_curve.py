@@ -222,7 +222,8 @@ def test_intervals_cover_the_truth():
     """Shadow models shared between targets and a random effect per model; 100 runs at M = 16, FPR 1 %.
 
     Truth is the mean over the runs. Nominal 95 %, of which three binomial standard errors of 100 runs, 6.5 %, may be
-    missing (experiments/benchmarks/coverage.py says more with more runs). A binomial interval, which takes all scores as independent, must fall well below.
+    missing (experiments/benchmarks/coverage.py says more with more runs). A binomial interval, which takes all scores
+    as independent, must fall well below.
     """
     M, N, runs = 16, 400, 100
     strength = np.random.default_rng(9).exponential(1.0, N)

@@ -90,6 +90,20 @@ def test_pinned_width_and_lowering_are_not_measured(monkeypatch):
     assert (programs.width, programs.lowering, programs.why, tried) == (3, "xla", "pinned", [])
 
 
+@pytest.mark.parametrize(
+    ("backend", "precision", "expected"),
+    [
+        ("cpu", "float32", ["winograd", "patches", "xla"]),
+        ("cpu", "bfloat16", ["patches", "xla"]),
+        ("gpu", "float32", ["patches", "xla"]),
+    ],
+)
+def test_winograd_is_measured_where_its_tiles_stay_in_a_cache(backend, precision, expected, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    recipe = Recipe(model="cnn", batch_size=8, precision=precision)
+    assert stack._candidates(build_model("cnn", 3), recipe, images()) == expected
+
+
 def test_width_is_bounded_by_memory(monkeypatch):
     speeds(monkeypatch, {1: 1, 4: 4, 16: 16, 64: 64})
     used = stack.compile_programs(

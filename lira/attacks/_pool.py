@@ -294,7 +294,10 @@ def sided_blocks(
 
 
 def need_models(name: str, fewest: np.ndarray, **remedies: str) -> None:
-    """Raise FewModelsError where an example is left without a model on a side; `remedies` names what works, for each side needed."""
+    """Raise FewModelsError where an example is left without a model on a side.
+
+    `remedies` names what works instead, for each side needed.
+    """
     for side, remedy in remedies.items():
         if fewest[("IN", "OUT").index(side)] < 1:
             raise FewModelsError(

@@ -41,11 +41,11 @@ def quantile_regression(
 ) -> np.ndarray:
     """Score by (phi - mu(x)) / sigma(x), mean over queries: a Gaussian regressed on non-members (section 3).
 
-    phi stands for the paper's hinge score. Each target is fitted by itself, on its own values at the population: mu by ridge regression on 256 radial basis
-    functions of the standardised features, log sigma by another on the logarithm of mu's leave-one-out residuals. The
-    basis is shared, which makes it one regression with many outputs; each output has its own penalties, chosen by
-    leaving one out. A quantile of that Gaussian is mu + z sigma, so ranking by z tests at every quantile at once. With
-    constant features it is `global_threshold`, standardised for each target.
+    phi stands for the paper's hinge score. Each target is fitted by itself, on its own values at the population: mu by
+    ridge regression on 256 radial basis functions of the standardised features, log sigma by another on the logarithm
+    of mu's leave-one-out residuals. The basis is shared, which makes it one regression with many outputs; each output
+    has its own penalties, chosen by leaving one out. A quantile of that Gaussian is mu + z sigma, so ranking by z tests
+    at every quantile at once. With constant features it is `global_threshold`, standardised for each target.
 
     Args:
         phi: float32 `[M, N, Q]`, logit-scaled confidences of the pool. Read in blocks along N.

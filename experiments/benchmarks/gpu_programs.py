@@ -1,0 +1,159 @@
+"""What a GPU would have to do: training steps compiled for an H100 that need not be there.
+
+XLA compiles for a described GPU. Of the program of a step this counts the kernels, the bytes that they read and write,
+and the memory that it asks for. Bytes over the card's bandwidth are a bound from below on its time, not a measurement.
+
+Command:   pip install "jax[cuda12]"
+           JAX_PLATFORMS=cpu JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 \
+               python experiments/benchmarks/gpu_programs.py [--out FILE.json]
+Duration:  five minutes on 2 CPU cores.
+Measured:  experiments/benchmarks/README.md.
+"""
+
+import argparse
+import collections
+import itertools
+import json
+import math
+import re
+from functools import partial
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+
+from lira.bench import workload
+from lira.convolution import lowering
+from lira.models import build_model
+from lira.training import init_model, model_key, steps_per_epoch, train_epoch
+
+# An H100 SXM as XLA describes it. Kernels are not tuned by trial, for want of a card to try them on.
+BANDWIDTH = 3.35e12
+H100 = f"""
+platform_name: "CUDA"
+device_description_str: "NVIDIA H100 80GB HBM3"
+runtime_version {{ major: 12 minor: 9 }}
+dnn_version_info {{ major: 9 minor: 8 }}
+gpu_device_info {{
+  cuda_compute_capability {{ major: 9 }}
+  core_count: 132  fpus_per_core: 128  clock_rate_ghz: 1.98  memory_bandwidth: {BANDWIDTH:.0f}
+  device_memory_size: 84929347584  l2_cache_size: 52428800  threads_per_warp: 32
+  threads_per_block_limit: 1024  threads_per_core_limit: 2048
+  registers_per_core_limit: 65536  registers_per_block_limit: 65536
+  shared_memory_per_block: 49152  shared_memory_per_core: 233472  shared_memory_per_block_optin: 232448
+  block_dim_limit_x: 2147483647  block_dim_limit_y: 65535  block_dim_limit_z: 65535
+}}
+"""
+# model, precision, lowering and width
+PROGRAMS = (
+    *itertools.product(["mlp"], ["float32"], ["patches"], [1, 16, 64]),
+    *itertools.product(["cnn", "resnet18", "wrn-28-2"], ["bfloat16"], ["xla", "patches"], [1, 4]),
+    *itertools.product(["wrn-28-2"], ["float32"], ["xla", "patches", "winograd"], [1]),
+)
+BYTES = {"pred": 1, "u8": 1, "s8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8}
+# What takes no kernel of its own.
+FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant"}
+
+
+def compiled_epoch(model: str, precision: str, how: str, width: int):
+    """The program of an epoch of a stack, compiled for the H100, and the bytes of its data set."""
+    with mock.patch("lira.stack.jax.default_backend", return_value="gpu"):
+        dataset, recipe, _ = workload(model, precision)
+        module, total = (
+            build_model(model, dataset.num_classes),
+            steps_per_epoch(len(dataset.y), recipe.batch_size),
+        )
+
+        def init(index, x):
+            return init_model(module, recipe, total, model_key(0, index), x)
+
+        def epoch(state, index, number, stop, x, y, keep):
+            with lowering(how):
+                return train_epoch(
+                    module, recipe, total, state, model_key(0, index), number, stop, x, y, keep
+                )
+
+        device = topologies.get_topology_desc(platform="cuda", target_config=H100, topology="1x1x1").devices[
+            0
+        ]
+        place = jax.sharding.SingleDeviceSharding(device)
+
+        def on_gpu(array):
+            return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place)
+
+        index, number = jnp.zeros(width, int), jnp.zeros((), int)
+        x, y, keep = dataset.x, dataset.y, jax.ShapeDtypeStruct((width, len(dataset.y)), bool)
+        state = jax.eval_shape(jax.vmap(init, (0, None)), index, x[:1])
+        axes = (0, 0, None, None, None, None, 0)
+        stacked = jax.vmap(epoch, axes) if width > 1 else partial(_alone, epoch, axes)
+        arguments = jax.tree.map(on_gpu, (state, index, number, number, x, y, keep))
+        traced = jax.jit(stacked, donate_argnums=0).trace(*arguments)
+        return traced.lower(lowering_platforms=("cuda",)).compile(), dataset.x.nbytes
+
+
+def _alone(function, axes, *arguments):
+    one = (
+        jax.tree.map(lambda leaf: leaf[0], a) if axis == 0 else a
+        for axis, a in zip(axes, arguments, strict=True)
+    )
+    return jax.tree.map(lambda leaf: leaf[None], function(*one))
+
+
+def kernels(text: str) -> list[tuple[str, list[int]]]:
+    """Name of each kernel in the body of the loop over steps, and the bytes of its result and of each operand."""
+    computations: dict[str, list[str]] = collections.defaultdict(list)
+    name = ""
+    for line in text.splitlines():
+        if line.endswith("{") and " -> " in line:
+            name = line.removeprefix("ENTRY ").split()[0]
+        computations[name].append(line)
+    bodies = [computations[body] for body in re.findall(r"while\(.*body=(%[\w.\-]+)", text)]
+    sizes, found = {}, []
+    for line in max(bodies, key=len):
+        if match := re.match(r"\s*(?:ROOT )?(%[\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*?)\)", line):
+            result, shape, kind, operands = match.groups()
+            sizes[result] = _bytes(shape)
+            if kind not in FREE:
+                used = [sizes[operand] for operand in re.findall(r"%[\w.\-]+", operands)]
+                found.append((re.sub(r"[.\d]+$", "", result[1:]), [sizes[result], *used]))
+    return found
+
+
+def _bytes(shape: str) -> int:
+    arrays = re.findall(r"\b(\w+)\[([\d,]*)\]", shape)
+    return sum(BYTES[dtype] * math.prod(map(int, filter(None, dims.split(",")))) for dtype, dims in arrays)
+
+
+def main(out: str | None) -> None:
+    """Compile the programs, and print a row of each."""
+    rows = []
+    for model, precision, how, width in PROGRAMS:
+        program, dataset_bytes = compiled_epoch(model, precision, how, width)
+        steps = kernels(program.as_text())
+        # Of the data set a batch is read, and not the whole.
+        traffic = sum(size for _, sizes in steps for size in sizes if size != dataset_bytes) / width
+        rows.append(
+            {
+                "model": model,
+                "precision": precision,
+                "lowering": how,
+                "width": width,
+                "kernels_per_step": len(steps),
+                "bytes_per_step_and_model": round(traffic),
+                "ms_per_step_and_model_at_least": round(1e3 * traffic / BANDWIDTH, 3),
+                "temporary_bytes": program.memory_analysis().temp_size_in_bytes,
+            }
+        )
+        print(json.dumps(rows[-1]), flush=True)
+    if out:
+        with open(out, "w") as file:
+            json.dump(
+                {"device": "H100 80GB HBM3, described", "jax": jax.__version__, "rows": rows}, file, indent=2
+            )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", help="also write the figures to this JSON file")
+    main(parser.parse_args().out)
