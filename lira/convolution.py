@@ -31,6 +31,9 @@ TILES_BYTES = 4 << 20
 WINOGRAD_CHANNELS = 16
 # Rows of patches that a kernel's gradient is summed over at a time: a fifth faster than all at once.
 ROWS_AT_ONCE = 512
+# Dense layers with so many outputs and inputs, such as ten logits of a whole image, go backward as 1x1 convolutions do.
+FEW_OUTPUTS = 16
+MANY_INPUTS = 1024
 
 # Of a function with a backward pass of its own, whose first argument is not differentiated.
 _custom_backward: Any = partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -39,6 +42,8 @@ _custom_backward: Any = partial(jax.custom_vjp, nondiff_argnums=(0,))
 @contextlib.contextmanager
 def lowering(name: str) -> Iterator[None]:
     """Within it, every plain `nn.Conv` of any module is computed by lowering `name`, its parameters unchanged.
+
+    So are, unless by XLA, dense layers of many inputs and few outputs, whose kernel's gradient XLA is slow at on CPU.
 
     Enter it inside the function that is traced.
     """
@@ -53,15 +58,25 @@ def lowering(name: str) -> Iterator[None]:
 
 def _replaced(convolution: Callable[..., jax.Array], call, args, kwargs, context):
     module = context.module
-    plain = (
-        isinstance(module, nn.Conv)
-        and context.method_name == "__call__"
-        and module.conv_general_dilated is None
-    )
-    if not plain or module.is_initializing():
+    if context.method_name != "__call__" or module.is_initializing():
         return call(*args, **kwargs)
-    other = module.clone(conv_general_dilated=convolution, parent=None)
+    if isinstance(module, nn.Conv) and module.conv_general_dilated is None:
+        other = module.clone(conv_general_dilated=convolution, parent=None)
+    elif isinstance(module, nn.Dense) and module.dot_general is None and _is_narrow(module.features, *args):
+        other = module.clone(dot_general=_dense, parent=None)
+    else:
+        return call(*args, **kwargs)
     return other.apply(module.variables, *args, **kwargs)
+
+
+def _is_narrow(features: int, x: jax.Array) -> bool:
+    # The other dense layers gain nothing, and as they are they have forward derivatives as well.
+    return _on_cpu() and features <= FEW_OUTPUTS and x.shape[-1] >= MANY_INPUTS
+
+
+def _dense(x, matrix, dimension_numbers, precision=None):
+    """`lax.dot_general` as a dense layer calls it."""
+    return _product(precision, x, matrix)
 
 
 def convolve(
@@ -265,8 +280,17 @@ _product.defvjp(lambda precision, x, matrix: (_product(precision, x, matrix), (x
 
 def _over_pixels(left, right, precision, turns: int = 1):
     """Sum over images and pixels of the products of two arrays' channels, in `turns` that are added up."""
-    left, right = (a.reshape(turns, -1, a.shape[-1]) for a in (left, right))
-    return lax.dot_general(left, right, (((1,), (1,)), ((0,), (0,))), precision=precision).sum(0)
+
+    def summed(left, right):
+        left, right = (a.reshape(turns, -1, a.shape[-1]) for a in (left, right))
+        return lax.dot_general(left, right, (((1,), (1,)), ((0,), (0,))), precision=precision).sum(0)
+
+    if left.shape[-1] <= right.shape[-1] or not _on_cpu():
+        return summed(left, right)
+    # On CPU this product is up to 1.5 times as fast with the wider operand on the right, and 10 times for few outputs.
+    # Their transposition is spelled out: XLA would make one product of it, the slow one.
+    rows = summed(right, left)
+    return jnp.stack(list(rows), axis=-1) if len(rows) <= FEW_OUTPUTS else rows.T
 
 
 def _pads_back(shape, pads):

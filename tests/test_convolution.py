@@ -1,6 +1,7 @@
 from contextlib import contextmanager
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -149,6 +150,29 @@ def test_other_convolutions_fall_back(options):
     ours = convolve(x, kernel, (1, 1), around, dimension_numbers=NUMBERS, by="winograd", **options)
     theirs = lax.conv_general_dilated(x, kernel, (1, 1), around, dimension_numbers=NUMBERS, **options)
     np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "ours"), [(1024, 10, True), (1024, 17, False), (1023, 10, False)]
+)
+@pytest.mark.parametrize("how", [lambda function: function, jax.vmap])
+def test_dense_layer_of_many_inputs_and_few_outputs_has_the_same_gradients(inputs, outputs, ours, how):
+    module = nn.Dense(outputs)
+    x, kernel = rng.normal(size=(2, 7, inputs)), rng.normal(size=(2, inputs, outputs))
+    bias, cotangent = rng.normal(size=(2, outputs)), rng.normal(size=(2, 7, outputs))
+    if how is not jax.vmap:
+        x, kernel, bias, cotangent = (a[0] for a in (x, kernel, bias, cotangent))
+
+    def loss(x, kernel, bias, cotangent):
+        with lowering("patches"):
+            return jnp.sum(cotangent * module.apply({"params": {"kernel": kernel, "bias": bias}}, x))
+
+    gradient = how(jax.grad(loss, argnums=(0, 1, 2)))
+    arguments = [jnp.asarray(a, jnp.float32) for a in (x, kernel, bias, cotangent)]
+    assert ("custom_vjp" in str(jax.make_jaxpr(how(loss))(*arguments))) == ours
+    expected = cotangent @ np.swapaxes(kernel, -1, -2), np.swapaxes(x, -1, -2) @ cotangent, cotangent.sum(-2)
+    for a, e in zip(gradient(*arguments), expected, strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-4)
 
 
 def test_unknown_lowering_is_refused():
