@@ -62,16 +62,16 @@ def _replaced(convolution: Callable[..., jax.Array], call, args, kwargs, context
         return call(*args, **kwargs)
     if isinstance(module, nn.Conv) and module.conv_general_dilated is None:
         other = module.clone(conv_general_dilated=convolution, parent=None)
-    elif isinstance(module, nn.Dense) and module.dot_general is None and _is_narrow(module.features, *args):
+    elif isinstance(module, nn.Dense) and module.dot_general is None and _is_narrow(module, *args, **kwargs):
         other = module.clone(dot_general=_dense, parent=None)
     else:
         return call(*args, **kwargs)
     return other.apply(module.variables, *args, **kwargs)
 
 
-def _is_narrow(features: int, x: jax.Array) -> bool:
+def _is_narrow(module: nn.Dense, inputs: jax.Array) -> bool:
     # The other dense layers gain nothing, and as they are they have forward derivatives as well.
-    return _on_cpu() and features <= FEW_OUTPUTS and x.shape[-1] >= MANY_INPUTS
+    return _on_cpu() and module.features <= FEW_OUTPUTS and inputs.shape[-1] >= MANY_INPUTS
 
 
 def _dense(x, matrix, dimension_numbers, precision=None):

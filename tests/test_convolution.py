@@ -165,7 +165,7 @@ def test_dense_layer_of_many_inputs_and_few_outputs_has_the_same_gradients(input
 
     def loss(x, kernel, bias, cotangent):
         with lowering("patches"):
-            return jnp.sum(cotangent * module.apply({"params": {"kernel": kernel, "bias": bias}}, x))
+            return jnp.sum(cotangent * module.apply({"params": {"kernel": kernel, "bias": bias}}, inputs=x))
 
     gradient = how(jax.grad(loss, argnums=(0, 1, 2)))
     arguments = [jnp.asarray(a, jnp.float32) for a in (x, kernel, bias, cotangent)]
