@@ -35,6 +35,7 @@ __all__ = [
     "DivergedWarning",
     "Learn",
     "Plan",
+    "accuracy_over",
     "duration",
     "fill",
     "plan",
@@ -374,8 +375,8 @@ def _answers(
     said, correct = jax.tree.map(np.asarray, programs.sweep(variables, data.x, data.y))
     arrays = {
         **said,
-        "accuracy_in": _share(correct, keep),
-        "accuracy_out": _share(correct, ~keep),
+        "accuracy_in": accuracy_over(correct, keep),
+        "accuracy_out": accuracy_over(correct, ~keep),
         "accuracy_test": np.full(programs.width, np.nan, np.float32),
     }
     finite = finite & np.isfinite(arrays["phi"]).all(axis=(1, 2))
@@ -383,7 +384,7 @@ def _answers(
         arrays["correct"] = correct
     if data.x_test is not None:
         said, correct = jax.tree.map(np.asarray, programs.sweep(variables, data.x_test, data.y_test))
-        arrays |= {"phi_test": said["phi"], "accuracy_test": _share(correct, np.ones_like(correct))}
+        arrays |= {"phi_test": said["phi"], "accuracy_test": accuracy_over(correct, np.ones_like(correct))}
         finite &= np.isfinite(said["phi"]).all(axis=(1, 2))
     if run.config.save_params:
         arrays["params"] = np.asarray(jax.vmap(lambda v: ravel_pytree(v)[0].astype(jnp.float32))(variables))
@@ -396,7 +397,7 @@ def _write_stack(run: Run, stack: np.ndarray, arrays: dict[str, np.ndarray], fin
         run.write_model(int(model), row, diverged=not finite[position])
 
 
-def _share(correct: np.ndarray, among: np.ndarray) -> np.ndarray:
+def accuracy_over(correct: np.ndarray, among: np.ndarray) -> np.ndarray:
     """Accuracy of each model over the examples `among`, float32 `[m]`; NaN over none."""
     count = among.sum(axis=1)
     return ((correct & among).sum(axis=1) / np.where(count, count, np.nan)).astype(np.float32)

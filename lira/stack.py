@@ -36,7 +36,7 @@ from lira.training import (
     train_step,
 )
 
-__all__ = ["Programs", "compile_programs", "fit_beside", "programs_for", "seconds_per_step"]
+__all__ = ["Programs", "compile_programs", "fit_beside", "programs_for", "seconds_per_step", "stacked"]
 
 # A wider stack must be this much faster than the one before it for a still wider one to be tried.
 WORTHWHILE = 1.03
@@ -248,32 +248,31 @@ def _build(
         answers = jax.lax.map(lambda block: ask(variables, x[block], y[block]), _blocks(len(y), batch))
         return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: len(y)], answers)
 
-    stacked = partial(_stacked, how)
     indices = jnp.zeros(width, int)
     x, y = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (dataset.x, dataset.y))
     keep = jax.ShapeDtypeStruct((width, len(dataset.y)), bool)
-    stacked_init = stacked(init, 0, None)
+    stacked_init = stacked(how, init, 0, None)
     state = jax.eval_shape(stacked_init, indices, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
     if how == "xla" and jax.default_backend() == "cpu":
         # In the body of a loop XLA's convolution is forty times slower here: each step is a program of its own.
-        stacked_order = stacked(order, 0, None, 0)
+        stacked_order = stacked(how, order, 0, None, 0)
         orders = jax.eval_shape(stacked_order, indices, 0, keep)
-        one_step = stacked(step, 0, 0, None, None, 0, None, None, donate_argnums=0)
+        one_step = stacked(how, step, 0, 0, None, None, 0, None, None, donate_argnums=0)
         compiled = one_step.lower(state, indices, 0, 0, orders, x, y).compile()
         epoch_of_stack = partial(_step_by_step, stacked_order, compiled)
     else:
-        whole = stacked(epoch, 0, 0, None, None, None, None, 0, donate_argnums=0)
+        whole = stacked(how, epoch, 0, 0, None, None, None, None, 0, donate_argnums=0)
         compiled = epoch_of_stack = whole.lower(state, indices, 0, 0, x, y, keep).compile()
     usage = compiled.memory_analysis()
     memory = None if usage is None else usage.argument_size_in_bytes + usage.temp_size_in_bytes
     evaluate = jax.jit(jax.vmap(partial(evaluated, recipe)))
-    stacked_ask = stacked(ask, 0, None, None)
+    stacked_ask = stacked(how, ask, 0, None, None)
     batch = max(1, recipe.batch_size // len(queries.views))
     if usage is not None:
         variables = jax.eval_shape(evaluate, state)
         batch = _sweep_batch(stacked_ask, variables, x, y, batch, usage.temp_size_in_bytes)
     if epoch_of_stack is compiled:
-        sweep_of_stack = _once(stacked(partial(sweep, batch), 0, None, None))
+        sweep_of_stack = _once(stacked(how, partial(sweep, batch), 0, None, None))
     else:
         sweep_of_stack = partial(_block_by_block, _once(stacked_ask), batch)
     # The compiler counts the body of the loop over steps once, since it cannot know how many there will be.
@@ -302,7 +301,7 @@ def fit_beside(
     """
     on_cpu = jax.default_backend() == "cpu"
     how = "patches" if programs.lowering == "xla" and on_cpu else programs.lowering
-    jitted = _stacked(how, function, *axes)
+    jitted = stacked(how, function, *axes)
     for width in (w for w in range(programs.width, 0, -1) if programs.width % w == 0):
         shapes = [
             jax.ShapeDtypeStruct((width, *a.shape[1:]) if axis == 0 else a.shape, a.dtype)
@@ -333,7 +332,7 @@ def _by_parts(compiled, axes, width: int, *arguments):
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
-def _stacked(how: str, function: Callable[..., Any], *axes: int | None, **options: Any):
+def stacked(how: str, function: Callable[..., Any], *axes: int | None, **options: Any):
     """A function of one model, jitted for a stack of them, with every convolution in it by lowering `how`."""
 
     def lowered(*arguments):
@@ -345,8 +344,8 @@ def _stacked(how: str, function: Callable[..., Any], *axes: int | None, **option
 
 def _width(axes: tuple[int | None, ...], arguments: tuple[Any, ...]) -> int:
     """Models in a stack of which these are the arguments."""
-    stacked = [a for a, axis in zip(arguments, axes, strict=True) if axis == 0]
-    return len(jax.tree.leaves(stacked)[0])
+    of_models = [a for a, axis in zip(arguments, axes, strict=True) if axis == 0]
+    return len(jax.tree.leaves(of_models)[0])
 
 
 def _alone(function: Callable[..., Any], axes: tuple[int | None, ...]) -> Callable[..., Any]:

@@ -32,7 +32,7 @@ from lira.config import (
     read_config,
 )
 from lira.data import Dataset
-from lira.engine import Data, DivergedWarning, Learn, duration, fill, plan, train
+from lira.engine import Data, DivergedWarning, Learn, accuracy_over, duration, fill, plan, train
 from lira.forget_sets import draw_requests
 from lira.membership import keep_mask
 from lira.models import build_model
@@ -220,12 +220,12 @@ def measurements(unlearning: Unlearning, method: str, k: int) -> Measurements:
     for name, run in (("after", after), ("retrained", retrained)):
         correct = np.asarray(run.signal("correct", models + k * M), bool)
         accuracies[name] = {
-            "retain": _share(correct, keep & ~forget),
-            "forget": _share(correct, keep & forget),
+            "retain": accuracy_over(correct, keep & ~forget),
+            "forget": accuracy_over(correct, keep & forget),
             "test": np.asarray(run.accuracy("test", models + k * M)),
         }
         if not run.holds("phi_test"):
-            accuracies[name]["test"] = _share(correct, ~keep & ~forget)
+            accuracies[name]["test"] = accuracy_over(correct, ~keep & ~forget)
     signals = [name for name in ("phi", *SIGNALS) if name != "logits" and before.holds(name)]
 
     def joined(run: Run, rows: np.ndarray) -> np.ndarray:
@@ -245,11 +245,6 @@ def measurements(unlearning: Unlearning, method: str, k: int) -> Measurements:
         seconds=_seconds_a_model(after),
         seconds_retrained=_seconds_a_model(retrained),
     )
-
-
-def _share(correct: np.ndarray, among: np.ndarray) -> np.ndarray:
-    count = among.sum(axis=1)
-    return (correct & among).sum(axis=1) / np.where(count, count, np.nan)
 
 
 def _seconds_a_model(run: Run) -> float:

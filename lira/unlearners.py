@@ -215,7 +215,8 @@ def gradient_ascent(
 ) -> Variables:
     """Climb the loss of the forgotten examples.
 
-    Graves et al. 2021 (arXiv 2010.10981), Thudi et al. 2022 (arXiv 2109.13398). Nothing bounds that loss: more steps destroy the model, and unclipped they overflow.
+    Graves et al. 2021 (arXiv 2010.10981), Thudi et al. 2022 (arXiv 2109.13398). Nothing bounds that loss: more steps
+    destroy the model, and unclipped they overflow.
 
     Args:
         problem: the model and what it is to forget.
