@@ -5,17 +5,16 @@ A check that *fails* makes the figures meaningless, one that *warns* makes them 
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import numpy as np
 
 from lira.attacks import FewModelsError, SignalArray, global_threshold
 from lira.augment import Queries
-from lira.confidences import chance_accuracy
 from lira.engine import pool_of
 from lira.membership import is_paired
 from lira.store import DIVERGED, DONE, Run
 from lira.suite import ATTACKS, Pool
+from lira.trained import LIMIT, Check, check_trained
 from lira.training import Recipe
 
 __all__ = [
@@ -29,22 +28,11 @@ __all__ = [
     "check_pool",
     "check_queries",
     "check_run",
-    "check_training",
 ]
 
 BLOCK = 4096
 # Scores that a statistic is computed of; of larger pools every k-th target is taken.
 SCORES = 1 << 21
-# Standard errors beyond which chance is no explanation: one run in 16,000.
-LIMIT = 4.0
-
-
-class Check(NamedTuple):
-    """What was looked at, "ok", "warn" or "fail", and what was found, in a sentence."""
-
-    name: str
-    status: str
-    sentence: str
 
 
 def check_run(run: Run, attacks: Mapping[str, Callable] = ATTACKS) -> list[Check]:
@@ -59,13 +47,7 @@ def check_run(run: Run, attacks: Mapping[str, Callable] = ATTACKS) -> list[Check
         checks.append(check_queries(config.recipe, config.queries))
     if not len(run.models):
         return checks
-    inside = run.accuracy("in")
-    if np.isnan(inside).any():
-        sentence = "the accuracy on members is not known, because there are no logits"
-        checks.append(Check("training", "warn", sentence))
-    else:
-        checks.append(check_training(inside, run.accuracy("out"), run.labels))
-    return checks + check_pool(pool_of(run), run.labels, attacks=attacks)
+    return checks + check_trained(run, run.models) + check_pool(pool_of(run), run.labels, attacks=attacks)
 
 
 def check_pool(
@@ -172,20 +154,6 @@ def check_queries(recipe: Recipe, queries: Queries) -> Check:
     if mismatches:
         return Check("queries", "warn", f"{'; '.join(mismatches)}: the attack is weaker than it could be")
     return Check("queries", "ok", f"the {len(queries.views)} queries match the training augmentation")
-
-
-def check_training(inside: np.ndarray, outside: np.ndarray, labels: np.ndarray) -> Check:
-    """Accuracy on members and on the others, float `[M]` each: does a model know its members at all?"""
-    chance = chance_accuracy(labels)
-    text = f"accuracy on members {inside.mean():.1%}, on the others {outside.mean():.1%}"
-    error = np.sqrt(chance * (1 - chance) / (len(labels) / 2))
-    if inside.mean() <= chance + 2 * error:
-        return Check(
-            "training", "fail", f"{text}, and {chance:.1%} needs no model: there is nothing to attack"
-        )
-    if inside.mean() < 0.9:
-        return Check("training", "warn", f"{text}: undertrained models make every attack look weak")
-    return Check("training", "ok", text)
 
 
 def check_confidences(phi: SignalArray, name: str = "confidences") -> Check:

@@ -28,12 +28,15 @@ from lira.data import Dataset
 from lira.stack import Programs, programs_for, seconds_per_step
 from lira.store import DIVERGED, Run, RunError
 from lira.suite import ATTACKS, Pool, attack_pool
-from lira.training import SIGNALS, steps_per_epoch
+from lira.trained import check_averaging, check_trained
+from lira.training import SIGNALS, answers_by_average, steps_per_epoch
 
 __all__ = [
     "Data",
     "DivergedWarning",
+    "FirstModelsWarning",
     "Learn",
+    "Learned",
     "Plan",
     "accuracy_over",
     "duration",
@@ -57,20 +60,32 @@ class Data(NamedTuple):
     y_test: jax.Array | None
 
 
+class Learned(NamedTuple):
+    """A stack of the programs' width; a short one is filled up with copies, so that no program is compiled for it."""
+
+    variables: Any  # that the models answer with
+    finite: np.ndarray  # bool [width], which models stayed so
+    raw: Any = None  # the variables as they were trained, where the models answer with an average of them
+    loss: np.ndarray | None = None  # float [width], mean training loss of the last epoch
+
+
 class Learn(Protocol):
     """Make the models `stack`, rows of a run, and tell `advance` the models and images done.
 
-    Returns their variables, a stack of the programs' width (a short one is filled up with copies, so that no program
-    is compiled for it alone), and which models stayed finite, bool `[width]`. None if `stop` was set meanwhile.
+    None if `stop` was set meanwhile.
     """
 
     def __call__(
         self, stack: np.ndarray, data: Data, advance: Callable[[float, int], None], stop: Event, /
-    ) -> tuple[Any, np.ndarray] | None: ...
+    ) -> Learned | None: ...
 
 
 class DivergedWarning(UserWarning):
     """Models whose loss or confidences stopped being finite; their pairs are left out of the attacks."""
+
+
+class FirstModelsWarning(UserWarning):
+    """The first models of a run are not what they should be."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +103,7 @@ class Plan:
     lowering: str
     why: str
     device: str
+    warning: str = ""
 
     def __str__(self) -> str:
         """Two lines for a terminal."""
@@ -97,6 +113,7 @@ class Plan:
             f"on {self.device} ({self.workers} x {self.width} side by side, convolutions by {self.lowering}); "
             f"{memory} on the device, {_bytes(self.bytes_on_disk)} on disk"
             + (f"\n{self.why}" if self.why else "")
+            + (f"\nwarning: {self.warning}" if self.warning else "")
         )
 
 
@@ -112,6 +129,7 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None) -> Plan:
         dataset.num_classes if name == "logits" else 1 for name in config.signals
     )
     row = values * len(queries.views) * 4 + dataset.num_examples
+    averaging = check_averaging(recipe, steps)
     seconds, programs = 0.0, None
     if len(missing):
         programs = programs_for(recipe, queries, config.execution, dataset, len(missing), config.signals)
@@ -132,6 +150,7 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None) -> Plan:
         lowering=programs.lowering if programs else "-",
         why=programs.why if programs else "",
         device=_device_name(),
+        warning=averaging.sentence if averaging and averaging.status != "ok" else "",
     )
 
 
@@ -158,7 +177,7 @@ def train(run: Run, dataset: Dataset, *, verb: str = "training", show_progress: 
         )
         return programs, partial(_train_stack, run, programs)
 
-    if not fill(run, dataset, prepare, verb=verb, show_progress=show_progress):
+    if not fill(run, dataset, prepare, inspect=_inspect, verb=verb, show_progress=show_progress):
         return
     diverged = np.flatnonzero(run.done == DIVERGED)
     if len(diverged):
@@ -175,6 +194,7 @@ def fill(
     dataset: Dataset,
     prepare: Callable[[int], tuple[Programs, Learn]],
     *,
+    inspect: Callable[[Run, np.ndarray], None] | None = None,
     among: np.ndarray | None = None,
     verb: str = "training",
     show_progress: bool = True,
@@ -186,6 +206,7 @@ def fill(
         dataset: its data.
         prepare: called with the number of missing models, if any are: the programs of their stacks, and how a stack
             learns.
+        inspect: called once with the run and the indices of the first models that are stored.
         among: int, the models in question; all of the run by default.
         verb: what the progress bar says.
         show_progress: draw a bar with models done, images a second and time left.
@@ -202,6 +223,7 @@ def fill(
         missing = among[run.done[among] == 0]
         if not len(missing):
             return 0
+        run.require_same_models(dataset)
         began, clock = time.time(), _Clock()
         programs, learn = prepare(len(missing))
         session = {
@@ -213,7 +235,7 @@ def fill(
         }
         try:
             with _Bar(verb, len(among), len(among) - len(missing), show_progress) as bar:
-                _fill_stacks(run, dataset, programs, learn, missing, bar, clock)
+                _fill_stacks(run, dataset, programs, learn, missing, inspect, bar, clock)
         finally:
             session["models"] = int((run.done[missing] > 0).sum())
             session["seconds"] = round(time.time() - began, 2)
@@ -298,6 +320,7 @@ def _fill_stacks(
     programs: Programs,
     learn: Learn,
     missing: np.ndarray,
+    inspect: Callable[[Run, np.ndarray], None] | None,
     bar: "_Bar",
     clock: "_Clock",
 ) -> None:
@@ -312,6 +335,14 @@ def _fill_stacks(
         [missing[start : start + programs.width] for start in range(0, len(missing), programs.width)]
     )
     stop = Event()
+    inspected = Event()
+
+    def write(stack: np.ndarray, arrays: dict[str, np.ndarray], finite: np.ndarray) -> None:
+        _write_stack(run, stack, arrays, finite)
+        sound = stack[finite[: len(stack)]]
+        if inspect and len(sound) and not inspected.is_set():
+            inspected.set()
+            inspect(run, sound)
 
     def work() -> None:
         written: Future[None] | None = None
@@ -320,11 +351,11 @@ def _fill_stacks(
                 with clock:
                     learned = None if stop.is_set() else learn(stack, data, bar.advance, stop)
                     if learned:
-                        jax.block_until_ready(learned[0])
-                answered = learned and _answers(run, data, programs, stack, *learned)
+                        jax.block_until_ready(learned.variables)
+                answered = learned and _answers(run, data, programs, stack, learned)
                 if written:
                     written.result()
-                written = writer.submit(_write_stack, run, stack, *answered) if answered else None
+                written = writer.submit(write, stack, *answered) if answered else None
             if written:
                 written.result()
         except BaseException:
@@ -340,6 +371,19 @@ def _fill_stacks(
             stop.set()
 
 
+def _inspect(run: Run, models: np.ndarray) -> None:
+    """Warn of what is wrong with the first models before the others are trained.
+
+    Warns:
+        FirstModelsWarning: a line for each check of theirs that does not pass.
+    """
+    for check in check_trained(run, models):
+        if check.status != "ok":
+            warnings.warn(
+                f"after the first {len(models)} models: {check.sentence}", FirstModelsWarning, stacklevel=2
+            )
+
+
 def _train_stack(
     run: Run,
     programs: Programs,
@@ -347,7 +391,7 @@ def _train_stack(
     data: Data,
     advance: Callable[[float, int], None],
     stop: Event,
-) -> tuple[Any, np.ndarray] | None:
+) -> Learned | None:
     """Train the models `stack` from scratch."""
     recipe = run.config.recipe
     indices = jnp.asarray(np.resize(stack, programs.width))
@@ -364,37 +408,63 @@ def _train_stack(
         losses[max(epoch - 1, 0)].block_until_ready()
         advance(len(stack) / recipe.epochs, len(stack) * steps * recipe.batch_size)
     finite = np.all([np.isfinite(np.asarray(loss)) for loss in losses], axis=0)
-    return programs.evaluate(state), finite
+    raw = None
+    if answers_by_average(recipe, run.config.queries):
+        raw = {"params": state.params, **state.statistics}
+    return Learned(
+        programs.evaluate(state, indices, data.x, keep), finite, raw, np.asarray(losses[-1], np.float32)
+    )
 
 
 def _answers(
-    run: Run, data: Data, programs: Programs, stack: np.ndarray, variables: Any, finite: np.ndarray
+    run: Run, data: Data, programs: Programs, stack: np.ndarray, learned: Learned
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Query a stack of models: a row of each array a model, and which models stayed finite."""
     keep = run.memberships(np.resize(stack, programs.width))
-    said, correct = jax.tree.map(np.asarray, programs.sweep(variables, data.x, data.y))
+    said, correct = jax.tree.map(np.asarray, programs.sweep(learned.variables, data.x, data.y))
     arrays = {
         **said,
         "accuracy_in": accuracy_over(correct, keep),
         "accuracy_out": accuracy_over(correct, ~keep),
-        "accuracy_test": np.full(programs.width, np.nan, np.float32),
+        "loss_in": _mean_loss(said["phi"][:, :, 0], keep),
     }
-    finite = finite & np.isfinite(arrays["phi"]).all(axis=(1, 2))
+    finite = learned.finite & np.isfinite(arrays["phi"]).all(axis=(1, 2))
     if run.holds("correct"):
         arrays["correct"] = correct
     if data.x_test is not None:
-        said, correct = jax.tree.map(np.asarray, programs.sweep(variables, data.x_test, data.y_test))
+        said, correct = jax.tree.map(np.asarray, programs.sweep(learned.variables, data.x_test, data.y_test))
         arrays |= {"phi_test": said["phi"], "accuracy_test": accuracy_over(correct, np.ones_like(correct))}
         finite &= np.isfinite(said["phi"]).all(axis=(1, 2))
+    if learned.loss is not None:
+        arrays["loss_last_epoch"] = learned.loss
+    if learned.raw is not None:
+        correct = np.asarray(programs.clean(learned.raw, data.x, data.y)[1])
+        arrays |= {
+            "accuracy_raw_in": accuracy_over(correct, keep),
+            "accuracy_raw_out": accuracy_over(correct, ~keep),
+        }
+        if data.x_test is not None:
+            correct = np.asarray(programs.clean(learned.raw, data.x_test, data.y_test)[1])
+            arrays["accuracy_raw_test"] = accuracy_over(correct, np.ones_like(correct))
     if run.config.save_params:
-        arrays["params"] = np.asarray(jax.vmap(lambda v: ravel_pytree(v)[0].astype(jnp.float32))(variables))
-    return arrays, finite
+        flat = jax.vmap(lambda v: ravel_pytree(v)[0].astype(jnp.float32))(learned.variables)
+        arrays["params"] = np.asarray(flat)
+    # A run of an earlier version has no place for some of them.
+    return {name: array for name, array in arrays.items() if run.holds(name)}, finite
 
 
 def _write_stack(run: Run, stack: np.ndarray, arrays: dict[str, np.ndarray], finite: np.ndarray) -> None:
     for position, model in enumerate(stack):
         row = {name: array[position] for name, array in arrays.items()}
         run.write_model(int(model), row, diverged=not finite[position])
+
+
+def _mean_loss(phi: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Mean cross-entropy of each model over the examples `among`, float32 `[m]`; NaN over none. `phi` is `[m, N]`."""
+    count = among.sum(axis=1)
+    with np.errstate(invalid="ignore"):  # a diverged model's is NaN
+        total = np.where(among, np.logaddexp(0, -phi.astype(np.float64)), 0).sum(axis=1)
+    return (total / np.where(count, count, np.nan)).astype(np.float32)
 
 
 def accuracy_over(correct: np.ndarray, among: np.ndarray) -> np.ndarray:

@@ -88,7 +88,8 @@ class WideResNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Logits `[batch, num_classes]`."""
-        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.99)
+        # The constants of the LiRA paper's code, as is the output layer's initialisation.
+        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5)
         x = _Conv(16)(x)
         for stage, base in enumerate((16, 32, 64)):
             channels = base * self.widen
@@ -100,7 +101,7 @@ class WideResNet(nn.Module):
                 y = _Conv(channels, strides=strides)(y)
                 x = x + _Conv(channels)(nn.relu(norm()(y)))
         x = nn.relu(norm()(x))
-        return nn.Dense(self.num_classes)(x.mean(axis=(1, 2)))
+        return nn.Dense(self.num_classes, kernel_init=nn.initializers.xavier_normal())(x.mean(axis=(1, 2)))
 
 
 _NAMED = {"mlp": MLP, "cnn": CNN, "cnn-small": partial(CNN, strides=(2, 2, 2)), "resnet18": ResNet18}

@@ -9,7 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["PUBLISHED", "Comparison", "Published", "compare"]
+from lira.training import Recipe
+
+__all__ = ["PUBLISHED", "Accuracy", "Comparison", "Published", "compare", "published_accuracy"]
 
 
 class Published(NamedTuple):
@@ -35,6 +37,18 @@ class Comparison(NamedTuple):
     low: float | None
     high: float | None
     verdict: str
+
+
+class Accuracy(NamedTuple):
+    """A published range of test accuracies of models trained on half of a pool, as fractions."""
+
+    source: str
+    dataset: str
+    model: str
+    low: float
+    high: float
+    recipe: dict[str, Any]  # fields of `Recipe` that it was reached with
+    differs: tuple[str, ...] = ()  # what another recipe has in their place
 
 
 POOL_SIZES = {"cifar10": 50_000, "cifar100": 50_000}
@@ -151,6 +165,45 @@ PUBLISHED: tuple[Published, ...] = (
 )
 
 
+PAPER_RECIPE = {
+    "epochs": 100,
+    "batch_size": 256,
+    "optimizer": "sgd",
+    "learning_rate": 0.1,
+    "momentum": 0.9,
+    "schedule": "cos7pi16",
+    "weight_decay": 5e-4,
+    "flip": True,
+    "crop_pad": 4,
+}
+ACCURACIES = (
+    Accuracy(PAPER, "cifar10", "wrn-28-2", 0.90, 0.92, PAPER_RECIPE),
+    Accuracy(PAPER, "cifar100", "wrn-28-2", 0.60, 0.60, PAPER_RECIPE),
+)
+
+
+def published_accuracy(dataset: str, num_examples: int, recipe: Recipe) -> Accuracy | None:
+    """The test accuracy published of this data set, pool and model, and how its recipe differs from `recipe`."""
+    for known in ACCURACIES:
+        if (
+            known.dataset in _parts(dataset)
+            and num_examples == POOL_SIZES[known.dataset]
+            and recipe.model == known.model
+        ):
+            differs = (
+                f"{name} {getattr(recipe, name)} in place of {value}"
+                for name, value in known.recipe.items()
+                if getattr(recipe, name) != value
+            )
+            return known._replace(differs=tuple(differs))
+    return None
+
+
+def _parts(dataset: str) -> set[str]:
+    """The words of a source: `tfds:cifar10` and `folder:/data/CIFAR-10` both hold cifar10."""
+    return {re.sub(r"[^a-z0-9]", "", part.lower()) for part in re.split(r"[:/]", dataset)}
+
+
 def compare(
     metrics: Mapping[str, Any], *, dataset: str, num_examples: int, model: str, models: int, queries: int
 ) -> list[Comparison]:
@@ -167,7 +220,7 @@ def compare(
     Returns:
         One comparison for every published figure of an attack in `metrics`; empty where nothing published matches.
     """
-    parts = {re.sub(r"[^a-z0-9]", "", part.lower()) for part in re.split(r"[:/]", dataset)}
+    parts = _parts(dataset)
     result = []
     for row in PUBLISHED:
         if (

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lira.arrays import write_atomically
-from lira.augment import Queries
+from lira.augment import ORIGINAL_BATCH, Queries
 from lira.config import Execution
 from lira.convolution import LOWERINGS, lowering
 from lira.data import Dataset
@@ -57,8 +58,9 @@ class Programs(NamedTuple):
     why: str  # how they were chosen, for people
     init: Callable[..., Any]  # (indices [m], x [1, ...]) -> state
     epoch: Callable[..., Any]  # (state, indices, epoch, stop, x, y, keep [m, N]) -> (state, losses [m])
-    evaluate: Callable[..., Any]  # state -> the variables that the models answer with
+    evaluate: Callable[..., Any]  # (state, indices, x, keep) -> the variables that the models answer with
     sweep: Callable[..., Any]  # (variables, x [n, ...], y [n]) -> ({"phi": [m, n, Q], ...}, correct [m, n])
+    clean: Callable[..., Any]  # as sweep, about the examples as they are, and about nothing but phi
     memory: int | None  # bytes that the stacks of all workers hold on the device, as the compiler reports
     traffic: (
         float | None
@@ -241,20 +243,17 @@ def _build(
         key = model_key(recipe.seed, index)
         return train_step(module, recipe, total_steps, state, key, number, at, order, x, y)
 
-    def ask(variables, x, y):
-        return query(module, queries, signals, variables, x, y)
-
-    def sweep(batch, variables, x, y):
-        answers = jax.lax.map(lambda block: ask(variables, x[block], y[block]), _blocks(len(y), batch))
-        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: len(y)], answers)
+    def answer(state, index, x, keep):
+        return evaluated(module, recipe, queries, state, model_key(recipe.seed, index), x, keep)
 
     indices = jnp.zeros(width, int)
     x, y = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (dataset.x, dataset.y))
     keep = jax.ShapeDtypeStruct((width, len(dataset.y)), bool)
     stacked_init = stacked(how, init, 0, None)
     state = jax.eval_shape(stacked_init, indices, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
-    if how == "xla" and jax.default_backend() == "cpu":
-        # In the body of a loop XLA's convolution is forty times slower here: each step is a program of its own.
+    # In the body of a loop XLA's convolution is forty times slower on CPU: there each step is a program of its own.
+    slow_loops = how == "xla" and jax.default_backend() == "cpu"
+    if slow_loops:
         stacked_order = stacked(how, order, 0, None, 0)
         orders = jax.eval_shape(stacked_order, indices, 0, keep)
         one_step = stacked(how, step, 0, 0, None, None, 0, None, None, donate_argnums=0)
@@ -265,21 +264,59 @@ def _build(
         compiled = epoch_of_stack = whole.lower(state, indices, 0, 0, x, y, keep).compile()
     usage = compiled.memory_analysis()
     memory = None if usage is None else usage.argument_size_in_bytes + usage.temp_size_in_bytes
-    evaluate = jax.jit(jax.vmap(partial(evaluated, recipe)))
-    stacked_ask = stacked(how, ask, 0, None, None)
-    batch = max(1, recipe.batch_size // len(queries.views))
-    if usage is not None:
-        variables = jax.eval_shape(evaluate, state)
-        batch = _sweep_batch(stacked_ask, variables, x, y, batch, usage.temp_size_in_bytes)
-    if epoch_of_stack is compiled:
-        sweep_of_stack = _once(stacked(how, partial(sweep, batch), 0, None, None))
-    else:
-        sweep_of_stack = partial(_block_by_block, _once(stacked_ask), batch)
+    evaluate = stacked("patches" if slow_loops else how, answer, 0, 0, None, 0)
+    variables = jax.eval_shape(evaluate, state, indices, x, keep)
+    sweep = partial(_sweep, module, recipe, how, variables, x, y, usage and usage.temp_size_in_bytes)
     # The compiler counts the body of the loop over steps once, since it cannot know how many there will be.
     traffic = (compiled.cost_analysis() or {}).get("bytes accessed")
     return Programs(
-        width, 1, how, "", _once(stacked_init), epoch_of_stack, evaluate, sweep_of_stack, memory, traffic
+        width=width,
+        workers=1,
+        lowering=how,
+        why="",
+        init=_once(stacked_init),
+        epoch=epoch_of_stack,
+        evaluate=_once(evaluate),
+        sweep=_when_called(partial(sweep, queries, signals)),
+        clean=_when_called(partial(sweep, Queries(), ())),
+        memory=memory,
+        traffic=traffic,
     )
+
+
+def _sweep(
+    module: nn.Module,
+    recipe: Recipe,
+    how: str,
+    variables: Any,
+    x: jax.ShapeDtypeStruct,
+    y: jax.ShapeDtypeStruct,
+    room: int | None,
+    queries: Queries,
+    signals: tuple[str, ...],
+) -> Callable[..., Any]:
+    """A stack's answers about all examples, a batch at a time; the training step works with `room` bytes."""
+    slow_loops = how == "xla" and jax.default_backend() == "cpu"
+
+    def ask(variables, x, y):
+        return query(module, queries, signals, variables, x, y)
+
+    if queries.convention == "original":
+        # Its batches are part of the convention, so the last one is not filled up.
+        how, batch = "patches" if slow_loops else how, ORIGINAL_BATCH
+        return partial(_part_by_part, _once(stacked(how, ask, 0, None, None)), batch)
+    stacked_ask = stacked(how, ask, 0, None, None)
+    batch = max(1, recipe.batch_size // len(queries.views))
+    if room is not None:
+        batch = _sweep_batch(stacked_ask, variables, x, y, batch, room)
+    if slow_loops:
+        return partial(_block_by_block, _once(stacked_ask), batch)
+
+    def sweep(variables, x, y):
+        answers = jax.lax.map(lambda block: ask(variables, x[block], y[block]), _blocks(len(y), batch))
+        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: len(y)], answers)
+
+    return _once(stacked(how, sweep, 0, None, None))
 
 
 def fit_beside(
@@ -387,6 +424,19 @@ def _once(function):
     return call
 
 
+def _when_called(make):
+    """The function that `make()` gives, made when it is first called: calibration has no use for a sweep."""
+    made, lock = [], Lock()
+
+    def call(*arguments):
+        with lock:
+            if not made:
+                made.append(make())
+        return made[0](*arguments)
+
+    return call
+
+
 def _step_by_step(order, one_step, state, indices, number, stop, x, y, keep):
     """An epoch as `stop` calls of one compiled step."""
     orders, total = order(indices, number, keep), 0.0
@@ -400,6 +450,13 @@ def _block_by_block(ask, batch: int, variables, x, y):
     """The query sweep as one call a batch."""
     answers = [ask(variables, x[block], y[block]) for block in _blocks(len(y), batch)]
     return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1)[:, : len(y)], *answers)
+
+
+def _part_by_part(ask, batch: int, variables, x, y):
+    """The query sweep as one call a batch of consecutive examples, the last of which is what remains."""
+    parts = [slice(at, at + batch) for at in range(0, len(y), batch)]
+    answers = [jax.tree.map(np.asarray, ask(variables, x[part], y[part])) for part in parts]
+    return jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *answers)
 
 
 def _blocks(n: int, batch: int) -> jax.Array:

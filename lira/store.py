@@ -11,13 +11,15 @@ import fcntl
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 import tensorstore as ts
@@ -41,11 +43,12 @@ from lira.config import IMPORTED, Config, ConfigError, Execution, absolute, as_d
 from lira.data import Dataset
 from lira.membership import keep_mask
 from lira.models import build_model
-from lira.training import Recipe, init_model, model_key
+from lira.training import Recipe, answers_by_average, init_model, model_key, norm_constants
 
 __all__ = [
     "DIVERGED",
     "DONE",
+    "OutdatedWarning",
     "Run",
     "RunError",
     "StoredSignal",
@@ -55,6 +58,15 @@ __all__ = [
 ]
 
 DONE, DIVERGED = 1, 2
+# Figures of a model, by array name: each a number, NaN where it is not known.
+ACCURACIES = ("accuracy_in", "accuracy_out", "accuracy_test")
+RAW_ACCURACIES = ("accuracy_raw_in", "accuracy_raw_out", "accuracy_raw_test")
+LOSSES = ("loss_in", "loss_last_epoch")
+FIGURES = (*ACCURACIES, *RAW_ACCURACIES, *LOSSES)
+
+
+class OutdatedWarning(UserWarning):
+    """A run whose models an earlier version evaluated wrongly."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +150,7 @@ class Run:
                 "dataset": dataset.fingerprint,
                 "initial_parameters": _norms(initial),
             },
+            "evaluation": _evaluation(config, dataset),
             "versions": _versions(),
             "sessions": [],
         }
@@ -149,6 +162,9 @@ class Run:
             rows["phi_test"] = (len(dataset.y_test), Q)
         if config.save_params:
             rows["params"] = (len(ravel_pytree(initial)[0]),)
+        rows |= dict.fromkeys(LOSSES, ())
+        if answers_by_average(config.recipe, config.queries):
+            rows |= dict.fromkeys(RAW_ACCURACIES, ())
         if keep is not None:
             provenance["fingerprints"]["memberships"] = _fingerprint(keep)
         with new_directory(path) as making:
@@ -247,6 +263,8 @@ class Run:
                 f"{path}: is a run of other data: {config.dataset} with fingerprint {fingerprint[:12]}, and this is "
                 f"{dataset.name} with {dataset.fingerprint[:12]} (contents, labels or order differ)"
             )
+        if run.outdated:
+            warnings.warn(f"{path}: {run.outdated}", OutdatedWarning, stacklevel=2)
         return run
 
     # --- What is there ----------------------------------------------------------------------------------------------
@@ -261,6 +279,21 @@ class Run:
     def is_imported(self) -> bool:
         """Whether other code trained the models: there is no recipe, and the memberships are of any design."""
         return self.config.dataset == IMPORTED
+
+    @property
+    def outdated(self) -> str:
+        """What is wrong with the models of a run of an earlier version; empty where nothing is.
+
+        They were asked by the average of their weights, with norms' statistics of the last steps' weights.
+        """
+        leaves = self.provenance["fingerprints"].get("initial_parameters", {})
+        has_statistics = any(not leaf.startswith("params/") for leaf in leaves)
+        if "evaluation" in self.provenance or not (self.config.recipe.ema and has_statistics):
+            return ""
+        return (
+            "its models were evaluated by an earlier version, averaged weights with norm statistics that were not "
+            "averaged with them, and are worse than those that were trained: train the pool anew"
+        )
 
     @property
     def models(self) -> np.ndarray:
@@ -301,9 +334,26 @@ class Run:
         rows = self.models if models is None else models
         return StoredSignal(self._array(name), rows, f"{self.path}/arrays/{name}")
 
+    @property
+    def num_test(self) -> int:
+        """Held-out examples, 0 without any."""
+        return self._array("labels_test").shape[0] if self.holds("labels_test") else 0
+
     def accuracy(self, side: str, models: np.ndarray | None = None) -> np.ndarray:
-        """Accuracy of the usable models, or of those given, float32 `[m]`; `side` is in, out or test (NaN without one)."""
-        name = f"accuracy_{side}"
+        """Accuracy of the usable models, or of those given, float32 `[m]`; `side` is in, out or test (NaN without one).
+
+        Where models answer with an average of their weights, raw_in, raw_out and raw_test are of the last weights.
+        """
+        return self._of_models(f"accuracy_{side}", models)
+
+    def losses(self, kind: str, models: np.ndarray | None = None) -> np.ndarray:
+        """Mean cross-entropy of the usable models, or of those given, float32 `[m]`.
+
+        `kind` is in, members at the clean query, or last_epoch, of training. Not stored by earlier versions.
+        """
+        return self._of_models(f"loss_{kind}", models)
+
+    def _of_models(self, name: str, models: np.ndarray | None) -> np.ndarray:
         rows = self.models if models is None else models
         return read_store(self._array(name)[rows], f"{self.path}/arrays/{name}")
 
@@ -321,19 +371,48 @@ class Run:
                 ) from error
             yield
 
+    def require_same_models(self, dataset: Dataset) -> None:
+        """Raise RunError where models trained now would not be as those that are there, naming what differs."""
+        if self.outdated:
+            raise RunError(f"{self.path}: does not go on: {self.outdated}, in another directory")
+        recipe = self.config.recipe
+        recorded = self.provenance["fingerprints"].get("initial_parameters", {})
+        now = _norms(_initial_model(recipe, dataset))
+        for leaf in sorted(recorded.keys() | now.keys()):
+            if (
+                leaf not in recorded
+                or leaf not in now
+                or not np.allclose(recorded[leaf], now[leaf], rtol=1e-5)
+            ):
+                raise RunError(
+                    f"{self.path}: model {recipe.model} has changed since the run began: the initial "
+                    f"parameter {leaf} is another; restore its code or name another directory"
+                )
+        if "evaluation" not in self.provenance:
+            return
+        before, after = self.provenance["evaluation"], _evaluation(self.config, dataset)
+        for layer in sorted(before["norms"].keys() | after["norms"].keys()):
+            there, here = before["norms"].get(layer), after["norms"].get(layer)
+            if there != here:
+                raise RunError(
+                    f"{self.path}: model {recipe.model} has changed since the run began: norm {layer} is {there} "
+                    f"there and {here} here; restore its code or name another directory"
+                )
+
     def write_model(self, index: int, arrays: dict[str, np.ndarray], *, diverged: bool) -> None:
         """Write one model's rows, and `done` after all of them. A done model is never written again.
 
         Args:
             index: the model.
-            arrays: a row by array name: phi `[N, Q]`, accuracy_in `[]`, ...
+            arrays: a row by array name: phi `[N, Q]`, accuracy_in `[]`, ... Figures that are not given are NaN.
             diverged: record it as diverged; its arrays are then not written.
         """
         if int(self._array("done")[index].read().result()):
             raise RunError(f"{self.path}: model {index} is done already")
         with writing(self.path):
             if not diverged:
-                writes = [self._array(name)[index].write(row) for name, row in arrays.items()]
+                unknown = {name: np.float32(np.nan) for name in FIGURES if self.holds(name)}
+                writes = [self._array(name)[index].write(row) for name, row in {**unknown, **arrays}.items()]
                 for write in writes:
                     write.result()
             self._array("done")[index].write(DIVERGED if diverged else DONE).result()
@@ -386,18 +465,8 @@ class Run:
                 f"{self.path}: holds {old.num_models} models, and a run does not shrink to {config.num_models}; "
                 f"name another directory"
             )
-        recorded = self.provenance["fingerprints"].get("initial_parameters", {})
-        now = _norms(_initial_model(config.recipe, dataset))
-        for leaf in sorted(recorded.keys() | now.keys()):
-            if (
-                leaf not in recorded
-                or leaf not in now
-                or not np.allclose(recorded[leaf], now[leaf], rtol=1e-5)
-            ):
-                raise RunError(
-                    f"{self.path}: model {config.recipe.model} has changed since the run began: the initial "
-                    f"parameter {leaf} is another; restore its code or name another directory"
-                )
+        if config.num_models > old.num_models or (self.done == 0).any():
+            self.require_same_models(dataset)
         run = Run(
             self.path,
             dataclasses.replace(old, num_models=config.num_models, execution=config.execution),
@@ -424,14 +493,12 @@ class Run:
         arrays: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = {
             "keep": ("bool", (M, N), (1, min(N, BLOCK))),
             "labels": ("int32", (N,), (N,)),
-            "accuracy_in": ("float32", (M,), (1,)),
-            "accuracy_out": ("float32", (M,), (1,)),
-            "accuracy_test": ("float32", (M,), (1,)),
+            **dict.fromkeys(ACCURACIES, ("float32", (M,), (1,))),
             "done": ("uint8", (M,), (1,)),
         }
         for name, shape in rows.items():
-            block = shape[0] if name == "params" else min(shape[0], BLOCK)
-            arrays[name] = ("float32", (M, *shape), (1, block, *shape[1:]))
+            block = shape if name == "params" else (*(min(n, BLOCK) for n in shape[:1]), *shape[1:])
+            arrays[name] = ("float32", (M, *shape), (1, *block))
         if labels_test is not None:
             arrays["labels_test"] = ("int32", labels_test.shape, labels_test.shape)
         for name, (dtype, shape, chunk) in arrays.items():
@@ -465,10 +532,31 @@ def _per_model(path: Path) -> list[str]:
 
 def _initial_model(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
     """Model 0's variables before training: they tell whether the model's code is still the same."""
-    module = build_model(recipe.model, dataset.num_classes)
-    init = jax.jit(partial(init_model, module, recipe, 1))
+    init = _init_program(build_model(recipe.model, dataset.num_classes), recipe)
     state = init(model_key(recipe.seed, 0), dataset.x[:1])
     return {"params": state.params, **state.statistics}
+
+
+@lru_cache(maxsize=1)
+def _init_program(module: nn.Module, recipe: Recipe):
+    """Compiled once for a run that is made and then trained."""
+    return jax.jit(partial(init_model, module, recipe, 1))
+
+
+def _evaluation(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """How models are evaluated and normalised, for provenance.json."""
+    recipe, original = config.recipe, config.queries.convention == "original"
+    by_average = answers_by_average(recipe, config.queries)
+    module = build_model(recipe.model, dataset.num_classes)
+    return {
+        "weights": f"moving average, decay {recipe.ema:g}" if by_average else "as trained",
+        "statistics": "of each batch of queries"
+        if original
+        else recipe.statistics
+        if by_average
+        else "running",
+        "norms": norm_constants(module, dataset.x),
+    }
 
 
 def _fingerprint(keep: np.ndarray) -> str:

@@ -17,6 +17,7 @@ __all__ = [
     "SIGNALS",
     "ModelState",
     "Recipe",
+    "answers_by_average",
     "augmented",
     "epoch_order",
     "evaluated",
@@ -24,9 +25,11 @@ __all__ = [
     "init_model",
     "learning_rate",
     "model_key",
+    "norm_constants",
     "optimizer",
     "query",
     "random_order",
+    "recomputed_statistics",
     "steps_per_epoch",
     "train_epoch",
     "train_step",
@@ -37,6 +40,7 @@ Array = jax.Array | np.ndarray  # a trace, or what users have
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "cos7pi16", "constant")
 PRECISIONS = ("float32", "bfloat16")
+STATISTICS = ("recomputed", "averaged")
 # What a sweep can store beside phi, from logits [..., C] and labels [...].
 SIGNALS = {
     "entropy": lambda logits, labels: entropy(logits),
@@ -69,6 +73,8 @@ class Recipe:
     """On weights, not on biases and norms; added to the gradient (sgd, adam) or decoupled (adamw)."""
     ema: float = 0.0
     """Decay of the moving average of the weights that is evaluated in their place (the paper: 0.999); 0 is off."""
+    statistics: str = "recomputed"
+    """Of norms under averaged weights: recomputed over the members, or averaged as the weights are (the paper's code)."""
     flip: bool = False
     """Mirror training images at random."""
     crop_pad: int = 0
@@ -80,7 +86,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
+        for name, choices in (
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+            ("precision", PRECISIONS),
+            ("statistics", STATISTICS),
+        ):
             if getattr(self, name) not in choices:
                 raise ValueError(
                     f"recipe.{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}"
@@ -113,7 +124,7 @@ class ModelState(NamedTuple):
     params: Any
     statistics: dict[str, Any]  # flax's other collections, such as BatchNorm's running averages
     optimizer: optax.OptState
-    ema: Any  # moving average of params, or None
+    average: Any  # moving average of {"params": params, **statistics}, from zero; or None
     step: jax.Array  # int32, steps taken
 
 
@@ -168,7 +179,7 @@ def init_model(module: nn.Module, recipe: Recipe, total_steps: int, key: jax.Arr
         params=params,
         statistics=statistics,
         optimizer=optimizer(recipe, learning_rate(recipe, total_steps)).init(params),
-        ema=jax.tree.map(jnp.zeros_like, params) if recipe.ema else None,
+        average=jax.tree.map(_zero_average, dict(variables)) if recipe.ema else None,
         step=jnp.zeros((), jnp.int32),
     )
 
@@ -258,10 +269,26 @@ def train_step(
     step_of = optimizer(recipe, learning_rate(recipe, total_steps))
     updates, optimizer_state = step_of.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
-    ema = state.ema
+    average = state.average
     if recipe.ema:
-        ema = jax.tree.map(lambda e, p: recipe.ema * e + (1 - recipe.ema) * p, ema, params)
-    return ModelState(params, statistics, optimizer_state, ema, state.step + 1), loss
+        # Every floating-point variable, as in the authors' code: weights of one average are not evaluated with
+        # statistics of another.
+        now = {"params": params, **statistics}
+        average = jax.tree.map(partial(_toward, recipe.ema), average, now)
+    return ModelState(params, statistics, optimizer_state, average, state.step + 1), loss
+
+
+def _zero_average(leaf: jax.Array) -> jax.Array:
+    wide = jnp.promote_types(leaf.dtype, jnp.float32) if _is_float(leaf) else leaf.dtype
+    return jnp.zeros(leaf.shape, wide)
+
+
+def _toward(decay: float, average: jax.Array, now: jax.Array) -> jax.Array:
+    return decay * average + (1 - decay) * now if _is_float(now) else now
+
+
+def _is_float(leaf: jax.Array) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def augmented(recipe: Recipe, key: jax.Array, images: jax.Array) -> jax.Array:
@@ -280,17 +307,136 @@ def forward(
     In training mode, or without a key for dropout in evaluation mode, which leaves the statistics as they were.
     """
     dtype = _compute_dtype(recipe, variables["params"])
+    cast = {**variables, "params": jax.tree.map(lambda p: p.astype(dtype), variables["params"])}
+    logits, statistics = _applied(module, cast, as_input(images, dtype), dropout_key)
+    return jnp.asarray(logits, jnp.promote_types(dtype, jnp.float32)), statistics
+
+
+def _applied(
+    module: nn.Module, variables: dict[str, Any], inputs: jax.Array, dropout_key: jax.Array | None
+) -> tuple[jax.Array, dict[str, Any]]:
+    """What the module returns, and the statistics as they then are; in training mode with a key for dropout."""
     statistics = {name: value for name, value in variables.items() if name != "params"}
     training = dropout_key is not None
     logits, updated = module.apply(
-        {"params": jax.tree.map(lambda p: p.astype(dtype), variables["params"]), **statistics},
-        as_input(images, dtype),
+        variables,
+        inputs,
         train=training,
         mutable=list(statistics) if training else [],
         rngs={"dropout": dropout_key} if training else {},
     )
-    updated = updated if training else statistics
-    return jnp.asarray(logits, jnp.promote_types(dtype, jnp.float32)), dict(updated)
+    return logits, dict(updated) if training else statistics
+
+
+# --- What a trained model answers with -------------------------------------------------------------------------------
+
+
+def answers_by_average(recipe: Recipe, queries: Queries) -> bool:
+    """Whether a model is asked by the moving average of its weights; else by the weights as they were trained."""
+    return recipe.ema > 0 and queries.convention == "paper"
+
+
+def evaluated(
+    module: nn.Module,
+    recipe: Recipe,
+    queries: Queries,
+    state: ModelState,
+    key: jax.Array,
+    x: Array,
+    keep: Array,
+) -> dict[str, Any]:
+    """The variables that a trained model answers with: its weights, or their bias-corrected moving average.
+
+    The average comes with statistics of its own: averaged as the weights are, or recomputed over the members. Those of
+    the last steps are of other weights: a deep network evaluated with them is wrong.
+
+    Args:
+        module: flax module.
+        recipe: how it was trained.
+        queries: which decide by their convention.
+        state: of the model.
+        key: the model's, see `model_key`.
+        x: `[N, ...]`.
+        keep: bool `[N]`, its members.
+    """
+    now = {"params": state.params, **state.statistics}
+    if not answers_by_average(recipe, queries):
+        return now
+    correction = 1 - recipe.ema ** state.step.astype(jnp.float32)
+    average = jax.tree.map(
+        lambda mean, leaf: (mean / correction).astype(leaf.dtype) if _is_float(leaf) else mean,
+        state.average,
+        now,
+    )
+    if recipe.statistics == "averaged" or not state.statistics:
+        return average
+    return {**average, **recomputed_statistics(module, recipe, average, key, x, keep)}
+
+
+def recomputed_statistics(
+    module: nn.Module, recipe: Recipe, variables: dict[str, Any], key: jax.Array, x: Array, keep: Array
+) -> dict[str, Any]:
+    """The statistics of a model's norms under other weights than they were gathered under, over one epoch's batches.
+
+    Of every batch the statistics that it has by itself, and of them all the mean, in training mode and in float32 as
+    models are queried. Order, augmentation and dropout are drawn from `key`, once and for all. Statistics of modules that
+    are no `nn.BatchNorm` go on as the module moves them, from `variables` on, and their mean over the batches is taken.
+    """
+    x, keep = jnp.asarray(x), jnp.asarray(keep)
+    steps = steps_per_epoch(len(keep), recipe.batch_size)
+    order_key, steps_key = jax.random.split(jax.random.fold_in(key, 3))
+    batches = random_order(order_key, keep, steps * recipe.batch_size).reshape(steps, recipe.batch_size)
+    statistics = {name: value for name, value in variables.items() if name != "params"}
+
+    def one_batch(carry, step):
+        statistics, total = carry
+        augment_key, dropout_key = jax.random.split(jax.random.fold_in(steps_key, step))
+        images = augmented(recipe, augment_key, x[batches[step]])
+        asked = {"params": variables["params"], **statistics}
+        with nn.intercept_methods(_without_memory), jax.default_matmul_precision("highest"):
+            _, statistics = _applied(module, asked, as_input(images, jnp.float32), dropout_key)
+        return (statistics, jax.tree.map(_added, total, statistics)), None
+
+    zeros = jax.tree.map(_zero_average, statistics)
+    (last, total), _ = jax.lax.scan(one_batch, (statistics, zeros), jnp.arange(steps))
+    return jax.tree.map(
+        lambda t, leaf: (t / steps).astype(leaf.dtype) if _is_float(leaf) else leaf, total, last
+    )
+
+
+def _added(total: jax.Array, leaf: jax.Array) -> jax.Array:
+    return total + leaf if _is_float(leaf) else leaf
+
+
+def _without_memory(call, args, kwargs, context):
+    """A `nn.BatchNorm` whose running statistics become those of the batch alone."""
+    module = context.module
+    if not isinstance(module, nn.BatchNorm) or context.method_name != "__call__" or module.momentum == 0:
+        return call(*args, **kwargs)
+    return module.clone(parent=module.scope, momentum=0.0)(*args, **kwargs)
+
+
+def norm_constants(module: nn.Module, x: Array) -> dict[str, dict[str, Any]]:
+    """The constants of a module's norms, by path: kind, and epsilon and momentum where it has them. `x [N, ...]`."""
+    found: dict[str, dict[str, Any]] = {}
+
+    def note(call, args, kwargs, context):
+        layer = context.module
+        constants = {
+            name: float(value)
+            for name in ("epsilon", "momentum")
+            if isinstance(value := getattr(layer, name, None), int | float)
+        }
+        if constants:
+            found["/".join(layer.path)] = {"kind": type(layer).__name__, **constants}
+        return call(*args, **kwargs)
+
+    def init(key):
+        with nn.intercept_methods(note):
+            return module.init(key, as_input(jnp.asarray(x[:1]), jnp.float32), train=False)
+
+    jax.eval_shape(init, jax.random.key(0))
+    return dict(sorted(found.items()))
 
 
 def query(
@@ -301,7 +447,10 @@ def query(
     x: Array,
     y: Array,
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-    """Ask one model about a batch of examples, in float32 and evaluation mode.
+    """Ask one model about a batch of examples in float32.
+
+    In evaluation mode, so that examples have nothing to do with one another; by the convention "original" in training
+    mode, in which each view of the batch is normalised by its own mean and variance.
 
     Args:
         module: flax module.
@@ -319,23 +468,20 @@ def query(
     Q, n = views.shape[:2]
     # TF32 would clip phi where low false-positive rates live.
     with jax.default_matmul_precision("highest"):
-        logits = module.apply(
-            variables, as_input(views.reshape(Q * n, *x.shape[1:]), jnp.float32), train=False
-        )
+        if queries.convention == "original":
+            key = jax.random.key(0)  # of dropout, which the authors' network has not
+            logits = jax.lax.map(
+                lambda view: _applied(module, variables, as_input(view, jnp.float32), key)[0], views
+            )
+        else:
+            logits, _ = _applied(
+                module, variables, as_input(views.reshape(Q * n, *x.shape[1:]), jnp.float32), None
+            )
     logits = jnp.asarray(logits, jnp.float32).reshape(Q, n, -1)
     labels = jnp.broadcast_to(y, (Q, n))
     said = {"phi": logit_scaled_confidence(logits, labels)}
     said |= {name: SIGNALS[name](logits, labels) for name in signals}
     return {name: jnp.swapaxes(values, 0, 1) for name, values in said.items()}, is_correct(logits[0], y)
-
-
-def evaluated(recipe: Recipe, state: ModelState) -> dict[str, Any]:
-    """The variables that a trained model answers with: its weights, or their bias-corrected moving average."""
-    params = state.params
-    if recipe.ema:
-        correction = 1 - recipe.ema ** state.step.astype(jnp.float32)
-        params = jax.tree.map(lambda e: e / correction, state.ema)
-    return {"params": params, **state.statistics}
 
 
 def _epoch_keys(key: jax.Array, epoch: Array | int) -> tuple[jax.Array, jax.Array]:

@@ -32,7 +32,17 @@ from lira.config import (
     read_config,
 )
 from lira.data import Dataset
-from lira.engine import Data, DivergedWarning, Learn, accuracy_over, duration, fill, plan, train
+from lira.engine import (
+    Data,
+    DivergedWarning,
+    Learn,
+    Learned,
+    accuracy_over,
+    duration,
+    fill,
+    plan,
+    train,
+)
 from lira.forget_sets import draw_requests
 from lira.membership import keep_mask
 from lira.models import build_model
@@ -401,7 +411,7 @@ def _unlearn_request(
 
         def learn(
             stack: np.ndarray, data: Data, advance: Callable[[float, int], None], stop: Event
-        ) -> tuple[Any, np.ndarray]:
+        ) -> Learned:
             wide = np.resize(stack, W) - k * M
             variables, finite = compiled(
                 jnp.asarray(np.asarray(source.signal("params", from_rows[wide]))),
@@ -414,7 +424,7 @@ def _unlearn_request(
             )
             finite = np.asarray(finite)
             advance(len(stack), 0)
-            return variables, finite
+            return Learned(variables, finite)
 
         return programs, learn
 

@@ -14,7 +14,6 @@ from lira.check import (
     check_pool,
     check_queries,
     check_run,
-    check_training,
 )
 from lira.data import Dataset
 from lira.membership import keep_mask
@@ -85,12 +84,6 @@ def test_queries_against_augmentation(flip, crop_pad, mirror, shift, status, wor
     found = check_queries(Recipe(flip=flip, crop_pad=crop_pad), Queries(mirror=mirror, shift=shift))
     assert found.status == status
     assert words in found.sentence
-
-
-def test_training_accuracy():
-    labels = np.arange(1000) % 10
-    for inside, status in [(0.1, "fail"), (0.11, "fail"), (0.6, "warn"), (0.99, "ok")]:
-        assert check_training(np.full(4, inside), np.full(4, 0.1), labels).status == status
 
 
 @pytest.mark.parametrize("block", [50, 4096])

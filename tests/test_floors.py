@@ -9,8 +9,19 @@ FLOORS = [
     *("signals", "confidences", "membership", "metrics", "epsilon", "attacks"),
     *("suite", "leakage", "forgetting"),
     *("files", "data", "sources", "augment", "models", "convolution", "training", "unlearners"),
-    *("config", "arrays", "store", "interchange", "stack", "engine", "forget_sets", "unlearn"),
-    *("check", "published", "plots", "unlearning_plots", "report", "unlearning_report"),
+    *(
+        "config",
+        "arrays",
+        "store",
+        "published",
+        "trained",
+        "interchange",
+        "stack",
+        "engine",
+        "forget_sets",
+        "unlearn",
+    ),
+    *("check", "plots", "unlearning_plots", "report", "unlearning_report"),
     *("enough", "audit", "bench_torch", "bench", "cli"),
 ]
 

@@ -173,7 +173,9 @@ def test_sweeps_ask_about_as_many_examples_as_fit_off_the_cpu(monkeypatch):
             build_model("cnn-small", 3), recipe, Queries(mirror=True), images(), "patches", 2, ()
         )
         x, y = jnp.asarray(images().x), jnp.asarray(images().y)
-        return programs.sweep(programs.evaluate(programs.init(jnp.arange(2), x[:1])), x, y)
+        indices, keep = jnp.arange(2), jnp.ones((2, len(y)), bool)
+        variables = programs.evaluate(programs.init(indices, x[:1]), indices, x, keep)
+        return programs.sweep(variables, x, y)
 
     small, _ = sweep()
     assert asked == [8], "a training batch of queries, two an example"

@@ -188,7 +188,7 @@ def test_moving_average_is_bias_corrected():
     for epoch in range(2):
         state, _ = train_epoch(module, recipe, 2, state, key, epoch, 1, X, Y, keep)
         history.append(np.asarray(state.params["Dense_0"]["kernel"]))
-    averaged = evaluated(recipe, state)["params"]["Dense_0"]["kernel"]
+    averaged = evaluated(module, recipe, Queries(), state, key, X, keep)["params"]["Dense_0"]["kernel"]
     np.testing.assert_allclose(averaged, (0.9 * history[0] + history[1]) / 1.9, rtol=1e-5, atol=1e-7)
 
 
@@ -206,10 +206,10 @@ def test_bfloat16_keeps_float32_weights_and_follows_float32():
 
 def test_query_answers_every_view_in_evaluation_mode():
     recipe, queries = Recipe(epochs=1, batch_size=10), Queries(mirror=True)
-    state, _ = train_alone(Net(), recipe, 0, keep_mask(0, 4, N)[0])
-    said, correct = query(
-        Net(), queries, tuple(SIGNALS), evaluated(recipe, state), jnp.asarray(X), jnp.asarray(Y)
-    )
+    keep = keep_mask(0, 4, N)[0]
+    state, _ = train_alone(Net(), recipe, 0, keep)
+    variables = evaluated(Net(), recipe, queries, state, model_key(0, 0), X, keep)
+    said, correct = query(Net(), queries, tuple(SIGNALS), variables, jnp.asarray(X), jnp.asarray(Y))
     phi = said["phi"]
     assert {name: values.shape for name, values in said.items()} == {
         **dict.fromkeys(("phi", "entropy", "modified_entropy"), (N, 2)),
