@@ -41,9 +41,7 @@ class Check(NamedTuple):
 
 def check_trained(run: Run, models: np.ndarray) -> list[Check]:
     """The checks of what training gave, over the models given by index."""
-    checks = []
-    if run.outdated:
-        checks.append(Check("evaluation", "fail", run.outdated))
+    checks = [Check("evaluation", "fail", run.outdated)] if run.outdated else []
     inside, outside = (run.accuracy(side, models) for side in ("in", "out"))
     if np.isnan(inside).any():
         sentence = "the accuracy on members is not known, because there are no logits"
@@ -55,7 +53,7 @@ def check_trained(run: Run, models: np.ndarray) -> list[Check]:
     test = run.accuracy("test", models)
     steps = steps_per_epoch(N, config.recipe.batch_size) * config.recipe.epochs
     checks.append(check_averaging(config.recipe, steps))
-    if run.holds("accuracy_raw_in") and not np.isnan(run.accuracy("raw_in", models)).any():
+    if not run.outdated and run.holds("accuracy_raw_in"):
         sides = ["in", "out"] if np.isnan(test).any() else ["in", "out", "test"]
         counts = np.array([N / 2, N / 2, run.num_test])[: len(sides)]
         answered, raw = (
@@ -77,7 +75,7 @@ def check_averaging(recipe: Recipe, total_steps: int) -> Check | None:
         return None
     horizon = 1 / (1 - recipe.ema)
     text = f"the average of the weights reaches back {horizon:,.0f} steps, and a training has {total_steps:,}"
-    if total_steps < HORIZONS * horizon:
+    if round(total_steps / horizon, 6) < HORIZONS:
         return Check(
             "averaging",
             "warn",
