@@ -466,7 +466,9 @@ def query(
     """
     views = query_views(jnp.asarray(x), queries)
     Q, n = views.shape[:2]
-    # TF32 would clip phi where low false-positive rates live.
+    # TF32 would move phi by up to .03 at |phi| = 50, where low false-positive rates live. Three products of operands
+    # split into bfloat16 come close enough, but XLA has no library convolution for them that would be faster
+    # (experiments/benchmarks/queries.py).
     with jax.default_matmul_precision("highest"):
         if queries.convention == "original":
             key = jax.random.key(0)  # of dropout, which the authors' network has not

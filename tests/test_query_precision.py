@@ -1,6 +1,7 @@
 """phi of the query sweep against float64, up to |phi| = 50, and what products of fewer bits would make of it."""
 
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -95,8 +96,8 @@ def multiplied(split, pairs):
             (nn.Dense, "dot_general", lax.dot_general),
         ):
             if isinstance(module, kind) and getattr(module, field) is None:
-                other = module.clone(**{field: partial(product, operation)}, parent=None)
-                return other.apply(module.variables, *args, **kwargs)
+                fields: Any = {field: partial(product, operation)}
+                return module.clone(**fields, parent=None).apply(module.variables, *args, **kwargs)
         return call(*args, **kwargs)
 
     return nn.intercept_methods(replaced)
