@@ -84,6 +84,10 @@ def test_queries_against_augmentation(flip, crop_pad, mirror, shift, status, wor
     found = check_queries(Recipe(flip=flip, crop_pad=crop_pad), Queries(mirror=mirror, shift=shift))
     assert found.status == status
     assert words in found.sentence
+    original = check_queries(
+        Recipe(flip=flip, crop_pad=crop_pad), Queries(mirror=mirror, shift=shift, convention="original")
+    )
+    assert (original.status, "each batch of 5,000" in original.sentence) == ("warn", True)
 
 
 @pytest.mark.parametrize("block", [50, 4096])
