@@ -466,8 +466,8 @@ def query(
     """
     views = query_views(jnp.asarray(x), queries)
     Q, n = views.shape[:2]
-    # TF32 would move phi by up to .03 at |phi| = 50, where low false-positive rates live. Three products of operands
-    # split into bfloat16 come close enough, but XLA has no library convolution for them that would be faster
+    # Where |phi| reaches 50, where low false-positive rates live, TF32 moves it by .02 and more. Three products of
+    # operands split into bfloat16 move it by up to 1e-3, but XLA's bfloat16 convolutions do not return float32
     # (experiments/benchmarks/queries.py).
     with jax.default_matmul_precision("highest"):
         if queries.convention == "original":
