@@ -261,11 +261,11 @@ def score(run: Run, dataset: Dataset | None = None) -> dict[str, np.ndarray]:
 
 
 def pool_of(run: Run, dataset: Dataset | None = None) -> Pool:
-    """The run's usable models as the attacks see them; arrays stay on disk until they are read."""
+    """The run's usable models as the attacks see them; arrays stay on disk, and features undone, until they are read."""
     features = population_features = None
     if dataset is not None and dataset.x_test is not None and dataset.y_test is not None:
-        features = _features(dataset.x, dataset.y, dataset.num_classes)
-        population_features = _features(dataset.x_test, dataset.y_test, dataset.num_classes)
+        features = _Features(dataset.x, dataset.y, dataset.num_classes)
+        population_features = _Features(dataset.x_test, dataset.y_test, dataset.num_classes)
     return Pool(
         {name: run.signal(name) for name in ("phi", *SIGNALS) if run.holds(name)},
         run.keep,
@@ -273,6 +273,19 @@ def pool_of(run: Run, dataset: Dataset | None = None) -> Pool:
         features=features,
         population_features=population_features,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Features:
+    """What is public of examples, see `_features`; computed when it is read, which few attacks do."""
+
+    x: np.ndarray
+    y: np.ndarray
+    num_classes: int
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        """The features."""
+        return _features(self.x, self.y, self.num_classes).astype(dtype or np.float32, copy=False)
 
 
 def _features(x: np.ndarray, y: np.ndarray, num_classes: int) -> np.ndarray:
