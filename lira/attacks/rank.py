@@ -20,6 +20,7 @@ from lira.attacks._pool import (
     group_targets,
     need_models,
     read_block,
+    scoring,
     sided_blocks,
 )
 
@@ -112,7 +113,7 @@ def attack_r(
     groups, fewest = group_targets(keep, target, leave)
     need_models("attack_r", fewest, OUT="attack_p or global_threshold, which need no reference models")
     scores = np.empty((M if target is None else target.shape[0], N), np.float32)
-    with jax.enable_x64(True):
+    with scoring(phi, target):
         for rows, examples, _, block in sided_blocks(phi, keep, target, leave, groups, losses):
             # Models of the other side go below every loss.
             ordered = np.sort(np.where(block.outside.mask, block.values[..., 0], -np.inf).T, axis=1)
