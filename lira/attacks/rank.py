@@ -23,6 +23,7 @@ from lira.attacks._pool import (
     scoring,
     sided_blocks,
 )
+from lira.parallel import side_by_side
 
 __all__ = ["attack_p", "attack_r"]
 
@@ -71,9 +72,12 @@ def attack_p(
     # x itself, where it is part of its own population, is not above itself.
     points = theirs.shape[1] - (theirs is own)
     scores = np.empty(own.shape, np.float32)
-    for row, (of_target, of_population) in enumerate(zip(own, theirs, strict=True)):
-        below = np.searchsorted(np.sort(of_population), of_target, "right")
-        scores[row] = (len(of_population) - below) / points
+
+    def share(row: int) -> None:
+        below = np.searchsorted(np.sort(theirs[row]), own[row], "right")
+        scores[row] = (theirs.shape[1] - below) / points
+
+    side_by_side(share, range(len(scores)))
     return scores
 
 

@@ -25,6 +25,7 @@ from lira.attacks._pool import (
     sided_blocks,
     store,
 )
+from lira.parallel import side_by_side
 
 __all__ = ["rmia_offline", "rmia_online"]
 
@@ -193,13 +194,17 @@ def _share_beaten(ratios: np.ndarray, population: np.ndarray | None, gamma: floa
     itself = int(population is None)
     points = others.shape[1] - itself
     scores = np.empty(ratios.shape, np.float32)
-    for row, (own, theirs) in enumerate(zip(ratios, others, strict=True)):
+
+    def share(row: int) -> None:
+        own, theirs = ratios[row], others[row]
         beaten = np.searchsorted(np.sort(theirs), own - margin, "right")
         if margin <= 0:  # x beats itself
             beaten -= itself
         # R is next to 1 wherever all models are sure: the root is steep there, so that float32 tells scores apart.
         root = np.sqrt(np.abs(own))
         scores[row] = (beaten + 0.5 + 0.5 * np.sign(own) * root / (1 + root)) / points
+
+    side_by_side(share, range(len(scores)))
     return scores
 
 
