@@ -1,6 +1,8 @@
 """Running: which models next, in stacks of what width, on what device; then every attack on what they left behind."""
 
+import dataclasses
 import datetime
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -23,6 +25,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from lira.attacks import SignalArray
 from lira.config import Config
 from lira.data import Dataset
 from lira.stack import Programs, programs_for, seconds_per_step
@@ -46,6 +49,8 @@ __all__ = [
 
 # Patches along each axis of an image whose means are its features.
 PATCHES = 8
+# Signals of at most so many bytes are read into memory once; larger ones in blocks, by each attack anew.
+HELD = 1 << 29
 
 
 class Data(NamedTuple):
@@ -245,11 +250,11 @@ def score(run: Run, dataset: Dataset | None = None) -> dict[str, np.ndarray]:
         raise RunError(
             f"{run.path}: has {pairs} complete pairs of models, and the attacks need two: train it first"
         )
-    pool = pool_of(run, dataset)
-    scores = {}
+    pool, scores = None, {}
     for name, attack in ATTACKS.items():
         stored = run.scores(name)
         if stored is None:
+            pool = pool or _held(pool_of(run, dataset))
             computed = attack_pool(pool, {name: attack})
             if name not in computed:
                 continue
@@ -273,6 +278,17 @@ def pool_of(run: Run, dataset: Dataset | None = None) -> Pool:
         features=features,
         population_features=population_features,
     )
+
+
+def _held(pool: Pool) -> Pool:
+    """The pool with what is not too large read into memory, once for all attacks."""
+
+    def read(signal: SignalArray) -> SignalArray:
+        return np.asarray(signal) if 4 * math.prod(signal.shape) <= HELD else signal
+
+    signals = {name: read(signal) for name, signal in pool.signals.items()}
+    population = None if pool.population is None else read(pool.population)
+    return dataclasses.replace(pool, signals=signals, population=population)
 
 
 @dataclass(frozen=True, eq=False)
