@@ -6,6 +6,7 @@ are conditional on the examples.
 """
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -212,8 +213,7 @@ class Roc:
         """Balanced accuracy with its 95 % interval, from the same resamples."""
         best = None
         if self._resamples is not None:
-            false, true = self._resamples
-            best = 0.5 + 0.5 * np.max(true - false, axis=1)
+            best = np.concatenate([0.5 + 0.5 * np.max(true - false, axis=1) for false, true in self._parts()])
         return self._interval(self.balanced_accuracy, best)
 
     def resampled_tpr(self, fprs: np.ndarray) -> np.ndarray | None:
@@ -223,9 +223,10 @@ class Roc:
         """
         if self._resamples is None:
             return None
+        wanted = fprs * (1 + 1e-12)
         return np.stack(
             [
-                true[np.searchsorted(false, fprs * (1 + 1e-12), side="right") - 1]
+                true[np.searchsorted(false, wanted, side="right") - 1]
                 for false, true in zip(*self._resamples, strict=True)
             ]
         )
@@ -234,9 +235,13 @@ class Roc:
         """AUC in each of the same resamples, float64 `[B]`; None with too few clusters."""
         if self._resamples is None:
             return None
-        false, true = self._resamples
         # The candidates end at the last threshold; the corner (0, 0) is their first.
-        return np.sum(np.diff(false) * (true[:, 1:] + true[:, :-1]) / 2, axis=1)
+        return np.concatenate(
+            [
+                np.sum(np.diff(false) * (true[:, 1:] + true[:, :-1]) / 2, axis=1)
+                for false, true in self._parts()
+            ]
+        )
 
     def _interval(self, value: float, resampled: np.ndarray | None) -> Estimate:
         margin = np.nan if resampled is None else float(resample_margin(resampled, self.num_clusters))
@@ -248,6 +253,11 @@ class Roc:
         missing = "non-members" if self.num_members else "members"
         warnings.warn(f"{metric} is undefined: there are no {missing}", UndefinedMetricWarning, stacklevel=3)
         return False
+
+    def _parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The resamples, some at a time, so that what is made of them stays in a core's cache."""
+        assert self._resamples is not None
+        return zip(*(np.array_split(rates, 32) for rates in self._resamples), strict=True)
 
     @cached_property
     def _resamples(self) -> tuple[np.ndarray, np.ndarray] | None:
