@@ -50,6 +50,17 @@ def test_a_directory_that_the_user_set_stands_with_all_else(unset):
     assert getattr(jax.config, LEAST) == 1
 
 
+def test_nothing_is_kept_where_nothing_can_be_written(unset, monkeypatch):
+    unset.write_text("a file")
+    keep_compilations()
+    assert getattr(jax.config, DIRECTORY) is None
+    unset.unlink()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    keep_compilations()
+    assert getattr(jax.config, DIRECTORY) is None
+    assert getattr(jax.config, LEAST) == 1
+
+
 SCRIPT = """
 import collections, jax, numpy as np
 counted = collections.Counter()
