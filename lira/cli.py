@@ -19,6 +19,7 @@ from rich.console import Console
 
 from lira import bench, enough, report
 from lira.audit import add_arguments, read_audit, write_audit
+from lira.cache import keep_compilations
 from lira.check import check_run
 from lira.config import Config, ConfigError, UnlearnConfig, absolute, is_unlearning, read_config
 from lira.data import Dataset
@@ -82,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(argv: list[str], said: list[str], console: Console) -> int:
     verb, rest = (argv[0], argv[1:]) if argv else ("--help", [])
+    keep_compilations()
     if verb in ("-h", "--help"):
         print(USAGE)
         return 0

@@ -1,6 +1,8 @@
 """Running: which models next, in stacks of what width, on what device; then every attack on what they left behind."""
 
+import dataclasses
 import datetime
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -23,6 +25,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from lira.attacks import SignalArray
 from lira.config import Config
 from lira.data import Dataset
 from lira.stack import Programs, programs_for, seconds_per_step
@@ -49,6 +52,8 @@ __all__ = [
 
 # Patches along each axis of an image whose means are its features.
 PATCHES = 8
+# Signals of at most so many bytes are read into memory once; larger ones in blocks, by each attack anew.
+HELD = 1 << 29
 
 
 class Data(NamedTuple):
@@ -267,11 +272,11 @@ def score(run: Run, dataset: Dataset | None = None) -> dict[str, np.ndarray]:
         raise RunError(
             f"{run.path}: has {pairs} complete pairs of models, and the attacks need two: train it first"
         )
-    pool = pool_of(run, dataset)
-    scores = {}
+    pool, scores = None, {}
     for name, attack in ATTACKS.items():
         stored = run.scores(name)
         if stored is None:
+            pool = pool or _held(pool_of(run, dataset))
             computed = attack_pool(pool, {name: attack})
             if name not in computed:
                 continue
@@ -283,11 +288,11 @@ def score(run: Run, dataset: Dataset | None = None) -> dict[str, np.ndarray]:
 
 
 def pool_of(run: Run, dataset: Dataset | None = None) -> Pool:
-    """The run's usable models as the attacks see them; arrays stay on disk until they are read."""
+    """The run's usable models as the attacks see them; arrays stay on disk, and features undone, until they are read."""
     features = population_features = None
     if dataset is not None and dataset.x_test is not None and dataset.y_test is not None:
-        features = _features(dataset.x, dataset.y, dataset.num_classes)
-        population_features = _features(dataset.x_test, dataset.y_test, dataset.num_classes)
+        features = _Features(dataset.x, dataset.y, dataset.num_classes)
+        population_features = _Features(dataset.x_test, dataset.y_test, dataset.num_classes)
     return Pool(
         {name: run.signal(name) for name in ("phi", *SIGNALS) if run.holds(name)},
         run.keep,
@@ -295,6 +300,30 @@ def pool_of(run: Run, dataset: Dataset | None = None) -> Pool:
         features=features,
         population_features=population_features,
     )
+
+
+def _held(pool: Pool) -> Pool:
+    """The pool with what is not too large read into memory, once for all attacks."""
+
+    def read(signal: SignalArray) -> SignalArray:
+        return np.asarray(signal) if 4 * math.prod(signal.shape) <= HELD else signal
+
+    signals = {name: read(signal) for name, signal in pool.signals.items()}
+    population = None if pool.population is None else read(pool.population)
+    return dataclasses.replace(pool, signals=signals, population=population)
+
+
+@dataclass(frozen=True, eq=False)
+class _Features:
+    """What is public of examples, see `_features`; computed when it is read, which few attacks do."""
+
+    x: np.ndarray
+    y: np.ndarray
+    num_classes: int
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        """The features."""
+        return _features(self.x, self.y, self.num_classes).astype(dtype or np.float32, copy=False)
 
 
 def _features(x: np.ndarray, y: np.ndarray, num_classes: int) -> np.ndarray:

@@ -5,6 +5,7 @@ Plain numbers for metrics.json: null stands where a figure is undefined or has n
 
 import importlib.util
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,9 @@ from lira.metrics import (
     stability,
     youden,
 )
+from lira.metrics.curve import BYTES_A_SCORE
 from lira.metrics.document import estimate_entry, number
+from lira.parallel import side_by_side
 
 __all__ = ["leakage"]
 
@@ -57,14 +60,27 @@ def leakage(scores: np.ndarray, keep: np.ndarray, *, fpr: float = 1e-3) -> dict[
         # An undefined figure is null here.
         warnings.simplefilter("ignore", UndefinedMetricWarning)
         curve = roc(scores, keep)
-        point = curve.tpr_at(fpr)
-        found = youden(scores, keep)
+        point, clusters = curve.tpr_at(fpr), curve.num_clusters
+        del curve  # of a large pool half a gigabyte
+        parts: dict[str, Callable[[], Any]] = {
+            "youden": lambda: youden(scores, keep),
+            "information": lambda: mutual_information(scores, keep),
+        }
+        if clusters >= 2 and point.status == "ok":
+            parts["fixed"] = lambda: fixed_threshold(scores, keep, fpr)
+            if clusters >= 2 * MIN_CLUSTERS:
+                parts["stability"] = lambda: stability(scores, keep, fpr=fpr)
+        if clusters >= 2 and importlib.util.find_spec("jax_privacy"):
+            parts["epsilon"] = lambda: _epsilon(scores, keep)
+        figures = side_by_side(lambda part: part(), parts.values(), bytes_each=BYTES_A_SCORE * scores.size)
+        by_name = dict(zip(parts, figures, strict=True))
+        found = by_name["youden"]
         implied: dict[str, Any] = {
             "fpr": fpr,
             "youden_j": {**estimate_entry("j", found.j, ""), "optimistic": number(found.optimistic)},
             "information_at_least": estimate_entry("bits", information_bound(found.j), ""),
             "bayes_error_at_most": estimate_entry("error", bayes_error_bound(found.j), ""),
-            "mutual_information": estimate_entry("bits", mutual_information(scores, keep).bits, ""),
+            "mutual_information": estimate_entry("bits", by_name["information"].bits, ""),
             "ppv": {
                 f"{prior:g}": number(float(ppv(point.tpr, point.expected_fpr, prior)))
                 for prior in PRIORS
@@ -72,27 +88,21 @@ def leakage(scores: np.ndarray, keep: np.ndarray, *, fpr: float = 1e-3) -> dict[
             },
             "fixed_threshold": None,
             "stability": None,
-            "epsilon": None,
+            "epsilon": by_name.get("epsilon"),
         }
-        if curve.num_clusters < 2:
-            return implied
-        if point.status == "ok":
-            fixed = fixed_threshold(scores, keep, fpr)
-            # Undefined where the other models have too few non-members for one false positive.
-            if np.isfinite(fixed.mean_fpr.value):
-                implied["fixed_threshold"] = {
-                    **estimate_entry("fpr", fixed.mean_fpr),
-                    **estimate_entry("tpr", fixed.mean_tpr),
-                    "largest_fpr": float(np.max(fixed.target_fpr)),
-                }
-            if curve.num_clusters >= 2 * MIN_CLUSTERS:
-                between = stability(scores, keep, fpr=fpr)
-                implied["stability"] = {
-                    **estimate_entry("pearson", between.pearson),
-                    **estimate_entry("spearman", between.spearman),
-                }
-        if importlib.util.find_spec("jax_privacy"):
-            implied["epsilon"] = _epsilon(scores, keep)
+    fixed, between = by_name.get("fixed"), by_name.get("stability")
+    # Undefined where the other models have too few non-members for one false positive.
+    if fixed is not None and np.isfinite(fixed.mean_fpr.value):
+        implied["fixed_threshold"] = {
+            **estimate_entry("fpr", fixed.mean_fpr),
+            **estimate_entry("tpr", fixed.mean_tpr),
+            "largest_fpr": float(np.max(fixed.target_fpr)),
+        }
+    if between is not None:
+        implied["stability"] = {
+            **estimate_entry("pearson", between.pearson),
+            **estimate_entry("spearman", between.spearman),
+        }
     return implied
 
 

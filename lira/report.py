@@ -24,7 +24,9 @@ from lira.attacks import SignalArray
 from lira.leakage import leakage
 from lira.membership import is_paired
 from lira.metrics import MIN_CLUSTERS, Difference, Roc, mean_over_targets, most_and_least_vulnerable, roc
+from lira.metrics.curve import BYTES_A_SCORE
 from lira.metrics.document import estimate_entry, point_entry
+from lira.parallel import side_by_side
 from lira.plots import COLORS, ROC_SIZE, Curve, decimals, percent, plot_attacks, plot_examples, plot_roc
 from lira.published import Comparison
 from lira.suite import Pool, missing_signals
@@ -56,7 +58,7 @@ PNG_DPI = 200
 
 
 def evaluate(scores: Mapping[str, np.ndarray], keep: np.ndarray) -> tuple[dict[str, Any], dict[str, Curve]]:
-    """Measure every attack, one at a time, so that only one full ROC curve is ever held.
+    """Measure every attack, those of different cores side by side: one full ROC curve is held for each.
 
     Args:
         scores: float `[T, N]` by attack, higher = more likely a member.
@@ -74,19 +76,11 @@ def evaluate(scores: Mapping[str, np.ndarray], keep: np.ndarray) -> tuple[dict[s
     keep = np.asarray(keep)
     members = int(keep.sum())
     nonmembers = keep.size - members
-    attacks, curves = {}, {}
-    for name, values in scores.items():
-        curve = roc(values, keep)
-        points = [curve.tpr_at(fpr) for fpr in FPRS]
-        attacks[name] = {
-            **estimate_entry("auc", curve.auc_interval()),
-            **estimate_entry("balanced_accuracy", curve.balanced_accuracy_interval()),
-            "tpr_at_fpr": {f"{point.fpr:g}": point_entry(point) for point in points},
-            "mean_over_targets": _mean_over_targets(values, keep),
-        }
-        if members and nonmembers:
-            low = next(point.tpr for point in points if f"{point.fpr:g}" == LOW_FPR)
-            curves[name] = _thin(curve, low)
+    measured = side_by_side(
+        lambda values: _measure(values, keep), scores.values(), bytes_each=BYTES_A_SCORE * keep.size
+    )
+    attacks = {name: entry for name, (entry, _) in zip(scores, measured, strict=True)}
+    curves = {name: curve for name, (_, curve) in zip(scores, measured, strict=True) if curve is not None}
     strongest = None
     if members and nonmembers:
         name, _ = strongest_attack(attacks)
@@ -102,6 +96,22 @@ def evaluate(scores: Mapping[str, np.ndarray], keep: np.ndarray) -> tuple[dict[s
         "strongest": strongest,
     }
     return metrics, curves
+
+
+def _measure(scores: np.ndarray, keep: np.ndarray) -> tuple[dict[str, Any], Curve | None]:
+    """One attack's entry in metrics.json, and its curve to draw if it is defined."""
+    curve = roc(scores, keep)
+    points = [curve.tpr_at(fpr) for fpr in FPRS]
+    entry = {
+        **estimate_entry("auc", curve.auc_interval()),
+        **estimate_entry("balanced_accuracy", curve.balanced_accuracy_interval()),
+        "tpr_at_fpr": {f"{point.fpr:g}": point_entry(point) for point in points},
+        "mean_over_targets": _mean_over_targets(scores, keep),
+    }
+    if not (curve.num_members and curve.num_nonmembers):
+        return entry, None
+    low = next(point.tpr for point in points if f"{point.fpr:g}" == LOW_FPR)
+    return entry, _thin(curve, low)
 
 
 def low_fpr_threshold(attack: Mapping[str, Any]) -> tuple[float, float]:

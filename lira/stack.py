@@ -21,6 +21,7 @@ import numpy as np
 
 from lira.arrays import write_atomically
 from lira.augment import ORIGINAL_BATCH, Queries
+from lira.cache import cache_directory, keep_compilations
 from lira.config import Execution
 from lira.convolution import LOWERINGS, lowering
 from lira.data import Dataset
@@ -87,7 +88,7 @@ def programs_for(
     What is not pinned is measured once on this device, for this model and batch size. The choice, and what XLA
     compiled, are kept under `$LIRA_CACHE` (`~/.cache/lira`).
     """
-    _keep_compilations()
+    keep_compilations()
     module = build_model(recipe.model, dataset.num_classes)
     workers = min(execution.workers or _cores(), models)
     share = -(-models // workers)  # of each worker
@@ -467,16 +468,6 @@ def _blocks(n: int, batch: int) -> jax.Array:
 # --- What earlier runs left -------------------------------------------------------------------------------------------
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("LIRA_CACHE") or Path.home() / ".cache" / "lira")
-
-
-def _keep_compilations() -> None:
-    """Have JAX keep what XLA compiles, unless the user has said where or whether it should."""
-    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
-        jax.config.update("jax_compilation_cache_dir", str(_cache() / "xla"))
-
-
 def _cache_file(module: nn.Module, recipe: Recipe, dataset: Dataset, execution: Execution) -> Path:
     """A file for everything that the fastest width may depend on."""
     cost = (
@@ -490,7 +481,7 @@ def _cache_file(module: nn.Module, recipe: Recipe, dataset: Dataset, execution: 
     device = (jax.devices()[0].device_kind, jax.device_count(), _cores(), jax.__version__)
     shape = (dataset.x.shape, dataset.x.dtype.str)
     key = hashlib.sha256(repr((module, cost, device, shape, execution, LOWERINGS)).encode()).hexdigest()
-    return _cache() / "calibration" / f"{key[:16]}.json"
+    return cache_directory() / "calibration" / f"{key[:16]}.json"
 
 
 def _read_choice(place: Path) -> dict[str, Any] | None:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lira import attacks
 from lira.attacks import FewModelsError, SignalArray, classifier_features
+from lira.cache import keep_compilations
 from lira.membership import is_paired
 
 __all__ = [
@@ -79,9 +81,9 @@ class Pool:
     """phi of the pool's models at public points [M, Z, Q]"""
     target_population: SignalArray | None = None
     """phi of the outside targets at them [T, Z, Q]"""
-    features: np.ndarray | None = None
+    features: ArrayLike | None = None
     """of the examples [N, F], of nothing that was trained on them"""
-    population_features: np.ndarray | None = None
+    population_features: ArrayLike | None = None
     """of the public points [Z, F]"""
 
     @property
@@ -110,9 +112,12 @@ def attack_pool(
 ) -> dict[str, np.ndarray]:
     """Every attack that the pool allows, by name; see `missing_signals` for those that read what it does not hold.
 
+    What they compile is kept for later processes, see `keep_compilations`.
+
     Warns:
         UserWarning: naming each attack that needs more models.
     """
+    keep_compilations()
     scores = {}
     for name, attack in attacks.items():
         try:

@@ -15,9 +15,9 @@ from lira import attacks, engine
 from lira.augment import Queries
 from lira.config import Execution
 from lira.data import Dataset
-from lira.engine import DivergedWarning, plan, score, train
-from lira.store import DIVERGED, Run, RunError
-from lira.suite import ATTACKS
+from lira.engine import DivergedWarning, plan, pool_of, score, train
+from lira.store import DIVERGED, Run, RunError, StoredSignal
+from lira.suite import ATTACKS, missing_signals
 from lira.training import Recipe
 
 N = 120
@@ -228,6 +228,34 @@ def test_scores_are_those_of_the_attacks_and_computed_once(tmp_path, monkeypatch
     monkeypatch.setattr(engine, "ATTACKS", dict.fromkeys(ATTACKS, None))
     for name, stored in score(run).items():
         np.testing.assert_array_equal(stored, scores[name])
+
+
+@pytest.mark.filterwarnings("ignore::lira.attacks.FewModelsWarning")
+def test_signals_are_read_once_where_they_fit_and_in_blocks_elsewhere(tmp_path, monkeypatch):
+    run = finished(tmp_path)
+    reads = []
+    read = StoredSignal._read
+    monkeypatch.setattr(
+        StoredSignal,
+        "_read",
+        lambda self, *part: reads.append(self.where.rsplit("/", 1)[1]) or read(self, *part),
+    )
+    scores = score(run)
+    assert sorted(reads) == ["entropy", "modified_entropy", "phi", "phi_test"]
+    monkeypatch.setattr(engine, "HELD", 0)
+    monkeypatch.setattr(Run, "scores", lambda self, name: None)
+    assert isinstance(engine._held(pool_of(run)).signals["phi"], StoredSignal)
+    for name, values in score(run).items():
+        np.testing.assert_array_equal(values, scores[name])
+
+
+def test_features_are_computed_by_who_reads_them(tmp_path, monkeypatch):
+    run = finished(tmp_path)
+    pool = pool_of(run, dataset())
+    expected = engine._features(dataset().x, dataset().y, dataset().num_classes)
+    np.testing.assert_array_equal(np.asarray(pool.features), expected)
+    monkeypatch.setattr(engine, "_features", None)
+    assert not missing_signals(pool_of(run, dataset()))
 
 
 def test_features_are_patch_means_and_labels():

@@ -6,7 +6,7 @@ from pathlib import Path
 import lira
 
 FLOORS = [
-    *("signals", "confidences", "membership", "metrics", "epsilon", "attacks"),
+    *("cache", "parallel", "signals", "confidences", "membership", "metrics", "epsilon", "attacks"),
     *("suite", "leakage", "forgetting"),
     *("files", "data", "sources", "augment", "models", "convolution", "training", "unlearners"),
     *(

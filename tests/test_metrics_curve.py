@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -53,6 +55,33 @@ def test_gaussian_scores_give_the_closed_form():
 def test_distinct_scores_are_counted(seed, ties):
     scores, keep = pool(seed, ties=ties)
     assert roc(scores, keep).distinct_scores == len(np.unique(scores))
+
+
+@given(seeds, st.sampled_from([1, 7, 64]))
+def test_float32_scores_are_sorted_as_the_same_float64_scores(seed, counted):
+    """Whole numbers stand for float32 scores; ties, infinities, zeros of both signs and subnormals among them."""
+    rng = np.random.default_rng(seed)
+    keep = rng.uniform(size=(5, 40)) < 0.5
+    kinds = [np.inf, -np.inf, 0.0, -0.0, 1e-42, -1e-42, 1.5, -1.5]
+    scores = np.where(
+        rng.uniform(size=keep.shape) < 0.5, rng.choice(kinds, keep.shape), rng.normal(size=keep.shape)
+    )
+    scores = scores.astype(np.float32)
+    group = rng.integers(0, 3, 5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "COUNTED", counted)
+        narrow, wide = (roc(values, keep, clusters=group) for values in (scores, scores.astype(np.float64)))
+    for field in dataclasses.fields(narrow):
+        np.testing.assert_array_equal(getattr(narrow, field.name), getattr(wide, field.name), field.name)
+    # What each cluster has at or above a threshold, counted one by one.
+    group = np.unique(group, return_inverse=True)[1]
+    for g, candidate in enumerate(narrow.candidates):
+        # The first point lets nothing through, not even infinity.
+        found = (scores >= narrow.thresholds[candidate]) & (candidate > 0)
+        for cluster in range(group.max() + 1):
+            own = group == cluster
+            false, true = narrow.cluster_counts[:, cluster, g]
+            assert (false, true) == ((found & ~keep)[own].sum(), (found & keep)[own].sum())
 
 
 def test_whole_numbers_are_scores_too():

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import re
@@ -11,7 +12,7 @@ from rich.console import Console
 
 import lira.report
 from lira import metrics as measure
-from lira import report
+from lira import parallel, report
 from lira.membership import keep_mask
 from lira.metrics import example_tpr
 from lira.plots import plot_attacks
@@ -41,6 +42,26 @@ def numbers(value):
     if isinstance(value, dict):
         return [leaf for item in value.values() for leaf in numbers(item)]
     return [value]
+
+
+def test_side_by_side_nothing_changes(evaluated, monkeypatch):
+    scores, keep, metrics, curves = evaluated
+    for cores in (1, 4):
+        monkeypatch.setattr(parallel, "cores", lambda cores=cores: cores)
+        again, drawn = report.evaluate(scores, keep)
+        assert json.dumps(again) == json.dumps(metrics)
+        assert list(drawn) == list(curves) == list(scores)
+        for name, curve in drawn.items():
+            for field in dataclasses.fields(curve):
+                np.testing.assert_array_equal(getattr(curve, field.name), getattr(curves[name], field.name))
+
+
+def test_an_attacks_error_is_the_reports(evaluated):
+    scores, keep, _, _ = evaluated
+    broken = scores["lira_online"].copy()
+    broken[3, 5] = np.nan
+    with pytest.raises(ValueError, match=r"scores\[3, 5\] is NaN"):
+        report.evaluate({**scores, "lira_offline_fixed": broken}, keep)
 
 
 # --- metrics.json ---------------------------------------------------------------------------------------------------

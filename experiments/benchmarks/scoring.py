@@ -3,17 +3,23 @@
 Command:   python experiments/benchmarks/scoring.py [--out FILE.json]
            python experiments/benchmarks/scoring.py --large    (M = 1,024, N = 60,000, Q = 18: time and memory)
            python experiments/benchmarks/scoring.py --suite [--out FILE.json]    (every attack, population of 10,000)
+           python experiments/benchmarks/scoring.py --report 8 [--out FILE.json]    (`lira report` of a pool of 8 models)
 Duration:  two to three minutes on 2 CPU cores each.
 Expected:  lira_online under four times scipy's pass, under 2 GB; ROC, AUC and intervals under 10 s; the suite under
-           three minutes.
+           three minutes; with 16 cores a report of 8 models under 30 s, of 256 under 90 s.
 Measured:  experiments/README.md.
 """
 
 import argparse
 import json
+import os
 import platform
 import resource
+import shutil
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 
 import jax
@@ -21,6 +27,7 @@ import numpy as np
 import scipy.stats
 
 import lira
+from lira.store import Run
 from lira.suite import ATTACKS, Pool, call_attack
 
 M, N, Q, REPEATS = 256, 50_000, 2, 5
@@ -89,12 +96,61 @@ def suite(out: str | None) -> None:
             json.dump(rows, file, indent=2)
 
 
+def report(models: int, out: str | None) -> None:
+    """`lira report` of a synthetic pool in processes of their own: the first compiles, the second finds it kept."""
+    keep = lira.keep_mask(0, models, N)
+    rng = np.random.default_rng(0)
+    hard = rng.standard_normal((N, 1))
+
+    def answers():
+        for held in keep:
+            phi = (
+                5 + 2 * hard + 1.2 * rng.standard_normal((N, Q)) + held[:, None] * (1 + np.maximum(-hard, 0))
+            )
+            yield {
+                "phi": phi.astype(np.float32),
+                "entropy": np.exp(-np.abs(phi)).astype(np.float32),
+                "modified_entropy": np.exp(-phi).astype(np.float32),
+                **dict.fromkeys(("accuracy_in", "accuracy_out", "accuracy_test"), np.float32(np.nan)),
+            }
+
+    rows: dict = {"models": models, "examples": N, "queries": Q, "seconds": []}
+    with tempfile.TemporaryDirectory() as place:
+        run = Run.from_models(
+            f"{place}/run",
+            keep,
+            rng.integers(0, 10, N),
+            answers(),
+            source=dict.fromkeys(("path", "file"), "-") | {"layout": "synthetic", "requested": models},
+        )
+        command = "import sys; from lira.cli import main; sys.exit(main(sys.argv[1:]))"
+        environment = {**os.environ, "LIRA_CACHE": f"{place}/cache"}
+        for _ in range(2):
+            for scores in (run.path / "scores").iterdir():
+                shutil.rmtree(scores)
+            arguments = [sys.executable, "-c", command, "report", str(run.path)]
+            taken = seconds(
+                lambda a=arguments: subprocess.run(a, check=True, env=environment, capture_output=True)
+            )
+            rows["seconds"].append(round(taken, 1))
+    rows["memory_gb"] = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6, 2)
+    rows["cores"] = os.cpu_count()
+    rows["device"] = f"{jax.device_count()} x {jax.devices()[0].device_kind}, {platform.machine()}"
+    print(json.dumps(rows, indent=2))
+    if out:
+        with open(out, "w") as file:
+            json.dump(rows, file, indent=2)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", help="also write the figures to this JSON file")
     parser.add_argument("--large", action="store_true", help="only the large pool, which is not in memory")
     parser.add_argument("--suite", action="store_true", help="every attack, once")
+    parser.add_argument("--report", type=int, metavar="M", help="`lira report` of a pool of M models")
     arguments = parser.parse_args()
+    if arguments.report:
+        return report(arguments.report, arguments.out)
     if arguments.large:
         return large()
     if arguments.suite:
@@ -111,11 +167,15 @@ def main() -> None:
 
     # Only now is scipy's float64 array made, so that the memory above is scoring's own.
     wide = phi.astype(np.float64)
-    times: dict[str, list[float]] = {name: [] for name in ["scipy.stats.norm.logpdf", *names]}
+    there = jax.block_until_ready(jax.device_put(phi))
+    attacks["lira_online"](there, keep)  # compile
+    sides = ["scipy.stats.norm.logpdf", *names, "lira_online, phi on the device"]
+    times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(REPEATS):  # interleaved, so that a slow moment hits all alike
         times["scipy.stats.norm.logpdf"].append(seconds(lambda: scipy.stats.norm.logpdf(wide, 0.0, 1.0)))
         for name, attack in attacks.items():
             times[name].append(seconds(lambda attack=attack: attack(phi, keep)))
+        times["lira_online, phi on the device"].append(seconds(lambda: attacks["lira_online"](there, keep)))
     rows["seconds"] = {name: spread(each) for name, each in times.items()}
     pairs = zip(times["lira_online"], times["scipy.stats.norm.logpdf"], strict=True)
     rows["lira_online_over_scipy"] = spread([ours / theirs for ours, theirs in pairs])

@@ -18,19 +18,15 @@ __all__ = ["count", "log_confidence", "log_mean", "log_sum", "losses", "total"]
 
 
 @jax.jit
-def _softplus(x: jax.Array) -> jax.Array:
-    return jax.nn.softplus(x.astype(jnp.float64))
+def log_confidence(phi: Array) -> jax.Array:
+    """Logarithms of p = sigmoid(phi), float64; to be called within `scoring`."""
+    return -jax.nn.softplus(-phi.astype(jnp.float64))
 
 
-def log_confidence(phi: np.ndarray) -> np.ndarray:
-    """Logarithms of p = sigmoid(phi), float64; to be called with float64 enabled."""
-    return -np.asarray(_softplus(-phi))
-
-
-def losses(phi: np.ndarray) -> np.ndarray:
+def losses(phi: Array) -> np.ndarray:
     """Cross-entropy losses -log p, their mean over queries, float64 `[M, n, 1]`; equal phi have equal losses."""
     # Not compiled: vector and scalar code of one compiled loop may round differently, which would break ties.
-    return np.logaddexp(0.0, -phi.astype(np.float64)).mean(axis=2, keepdims=True)
+    return np.logaddexp(0.0, -np.asarray(phi, np.float64)).mean(axis=2, keepdims=True)
 
 
 def count(side: Side) -> jax.Array:

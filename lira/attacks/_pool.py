@@ -1,7 +1,10 @@
-"""What the attacks share: checking a pool, saying which models are used against whom, and reading it in blocks."""
+"""What the attacks share: checking a pool, which models are used against whom, on what device, and reading in blocks."""
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,17 +23,24 @@ __all__ = [
     "blocks",
     "check_pool",
     "check_population",
+    "device_for",
     "group_targets",
     "need_models",
     "read_block",
     "read_sides",
+    "scoring",
     "sided_blocks",
+    "store",
 ]
 
 # Elements of [M, n, Q] that one compiled step works on. What it makes of them in float64, 2 MiB an array, stays in a
 # CPU's cache: three times as fast as 32 MiB. Accelerators have fewer and longer steps, of so many times the elements.
 BLOCK_ELEMENTS = 1 << 18
 ACCELERATOR_FACTOR = 16
+# Arrays of fewer elements are scored on the CPU although there is an accelerator. LiRA online takes 26 ns an element on
+# two CPU cores and 4 on an H100 that the array is copied to: with 16 cores the two dozen attacks together win less than
+# 0.1 us an element there, and compiling their thirty programs for it takes a minute.
+ACCELERATOR_ELEMENTS = 1 << 28
 
 
 class FewModelsError(ValueError):
@@ -115,14 +125,54 @@ def check_population(
         )
 
 
+# --- On what device -------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def scoring(*signals: SignalArray | None) -> Iterator[None]:
+    """What is compiled within is float64 and runs on the device that suits these arrays, see `device_for`."""
+    with jax.enable_x64(True), jax.default_device(device_for(*signals)):
+        yield
+
+
+def device_for(*signals: SignalArray | None) -> jax.Device:
+    """Where arrays are scored: where they are, else where the user said, else by their size.
+
+    Small ones are scored on the CPU, whatever else there is: see ACCELERATOR_ELEMENTS.
+    """
+    given = [signal for signal in signals if signal is not None]
+    for signal in given:
+        if isinstance(signal, jax.Array):
+            return min(signal.devices(), key=lambda device: device.id)
+    chosen = jax.config.jax_default_device
+    if chosen is not None:
+        return jax.local_devices(backend=chosen)[0] if isinstance(chosen, str) else chosen
+    default = jax.local_devices()[0]
+    if default.platform == "cpu" or sum(math.prod(s.shape) for s in given) >= ACCELERATOR_ELEMENTS:
+        return default
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS names accelerators alone
+        return default
+
+
+def _on_accelerator() -> bool:
+    """Whether what is compiled here and now runs on an accelerator; outside of `scoring` nothing is."""
+    device = jax.config.jax_default_device
+    return device is not None and getattr(device, "platform", device) != "cpu"
+
+
+# --- Blocks of examples ---------------------------------------------------------------------------------------------
+
+
 def blocks(M: int, N: int, Q: int) -> Iterator[tuple[slice, np.ndarray]]:
-    """Cut N examples into equal blocks, so that one compilation serves all of them.
+    """Cut N examples into equal blocks, so that one compilation serves all of them; larger ones on accelerators.
 
     Yields:
         The block's slice, and a bool array that is false for the examples that an earlier block already held: the
         last block is moved left to have the size of the others.
     """
-    factor = 1 if jax.default_backend() == "cpu" else ACCELERATOR_FACTOR
+    factor = ACCELERATOR_FACTOR if _on_accelerator() else 1
     size = factor * BLOCK_ELEMENTS // max(M * Q, 1)
     size = min(N, 1 << max(4, min(13, size.bit_length() - 1)))
     for start in range(0, N, size):
@@ -133,14 +183,44 @@ def blocks(M: int, N: int, Q: int) -> Iterator[tuple[slice, np.ndarray]]:
 def read_block(signal: SignalArray, examples: slice, name: str) -> np.ndarray:
     """Read `signal[:, examples]`; raise ValueError at the first value that is not finite."""
     block = np.asarray(signal[:, examples])
-    finite = np.isfinite(block)
-    if not finite.all():
-        model, example, query = np.argwhere(~finite)[0]
-        raise ValueError(
-            f"{name}[{model}, {examples.start + example}, {query}] is {block[model, example, query]}: "
-            f"leave that model and its mate out of the pool"
-        )
+    if not np.isfinite(block).all():
+        raise _not_finite(block, examples, name)
     return block
+
+
+def _read_where_it_is(signal: SignalArray, examples: slice, name: str) -> np.ndarray | jax.Array:
+    """`read_block`, but a block of a JAX array stays on its device: one truth value comes back."""
+    if not isinstance(signal, jax.Array):
+        return read_block(signal, examples, name)
+    block, finite = _cut(signal, examples.start, size=examples.stop - examples.start)
+    if not finite:
+        raise _not_finite(np.asarray(block), examples, name)
+    return block
+
+
+@partial(jax.jit, static_argnames="size")
+def _cut(signal, start, *, size):
+    block = jax.lax.dynamic_slice_in_dim(signal, start, size, axis=1)
+    return block, jnp.isfinite(block).all()
+
+
+def _not_finite(block: np.ndarray, examples: slice, name: str) -> ValueError:
+    model, example, query = np.argwhere(~np.isfinite(block))[0]
+    return ValueError(
+        f"{name}[{model}, {examples.start + example}, {query}] is {block[model, example, query]}: "
+        f"leave that model and its mate out of the pool"
+    )
+
+
+def store(scores: np.ndarray, computed: Iterable[tuple[Any, slice, jax.Array]]) -> None:
+    """Write `scores[rows, examples]` block by block, one behind: a device computes the next while the host writes."""
+    waiting = None
+    for rows, examples, values in computed:
+        if waiting is not None:
+            scores[waiting[0], waiting[1]] = waiting[2]
+        waiting = rows, examples, values
+    if waiting is not None:
+        scores[waiting[0], waiting[1]] = waiting[2]
 
 
 # --- Which models stand on which side once a target's own are left out ----------------------------------------------
@@ -213,16 +293,18 @@ def read_sides(
     leave: str,
     group: Group,
     examples: slice,
-    transform: Callable[[np.ndarray], np.ndarray] = lambda phi: phi,
+    transform: Callable[[Any], np.ndarray | jax.Array] = lambda phi: phi,
     names: tuple[str, str] = ("phi", "target"),
 ) -> Block:
     """Read one block of examples, every value `transform`ed, and part the pool into its IN and OUT sides.
 
-    Errors call the arrays by their `names`. To be called with float64 enabled.
+    Errors call the arrays by their `names`. To be called within `scoring`. JAX arrays do not leave their device, unless
+    `transform` takes them to the host.
     """
-    values, inside = transform(read_block(phi, examples, names[0])), keep[:, examples]
+    values, inside = transform(_read_where_it_is(phi, examples, names[0])), keep[:, examples]
     if target is not None:
-        return _outside_targets(transform(read_block(target, examples, names[1])), values, inside, group.cuts)
+        attacked = transform(_read_where_it_is(target, examples, names[1]))
+        return _outside_targets(attacked, values, inside, group.cuts)
     if leave == "pair":
         return _without_pairs(values, inside)
     return _without_one(values, inside, group.rows, group.cuts)
@@ -280,7 +362,7 @@ def sided_blocks(
     target: SignalArray | None,
     leave: str,
     groups: list[Group],
-    transform: Callable[[np.ndarray], np.ndarray],
+    transform: Callable[[Any], np.ndarray | jax.Array],
     names: tuple[str, str] = ("phi", "target"),
 ) -> Iterator[tuple[np.ndarray, slice, np.ndarray, Block]]:
     """Walk over all examples for each group of targets: which targets, which examples, which are fresh, their block."""

@@ -20,6 +20,8 @@ from lira.attacks._pool import (
     check_pool,
     group_targets,
     read_sides,
+    scoring,
+    store,
 )
 
 __all__ = ["bavaria_offline", "bavaria_online"]
@@ -78,11 +80,16 @@ def _attack(phi, keep, target, leave, *, online: bool) -> np.ndarray:
     peaks = gammaln(alpha + 0.5) - gammaln(alpha)
     for group in group_targets(keep, target, leave)[0]:
         read = partial(read_sides, phi, keep, target, leave, group)
-        with jax.enable_x64(True):
+        with scoring(phi, target):
             inside, outside = pooled_sums(read, (M, N, Q))
             priors = _prior(outside, "OUT", online), _prior(inside, "IN", online) if online else None
-            for examples, _ in blocks(M, N, Q):
-                scores[group.rows, examples] = _score(read(examples), *priors, peaks)
+            store(
+                scores,
+                (
+                    (group.rows, examples, _score(read(examples), *priors, peaks))
+                    for examples, _ in blocks(M, N, Q)
+                ),
+            )
     return scores
 
 

@@ -10,7 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from lira.attacks._averages import count, log_confidence, log_mean, losses, total
-from lira.attacks._pool import Block, SignalArray, check_pool, group_targets, need_models, sided_blocks
+from lira.attacks._pool import (
+    Block,
+    SignalArray,
+    check_pool,
+    group_targets,
+    need_models,
+    scoring,
+    sided_blocks,
+    store,
+)
 
 __all__ = ["base", "difficulty_calibration", "difficulty_calibration_both"]
 
@@ -82,9 +91,9 @@ def base(
             f"none, or more models"
         )
     scores = np.empty((M if target is None else target.shape[0], N), np.float32)
-    with jax.enable_x64(True):
-        for rows, examples, _, block in sided_blocks(phi, keep, target, leave, groups, log_confidence):
-            scores[rows, examples] = _base(block)
+    with scoring(phi, target):
+        walk = sided_blocks(phi, keep, target, leave, groups, log_confidence)
+        store(scores, ((rows, examples, _base(block)) for rows, examples, _, block in walk))
     return scores
 
 
@@ -103,9 +112,9 @@ def _calibrate(name: str, phi, keep, target, leave) -> np.ndarray:
         needed["IN"] = "difficulty_calibration, which needs no IN models"
     need_models(name, fewest, **needed)
     scores = np.empty((M if target is None else target.shape[0], N), np.float32)
-    with jax.enable_x64(True):
-        for rows, examples, _, block in sided_blocks(phi, keep, target, leave, groups, losses):
-            scores[rows, examples] = _difference(block, both=both)
+    with scoring(phi, target):
+        walk = sided_blocks(phi, keep, target, leave, groups, losses)
+        store(scores, ((rows, examples, _difference(block, both=both)) for rows, examples, _, block in walk))
     return scores
 
 

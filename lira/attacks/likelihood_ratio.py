@@ -24,6 +24,8 @@ from lira.attacks._pool import (
     check_pool,
     group_targets,
     read_sides,
+    scoring,
+    store,
 )
 
 __all__ = [
@@ -136,27 +138,33 @@ def _attack(phi, keep, target, leave, convention, *, online: bool, fixed: bool) 
     original = convention == "original"
     targets = M if target is None else target.shape[0]
     scores = np.empty((targets, N), np.float32)
-    floored = 0
+    floored = []
     # The original code cuts each side to its smallest count over all examples, once the target is left out.
     groups, fewest = group_targets(keep, target, leave, cut=original)
     _check_counts(fewest, online, fixed)
     for group in groups:
         read = partial(read_sides, phi, keep, target, leave, group)
-        with jax.enable_x64(True):
+        with scoring(phi, target):
             variances = _fixed_variances(read, (M, N, Q), online, original) if fixed else None
-            for examples, fresh in blocks(M, N, Q):
+
+            def score(examples, fresh, read=read, variances=variances):
                 block = read(examples)
                 middles = [
                     _middle(block.values, side.mask) if original else None
                     for side in (block.inside, block.outside)
                 ]
-                scores[group.rows, examples], count = _score(
-                    block, middles, variances, fresh, online=online, original=original
-                )
-                floored += int(count)
-    if floored:
+                values, count = _score(block, middles, variances, fresh, online=online, original=original)
+                floored.append(count)
+                return values
+
+            store(
+                scores,
+                ((group.rows, examples, score(examples, fresh)) for examples, fresh in blocks(M, N, Q)),
+            )
+    total = sum(map(int, floored))
+    if total:
         warnings.warn(
-            f"{floored:,} of {scores.size * Q * (1 + online):,} variances were floored: shadow models agree on phi "
+            f"{total:,} of {scores.size * Q * (1 + online):,} variances were floored: shadow models agree on phi "
             f"to rounding; the fixed-variance attack is not affected",
             FlooredVarianceWarning,
             stacklevel=3,

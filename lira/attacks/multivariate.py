@@ -20,6 +20,8 @@ from lira.attacks._pool import (
     check_pool,
     group_targets,
     read_sides,
+    scoring,
+    store,
 )
 
 __all__ = ["lira_online_multivariate"]
@@ -75,12 +77,17 @@ def lira_online_multivariate(
     scores = np.empty((M if target is None else target.shape[0], N), np.float32)
     for group in groups:
         read = partial(read_sides, phi, keep, target, leave, group)
-        with jax.enable_x64(True):
+        with scoring(phi, target):
             # A block holds Q^2 numbers for each target and example.
             shape = (max(M, len(group.rows)), N, Q * Q)
             pooled = _pooled_covariances(read, shape)
-            for examples, _ in blocks(*shape):
-                scores[group.rows, examples] = _score(read(examples), pooled, shrinkage)
+            store(
+                scores,
+                (
+                    (group.rows, examples, _score(read(examples), pooled, shrinkage))
+                    for examples, _ in blocks(*shape)
+                ),
+            )
     return scores
 
 

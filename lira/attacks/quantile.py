@@ -7,6 +7,7 @@ examples that no model was trained on answers, and what is above the answer look
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.kernel_approximation import Nystroem
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -31,8 +32,8 @@ def quantile_regression(
     phi: SignalArray,
     keep: np.ndarray,
     *,
-    features: np.ndarray,
-    population_features: np.ndarray,
+    features: ArrayLike,
+    population_features: ArrayLike,
     population: SignalArray | None = None,
     target_population: SignalArray | None = None,
     target: SignalArray | None = None,

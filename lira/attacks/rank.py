@@ -20,8 +20,10 @@ from lira.attacks._pool import (
     group_targets,
     need_models,
     read_block,
+    scoring,
     sided_blocks,
 )
+from lira.parallel import side_by_side
 
 __all__ = ["attack_p", "attack_r"]
 
@@ -70,9 +72,12 @@ def attack_p(
     # x itself, where it is part of its own population, is not above itself.
     points = theirs.shape[1] - (theirs is own)
     scores = np.empty(own.shape, np.float32)
-    for row, (of_target, of_population) in enumerate(zip(own, theirs, strict=True)):
-        below = np.searchsorted(np.sort(of_population), of_target, "right")
-        scores[row] = (len(of_population) - below) / points
+
+    def share(row: int) -> None:
+        below = np.searchsorted(np.sort(theirs[row]), own[row], "right")
+        scores[row] = (theirs.shape[1] - below) / points
+
+    side_by_side(share, range(len(scores)))
     return scores
 
 
@@ -112,7 +117,7 @@ def attack_r(
     groups, fewest = group_targets(keep, target, leave)
     need_models("attack_r", fewest, OUT="attack_p or global_threshold, which need no reference models")
     scores = np.empty((M if target is None else target.shape[0], N), np.float32)
-    with jax.enable_x64(True):
+    with scoring(phi, target):
         for rows, examples, _, block in sided_blocks(phi, keep, target, leave, groups, losses):
             # Models of the other side go below every loss.
             ordered = np.sort(np.where(block.outside.mask, block.values[..., 0], -np.inf).T, axis=1)

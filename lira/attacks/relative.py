@@ -21,8 +21,11 @@ from lira.attacks._pool import (
     check_population,
     group_targets,
     need_models,
+    scoring,
     sided_blocks,
+    store,
 )
+from lira.parallel import side_by_side
 
 __all__ = ["rmia_offline", "rmia_online"]
 
@@ -148,9 +151,15 @@ def _log_ratios(
 ) -> np.ndarray:
     """The logarithm of R(x), mean over queries, float64 `[T, N]`."""
     ratios = np.empty((phi.shape[0] if target is None else target.shape[0], phi.shape[1]))
-    with jax.enable_x64(True):
-        for rows, examples, _, block in sided_blocks(phi, keep, target, leave, groups, log_confidence, names):
-            ratios[rows, examples] = _log_ratio(block, None if a is None else a[rows], over=over)
+    with scoring(phi, target):
+        walk = sided_blocks(phi, keep, target, leave, groups, log_confidence, names)
+        store(
+            ratios,
+            (
+                (rows, examples, _log_ratio(block, None if a is None else a[rows], over=over))
+                for rows, examples, _, block in walk
+            ),
+        )
     return ratios
 
 
@@ -185,13 +194,17 @@ def _share_beaten(ratios: np.ndarray, population: np.ndarray | None, gamma: floa
     itself = int(population is None)
     points = others.shape[1] - itself
     scores = np.empty(ratios.shape, np.float32)
-    for row, (own, theirs) in enumerate(zip(ratios, others, strict=True)):
+
+    def share(row: int) -> None:
+        own, theirs = ratios[row], others[row]
         beaten = np.searchsorted(np.sort(theirs), own - margin, "right")
         if margin <= 0:  # x beats itself
             beaten -= itself
         # R is next to 1 wherever all models are sure: the root is steep there, so that float32 tells scores apart.
         root = np.sqrt(np.abs(own))
         scores[row] = (beaten + 0.5 + 0.5 * np.sign(own) * root / (1 + root)) / points
+
+    side_by_side(share, range(len(scores)))
     return scores
 
 
@@ -201,7 +214,7 @@ def _share_beaten(ratios: np.ndarray, population: np.ndarray | None, gamma: floa
 def _choose_a(phi, keep, target, leave, groups) -> np.ndarray:
     """For each target, mean (1 - p_in) / mean (1 - p_out) over the pool's examples and queries, at most 1."""
     sums = np.zeros((phi.shape[0] if target is None else target.shape[0], 2))
-    with jax.enable_x64(True):
+    with scoring(phi, target):
         for rows, _, fresh, block in sided_blocks(phi, keep, target, leave, groups, _doubt):
             sums[rows] += _mean_doubts(block, fresh)
     inside, outside = sums.T
@@ -209,9 +222,9 @@ def _choose_a(phi, keep, target, leave, groups) -> np.ndarray:
     return np.where(outside > 0, np.minimum(inside / np.where(outside > 0, outside, 1.0), 1.0), DEFAULT_A)
 
 
-def _doubt(phi: np.ndarray) -> np.ndarray:
+def _doubt(phi: np.ndarray | jax.Array) -> np.ndarray:
     """1 - p, float64."""
-    return expit(-phi.astype(np.float64))
+    return expit(-np.asarray(phi, np.float64))
 
 
 @jax.jit

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
-from lira.attacks._pool import SignalArray, blocks, check_pool, read_block
+from lira.attacks._pool import SignalArray, blocks, check_pool, read_block, scoring
 
 __all__ = [
     "confidence_threshold",
@@ -111,7 +111,7 @@ def _threshold(score: Callable[[np.ndarray], Array], signal, keep, target, leave
     M, N, Q = check_pool(signal, np.asarray(keep), target, leave, name)
     attacked, called = (signal, name) if target is None else (target, "target")
     scores = np.empty((attacked.shape[0], N), np.float32)
-    with jax.enable_x64(True):
+    with scoring(signal, target):
         for examples, _ in blocks(max(M, len(scores)), N, Q):
             scores[:, examples] = score(read_block(attacked, examples, called))
     return scores

@@ -1,5 +1,6 @@
 """What the metrics share: a figure with its interval, clusters of targets, and how a pool is resampled."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,17 +126,29 @@ def resample_rates(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     P = counts.shape[1]
     if not counts[:, :, -1].sum(axis=1).all() or 1 < P < MIN_CLUSTERS:
         return None
-    rng = np.random.default_rng(0)
     if P == 1:
+        rng = np.random.default_rng(0)
         # Members and non-members are drawn apart, which on the thresholds is a multinomial.
         false, true = (
             np.cumsum(rng.multinomial(c[-1], np.diff(c, prepend=0) / c[-1], size=RESAMPLES), axis=1) / c[-1]
             for c in counts[:, 0]
         )
         return false, true
-    draws = rng.multinomial(P, np.full(P, 1 / P), size=RESAMPLES).astype(np.float64)
-    false, true = (draws @ side for side in counts.astype(np.float64))
-    return ratio(false, false[:, -1:]), ratio(true, true[:, -1:])
+    rates = []
+    for side in counts:
+        rate = _draws(P) @ side.astype(np.float64)
+        total = rate[:, -1:]
+        rate /= np.where(total == 0, np.nan, total)  # in place: as large as all that is made here besides
+        rates.append(rate)
+    return rates[0], rates[1]
+
+
+@functools.lru_cache(maxsize=4)
+def _draws(P: int) -> np.ndarray:
+    """How often each of P clusters is drawn in each resample, float64 `[B, P]`."""
+    draws = np.random.default_rng(0).multinomial(P, np.full(P, 1 / P), size=RESAMPLES).astype(np.float64)
+    draws.flags.writeable = False
+    return draws
 
 
 def resample_margin(resampled: np.ndarray, num_clusters: int) -> np.ndarray:

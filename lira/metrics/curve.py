@@ -6,6 +6,7 @@ are conditional on the examples.
 """
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,11 +24,16 @@ from lira.metrics._shared import (
     resample_rates,
 )
 
-__all__ = ["OperatingPoint", "Roc", "roc"]
+__all__ = ["BYTES_A_SCORE", "OperatingPoint", "Roc", "roc"]
+
+# What `roc` and its intervals take at their peak, in bytes a score, where all scores are distinct.
+BYTES_A_SCORE = 64
 
 # Thresholds that the bootstrap may choose from. Beyond this many the low-FPR end stays complete and the rest is
 # spaced by equal ratios of FPR, at most some 0.3 % apart: far below the standard error it serves.
 CANDIDATES = 4096
+# Scores that are counted at a time: their cells stay in a core's cache.
+COUNTED = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,9 @@ class Roc:
         """The largest (TPR + TNR) / 2 over thresholds, which the target's own membership chooses: optimistic."""
         if not self._is_defined("balanced accuracy"):
             return float("nan")
-        return float(0.5 + 0.5 * np.max(self.tpr - self.fpr))
+        j = self.tpr
+        j -= self.fpr  # in place: a large pool's is 100 MB
+        return float(0.5 + 0.5 * np.max(j))
 
     def tpr_at(self, fpr: float) -> OperatingPoint:
         """The operating point at a false-positive rate, with its interval.
@@ -178,7 +186,9 @@ class Roc:
         """`tpr_at(fpr).tpr` without its interval: NaN where fewer than one false positive is allowed."""
         allowed = int(allowed_false_positives(fpr, self.num_nonmembers))
         index = int(np.searchsorted(self.false_positives, allowed, side="right")) - 1
-        return float(self.tpr[index]) if allowed >= 1 else float("nan")
+        if allowed < 1:
+            return float("nan")
+        return float(ratio(self.true_positives[index], self.num_members))
 
     def band(self, fprs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """TPR and the 95 % interval's ends at each of `fprs [F]`, each float64 `[F]`; NaN ends with too few clusters.
@@ -187,7 +197,8 @@ class Roc:
         threshold is chosen anew on every resample.
         """
         allowed = allowed_false_positives(fprs, self.num_nonmembers)
-        tpr = self.tpr[np.searchsorted(self.false_positives, allowed, side="right") - 1]
+        index = np.searchsorted(self.false_positives, allowed, side="right") - 1
+        tpr = ratio(self.true_positives[index], self.num_members)
         resampled = self.resampled_tpr(fprs)
         if resampled is None:
             return tpr, np.full(len(tpr), np.nan), np.full(len(tpr), np.nan)
@@ -202,8 +213,7 @@ class Roc:
         """Balanced accuracy with its 95 % interval, from the same resamples."""
         best = None
         if self._resamples is not None:
-            false, true = self._resamples
-            best = 0.5 + 0.5 * np.max(true - false, axis=1)
+            best = np.concatenate([0.5 + 0.5 * np.max(true - false, axis=1) for false, true in self._parts()])
         return self._interval(self.balanced_accuracy, best)
 
     def resampled_tpr(self, fprs: np.ndarray) -> np.ndarray | None:
@@ -213,9 +223,10 @@ class Roc:
         """
         if self._resamples is None:
             return None
+        wanted = fprs * (1 + 1e-12)
         return np.stack(
             [
-                true[np.searchsorted(false, fprs * (1 + 1e-12), side="right") - 1]
+                true[np.searchsorted(false, wanted, side="right") - 1]
                 for false, true in zip(*self._resamples, strict=True)
             ]
         )
@@ -224,9 +235,13 @@ class Roc:
         """AUC in each of the same resamples, float64 `[B]`; None with too few clusters."""
         if self._resamples is None:
             return None
-        false, true = self._resamples
         # The candidates end at the last threshold; the corner (0, 0) is their first.
-        return np.sum(np.diff(false) * (true[:, 1:] + true[:, :-1]) / 2, axis=1)
+        return np.concatenate(
+            [
+                np.sum(np.diff(false) * (true[:, 1:] + true[:, :-1]) / 2, axis=1)
+                for false, true in self._parts()
+            ]
+        )
 
     def _interval(self, value: float, resampled: np.ndarray | None) -> Estimate:
         margin = np.nan if resampled is None else float(resample_margin(resampled, self.num_clusters))
@@ -238,6 +253,11 @@ class Roc:
         missing = "non-members" if self.num_members else "members"
         warnings.warn(f"{metric} is undefined: there are no {missing}", UndefinedMetricWarning, stacklevel=3)
         return False
+
+    def _parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The resamples, some at a time, so that what is made of them stays in a core's cache."""
+        assert self._resamples is not None
+        return zip(*(np.array_split(rates, 32) for rates in self._resamples), strict=True)
 
     @cached_property
     def _resamples(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -263,37 +283,67 @@ def roc(scores: np.ndarray, keep: np.ndarray, *, clusters: np.ndarray | None = N
     (0.75, 4, 1.0)
     """
     scores, keep = check_scores(scores, keep)
-    N = scores.shape[1]
     group = clusters_of(keep, clusters)
-    flat = scores.ravel()
-    order = np.argsort(flat)[::-1]
-    ordered = flat[order]
-    member = keep.ravel()[order]
-    # One operating point a distinct score: the last of its ties.
-    last = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), len(ordered) - 1)
-    true = np.cumsum(member, dtype=np.int64)[last]
-    false = last + 1 - true
-    true, false = np.insert(true, 0, 0), np.insert(false, 0, 0)
+    P = int(group.max()) + 1
+    ordered, cell = _descending(scores, (keep * P + group[:, None]).astype(np.uint32))
+    # One operating point a distinct score: how many scores reach it, the last of its ties included.
+    reached = np.concatenate([[0], np.flatnonzero(ordered[1:] != ordered[:-1]) + 1, [len(ordered)]])
+    true = np.zeros(len(ordered) + 1, np.int64)
+    np.cumsum(cell >= P, out=true[1:])
+    true = true[reached]
+    false = reached - true
     candidates = _candidates(false)
-    # Which interval between candidates each score falls into, in descending order of score.
-    ends = np.append(0, last + 1)[candidates]
-    interval = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
-    P, G = int(group.max()) + 1, len(candidates)
-    cell = (member * P + group[order // N]) * G + interval
-    counts = np.bincount(cell, minlength=2 * P * G).reshape(2, P, G)
+    counts = _count(cell, reached[candidates], 2 * P)
     return Roc(
-        thresholds=np.insert(ordered[last], 0, np.inf),
+        thresholds=np.concatenate([ordered.dtype.type([np.inf]), ordered[reached[1:] - 1]]),
         false_positives=false,
         true_positives=true,
         highest_nonmember=np.where(keep, -np.inf, scores).max(axis=0),
         candidates=candidates,
-        cluster_counts=np.cumsum(counts, axis=2),
+        cluster_counts=counts.reshape(2, P, -1),
     )
+
+
+def _descending(scores: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All scores from the highest to the lowest, and what stands beside each in `cells`, uint32 like scores."""
+    if scores.dtype != np.float32:
+        order = np.argsort(scores, axis=None)[::-1]
+        return scores.ravel()[order], cells.ravel()[order]
+    # Sorted as whole numbers, the score above its cell: several times as fast as an argsort and what it would gather.
+    # Adding 0 makes -0 the 0 that it ties with.
+    keys = _flip((scores + np.float32(0)).view(np.uint32)).astype(np.uint64).ravel()
+    keys <<= np.uint64(32)
+    keys |= cells.ravel()
+    keys.sort()
+    cells = keys.astype(np.uint32)  # the lower half
+    keys >>= np.uint64(32)
+    return _flip(keys.astype(np.uint32)).view(np.float32), cells
+
+
+def _flip(bits: np.ndarray) -> np.ndarray:
+    """Float32 bits as whole numbers in descending order of the float, and back: all but the sign of a positive one."""
+    return bits ^ (((bits >> np.uint32(31)) - np.uint32(1)) & np.uint32(0x7FFFFFFF))
+
+
+def _count(cells: np.ndarray, ends: np.ndarray, kinds: int) -> np.ndarray:
+    """How many of the first `ends[g]` cells are of each kind, int64 `[kinds, G]`; the last end is their number."""
+    counts = np.zeros((len(ends), kinds), np.int64)
+    for start in range(0, len(cells), COUNTED):
+        part = cells[start : start + COUNTED]
+        stop = start + len(part)
+        # The intervals between ends that the part touches, and how much of it lies in each.
+        first, last = np.searchsorted(ends, start, side="right"), np.searchsorted(ends, stop, side="left")
+        lengths = np.diff(np.minimum(ends[first : last + 1], stop), prepend=start)
+        interval = np.repeat(np.arange(len(lengths)), lengths)
+        found = np.bincount(interval * kinds + part, minlength=len(lengths) * kinds)
+        counts[first : last + 1] += found.reshape(-1, kinds)
+    return np.ascontiguousarray(np.cumsum(counts, axis=0).T)
 
 
 def _candidates(false_positives: np.ndarray) -> np.ndarray:
     """Points worth choosing on a resample: the last at each number of false positives, thinned to CANDIDATES."""
-    corners = np.append(np.flatnonzero(np.diff(false_positives)), len(false_positives) - 1)
+    steps = np.flatnonzero(false_positives[1:] != false_positives[:-1])
+    corners = np.append(steps, len(false_positives) - 1)
     if len(corners) > CANDIDATES:
         dense = CANDIDATES // 8
         ratios = np.geomspace(dense, len(corners) - 1, CANDIDATES - dense)
