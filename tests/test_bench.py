@@ -24,7 +24,8 @@ IMAGE = np.zeros((1, 32, 32, 3), np.uint8)
         (
             "cnn-fast",
             (1, 32, 32, 3),
-            9 * (1024 * (3 * 32 + 32 * 64) + 256 * (64 * 64 + 64 * 256) + 64 * 2 * 256**2 + 16 * 256**2) + 2560,
+            9 * (1024 * (3 * 32 + 32 * 64) + 256 * (64 * 64 + 64 * 256) + 64 * 2 * 256**2 + 16 * 256**2)
+            + 2560,
         ),
         # As published for CIFAR-sized inputs, in millions: 556 and 214.
         ("resnet18", (1, 32, 32, 3), pytest.approx(556e6, rel=2e-3)),
@@ -126,9 +127,7 @@ def test_torch_peer_of_the_fast_network_is_the_same_function(training):
         | {"var": norm.running_var}
         for i, norm in enumerate(peer.norms)
     }
-    params = {
-        f"Conv_{i}": {"kernel": conv.weight.permute(2, 3, 1, 0)} for i, conv in enumerate(peer.convs)
-    }
+    params = {f"Conv_{i}": {"kernel": conv.weight.permute(2, 3, 1, 0)} for i, conv in enumerate(peer.convs)}
     params["Dense_0"] = {"kernel": peer.head.weight.T, "bias": peer.head.bias}
     params |= {name: {key: norm[key] for key in ("scale", "bias")} for name, norm in norms.items()}
     statistics = {name: {key: norm[key] for key in ("mean", "var")} for name, norm in norms.items()}
