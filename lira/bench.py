@@ -40,7 +40,7 @@ from lira.training import Recipe, as_input, steps_per_epoch
 
 __all__ = ["MODELS", "add_arguments", "bench", "flop_per_image", "multiply_adds", "run", "table", "workload"]
 
-MODELS = ("mlp", "cnn", "resnet18", "wrn-28-2")
+MODELS = ("mlp", "cnn", "cnn-fast", "resnet18", "wrn-28-2")
 SIDES = ("lira", "jax_loop", "vmap_plain", "torch_loop")
 
 

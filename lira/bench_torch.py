@@ -107,6 +107,8 @@ def _model(name: str, dataset: Dataset) -> nn.Module:
             layers += [nn.Conv2d(channels, out, 3, stride, 1), nn.ReLU()]
             channels, size = out, -(-size // stride)
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size * size, classes))
+    if name == "cnn-fast":
+        return _Fast(shape[2], classes)
     if name == "resnet18":
         return _Residual(
             shape[2], classes, stem=64, stages=(64, 128, 256, 512), blocks=2, block=_PostActivation
@@ -124,6 +126,26 @@ def _conv(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Conv2
 
 def _norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, momentum=0.01)
+
+
+class _Fast(nn.Module):
+    """Three groups of two convolutions, the first pooled before its norm, the second residual in the wide groups."""
+
+    def __init__(self, inputs: int, classes: int) -> None:
+        super().__init__()
+        widths = (inputs, 32, 64, 64, 256, 256, 256, 256)
+        self.convs = nn.ModuleList(_conv(*pair) for pair in pairwise(widths))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width, momentum=0.1) for width in widths[1:])
+        self.head = nn.Linear(widths[-1], classes)
+
+    def forward(self, x):
+        for layer, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            y = conv(x)
+            if layer % 2:
+                y = functional.max_pool2d(y, 2)
+            y = functional.relu(norm(y))
+            x = x + y if layer in (4, 6) else y
+        return self.head(x.amax((2, 3))) / 8
 
 
 class _Residual(nn.Module):

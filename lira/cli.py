@@ -52,7 +52,7 @@ usage: lira run CONFIG.toml --run-dir RUN [--num-models 256] [--recipe.epochs 50
        lira audit (--phi | --logits | --confidences | --losses) F --keep F [--labels F]
                   [--target F --member F] [--population F] --out DIR
                                   every attack on anyone's confidences: npy, npz, Zarr or CSV
-       lira bench [--models mlp,cnn,resnet18,wrn-28-2] [--out FILE.json]
+       lira bench [--models mlp,cnn,cnn-fast,resnet18,wrn-28-2] [--out FILE.json]
                                   how fast this machine trains, beside the alternatives
        lira import carlini | pytorch | privacy-meter DIR RUN [--labels F]
        lira export carlini RUN DIR

@@ -2,6 +2,7 @@ import json
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -20,6 +21,12 @@ IMAGE = np.zeros((1, 32, 32, 3), np.uint8)
         ("mlp", (1, 8, 8, 1), 64 * 128 + 128 * 128 + 128 * 10),
         # Pixels of each layer's output times what one output takes.
         ("cnn", (1, 32, 32, 3), 1024 * 27 * 32 + 256 * 288 * 64 + 64 * 576 * 128 + 8192 * 10),
+        (
+            "cnn-fast",
+            (1, 32, 32, 3),
+            9 * (1024 * (3 * 32 + 32 * 64) + 256 * (64 * 64 + 64 * 256) + 64 * 2 * 256**2 + 16 * 256**2)
+            + 2560,
+        ),
         # As published for CIFAR-sized inputs, in millions: 556 and 214.
         ("resnet18", (1, 32, 32, 3), pytest.approx(556e6, rel=2e-3)),
         ("wrn-28-2", (1, 32, 32, 3), pytest.approx(214e6, rel=4e-3)),
@@ -58,7 +65,7 @@ def test_bench_of_the_mlp_fills_every_row(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--models", "mlp,vgg"], "bench knows the models mlp, cnn, resnet18, wrn-28-2; got vgg"),
+        (["--models", "mlp,vgg"], "bench knows the models mlp, cnn, cnn-fast, resnet18, wrn-28-2; got vgg"),
         (["--repeats", "0"], "bench needs at least one repeat of some seconds; got 0 of 4.0"),
         (["--seconds", "soon"], "invalid float value: 'soon'"),
     ],
@@ -102,3 +109,46 @@ def test_torch_peer_has_the_same_parameters_and_learns(name):
     assert sum(p.numel() for p in loop.model.parameters()) == ours
     loop.train(1)
     assert 0 <= loop.accuracy() <= 1
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_torch_peer_of_the_fast_network_is_the_same_function(training):
+    torch = pytest.importorskip("torch")
+    from lira.bench_torch import _model
+
+    dataset, _, _ = bench.workload("cnn-fast", "float32")
+    torch.manual_seed(0)
+    peer = _model("cnn-fast", dataset)
+    for norm in peer.norms:
+        for values in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            torch.nn.init.uniform_(values, 0.5, 1.5)
+    norms = {
+        f"BatchNorm_{i}": {"scale": norm.weight, "bias": norm.bias, "mean": norm.running_mean}
+        | {"var": norm.running_var}
+        for i, norm in enumerate(peer.norms)
+    }
+    params = {f"Conv_{i}": {"kernel": conv.weight.permute(2, 3, 1, 0)} for i, conv in enumerate(peer.convs)}
+    params["Dense_0"] = {"kernel": peer.head.weight.T, "bias": peer.head.bias}
+    params |= {name: {key: norm[key] for key in ("scale", "bias")} for name, norm in norms.items()}
+    statistics = {name: {key: norm[key] for key in ("mean", "var")} for name, norm in norms.items()}
+    params, statistics = jax.tree.map(lambda t: jnp.asarray(t.detach().numpy()), (params, statistics))
+    module = build_model("cnn-fast", 10)
+    x = np.random.default_rng(1).normal(size=(8, 32, 32, 3)).astype(np.float32)
+    weight = np.random.default_rng(2).normal(size=(8, 10)).astype(np.float32)
+
+    @partial(jax.value_and_grad, has_aux=True)
+    def loss(params):
+        variables = {"params": params, "batch_stats": statistics}
+        logits, updated = module.apply(variables, x, train=training, mutable=["batch_stats"])
+        return jnp.sum(logits * weight), (logits, updated["batch_stats"])
+
+    (_, (logits, updated)), gradient = jax.jit(loss)(params)
+    peer.train(training)
+    theirs = peer(torch.from_numpy(x).permute(0, 3, 1, 2))
+    (theirs * torch.from_numpy(weight)).sum().backward()
+    np.testing.assert_allclose(logits, theirs.detach(), rtol=1e-3, atol=1e-4)
+    for i, (conv, norm) in enumerate(zip(peer.convs, peer.norms, strict=True)):
+        ours, expected = gradient[f"Conv_{i}"]["kernel"], conv.weight.grad.permute(2, 3, 1, 0).numpy()
+        assert np.linalg.norm(ours - expected) < 1e-3 * np.linalg.norm(expected), f"convolution {i}"
+        mean = updated[f"BatchNorm_{i}"]["mean"]
+        np.testing.assert_allclose(mean, norm.running_mean, rtol=1e-4, atol=1e-5)

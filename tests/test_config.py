@@ -1,11 +1,23 @@
 import dataclasses
 import tomllib
+from pathlib import Path
 
 import pytest
 import tomli_w
 
-from lira.config import Config, ConfigError, as_dict, differences, read_config
+from lira.config import (
+    Config,
+    ConfigError,
+    UnlearnConfig,
+    as_dict,
+    differences,
+    is_unlearning,
+    read_config,
+)
+from lira.models import build_model
 from lira.training import Recipe
+
+EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.toml"))
 
 
 def written(tmp_path, text):
@@ -34,6 +46,15 @@ def test_written_configuration_reads_back_equal(tmp_path):
     )
     assert read_config(written(tmp_path, tomli_w.dumps(as_dict(config)))) == config
     assert set(tomllib.loads(tomli_w.dumps(as_dict(config)))) == {f.name for f in dataclasses.fields(Config)}
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_can_be_read(path):
+    config = read_config(path, UnlearnConfig if is_unlearning(path) else Config)
+    if config.dataset.endswith("cifar10"):
+        config.recipe.check(50_000, (32, 32, 3))
+        config.queries.check((32, 32, 3))
+    build_model(config.recipe.model, 10)
 
 
 @pytest.mark.parametrize(

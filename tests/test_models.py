@@ -1,12 +1,14 @@
 import sys
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lira.convolution import LOWERINGS, lowering
-from lira.models import CNN, MLP, ResNet18, WideResNet, build_model
+from lira.models import CNN, MLP, ResNet18, WideResNet, build_model, max_pool
+from lira.training import Recipe, init_model, model_key, train_step
 
 
 @pytest.mark.parametrize(
@@ -17,6 +19,8 @@ from lira.models import CNN, MLP, ResNet18, WideResNet, build_model
         # 3 x 3 x (3 x 32 + 32 x 64 + 64 x 128) + 224, and 8 x 8 x 128 x 10 + 10
         (CNN(num_classes=10), (32, 32, 3), 93_248 + 81_930),
         (build_model("cnn-small", 10), (32, 32, 3), 93_248 + 20_490),
+        # 9 x (3 x 32 + 32 x 64 + 64 x 64 + 64 x 256 + 3 x 256 x 256), two a channel of each norm, and 256 x 10 + 10
+        (build_model("cnn-fast", 10), (32, 32, 3), 1_973_088 + 2 * 1_184 + 2_570),
         # As published for CIFAR-10.
         (ResNet18(num_classes=10), (32, 32, 3), 11_173_962),
         (WideResNet(num_classes=10, depth=28, widen=10), (32, 32, 3), 36_479_194),
@@ -42,6 +46,79 @@ def test_training_mode_moves_the_statistics_and_evaluation_does_not():
     assert all(jax.tree.leaves(changed))
     same = jax.tree.map(np.array_equal, evaluated["batch_stats"], variables["batch_stats"])
     assert all(jax.tree.leaves(same))
+
+
+def scattering_max_pool(x):
+    return nn.max_pool(x, (2, 2), strides=(2, 2))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", [(3, 8, 8, 5), (2, 7, 4, 3), (2, 6, 9, 1), (1, 5, 3, 2), (2, 2, 2, 4)])
+@pytest.mark.parametrize("values", ["normal", "ties", "relu", "infinite"])
+def test_max_pool_has_flaxs_value_and_gradient(shape, dtype, values):
+    x = jax.random.normal(jax.random.key(0), shape, dtype)
+    if values == "ties":
+        x = jnp.round(x)
+    elif values == "relu":
+        x = nn.relu(x - 1)
+    elif values == "infinite":
+        x = jnp.where(x < 0.5, -jnp.inf, x).astype(dtype)
+    for call in (lambda f: f, jax.jit):
+        ours, back = jax.vjp(call(max_pool), x)
+        theirs, their_back = jax.vjp(call(scattering_max_pool), x)
+        gradient = jax.random.normal(jax.random.key(1), theirs.shape, dtype)
+        assert ours.dtype == theirs.dtype == dtype
+        np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(back(gradient)[0], their_back(gradient)[0])
+
+
+def test_max_pool_of_a_stack_is_that_of_each_model():
+    x = jnp.round(2 * jax.random.normal(jax.random.key(0), (4, 3, 6, 8, 5)))
+
+    def gradient(pool):
+        return jax.grad(lambda x: jnp.sum(jnp.sin(pool(x)) * jnp.arange(5.0)))
+
+    together = jax.jit(jax.vmap(gradient(max_pool)))(x)
+    for one, stacked in zip(x, together, strict=True):
+        np.testing.assert_allclose(stacked, gradient(scattering_max_pool)(one), rtol=1e-6)
+
+
+def test_max_pool_does_not_hide_what_is_no_number():
+    x = jnp.zeros((4, 4, 1)).at[[0, 3], [0, 3]].set(jnp.nan)
+    np.testing.assert_array_equal(jnp.isnan(max_pool(x))[..., 0], np.eye(2, dtype=bool))
+
+
+def test_max_pool_scatters_nowhere():
+    x = jnp.zeros((2, 7, 8, 3))
+    text = {
+        pool: jax.jit(jax.vmap(jax.grad(lambda x, pool=pool: jnp.sum(pool(x))))).lower(x[None]).as_text()
+        for pool in (max_pool, scattering_max_pool)
+    }
+    assert "scatter" in text[scattering_max_pool]
+    assert "scatter" not in text[max_pool]
+
+
+def test_fast_network_learns_labels_by_heart():
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (32, 8, 8, 3)).astype(np.uint8)
+    y = rng.integers(0, 3, 32).astype(np.int32)
+    module = build_model("cnn-fast", 3)
+    recipe = Recipe(batch_size=16, learning_rate=0.05, schedule="constant", precision="bfloat16")
+    key = model_key(0, 0)
+    state = init_model(module, recipe, 16, key, x)
+
+    @jax.jit
+    def step(state):
+        with lowering("patches"):
+            return train_step(module, recipe, 16, state, key, state.step, 0, jnp.arange(16), x, y)
+
+    losses = []
+    for _ in range(16):
+        state, loss = step(state)
+        losses.append(float(loss))
+    # The first loss is that of a guess; the labels have nothing to do with the images.
+    assert losses[0] == pytest.approx(np.log(3), abs=0.5)
+    assert losses[-1] < 0.1
 
 
 MINE = """
