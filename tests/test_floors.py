@@ -6,7 +6,7 @@ from pathlib import Path
 import lira
 
 FLOORS = [
-    *("signals", "confidences", "membership", "metrics", "epsilon", "attacks"),
+    *("versions", "signals", "confidences", "membership", "metrics", "epsilon", "attacks"),
     *("suite", "leakage", "forgetting"),
     *("files", "data", "sources", "augment", "models", "convolution", "training", "unlearners"),
     *(
@@ -22,7 +22,7 @@ FLOORS = [
         "unlearn",
     ),
     *("check", "plots", "unlearning_plots", "report", "unlearning_report"),
-    *("enough", "audit", "bench_torch", "bench", "cli"),
+    *("enough", "audit", "bench_torch", "bench", "cli", "__main__"),
 ]
 
 
