@@ -229,10 +229,11 @@ def why_absent(name: str) -> str | None:
         return None
     if find_spec("torch") is None:
         return "PyTorch is not installed: pip install 'lira[bench]'"
-    import torch  # an extra
+    if name == "torch_graphs":
+        import torch  # an extra
 
-    if name == "torch_graphs" and not torch.cuda.is_available():
-        return "PyTorch finds no CUDA device"
+        if not torch.cuda.is_available():
+            return "PyTorch finds no CUDA device"
     return None
 
 
