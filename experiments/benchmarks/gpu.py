@@ -49,6 +49,7 @@ from lira import bench
 from lira.arrays import write_atomically
 from lira.config import read_config
 from lira.published import PUBLISHED
+from lira.trained import check_trained
 from lira.training import steps_per_epoch
 from lira.versions import versions
 
@@ -206,9 +207,9 @@ def evaluation(sitting: Sitting) -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 lira.train(run, dataset, show_progress=False)
-            accuracy = accuracies(run, np.arange(2))
+            gave = training_gave(run, np.arange(2))
         seconds = time.perf_counter() - began
-        rows.append({"precision": precision, "statistics": statistics_of, "seconds": seconds, **accuracy})
+        rows.append({"precision": precision, "statistics": statistics_of, "seconds": seconds, **gave})
         sitting.keep(model=recipe.model, epochs=recipe.epochs, ema=recipe.ema, rows=rows)
 
 
@@ -340,13 +341,18 @@ def precision_of(model: str) -> str:
     return "float32" if model == "mlp" else "bfloat16"
 
 
-def accuracies(run: lira.Run, models: np.ndarray) -> dict[str, list[float]]:
-    """Of each model, by what was asked: members, others and test images; of raw weights where averaged ones answer."""
-    sides = [raw + side for raw in ("", "raw_") for side in ("in", "out", "test")]
+def training_gave(run: lira.Run, models: np.ndarray) -> dict[str, Any]:
+    """Accuracies and losses of each model, of raw weights too where averaged ones answer, and what checks make of them."""
+    found = {}
+    for name in ("in", "out", "test", "raw_in", "raw_out", "raw_test"):
+        if run.holds(f"accuracy_{name}"):
+            found[f"accuracy_{name}"] = run.accuracy(name, models)
+    for name in ("in", "last_epoch"):
+        if run.holds(f"loss_{name}"):
+            found[f"loss_{name}"] = run.losses(name, models)
     return {
-        f"accuracy_{side}": [round(float(value), 5) for value in run.accuracy(side, models)]
-        for side in sides
-        if run.holds(f"accuracy_{side}")
+        **{name: [none_if_nan(round(float(value), 5)) for value in values] for name, values in found.items()},
+        "checks": [f"{check.status}: {check.sentence}" for check in check_trained(run, models)],
     }
 
 
@@ -420,11 +426,11 @@ def shown(run: lira.Run) -> dict[str, Any]:
         "run": str(run.path),
         "models_in_pairs": len(run.models),
         "seconds_per_model": sum(session["seconds"] for session in sessions) / max(trained, 1),
-        **accuracies(run, run.models),
+        **training_gave(run, run.models),
     }
     if len(run.models) < ENOUGH:
         return found
-    phi, keep = np.asarray(run.phi[:, : run.phi.shape[1]]), run.keep
+    phi, keep = np.asarray(run.phi), run.keep
     found["tpr_at_0.1%_fpr"] = rows = []
     # The first two queries are the image and its mirror image, which published figures of small pools have.
     for name, queries in itertools.product(
