@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench format clean
+.PHONY: demo test check bench gpu format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lira run experiments/digits.toml --run-dir runs/digits
@@ -18,6 +18,10 @@ check: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/lira bench
+
+# Installs nothing: a machine with a GPU may have what is needed already, and no way to get more.
+gpu:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) experiments/benchmarks/gpu.py $(ARGS)
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

@@ -19,6 +19,7 @@ from lira.membership import keep_mask
 from lira.sources import load_dataset
 from lira.store import Run
 from lira.training import Recipe
+from lira.versions import __version__
 
 __all__ = [
     "Config",
@@ -27,6 +28,7 @@ __all__ = [
     "Queries",
     "Recipe",
     "Run",
+    "__version__",
     "attacks",
     "forgetting",
     "keep_mask",

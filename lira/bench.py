@@ -1,7 +1,8 @@
 """How fast stacks of models are trained on this machine, beside what a user would do instead, in one process.
 
 Sides take turns, so that a slow moment hits all alike; figures are medians over repeats, with the spread; every side
-has the same data and recipe, and its accuracy after the same number of steps is shown.
+has the same data and recipe, and its accuracy after the same number of steps is shown. A side whose framework or device
+is absent is skipped, and its name and the reason stand beside the figures.
 """
 
 import argparse
@@ -11,10 +12,9 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,11 +37,29 @@ from lira.models import build_model
 from lira.sources import load_dataset
 from lira.stack import Programs, compile_programs, programs_for
 from lira.training import Recipe, as_input, steps_per_epoch
+from lira.versions import versions
 
-__all__ = ["MODELS", "add_arguments", "bench", "flop_per_image", "multiply_adds", "run", "table", "workload"]
+__all__ = [
+    "BESIDE",
+    "MODELS",
+    "Side",
+    "add_arguments",
+    "bench",
+    "copy_rate",
+    "flop_per_image",
+    "matmul_rate",
+    "model_rows",
+    "multiply_adds",
+    "run",
+    "side",
+    "table",
+    "why_absent",
+    "workload",
+]
 
 MODELS = ("mlp", "cnn", "cnn-fast", "resnet18", "wrn-28-2")
-SIDES = ("lira", "jax_loop", "vmap_plain", "torch_loop")
+# What a user would do instead, and beside the last one what an expert would make of it.
+BESIDE = ("jax_loop", "vmap_plain", "torch_loop", "torch_graphs")
 
 
 class Side(NamedTuple):
@@ -54,87 +72,103 @@ class Side(NamedTuple):
 
 
 def bench(
-    models: Sequence[str] = MODELS, *, repeats: int = 5, seconds: float = 4.0, precision: str = "float32"
+    models: Sequence[str] = MODELS,
+    *,
+    beside: Sequence[str] = BESIDE,
+    repeats: int = 5,
+    seconds: float = 4.0,
+    precision: str = "float32",
+    so_far: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> dict[str, Any]:
-    """Time every side of every model, and scoring; return what goes into the JSON file.
+    """Time one model after the other, each beside the alternatives, then scoring; return what goes into the JSON file.
 
     Args:
         models: of `MODELS`.
+        beside: which alternatives, of `BESIDE`; none times lira alone.
         repeats: timings of each side.
         seconds: that one timing of a side takes, about.
         precision: of the recipe, and of the matrix product that it is measured against.
+        so_far: called with the result as it stands whenever a model is done; its `scoring` is then None.
     """
     if repeats < 1 or not seconds > 0:
         raise ValueError(f"bench needs at least one repeat of some seconds; got {repeats} of {seconds}")
     unknown = [model for model in models if model not in MODELS]
     if unknown or not models:
         raise ValueError(f"bench knows the models {', '.join(MODELS)}; got {', '.join(unknown) or 'none'}")
-    peak = matmul_rate(precision)
-    copy = copy_rate()
-    rows = []
-    for model in models:
-        rows += _rows(model, repeats, seconds, precision, peak, copy)
-    return {
-        "rows": rows,
-        "scoring": _scoring(repeats),
+    if unknown := [name for name in beside if name not in BESIDE]:
+        raise ValueError(f"bench knows the sides {', '.join(BESIDE)}; got {', '.join(unknown)}")
+    result: dict[str, Any] = {
+        "rows": [],
+        "skipped": [],
+        "scoring": None,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "precision": precision,
-        "matmul_flop_per_s": peak,
-        "copy_bytes_per_s": copy,
-        "versions": _versions("jax", "jaxlib", "flax", "numpy", "torch"),
+        "matmul_flop_per_s": matmul_rate(precision),
+        "copy_bytes_per_s": copy_rate(),
+        "versions": versions("jax", "jaxlib", "flax", "numpy", "torch"),
     }
+    for model in models:
+        rows, skipped = model_rows(model, beside, repeats=repeats, seconds=seconds, precision=precision)
+        result["rows"] += rows
+        result["skipped"] += skipped
+        so_far(result)
+    result["scoring"] = _scoring(repeats)
+    return result
 
 
-def _rows(
-    model: str, repeats: int, seconds: float, precision: str, peak: float, copy: float
-) -> list[dict[str, Any]]:
-    """Every side of one model, in turns."""
+def model_rows(
+    model: str, beside: Sequence[str], *, repeats: int, seconds: float, precision: str
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Lira and the sides `beside` it for one model, in turns: a row each, and which were skipped and why."""
     dataset, recipe, members = workload(model, precision)
     work = flop_per_image(build_model(model, dataset.num_classes), dataset.x[:1])
-    sides, steps, taken = {}, {}, {}
-    for name in SIDES:
-        if name == "torch_loop" and find_spec("torch") is None:
+    sides, steps, skipped = {}, {}, []
+    for name in ("lira", *beside):
+        made = _side_or_why_not(name, recipe, dataset)
+        if isinstance(made, str):
+            skipped.append({"model": model, "side": name, "why": made})
             continue
-        sides[name] = _side(name, recipe, dataset)
-        began = time.perf_counter()
-        sides[name].train(1)
+        sides[name], began = made, time.perf_counter()
+        made.train(1)
         steps[name] = max(1, int(seconds / (time.perf_counter() - began)))
     # As many steps for all as the fastest kinds take in their time; a side that is far slower takes fewer.
     common = min(steps[name] for name in sides if name != "vmap_plain")
     taken = {name: [] for name in sides}
     for _ in range(repeats):
-        for name, side in sides.items():
+        for name, each in sides.items():
             count = min(common, steps[name])
             began = time.perf_counter()
-            side.train(count)
+            each.train(count)
             taken[name].append((time.perf_counter() - began) / count)
     rows = []
-    for name, side in sides.items():
-        rates = [recipe.batch_size * side.models / each for each in taken[name]]
+    for name, each in sides.items():
+        rates = [recipe.batch_size * each.models / turn for turn in taken[name]]
         ratios = [
-            ours / theirs * sides["lira"].models / side.models
+            ours / theirs * sides["lira"].models / each.models
             for theirs, ours in zip(taken["lira"], taken[name], strict=True)
         ]
         speed = statistics.median(rates)
-        traffic = side.facts.pop("bytes_per_image")
+        traffic = each.facts.pop("bytes_per_image")
         rows.append(
             {
                 "model": model,
                 "side": name,
                 "images_per_s": _spread(rates),
                 "lira_over_it": _spread(ratios),
+                "ms_per_step_and_model": 1e3 * recipe.batch_size / speed,
                 "models_per_hour": 3600 * speed / (recipe.epochs * members),
-                "mfu": speed * work / peak,
-                "share_of_copy_bandwidth": None if traffic is None else speed * traffic / copy,
-                "accuracy": side.accuracy(),
+                "mfu": speed * work / matmul_rate(precision),
+                "share_of_copy_bandwidth": None if traffic is None else speed * traffic / copy_rate(),
+                "accuracy": each.accuracy(),
                 "steps": 1 + repeats * min(common, steps[name]),
                 "batch_size": recipe.batch_size,
+                "precision": precision,
                 "flop_per_image": work,
-                **side.facts,
+                **each.facts,
             }
         )
-    return rows
+    return rows, skipped
 
 
 def workload(model: str, precision: str) -> tuple[Dataset, Recipe, int]:
@@ -176,11 +210,46 @@ def _patterns(count: int, held_out: int) -> Dataset:
 # --- Sides --------------------------------------------------------------------------------------------------------
 
 
-def _side(name: str, recipe: Recipe, dataset: Dataset) -> Side:
-    if name == "torch_loop":
+def _side_or_why_not(name: str, recipe: Recipe, dataset: Dataset) -> Side | str:
+    """A side made ready, or why there is none."""
+    if (why := why_absent(name)) is not None:
+        return why
+    try:
+        return side(name, recipe, dataset)
+    except (RuntimeError, ValueError) as error:
+        # What another framework cannot do costs its rows alone; what lira cannot do is an error.
+        if not name.startswith("torch"):
+            raise
+        return " ".join(str(error).split())[:200]
+
+
+def why_absent(name: str) -> str | None:
+    """Why this side cannot be timed on this machine, whatever the model; None if it can."""
+    if not name.startswith("torch"):
+        return None
+    if find_spec("torch") is None:
+        return "PyTorch is not installed: pip install 'lira[bench]'"
+    if name == "torch_graphs":
+        import torch  # an extra
+
+        if not torch.cuda.is_available():
+            return "PyTorch finds no CUDA device"
+    return None
+
+
+def side(name: str, recipe: Recipe, dataset: Dataset) -> Side:
+    """Make one side ready, compiled and warm.
+
+    Args:
+        name: lira: as `lira run` trains; jax_loop: one model at a time, jitted; vmap_plain: several under `vmap`;
+            torch_loop: one model in PyTorch, compiled on a GPU; torch_graphs: that, each step as one CUDA graph.
+        recipe: of the training.
+        dataset: its data.
+    """
+    if name.startswith("torch"):
         from lira.bench_torch import TorchLoop  # an extra
 
-        loop = TorchLoop(recipe, dataset)
+        loop = TorchLoop(recipe, dataset, graphs=name == "torch_graphs")
         facts = {"compile_s": loop.compile_seconds, "memory_bytes": loop.memory(), "bytes_per_image": None}
         return Side(loop.train, loop.accuracy, 1, facts)
     began = time.perf_counter()
@@ -273,8 +342,9 @@ def flop_per_image(module: nn.Module, x: np.ndarray) -> int:
     return 2 * (3 * sum(layers) - layers[0])
 
 
+@cache
 def matmul_rate(precision: str) -> float:
-    """FLOP/s of the best of several square matrix products."""
+    """FLOP/s of the best of several square matrix products, measured once a process."""
     sizes = (512, 1024, 2048) if jax.default_backend() == "cpu" else (4096, 8192, 16384)
     product = jax.jit(jnp.matmul)
     rates = []
@@ -284,8 +354,9 @@ def matmul_rate(precision: str) -> float:
     return max(rates)
 
 
+@cache
 def copy_rate() -> float:
-    """Bytes a second, read and written, of copying an array larger than any cache."""
+    """Bytes a second, read and written, of copying an array larger than any cache, measured once a process."""
     a = jnp.ones(1 << (26 if jax.default_backend() == "cpu" else 29), jnp.float32)
     # Eight times there and back in one program, so that making room for the result counts little.
     copy = jax.jit(lambda a: jax.lax.fori_loop(0, 8, lambda i, a: a + 1.0, a), donate_argnums=0)
@@ -378,41 +449,53 @@ def table(result: dict[str, Any]) -> Table:
         f"matrix product {result['matmul_flop_per_s'] / 1e9:,.0f} GFLOP/s, copy {result['copy_bytes_per_s'] / 1e9:.1f} GB/s. "
         f"Scoring {scoring['models']} x {scoring['examples']:,} x {scoring['queries']}, all targets: "
         f"{scoring['lira_online_s']['median']:.2f} s, refit loop {scoring['refit_loop_s']['median'] / 3600:.1f} h."
-        + (
-            ""
-            if any(row["side"] == "torch_loop" for row in result["rows"])
-            else " PyTorch is absent: pip install 'lira[bench]'."
-        )
+        + _skipped(result["skipped"])
     )
     return shown
+
+
+def _skipped(skipped: Sequence[Mapping[str, str]]) -> str:
+    """A sentence for each side and reason, with the models it is about."""
+    models: dict[tuple[str, str], list[str]] = {}
+    for each in skipped:
+        models.setdefault((each["side"], each["why"]), []).append(each["model"])
+    return "".join(
+        f" Skipped: {name} of {', '.join(which)} ({why})." for (name, why), which in models.items()
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `lira bench`."""
     parser.add_argument("--models", default=",".join(MODELS), help="which of " + ", ".join(MODELS))
+    parser.add_argument("--beside", default=",".join(BESIDE), help="which of " + ", ".join(BESIDE))
     parser.add_argument("--repeats", type=int, default=5, help="timings of each side")
     parser.add_argument("--seconds", type=float, default=4.0, help="of one timing, about")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--out", metavar="FILE.json", help="also write the figures to this file")
+    parser.add_argument(
+        "--out", metavar="FILE.json", help="also write the figures to this file, after each model"
+    )
 
 
-def run(models: str, repeats: int, seconds: float, precision: str, out: str | None, console: Console) -> None:
-    """`lira bench`: print the table, and write the JSON file if one is named."""
-    result = bench(models.split(","), repeats=repeats, seconds=seconds, precision=precision)
+def run(
+    models: str, beside: str, repeats: int, seconds: float, precision: str, out: str | None, console: Console
+) -> None:
+    """`lira bench`: print the table, and write the JSON file if one is named, anew after each model."""
+
+    def write(result: dict[str, Any]) -> None:
+        if out:
+            write_atomically(Path(out), json.dumps(result, indent=2, allow_nan=False).encode())
+
+    result = bench(
+        models.split(","),
+        beside=[name for name in beside.split(",") if name],
+        repeats=repeats,
+        seconds=seconds,
+        precision=precision,
+        so_far=write,
+    )
     Console(width=max(console.width, 150), soft_wrap=True).print(table(result))
-    if out:
-        write_atomically(Path(out), json.dumps(result, indent=2, allow_nan=False).encode())
+    write(result)
 
 
 def _spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
-def _versions(*names: str) -> dict[str, str | None]:
-    def number(name: str) -> str | None:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return None
-
-    return {name: number(name) for name in names}

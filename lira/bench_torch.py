@@ -1,6 +1,7 @@
 """What a user of PyTorch would do instead of a stack: one model after the other. Needs the `bench` extra."""
 
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -18,11 +19,19 @@ __all__ = ["TorchLoop"]
 class TorchLoop:
     """One PyTorch model in training: channels last, data on the device in bytes, compiled where there is a GPU."""
 
-    def __init__(self, recipe: Recipe, dataset: Dataset) -> None:
-        """Build the model of `recipe.model`, its optimizer and its data."""
+    def __init__(self, recipe: Recipe, dataset: Dataset, *, graphs: bool = False) -> None:
+        """Build the model of `recipe.model`, its optimizer and its data.
+
+        Args:
+            recipe: of the training.
+            dataset: its data.
+            graphs: launch each step as one CUDA graph, so that the host's time for hundreds of kernels is not spent.
+        """
         began = time.perf_counter()
         torch.manual_seed(recipe.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         self.recipe = recipe
         self.x, self.y = self._tensors(dataset.x, dataset.y)
         self.x_test, self.y_test = self._tensors(dataset.x_test, dataset.y_test)
@@ -39,22 +48,45 @@ class TorchLoop:
         ]
         self.optimizer = torch.optim.SGD(groups, recipe.learning_rate, recipe.momentum)
         self.forward = torch.compile(self.model) if self.device.type == "cuda" else self.model
+        self.take_step = self._captured() if graphs else self._step
         self.train(2)
         self.compile_seconds = time.perf_counter() - began
 
     def train(self, steps: int) -> None:
         """Take `steps` training steps and wait for them."""
-        recipe = self.recipe
         for _ in range(steps):
-            batch = torch.randint(len(self.y), (recipe.batch_size,), device=self.device)
-            images, labels = self._augmented(self.x[batch]), self.y[batch]
-            self.optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-                logits = self.forward(_as_input(images))
-            functional.cross_entropy(logits.float(), labels).backward()
-            self.optimizer.step()
+            self.take_step()
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+
+    def _step(self) -> None:
+        recipe = self.recipe
+        batch = torch.randint(len(self.y), (recipe.batch_size,), device=self.device)
+        images, labels = self._augmented(self.x[batch]), self.y[batch]
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            logits = self.forward(_as_input(images))
+        functional.cross_entropy(logits.float(), labels).backward()
+        self.optimizer.step()
+
+    def _captured(self) -> Callable[[], None]:
+        """The whole step, from drawing the batch to the optimizer, as a CUDA graph; calling it replays the graph.
+
+        Every replay draws anew: PyTorch advances the generator's state, which is on the device, by what a step takes.
+        """
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            # What a capture may not hold: compiling, choosing convolutions by trial, making the momentum.
+            for _ in range(3):
+                self._step()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        self.optimizer.zero_grad(set_to_none=True)  # so that gradients are in the graph's own memory
+        # What other threads ask of the card meanwhile, JAX's among them, is no part of this capture.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            self._step()
+        return graph.replay
 
     def accuracy(self) -> float:
         """On the held-out set, normalised by its own batch, as every side of the benchmark is."""

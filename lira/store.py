@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +43,7 @@ from lira.data import Dataset
 from lira.membership import keep_mask
 from lira.models import build_model
 from lira.training import Recipe, answers_by_average, init_model, model_key, norm_constants
+from lira.versions import versions
 
 __all__ = [
     "DIVERGED",
@@ -576,5 +576,4 @@ def _norms(variables: dict[str, Any]) -> dict[str, list[float]]:
 
 
 def _versions() -> dict[str, str]:
-    names = ("lira", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "tensorstore")
-    return {name: version(name) for name in names}
+    return versions("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "tensorstore")

@@ -1,4 +1,5 @@
 import json
+import time
 from functools import partial
 
 import jax
@@ -58,14 +59,118 @@ def test_bench_of_the_mlp_fills_every_row(tmp_path, capsys, monkeypatch):
         )
         assert row["models_per_hour"] == pytest.approx(3600 * speed["median"] / (60 * 898))
         assert 0.1 < row["accuracy"] <= 1
+        assert row["ms_per_step_and_model"] == pytest.approx(1e3 * 64 / speed["median"])
     assert rows["lira"]["lira_over_it"] == {"median": 1, "min": 1, "max": 1}
     assert result["scoring"]["ratio"] > 100
+
+
+def faked(monkeypatch, seconds=1e-3):
+    """Sides that take a given time a step, so that rows can be told without training anything."""
+    made = []
+
+    def side(name, recipe, dataset):
+        made.append((recipe.model, name))
+        facts = {"bytes_per_image": None, "compile_s": 0.0, "memory_bytes": None}
+        return bench.Side(lambda steps: time.sleep(seconds * steps), lambda: 0.5, 1, facts)
+
+    monkeypatch.setattr(bench, "side", side)
+    monkeypatch.setattr(bench, "matmul_rate", lambda precision: 1e12)
+    monkeypatch.setattr(bench, "copy_rate", lambda: 1e9)
+    monkeypatch.setattr(bench, "_scoring", partial(bench._scoring, M=64, N=5000))
+    return made
+
+
+def absent(monkeypatch, name):
+    real = bench.find_spec
+    monkeypatch.setattr(bench, "find_spec", lambda wanted: None if wanted == name else real(wanted))
+
+
+def test_a_side_without_its_framework_is_skipped_by_name(monkeypatch):
+    made = faked(monkeypatch)
+    absent(monkeypatch, "torch")
+    sides = ["jax_loop", "torch_loop", "torch_graphs"]
+    result = bench.bench(["mlp"], beside=sides, repeats=1, seconds=0.01)
+    assert made == [("mlp", "lira"), ("mlp", "jax_loop")]
+    assert [row["side"] for row in result["rows"]] == ["lira", "jax_loop"]
+    why = "PyTorch is not installed: pip install 'lira[bench]'"
+    assert result["skipped"] == [
+        {"model": "mlp", "side": name, "why": why} for name in ("torch_loop", "torch_graphs")
+    ]
+
+
+def test_cuda_graphs_need_a_cuda_device(monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert bench.why_absent("torch_graphs") == "PyTorch finds no CUDA device"
+    assert bench.why_absent("torch_loop") is None
+    assert bench.why_absent("jax_loop") is None
+
+
+def test_what_another_framework_cannot_do_costs_its_rows_alone(monkeypatch):
+    faked(monkeypatch)
+    plain = bench.side
+
+    broken = {"torch_loop"}
+
+    def side(name, recipe, dataset):
+        if name in broken:
+            raise RuntimeError("CUDA error: an illegal\nmemory access")
+        return plain(name, recipe, dataset)
+
+    monkeypatch.setattr(bench, "side", side)
+    monkeypatch.setattr(bench, "why_absent", lambda name: None)
+    rows_of = partial(bench.model_rows, "mlp", repeats=1, seconds=0.01, precision="float32")
+    rows, skipped = rows_of(["torch_loop", "torch_graphs"])
+    assert [row["side"] for row in rows] == ["lira", "torch_graphs"]
+    assert skipped == [{"model": "mlp", "side": "torch_loop", "why": "CUDA error: an illegal memory access"}]
+    broken.add("lira")
+    with pytest.raises(RuntimeError, match="illegal"):
+        rows_of([])
+
+
+def test_the_table_says_once_what_was_skipped(monkeypatch):
+    faked(monkeypatch)
+    absent(monkeypatch, "torch")
+    result = bench.bench(["mlp", "cnn"], beside=["torch_graphs"], repeats=1, seconds=0.01)
+    caption = str(bench.table(result).caption)
+    assert (
+        caption.count(
+            "Skipped: torch_graphs of mlp, cnn (PyTorch is not installed: pip install 'lira[bench]')."
+        )
+        == 1
+    )
+    assert "Skipped" not in str(bench.table({**result, "skipped": []}).caption)
+
+
+def test_rows_are_in_the_file_as_soon_as_their_model_is_done(tmp_path, monkeypatch):
+    """Cut off while the second model is timed, the first one's figures are there."""
+    out = tmp_path / "bench.json"
+    faked(monkeypatch)
+    plain, seen = bench.side, []
+
+    def side(name, recipe, dataset):
+        seen.append(json.loads(out.read_text())["rows"] if out.exists() else None)
+        if recipe.model == "cnn":
+            raise KeyboardInterrupt
+        return plain(name, recipe, dataset)
+
+    monkeypatch.setattr(bench, "side", side)
+    flags = ["--models", "mlp,cnn", "--beside", "", "--repeats", "1", "--seconds", "0.01", "--out", str(out)]
+    assert main(["bench", *flags]) == 130
+    result = json.loads(out.read_text())
+    assert seen == [None, result["rows"]]
+    assert [(row["model"], row["side"]) for row in result["rows"]] == [("mlp", "lira")]
+    assert result["scoring"] is None
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--models", "mlp,vgg"], "bench knows the models mlp, cnn, cnn-fast, resnet18, wrn-28-2; got vgg"),
+        (
+            ["--beside", "jax_loop,tinygrad"],
+            "bench knows the sides jax_loop, vmap_plain, torch_loop, torch_graphs; got tinygrad",
+        ),
         (["--repeats", "0"], "bench needs at least one repeat of some seconds; got 0 of 4.0"),
         (["--seconds", "soon"], "invalid float value: 'soon'"),
     ],
@@ -152,3 +257,20 @@ def test_torch_peer_of_the_fast_network_is_the_same_function(training):
         assert np.linalg.norm(ours - expected) < 1e-3 * np.linalg.norm(expected), f"convolution {i}"
         mean = updated[f"BatchNorm_{i}"]["mean"]
         np.testing.assert_allclose(mean, norm.running_mean, rtol=1e-4, atol=1e-5)
+
+
+def test_a_captured_step_trains():
+    """Each replay draws another batch and moves the weights; without a CUDA device there is nothing to capture."""
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch finds no CUDA device")
+    from lira.bench_torch import TorchLoop
+
+    dataset, recipe, _ = bench.workload("mlp", "float32")
+    loop = TorchLoop(recipe, dataset, graphs=True)
+    before = [p.detach().clone() for p in loop.model.parameters()]
+    loop.train(1)
+    after = [p.detach().clone() for p in loop.model.parameters()]
+    loop.train(200)
+    assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert loop.accuracy() > 0.8

@@ -6,23 +6,23 @@ from pathlib import Path
 import lira
 
 FLOORS = [
-    *("cache", "parallel", "signals", "confidences", "membership", "metrics", "epsilon", "attacks"),
+    *(
+        "versions",
+        "cache",
+        "parallel",
+        "signals",
+        "confidences",
+        "membership",
+        "metrics",
+        "epsilon",
+        "attacks",
+    ),
     *("suite", "leakage", "forgetting"),
     *("files", "data", "sources", "augment", "models", "convolution", "training", "unlearners"),
-    *(
-        "config",
-        "arrays",
-        "store",
-        "published",
-        "trained",
-        "interchange",
-        "stack",
-        "engine",
-        "forget_sets",
-        "unlearn",
-    ),
+    *("config", "arrays", "store", "published", "trained", "interchange"),
+    *("stack", "engine", "forget_sets", "unlearn"),
     *("check", "plots", "unlearning_plots", "report", "unlearning_report"),
-    *("enough", "audit", "bench_torch", "bench", "cli"),
+    *("enough", "audit", "bench_torch", "bench", "cli", "__main__"),
 ]
 
 

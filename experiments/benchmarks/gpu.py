@@ -1,0 +1,589 @@
+"""What only a card can tell, in ten minutes, and of use when cut off at any time.
+
+Command:   make gpu ARGS="--data folder:PATH"     (python experiments/benchmarks/gpu.py ...; PATH: CIFAR-10's images)
+           ... --parts shadows --budget 3000      these parts alone, such as more shadow models another day
+           ... --toy                              every part to its end at toy sizes: a few minutes on a CPU
+Duration:  --budget seconds, 560 by default.
+Needs:     what the package needs; it installs nothing, and the package need not be installed. Where PyTorch is there, it
+           is timed too, and the last parts may be left for another sitting. Without --data the parts that need CIFAR-10
+           are skipped.
+Measured:  experiments/benchmarks/README.md.
+
+Each part is a process of its own, which is ended when its time is over, and writes what it has found into the JSON file
+at once. That file is a list of sittings, the newest last. Shadow models stay in --run-dir, and a later sitting goes on.
+"""
+
+import argparse
+import collections
+import contextlib
+import csv
+import dataclasses
+import datetime
+import itertools
+import json
+import math
+import os
+import platform
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a source tree need not be installed
+
+import jax
+import numpy as np
+from jax.profiler import ProfileData, ProfileOptions
+
+import lira
+from lira import bench
+from lira.arrays import write_atomically
+from lira.config import read_config
+from lira.published import PUBLISHED
+from lira.trained import check_trained
+from lira.training import steps_per_epoch
+from lira.versions import versions
+
+ROOT = Path(__file__).resolve().parents[2]
+PAPER = read_config(ROOT / "experiments/cifar10_wrn28_2.toml")
+BESIDE = ("torch_loop", "torch_graphs")
+# One model at a time, nothing to choose: a model is done every half minute, and little is lost when time is over.
+ONE_BY_ONE = lira.Execution(width=1, lowering="xla")
+# Kernels shown of a profile.
+TOP = 40
+# Models from which on a pool's figures are worth a look beside published ones.
+ENOUGH = 16
+# Seconds that a part which is told to stop may still take.
+GRACE = 5
+# Exit status of a part that did not get to its end for a reason that it has written down.
+NOT_ALL = 3
+
+
+class Sizes(NamedTuple):
+    """How much of everything."""
+
+    models: tuple[str, ...]  # of benchmark and profile
+    repeats: int  # of a timing
+    seconds: float  # of one timing, about
+    paper: lira.Recipe
+    epochs: int  # after which evaluations are compared
+    digits: tuple[str, ...]  # flags of the run from end to end
+    pool: tuple[int, int, int]  # M, N, Q of scoring
+    report: tuple[int, int, int]  # M, N, Q of the report
+    shadows: int  # the most shadow models
+
+
+# The most telling models first.
+FULL = Sizes(
+    models=("mlp", "wrn-28-2", *(name for name in bench.MODELS if name not in ("mlp", "wrn-28-2"))),
+    repeats=3,
+    seconds=1.0,
+    paper=dataclasses.replace(PAPER.recipe, precision="bfloat16"),
+    epochs=20,
+    digits=(),
+    pool=(256, 50_000, 2),
+    report=(8, 50_000, 2),
+    shadows=PAPER.num_models,
+)
+TOY = Sizes(
+    models=("mlp", "cnn-small"),
+    repeats=1,
+    seconds=0.1,
+    paper=dataclasses.replace(
+        FULL.paper, model="wrn-10-1", epochs=2, batch_size=16, ema=0.9, precision="float32"
+    ),
+    epochs=2,
+    digits=("--num-models", "8", "--recipe.epochs", "2", "--num-examples", "400"),
+    pool=(8, 2000, 2),
+    report=(8, 1000, 2),
+    shadows=ENOUGH,
+)
+
+
+class SkippedError(Exception):
+    """A part, or the rest of one, that cannot be done; the message says why."""
+
+
+@dataclasses.dataclass
+class Sitting:
+    """What a part is told, and the file that it writes to."""
+
+    part: str
+    out: Path
+    until: float  # on the clock of time.time()
+    data: str
+    run_dir: Path
+    toy: bool
+
+    @property
+    def sizes(self) -> Sizes:
+        return TOY if self.toy else FULL
+
+    def left(self) -> float:
+        return self.until - time.time()
+
+    def keep(self, **found: Any) -> None:
+        """Write what the part has found, in place of what it wrote by these names before."""
+        record(self.out, self.part, found)
+
+    def needs(self, seconds: float, what: str) -> None:
+        """Raise `SkippedError` unless there are so many seconds left: on an H100, what this is known to take or a guess."""
+        if self.left() < (0 if self.toy else seconds):
+            raise SkippedError(f"{what}: {self.left():.0f} s were left, and it takes about {seconds:.0f}")
+
+    def dataset(self) -> lira.Dataset:
+        """CIFAR-10, or patterns of its shape for the toy."""
+        if self.data:
+            return lira.load_dataset(self.data)
+        if not self.toy:
+            raise SkippedError("needs CIFAR-10: --data folder:PATH")
+        few = bench.workload("cnn", "float32")[0]
+        return lira.Dataset.from_arrays(
+            few.x[:128], few.y[:128], x_test=few.x[128:160], y_test=few.y[128:160]
+        )
+
+
+class Part(NamedTuple):
+    """A part by name, and the seconds that earlier parts leave for it."""
+
+    name: str
+    run: Callable[[Sitting], None]
+    seconds: float
+
+
+def parts(sizes: Sizes) -> list[Part]:
+    """All parts in their order."""
+    reserved = {"mlp": 25, "wrn-28-2": 90, "cnn": 25}
+    if bench.why_absent("torch_loop") is None:
+        reserved |= {"mlp": 45, "wrn-28-2": 150}
+    return [
+        Part("device", device, 25),
+        Part("evaluation", evaluation, 150),
+        *(Part(f"bench_{name}", partial(training, name), reserved.get(name, 30)) for name in sizes.models),
+        Part("digits", digits, 45),
+        Part("scoring", scoring, 25),
+        Part("report", report, 35),
+        Part("profile", profile, 40),
+        Part("shadows", shadows, 35),
+    ]
+
+
+# --- The parts ------------------------------------------------------------------------------------------------------
+
+
+def device(sitting: Sitting) -> None:
+    """What JAX finds, and what its matrix products and copies reach."""
+    first = jax.devices()[0]
+    found = {"kind": first.device_kind, "count": jax.device_count(), "runtime": first.client.platform_version}
+    sitting.keep(**found, memory_bytes=(first.memory_stats() or {}).get("bytes_limit"))
+    sitting.keep(copy_bytes_per_s=bench.copy_rate())
+    sitting.keep(matmul_flop_per_s={name: bench.matmul_rate(name) for name in ("float32", "bfloat16")})
+
+
+def evaluation(sitting: Sitting) -> None:
+    """Two models of the paper's recipe: averaged weights, with norms' statistics of either kind, beside the raw ones."""
+    dataset, rows = sitting.dataset(), []
+    for precision, statistics_of in itertools.product(("bfloat16", "float32"), ("recomputed", "averaged")):
+        sitting.needs(45 if precision == "bfloat16" else 55, f"{precision}, {statistics_of}")
+        recipe = dataclasses.replace(
+            sitting.sizes.paper, epochs=sitting.sizes.epochs, precision=precision, statistics=statistics_of
+        )
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory() as place:
+            run = lira.Run.create(
+                Path(place) / "run", dataset, recipe, num_models=4, signals=(), execution=ONE_BY_ONE
+            )
+            for spare in (2, 3):  # a run has four models or more: the second pair is not trained
+                run.write_model(spare, {}, diverged=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                lira.train(run, dataset, show_progress=False)
+            gave = training_gave(run, np.arange(2))
+        seconds = time.perf_counter() - began
+        rows.append({"precision": precision, "statistics": statistics_of, "seconds": seconds, **gave})
+        sitting.keep(model=recipe.model, epochs=recipe.epochs, ema=recipe.ema, rows=rows)
+
+
+def training(model: str, sitting: Sitting) -> None:
+    """`lira bench` of one model: ours alone, then in turns with PyTorch's sides."""
+    sizes = sitting.sizes
+    rows_of = partial(
+        bench.model_rows, model, repeats=sizes.repeats, seconds=sizes.seconds, precision=precision_of(model)
+    )
+    rows, _ = rows_of([])
+    sitting.keep(rows=rows)
+    if absent := {name: why for name in BESIDE if (why := bench.why_absent(name))}:
+        sitting.keep(skipped=absent)
+    if present := [name for name in BESIDE if name not in absent]:
+        # PyTorch compiles for half a minute, and less for a second side of the same model.
+        sitting.needs(15 if model == "mlp" else 50, ", ".join(present))
+        rows, skipped = rows_of(present)
+        sitting.keep(rows=rows, skipped={**absent, **{each["side"]: each["why"] for each in skipped}})
+
+
+def digits(sitting: Sitting) -> None:
+    """The demo from end to end, as a process of its own: with nothing kept from before, then with what that one kept."""
+    with tempfile.TemporaryDirectory() as place:
+        for kept in ("nothing", "calibration and programs"):
+            run_dir = Path(place) / kept.split()[0]
+            flags = ["run", ROOT / "experiments/digits.toml", "--run-dir", run_dir, *sitting.sizes.digits]
+            seconds = command(sitting, *flags, cache=f"{place}/cache")
+            session = json.loads((run_dir / "provenance.json").read_text())["sessions"][-1]
+            attacks = json.loads((run_dir / "metrics.json").read_text())["attacks"]
+            found = {"seconds": seconds, "training": session, "auc": attacks["lira_online"]["auc"]}
+            sitting.keep(**{f"with {kept} kept": found})
+
+
+def scoring(sitting: Sitting) -> None:
+    """Seconds in which all targets are attacked, phi in the host's memory and in the device's."""
+    phi, keep = drawn(*sitting.sizes.pool)
+    places = {"host": phi, "device": jax.device_put(phi)}
+    sitting.keep(pool=phi.shape)
+    for name in ("lira_online", "lira_online_fixed"):
+        taken = {}
+        for where, values in places.items():
+            attack = partial(getattr(lira.attacks, name), values, keep)
+            first, *others = (seconds_of(attack) for _ in range(6))
+            taken[f"phi on {where}"] = {"first": first, "median": statistics.median(others), "all": others}
+        sitting.keep(**{name: taken})
+
+
+def report(sitting: Sitting) -> None:
+    """`lira report` of a pool that is on disk: every attack with its intervals, pictures and the page."""
+    phi, keep = drawn(*sitting.sizes.report)
+    M, N, Q = phi.shape
+    rng = np.random.default_rng(1)
+    models = (
+        {
+            "phi": row,
+            "entropy": np.exp(-row),
+            "modified_entropy": np.exp(-row),
+            "phi_test": rng.standard_normal((N // 5, Q), dtype=np.float32),
+            "accuracy_in": np.float32(1.0),
+            "accuracy_out": np.float32(0.9),
+            "accuracy_test": np.float32(0.9),
+        }
+        for row in phi
+    )
+    with tempfile.TemporaryDirectory() as place:
+        source = {"path": "drawn", "file": "-", "layout": "-", "requested": M}
+        lira.Run.from_models(f"{place}/run", keep, np.arange(N) % 10, models, source=source)
+        for kept in ("nothing", "programs"):
+            shutil.rmtree(f"{place}/run/scores")
+            os.mkdir(f"{place}/run/scores")
+            seconds = command(sitting, "report", f"{place}/run", cache=f"{place}/cache")
+            sitting.keep(pool=phi.shape, **{f"seconds with {kept} kept": seconds})
+
+
+def profile(sitting: Sitting) -> None:
+    """The kernels of a training step by the time that they take, of each model as it is trained in the benchmark."""
+    for model in sitting.sizes.models:
+        sitting.needs(10, model)
+        dataset, recipe, _ = bench.workload(model, precision_of(model))
+        side = bench.side("lira", recipe, dataset)
+        whole = steps_per_epoch(dataset.num_examples, recipe.batch_size)
+        steps = whole if sitting.toy else whole * -(-20 // whole)
+        side.train(steps)
+        step = seconds_of(partial(side.train, steps)) / steps
+        options = ProfileOptions()
+        options.python_tracer_level = 0
+        with tempfile.TemporaryDirectory() as place:
+            with jax.profiler.trace(place, profiler_options=options):
+                side.train(steps)
+            traces = [ProfileData.from_file(str(file)) for file in Path(place).rglob("*.xplane.pb")]
+        execution = {name: side.facts[name] for name in ("width", "workers", "lowering")}
+        sitting.keep(**{model: {**execution, "ms_per_step": 1e3 * step, **by_kernel(traces, steps)}})
+
+
+def shadows(sitting: Sitting) -> None:
+    """Shadow models of the paper's recipe for as long as there is time, and what those of all sittings show."""
+    dataset, place = sitting.dataset(), sitting.run_dir
+    sitting.needs(60, "a shadow model, with compiling")
+    held = lira.Run.open(place, dataset).config.num_models if (place / "config.toml").exists() else 0
+    run = lira.Run.create(
+        place,
+        dataset,
+        sitting.sizes.paper,
+        num_models=max(held, sitting.sizes.shadows),
+        queries=PAPER.queries,
+        membership_seed=PAPER.membership_seed,
+        signals=PAPER.signals,
+        execution=ONE_BY_ONE,
+    )
+    with interrupted_after(max(sitting.left() - 30, 1)):  # time for the last answers and for the figures
+        lira.train(run, dataset, show_progress=False)
+    sitting.keep(**shown(run))
+
+
+@contextlib.contextmanager
+def interrupted_after(seconds: float) -> Iterator[None]:
+    """Interrupt what is done within, as Ctrl-C does, when it takes longer."""
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    with contextlib.suppress(KeyboardInterrupt):
+        yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+# --- What they are made of ------------------------------------------------------------------------------------------
+
+
+def precision_of(model: str) -> str:
+    return "float32" if model == "mlp" else "bfloat16"
+
+
+def training_gave(run: lira.Run, models: np.ndarray) -> dict[str, Any]:
+    """Accuracies and losses of each model, of raw weights too where averaged ones answer, and what checks make of them."""
+    found = {}
+    for name in ("in", "out", "test", "raw_in", "raw_out", "raw_test"):
+        if run.holds(f"accuracy_{name}"):
+            found[f"accuracy_{name}"] = run.accuracy(name, models)
+    for name in ("in", "last_epoch"):
+        if run.holds(f"loss_{name}"):
+            found[f"loss_{name}"] = run.losses(name, models)
+    return {
+        **{name: [none_if_nan(round(float(value), 5)) for value in values] for name, values in found.items()},
+        "checks": [f"{check.status}: {check.sentence}" for check in check_trained(run, models)],
+    }
+
+
+def drawn(M: int, N: int, Q: int) -> tuple[np.ndarray, np.ndarray]:
+    """A pool `[M, N, Q]` whose members are told apart a little, and its memberships."""
+    keep = lira.keep_mask(0, M, N)
+    noise = np.random.default_rng(0).standard_normal((M, N, Q), dtype=np.float32)
+    return noise + keep[..., None] * np.float32(0.5), keep
+
+
+def seconds_of(function: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - began
+
+
+def command(sitting: Sitting, *arguments: Any, cache: str) -> float:
+    """Run `lira` in a fresh process that keeps what it compiles and measures in `cache`; return the seconds."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "LIRA_CACHE": cache, "PYTHONPATH": path}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    began = time.perf_counter()
+    try:
+        subprocess.run(
+            [sys.executable, "-m", "lira", *map(str, arguments)],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            timeout=max(sitting.left(), 1),
+            check=True,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise SkippedError(f"lira {arguments[0]} was not done after {error.timeout:.0f} s") from error
+    return time.perf_counter() - began
+
+
+def by_kernel(traces: Iterable[ProfileData], steps: int) -> dict[str, Any]:
+    """The events of traces of so many steps added up by kernel, those that take longest first."""
+    count, spent = collections.Counter(), collections.Counter()
+    for event in itertools.chain.from_iterable(map(events, traces)):
+        count[event.name] += 1
+        spent[event.name] += event.duration_ns
+    rows = [
+        {"kernel": name[:160], "per_step": count[name] / steps, "us_per_step": nanoseconds / 1e3 / steps}
+        for name, nanoseconds in spent.most_common(TOP)
+    ]
+    return {
+        "kernels_per_step": count.total() / steps,
+        "ms_within_kernels": spent.total() / 1e6 / steps,
+        "kernels": rows,
+    }
+
+
+def events(trace: ProfileData) -> Iterator[Any]:
+    """What ran on the GPUs' streams; on a CPU the operations that XLA names, loops left out as their bodies count."""
+    planes = list(trace.planes)
+    cards = [plane for plane in planes if plane.name.startswith("/device:GPU")]
+    for plane in cards or planes:
+        for line in plane.lines:
+            if cards and line.name.startswith("Stream"):
+                yield from line.events
+            elif not cards:
+                named = (event for event in line.events if "hlo_op" in dict(event.stats))
+                yield from (event for event in named if not event.name.startswith(("while", "call")))
+
+
+def shown(run: lira.Run) -> dict[str, Any]:
+    """Accuracies of the shadow models and, where there are enough, TPR at 0.1 % FPR with what was published."""
+    sessions = run.provenance["sessions"]
+    trained = sum(session["models"] for session in sessions)
+    found = {
+        "run": str(run.path),
+        "models_in_pairs": len(run.models),
+        "seconds_per_model": sum(session["seconds"] for session in sessions) / max(trained, 1),
+        **training_gave(run, run.models),
+    }
+    if len(run.models) < ENOUGH:
+        return found
+    phi, keep = np.asarray(run.phi), run.keep
+    found["tpr_at_0.1%_fpr"] = rows = []
+    # The first two queries are the image and its mirror image, which published figures of small pools have.
+    for name, queries in itertools.product(
+        ("lira_online", "lira_online_fixed", "lira_offline", "lira_offline_fixed", "global_threshold"),
+        (2, phi.shape[2]),
+    ):
+        point = lira.metrics.roc(getattr(lira.attacks, name)(phi[..., :queries], keep), keep).tpr_at(1e-3)
+        figures = {key: none_if_nan(getattr(point, key)) for key in ("tpr", "low", "high")}
+        rows.append({"attack": name, "queries": queries, "status": point.status, **figures})
+    found["published"] = [
+        {"attack": each.attack, "models": each.models, "queries": each.queries, "source": each.source}
+        | {"tpr": each.figures["0.001"]}
+        for each in PUBLISHED
+        if (each.dataset, each.model) == ("cifar10", PAPER.recipe.model) and "0.001" in each.figures
+    ]
+    return found
+
+
+def none_if_nan(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+# --- The sitting ----------------------------------------------------------------------------------------------------
+
+
+def about() -> dict[str, Any]:
+    """When, where and on what a sitting takes place, as far as it can be told without waking the card."""
+    packages = ["jax", "jaxlib", "flax", "optax", "numpy", "scipy", "tensorstore", "torch"]
+    for cuda in ("12", "13"):
+        packages += [f"jax-cuda{cuda}-plugin", f"nvidia-cudnn-cu{cuda}"]
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "cards": cards(),  # with their driver
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": versions(*packages),
+        "commit": commit(),
+    }
+
+
+def cards() -> list[dict[str, str]]:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,power.limit", "--format=csv"]
+        said = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout
+        return list(csv.DictReader(said.splitlines(), skipinitialspace=True))
+    return []
+
+
+def processor() -> str:
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return platform.machine()
+
+
+def commit() -> str | None:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+    return None
+
+
+def sittings(out: Path) -> list[dict[str, Any]]:
+    return json.loads(out.read_text()) if out.exists() else []
+
+
+def write(out: Path, content: list[dict[str, Any]]) -> None:
+    write_atomically(out, json.dumps(content, indent=1, allow_nan=False).encode())
+
+
+def record(out: Path, part: str, found: dict[str, Any]) -> None:
+    """Add what a part of the newest sitting has found to the file."""
+    content = sittings(out)
+    content[-1]["parts"].setdefault(part, {}).update(found)
+    write(out, content)
+
+
+def allowed(left: float, part: Part, later: list[Part]) -> float:
+    """Seconds for a part: all that later ones do not need, and its own in any case, as far as there is time."""
+    return max(left - sum(each.seconds for each in later), min(left, part.seconds))
+
+
+def sit(arguments: argparse.Namespace, chosen: list[Part]) -> int:
+    """One part after the other, each in a process of its own; return how many failed."""
+    until = time.time() + arguments.budget
+    about_it = {"toy": arguments.toy, "budget": arguments.budget, "data": arguments.data}
+    write(arguments.out, [*sittings(arguments.out), {**about(), **about_it, "parts": {}}])
+    failed = 0
+    for index, part in enumerate(chosen):
+        began = time.time()
+        seconds = allowed(until - began, part, chosen[index + 1 :])
+        if seconds < GRACE:
+            status = "skipped: no time was left"
+        else:
+            status = in_a_process(part.name, began + seconds - GRACE, seconds)
+        failed += status.startswith("failed")
+        took = time.time() - began
+        record(arguments.out, part.name, {"status": status, "took_s": round(took, 1)})
+        print(f"{part.name}: {status} ({took:.0f} s)", flush=True)
+    return failed
+
+
+def in_a_process(name: str, until: float, seconds: float) -> str:
+    """Do a part in a process of its own; return what became of it."""
+    own = [sys.executable, __file__, *sys.argv[1:], "--part", name, "--until", str(until)]
+    try:
+        done = subprocess.run(own, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return f"cut after {seconds:.0f} s"
+    known = {0: "done", NOT_ALL: "not all done"}
+    return known.get(done.returncode, f"failed with status {done.returncode}")
+
+
+def do_part(part: Part, sitting: Sitting) -> int:
+    """In the process of a part: do it, and write why where it does not get to its end."""
+    try:
+        part.run(sitting)
+    except SkippedError as why:
+        sitting.keep(not_done=str(why))
+        print(f"{part.name}: {why}")
+        return NOT_ALL
+    except Exception as error:
+        traceback.print_exc()
+        sitting.keep(error=f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+        return 1
+    return 0
+
+
+def main() -> int:
+    """Sit, or do one part of a sitting."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "experiments/benchmarks/gpu.json")
+    parser.add_argument("--budget", type=float, default=560, help="seconds")
+    parser.add_argument("--data", default="", help="CIFAR-10: folder:PATH, or as in a configuration")
+    parser.add_argument("--run-dir", type=Path, help="of the shadow models (runs/gpu_cifar10_wrn28_2)")
+    parser.add_argument("--parts", help="these alone, by name: device,shadows")
+    parser.add_argument("--toy", action="store_true", help="every part at toy sizes, on any device")
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    run_dir = arguments.run_dir or ROOT / "runs" / ("gpu_toy" if arguments.toy else "gpu_cifar10_wrn28_2")
+    known = {part.name: part for part in parts(TOY if arguments.toy else FULL)}
+    if arguments.part:
+        sitting = Sitting(
+            arguments.part, arguments.out, arguments.until, arguments.data, run_dir, arguments.toy
+        )
+        return do_part(known[arguments.part], sitting)
+    names = arguments.parts.split(",") if arguments.parts else list(known)
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"no part is called {', '.join(unknown)}; there are {', '.join(known)}")
+    return sit(arguments, [known[name] for name in names]) and 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
