@@ -116,22 +116,31 @@ def test_losses_at_the_queries_against_training():
     assert check_losses(np.full(3, 0.20), np.full(3, 0.05)).status == "warn"
 
 
+def averaging(recipe, total_steps):
+    found = check_averaging(recipe, total_steps)
+    assert found is not None
+    return found
+
+
 def test_averages_longer_than_the_training():
     assert check_averaging(dataclasses.replace(PAPER, ema=0.0), 10) is None
-    assert check_averaging(PAPER, 9_700).status == "ok"
-    found = check_averaging(PAPER, 4_999)
+    assert averaging(PAPER, 9_700).status == "ok"
+    found = averaging(PAPER, 4_999)
     assert found.status == "warn"
     assert "reaches back 1,000 steps, and a training has 4,999" in found.sentence
     assert "lower recipe.ema to 0.999 or train longer" in found.sentence
-    assert check_averaging(dataclasses.replace(PAPER, ema=0.9), 50).status == "ok"
+    assert averaging(dataclasses.replace(PAPER, ema=0.9), 50).status == "ok"
 
 
 def test_published_accuracies():
-    assert published_accuracy("tfds:cifar10", 50_000, PAPER).differs == ()
+    known = published_accuracy("tfds:cifar10", 50_000, PAPER)
+    assert known is not None
+    assert known.differs == ()
     assert published_accuracy("tfds:cifar10", 25_000, PAPER) is None
     assert published_accuracy("digits", 50_000, PAPER) is None
     assert published_accuracy("tfds:cifar10", 50_000, dataclasses.replace(PAPER, model="resnet18")) is None
     other = published_accuracy("folder:/data/CIFAR-10", 50_000, dataclasses.replace(PAPER, epochs=20))
+    assert other is not None
     assert other.differs == ("epochs 20 in place of 100",)
     for accuracy, recipe, status in [
         (0.80, PAPER, "fail"),
@@ -139,6 +148,7 @@ def test_published_accuracies():
         (0.80, dataclasses.replace(PAPER, epochs=20), "warn"),
     ]:
         found = check_accuracy(np.full(8, accuracy), "tfds:cifar10", 50_000, recipe)
+        assert found is not None
         assert found.status == status
         assert "Carlini et al. 2022: 90% to 92%" in found.sentence
     assert check_accuracy(np.full(8, np.nan), "tfds:cifar10", 50_000, PAPER) is None
