@@ -1,6 +1,7 @@
 """Where arrays are scored. No test machine has an accelerator: one is told of, and nothing is run on it."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(jax, "local_devices", local_devices)
 
 
-def sized(*shape):
+def sized(*shape) -> Any:
     """An array that is never in memory."""
     return SimpleNamespace(shape=shape)
 

@@ -111,7 +111,9 @@ def report(models: int, out: str | None) -> None:
                 "phi": phi.astype(np.float32),
                 "entropy": np.exp(-np.abs(phi)).astype(np.float32),
                 "modified_entropy": np.exp(-phi).astype(np.float32),
-                **dict.fromkeys(("accuracy_in", "accuracy_out", "accuracy_test"), np.float32(np.nan)),
+                **dict.fromkeys(
+                    ("accuracy_in", "accuracy_out", "accuracy_test"), np.full((), np.nan, np.float32)
+                ),
             }
 
     rows: dict = {"models": models, "examples": N, "queries": Q, "seconds": []}

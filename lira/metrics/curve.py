@@ -257,7 +257,8 @@ class Roc:
     def _parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The resamples, some at a time, so that what is made of them stays in a core's cache."""
         assert self._resamples is not None
-        return zip(*(np.array_split(rates, 32) for rates in self._resamples), strict=True)
+        false, true = (np.array_split(rates, 32) for rates in self._resamples)
+        return zip(false, true, strict=True)
 
     @cached_property
     def _resamples(self) -> tuple[np.ndarray, np.ndarray] | None:
