@@ -44,7 +44,7 @@ def found(tmp_path):
 def test_a_sitting_of_one_part_from_anywhere(tmp_path):
     """As a user starts it, in another directory and with nothing on the path."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    flags = ["--toy", "--parts", "scoring", "--out", str(tmp_path / "gpu.json"), "--budget", "300"]
+    flags = ["--toy", "--parts", "scoring", "--out", str(tmp_path / "gpu.json"), "--budget", "3000"]
     done = subprocess.run(
         [sys.executable, SCRIPT, *flags], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
