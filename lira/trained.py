@@ -3,6 +3,7 @@
 A check that *fails* makes the figures meaningless, one that *warns* makes them weaker or other than they look.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -41,29 +42,31 @@ class Check(NamedTuple):
 
 def check_trained(run: Run, models: np.ndarray) -> list[Check]:
     """The checks of what training gave, over the models given by index."""
-    checks = [Check("evaluation", "fail", run.outdated)] if run.outdated else []
-    inside, outside = (run.accuracy(side, models) for side in ("in", "out"))
+    return [check for check in _checks(run, models) if check is not None]
+
+
+def _checks(run: Run, models: np.ndarray) -> Iterator[Check | None]:
+    inside, outside, test = (run.accuracy(side, models) for side in ("in", "out", "test"))
     if np.isnan(inside).any():
-        sentence = "the accuracy on members is not known, because there are no logits"
-        return [*checks, Check("training", "warn", sentence)]
-    checks.append(check_training(inside, outside, run.labels))
+        yield Check("training", "warn", "the accuracy on members is not known, because there are no logits")
+        return
+    yield check_training(inside, outside, run.labels)
     if run.is_imported:
-        return checks
-    config, N = run.config, len(run.labels)
-    test = run.accuracy("test", models)
-    steps = steps_per_epoch(N, config.recipe.batch_size) * config.recipe.epochs
-    checks.append(check_averaging(config.recipe, steps))
-    if not run.outdated and run.holds("accuracy_raw_in"):
+        return
+    recipe, N = run.config.recipe, len(run.labels)
+    yield check_averaging(recipe, steps_per_epoch(N, recipe.batch_size) * recipe.epochs)
+    if run.outdated:
+        yield Check("evaluation", "fail", run.outdated)
+    elif run.holds("accuracy_raw_in"):
         sides = ["in", "out"] if np.isnan(test).any() else ["in", "out", "test"]
         counts = np.array([N / 2, N / 2, run.num_test])[: len(sides)]
         answered, raw = (
             np.stack([run.accuracy(prefix + side, models) for side in sides]) for prefix in ("", "raw_")
         )
-        checks.append(check_evaluation(answered, raw, counts))
+        yield check_evaluation(answered, raw, counts)
     if run.holds("loss_last_epoch"):
-        checks.append(check_losses(run.losses("in", models), run.losses("last_epoch", models)))
-    checks.append(check_accuracy(test, config.dataset, N, config.recipe))
-    return [check for check in checks if check is not None]
+        yield check_losses(run.losses("in", models), run.losses("last_epoch", models))
+    yield check_accuracy(test, run.config.dataset, N, recipe)
 
 
 # --- One check each -------------------------------------------------------------------------------------------------
