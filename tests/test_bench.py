@@ -1,7 +1,6 @@
 import json
 import time
 from functools import partial
-
 from typing import Any
 
 import jax
