@@ -292,7 +292,7 @@ class Run:
             return ""
         return (
             "its models were evaluated by an earlier version, averaged weights with norm statistics that were not "
-            "averaged with them, and are worse than those that were trained: train the pool anew"
+            "averaged with them, and may be far worse than those that were trained: train the pool anew"
         )
 
     @property

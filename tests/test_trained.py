@@ -5,9 +5,12 @@ import json
 import shutil
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tomli_w
+from jax.flatten_util import ravel_pytree
 
 from lira import check, cli, engine
 from lira.augment import Queries
@@ -24,7 +27,7 @@ from lira.trained import (
     check_trained,
     check_training,
 )
-from lira.training import Recipe
+from lira.training import Recipe, query
 
 PAPER = Recipe(
     model="wrn-28-2", epochs=100, batch_size=256, schedule="cos7pi16", warmup=0.01, weight_decay=5e-4, ema=0.999,
@@ -294,3 +297,14 @@ def test_plan_warns_of_averages_longer_than_the_training():
     }  # fmt: skip
     assert "warning: the average of the weights reaches back 10 steps, and a training has 4" in planned[0.9]
     assert "warning" not in planned[0.0]
+
+
+def test_saved_parameters_are_those_that_were_asked(tmp_path):
+    """What unlearning starts from: averaged weights with their own statistics, which give the stored phi."""
+    run = made(tmp_path / "run", save_params=True)
+    train(run, images(), show_progress=False)
+    module = Normed(2)
+    shapes = module.init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32), train=False)
+    variables = ravel_pytree(dict(shapes))[1](jnp.asarray(run.signal("params")[2:3, :])[0])
+    said, _ = query(module, Queries(), (), variables, images().x, images().y)
+    np.testing.assert_allclose(said["phi"], run.phi[:, :][2], rtol=1e-4, atol=1e-4)
