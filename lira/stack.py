@@ -45,6 +45,9 @@ WORTHWHILE = 1.03
 LONG_STEP = 0.25
 # Widths grow by this factor: fewer compilations than doubling, and throughput is flat about its best.
 GROWTH = 4
+# Models side by side that each have convolutions of their own: more would fill the device no better, and their programs
+# are as many times as long to compile.
+SEVERAL = 4
 # Share of the device's memory that stacks may take.
 MEMORY_SHARE = 0.8
 
@@ -92,22 +95,20 @@ def programs_for(
     workers = min(execution.workers or _cores(), models)
     share = -(-models // workers)  # of each worker
     compiled = partial(compile_programs, module, recipe, queries, dataset, workers, signals=signals)
-    pinned_lowering = None if execution.lowering == "auto" else execution.lowering
-    lowerings = [pinned_lowering] if pinned_lowering else _candidates(module, recipe, dataset)
-    if execution.width and len(lowerings) == 1:
-        pinned = lowerings[0], min(execution.width, share)
+    candidates = _candidates(module, recipe, dataset, execution, share)
+    if execution.width and len(candidates) == 1:
+        pinned = candidates[0][0], min(execution.width, share)
         # What does not fit by the compiler's count is tried as it was asked for, on one worker.
         return (_fitting(compiled, *pinned) or compiled(*pinned)._replace(workers=1))._replace(why="pinned")
     place = _cache_file(module, recipe, dataset, execution)
-    if (kept := _read_choice(place)) is not None and kept["lowering"] in lowerings:
+    if (kept := _read_choice(place)) is not None and kept["lowering"] in dict(candidates):
         programs = _fitting(compiled, kept["lowering"], min(kept["width"], share))
         if programs is not None:
             return programs._replace(why="measured before: " + kept["why"])
     best, tried = None, []
-    widest = 1 << (share - 1).bit_length()  # a stack is filled up to its width with copies
-    for how in lowerings:
-        width, speed = execution.width or 1, 0.0
-        while width <= max(widest, execution.width):
+    for how, widths in candidates:
+        speed = 0.0
+        for width in widths:
             candidate = _fitting(compiled, how, width)
             if candidate is None:
                 tried.append(f"{how} {width} does not fit")
@@ -117,9 +118,9 @@ def programs_for(
             tried.append(f"{how} {width}: {faster:,.0f}")
             if best is None or faster > best[0]:
                 best = (faster, candidate)
-            if execution.width or faster < WORTHWHILE * speed or step > LONG_STEP:
+            if faster < WORTHWHILE * speed or step > LONG_STEP:
                 break
-            width, speed = GROWTH * width, faster
+            speed = faster
     if best is None:
         raise ValueError(
             f"not even one {recipe.model} at batch size {recipe.batch_size} fits on the device: lower recipe.batch_size"
@@ -154,17 +155,31 @@ def seconds_per_step(programs: Programs, dataset: Dataset, batch_size: int) -> f
             count = max(count + 1, int(0.5 * count / seconds))
 
 
-def _candidates(module: nn.Module, recipe: Recipe, dataset: Dataset) -> list[str]:
-    """Lowerings worth measuring: one where nothing convolves, and Winograd on CPU in float32 alone.
+def _candidates(
+    module: nn.Module, recipe: Recipe, dataset: Dataset, execution: Execution, share: int
+) -> list[tuple[str, list[int]]]:
+    """Lowerings worth measuring for `share` models, each with the widths that are: one where nothing convolves.
 
-    bfloat16 would round its sums. On accelerators its tiles would pass through memory, with four times the bytes of
-    XLA's own convolution (experiments/benchmarks/gpu_programs.py).
+    On CPU Winograd in float32 alone, as bfloat16 would round its sums. On accelerators neither it nor patches, which pass
+    through memory with many times the bytes of XLA's own convolution (experiments/benchmarks/gpu_programs.py), nor groups,
+    for which libraries are slow, and each costs half a minute of compilation: one model, or a few with a convolution each.
     """
+    widest = 1 << (share - 1).bit_length()  # a stack is filled up to its width with copies
+    if execution.width:
+        widths = [execution.width]
+    else:
+        widths = [GROWTH**i for i in range(widest.bit_length()) if GROWTH**i <= widest]
+    if execution.lowering != "auto":
+        return [(execution.lowering, widths)]
     shapes = jax.eval_shape(partial(init_model, module, recipe, 1), model_key(0, 0), dataset.x[:1])
     if all(leaf.ndim <= 2 for leaf in jax.tree.leaves(shapes.params)):
-        return ["patches"]
-    tiles = jax.default_backend() == "cpu" and recipe.precision == "float32"
-    return [how for how in reversed(LOWERINGS) if how != "winograd" or tiles]
+        return [("patches", widths)]
+    if jax.default_backend() == "cpu":
+        tiles = ["winograd"] if recipe.precision == "float32" else []
+        return [(how, widths) for how in (*tiles, "patches", "xla")]
+    several = execution.width or min(SEVERAL, widest)
+    one = [("xla", [1])] if execution.width <= 1 else []
+    return [*one, ("per_model", [several])] if several > 1 else one
 
 
 def _fitting(compiled: Callable[[str, int], Programs], how: str, width: int) -> Programs | None:
@@ -251,9 +266,9 @@ def _build(
     keep = jax.ShapeDtypeStruct((width, len(dataset.y)), bool)
     stacked_init = stacked(how, init, 0, None)
     state = jax.eval_shape(stacked_init, indices, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
-    # In the body of a loop XLA's convolution is forty times slower on CPU: there each step is a program of its own.
-    slow_loops = how == "xla" and jax.default_backend() == "cpu"
+    slow_loops = _slow_in_loops(how)
     if slow_loops:
+        # Each step is a program of its own.
         stacked_order = stacked(how, order, 0, None, 0)
         orders = jax.eval_shape(stacked_order, indices, 0, keep)
         one_step = stacked(how, step, 0, 0, None, None, 0, None, None, donate_argnums=0)
@@ -284,6 +299,11 @@ def _build(
     )
 
 
+def _slow_in_loops(how: str) -> bool:
+    """In the body of a loop XLA's own convolution is forty times slower on CPU."""
+    return how in ("xla", "per_model") and jax.default_backend() == "cpu"
+
+
 def _sweep(
     module: nn.Module,
     recipe: Recipe,
@@ -296,7 +316,7 @@ def _sweep(
     signals: tuple[str, ...],
 ) -> Callable[..., Any]:
     """A stack's answers about all examples, a batch at a time; the training step works with `room` bytes."""
-    slow_loops = how == "xla" and jax.default_backend() == "cpu"
+    slow_loops = _slow_in_loops(how)
 
     def ask(variables, x, y):
         return query(module, queries, signals, variables, x, y)
@@ -324,7 +344,7 @@ def fit_beside(
 ) -> tuple[Programs, Callable[..., Any]]:
     """Compile another function of one model for the stacks of `programs`.
 
-    Its convolutions are theirs, but patches in place of XLA's on CPU, which are slow within loops. Where it takes more
+    Its convolutions are theirs, but patches in place of XLA's own on CPU, which are slow within loops. Where it takes more
     memory than training, fewer workers call it, or it goes through a stack in narrower parts.
 
     Args:
@@ -336,8 +356,7 @@ def fit_beside(
     Returns:
         The programs with as many workers as there is memory for, and the compiled function of a stack.
     """
-    on_cpu = jax.default_backend() == "cpu"
-    how = "patches" if programs.lowering == "xla" and on_cpu else programs.lowering
+    how = "patches" if _slow_in_loops(programs.lowering) else programs.lowering
     jitted = stacked(how, function, *axes)
     for width in (w for w in range(programs.width, 0, -1) if programs.width % w == 0):
         shapes = [

@@ -91,17 +91,24 @@ def test_pinned_width_and_lowering_are_not_measured(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("backend", "precision", "expected"),
+    ("backend", "precision", "execution", "share", "expected"),
     [
-        ("cpu", "float32", ["winograd", "patches", "xla"]),
-        ("cpu", "bfloat16", ["patches", "xla"]),
-        ("gpu", "float32", ["patches", "xla"]),
+        ("cpu", "float32", AUTO, 5, [(how, [1, 4]) for how in ("winograd", "patches", "xla")]),
+        ("cpu", "bfloat16", AUTO, 16, [(how, [1, 4, 16]) for how in ("patches", "xla")]),
+        ("cpu", "bfloat16", Execution(width=3), 16, [("patches", [3]), ("xla", [3])]),
+        ("gpu", "float32", AUTO, 256, [("xla", [1]), ("per_model", [4])]),
+        ("gpu", "float32", AUTO, 2, [("xla", [1]), ("per_model", [2])]),
+        ("gpu", "float32", AUTO, 1, [("xla", [1])]),
+        ("gpu", "bfloat16", Execution(width=1), 256, [("xla", [1])]),
+        ("gpu", "bfloat16", Execution(width=8), 256, [("per_model", [8])]),
+        ("gpu", "bfloat16", Execution(lowering="patches"), 4, [("patches", [1, 4])]),
     ],
 )
-def test_winograd_is_measured_where_its_tiles_stay_in_a_cache(backend, precision, expected, monkeypatch):
+def test_candidates_of_a_network_that_convolves(backend, precision, execution, share, expected, monkeypatch):
+    """On CPU Winograd in float32 too; on a GPU, where each costs half a minute, one model or a few of them."""
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     recipe = Recipe(model="cnn", batch_size=8, precision=precision)
-    assert stack._candidates(build_model("cnn", 3), recipe, images()) == expected
+    assert stack._candidates(build_model("cnn", 3), recipe, images(), execution, share) == expected
 
 
 def test_width_is_bounded_by_memory(monkeypatch):
