@@ -25,6 +25,7 @@ from lira.config import Execution
 from lira.convolution import LOWERINGS, lowering
 from lira.data import Dataset
 from lira.models import build_model
+from lira.norms import joint_sums
 from lira.training import (
     Recipe,
     epoch_order,
@@ -392,7 +393,7 @@ def stacked(how: str, function: Callable[..., Any], *axes: int | None, **options
     """A function of one model, jitted for a stack of them, with every convolution in it by lowering `how`."""
 
     def lowered(*arguments):
-        with lowering(how):
+        with lowering(how), joint_sums():
             return (_alone if _width(axes, arguments) == 1 else jax.vmap)(function, axes)(*arguments)
 
     return jax.jit(lowered, **options)
