@@ -34,16 +34,29 @@ from lira.training import (
     model_key,
     query,
     steps_per_epoch,
-    train_epoch,
+    train_epochs,
     train_step,
 )
 
-__all__ = ["Programs", "compile_programs", "fit_beside", "programs_for", "seconds_per_step", "stacked"]
+__all__ = [
+    "Programs",
+    "compile_programs",
+    "epochs_at_once",
+    "fit_beside",
+    "programs_for",
+    "seconds_per_step",
+    "stacked",
+    "train_steps",
+]
 
 # A wider stack must be this much faster than the one before it for a still wider one to be tried.
 WORTHWHILE = 1.03
 # In a step of so many seconds nothing is left for more models to fill.
 LONG_STEP = 0.25
+# Seconds that a program's first call is to take for what it does only once not to count.
+LONG_CALL = 5.0
+# Epochs of fewer steps than this are trained several at a time on accelerators.
+STEPS_AT_ONCE = 128
 # Widths grow by this factor: fewer compilations than doubling, and throughput is flat about its best.
 GROWTH = 4
 # Models side by side that each have convolutions of their own: more would fill the device no better, and their programs
@@ -61,7 +74,12 @@ class Programs(NamedTuple):
     lowering: str
     why: str  # how they were chosen, for people
     init: Callable[..., Any]  # (indices [m], x [1, ...]) -> state
-    epoch: Callable[..., Any]  # (state, indices, epoch, stop, x, y, keep [m, N]) -> (state, losses [m])
+    epochs: int  # that one call of `train` is of
+    steps: int  # that they are
+    any_steps: bool  # whether a call may be of fewer steps
+    train: Callable[
+        ..., Any
+    ]  # (state, indices, first epoch, steps, x, y, keep [m, N]) -> (state, losses [m, epochs])
     evaluate: Callable[..., Any]  # (state, indices, x, keep) -> the variables that the models answer with
     sweep: Callable[..., Any]  # (variables, x [n, ...], y [n]) -> ({"phi": [m, n, Q], ...}, correct [m, n])
     clean: Callable[..., Any]  # as sweep, about the examples as they are, and about nothing but phi
@@ -114,7 +132,7 @@ def programs_for(
             if candidate is None:
                 tried.append(f"{how} {width} does not fit")
                 break
-            step = seconds_per_step(candidate, dataset, recipe.batch_size)
+            step = seconds_per_step(candidate, dataset)
             faster = recipe.batch_size * candidate.models / step
             tried.append(f"{how} {width}: {faster:,.0f}")
             if best is None or faster > best[0]:
@@ -132,28 +150,42 @@ def programs_for(
     return (programs or best[1])._replace(why=why)
 
 
-def seconds_per_step(programs: Programs, dataset: Dataset, batch_size: int) -> float:
-    """Time of one training step of all workers' stacks, over as many steps as take half a second."""
+def seconds_per_step(programs: Programs, dataset: Dataset) -> float:
+    """Time of one training step of all workers' stacks, over as many steps as take half a second, or as a call takes."""
     indices = jnp.zeros(programs.width, int)
     x, y = jnp.asarray(dataset.x), jnp.asarray(dataset.y)
     keep = jnp.ones((programs.width, len(y)), bool)
-    whole, count = steps_per_epoch(len(y), batch_size), 1
     states = [programs.init(indices, x[:1]) for _ in range(programs.workers)]
+    count = 1
 
     def run(state):
-        for start in range(0, count, whole):
-            state, _ = programs.epoch(state, indices, 0, min(whole, count - start), x, y, keep)
-        return jax.block_until_ready(state)
+        state, taken = train_steps(programs, state, indices, 0, count, x, y, keep)
+        return jax.block_until_ready(state), taken
 
     with ThreadPoolExecutor(programs.workers) as workers:
-        states = list(workers.map(run, states))  # not counted: the first call of a program
+        timed = False  # not the first call of a program
         while True:
             began = time.perf_counter()
-            states = list(workers.map(run, states))
+            states, (taken, *_) = zip(*workers.map(run, states), strict=True)
             seconds = time.perf_counter() - began
-            if seconds > 0.4:
-                return seconds / count
-            count = max(count + 1, int(0.5 * count / seconds))
+            # Where a whole epoch is a program, even the first call of a slow one is long enough.
+            if seconds > (0.4 if timed else LONG_CALL):
+                return seconds / taken
+            count = max(taken + 1, int(0.5 * taken / seconds)) if timed else count
+            timed = True
+
+
+def train_steps(
+    programs: Programs, state: Any, indices: jax.Array, first: int, steps: int, x, y, keep
+) -> tuple[Any, int]:
+    """Train a stack for `steps` steps from epoch `first` on, or more where programs are of whole epochs; and how many."""
+    taken = 0
+    while taken < steps:
+        count = min(programs.steps, steps - taken) if programs.any_steps else programs.steps
+        epoch = first + taken // programs.steps * programs.epochs
+        state, _ = programs.train(state, indices, epoch, count, x, y, keep)
+        taken += count
+    return state, taken
 
 
 def _candidates(
@@ -248,9 +280,15 @@ def _build(
     def init(index, x):
         return init_model(module, recipe, total_steps, model_key(recipe.seed, index), x)
 
-    def epoch(state, index, number, stop, x, y, keep):
+    whole = steps_per_epoch(dataset.num_examples, recipe.batch_size)
+    any_steps = jax.default_backend() == "cpu"
+    several = 1 if any_steps else epochs_at_once(recipe, whole)
+
+    def epochs(state, index, first, stop, x, y, keep):
         key = model_key(recipe.seed, index)
-        return train_epoch(module, recipe, total_steps, state, key, number, stop, x, y, keep)
+        # A number that the compiler knows: nothing asks the host after each step whether another follows.
+        stop = stop if any_steps else whole
+        return train_epochs(module, recipe, total_steps, state, key, first, several, stop, x, y, keep)
 
     def order(index, number, keep):
         return epoch_order(recipe, model_key(recipe.seed, index), number, keep)
@@ -274,16 +312,16 @@ def _build(
         orders = jax.eval_shape(stacked_order, indices, 0, keep)
         one_step = stacked(how, step, 0, 0, None, None, 0, None, None, donate_argnums=0)
         compiled = one_step.lower(state, indices, 0, 0, orders, x, y).compile()
-        epoch_of_stack = partial(_step_by_step, stacked_order, compiled)
+        train = partial(_step_by_step, stacked_order, compiled)
     else:
-        whole = stacked(how, epoch, 0, 0, None, None, None, None, 0, donate_argnums=0)
-        compiled = epoch_of_stack = whole.lower(state, indices, 0, 0, x, y, keep).compile()
+        of_stack = stacked(how, epochs, 0, 0, None, None, None, None, 0, donate_argnums=0)
+        compiled = train = of_stack.lower(state, indices, 0, 0, x, y, keep).compile()
     usage = compiled.memory_analysis()
     memory = None if usage is None else usage.argument_size_in_bytes + usage.temp_size_in_bytes
     evaluate = stacked("patches" if slow_loops else how, answer, 0, 0, None, 0)
     variables = jax.eval_shape(evaluate, state, indices, x, keep)
     sweep = partial(_sweep, module, recipe, how, variables, x, y, usage and usage.temp_size_in_bytes)
-    # The compiler counts the body of the loop over steps once, since it cannot know how many there will be.
+    # The compiler counts the bodies of loops once, however often they turn.
     traffic = (compiled.cost_analysis() or {}).get("bytes accessed")
     return Programs(
         width=width,
@@ -291,13 +329,22 @@ def _build(
         lowering=how,
         why="",
         init=_once(stacked_init),
-        epoch=epoch_of_stack,
+        epochs=several,
+        steps=several * whole,
+        any_steps=any_steps,
+        train=train,
         evaluate=_once(evaluate),
         sweep=_when_called(partial(sweep, queries, signals)),
         clean=_when_called(partial(sweep, Queries(), ())),
         memory=memory,
         traffic=traffic,
     )
+
+
+def epochs_at_once(recipe: Recipe, steps: int) -> int:
+    """Epochs of so many steps that an accelerator trains in one call: a divisor of all, so that one program serves."""
+    divisors = (n for n in range(1, recipe.epochs + 1) if recipe.epochs % n == 0)
+    return max(n for n in divisors if n == 1 or n * steps <= STEPS_AT_ONCE)
 
 
 def _slow_in_loops(how: str) -> bool:
@@ -463,7 +510,7 @@ def _step_by_step(order, one_step, state, indices, number, stop, x, y, keep):
     for at in range(int(stop)):
         state, losses = one_step(state, indices, number, at, orders, x, y)
         total += losses
-    return state, total / stop
+    return state, (total / stop)[:, None]
 
 
 def _block_by_block(ask, batch: int, variables, x, y):
