@@ -35,8 +35,8 @@ from lira.data import Dataset
 from lira.membership import keep_mask
 from lira.models import build_model
 from lira.sources import load_dataset
-from lira.stack import Programs, compile_programs, programs_for
-from lira.training import Recipe, as_input, steps_per_epoch
+from lira.stack import Programs, compile_programs, programs_for, train_steps
+from lira.training import Recipe, as_input
 from lira.versions import versions
 
 __all__ = [
@@ -65,7 +65,7 @@ BESIDE = ("jax_loop", "vmap_plain", "torch_loop", "torch_graphs")
 class Side(NamedTuple):
     """One way of training a model, ready to be timed."""
 
-    train: Callable[[int], None]  # take so many steps and wait for them
+    train: Callable[[int], int | None]  # take so many steps and wait for them; how many, if they are more
     accuracy: Callable[[], float]  # on the held-out set, normalised by its own batch
     models: int  # trained at a time
     facts: dict[str, Any]
@@ -139,7 +139,7 @@ def model_rows(
         for name, each in sides.items():
             count = min(common, steps[name])
             began = time.perf_counter()
-            each.train(count)
+            count = each.train(count) or count
             taken[name].append((time.perf_counter() - began) / count)
     rows = []
     for name, each in sides.items():
@@ -270,17 +270,18 @@ def _jax_side(programs: Programs, recipe: Recipe, dataset: Dataset, began: float
     keep = jnp.ones((programs.width, len(y)), bool)
     indices = [jnp.arange(w * programs.width, (w + 1) * programs.width) for w in range(programs.workers)]
     states = [programs.init(index, x[:1]) for index in indices]
-    whole = steps_per_epoch(len(y), recipe.batch_size)
     pool, epochs = ThreadPoolExecutor(programs.workers), iter(range(1 << 30))
 
     def one_worker(steps, epoch, state, index):
-        for start in range(0, steps, whole):
-            state, _ = programs.epoch(state, index, epoch + start, min(whole, steps - start), x, y, keep)
-        return jax.block_until_ready(state)
+        state, taken = train_steps(programs, state, index, epoch, steps, x, y, keep)
+        return jax.block_until_ready(state), taken
 
-    def train(steps: int) -> None:
+    def train(steps: int) -> int:
         epoch = next(epochs) * 1000
-        states[:] = pool.map(partial(one_worker, steps, epoch), states, indices)
+        states[:], (taken, *_) = zip(
+            *pool.map(partial(one_worker, steps, epoch), states, indices), strict=True
+        )
+        return taken
 
     train(1)
     compile_seconds = time.perf_counter() - began

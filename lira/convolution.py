@@ -1,10 +1,11 @@
-"""How the convolutions of any flax module are computed: three lowerings with one value and one gradient.
+"""How the convolutions of any flax module are computed: four lowerings with one value and one gradient.
 
-`xla` is XLA's own convolution, grouped under `vmap` over models. `patches` lays the pixels that a kernel sees side by
-side and multiplies matrices. `winograd` (Lavin & Gray 2016, arXiv 1509.09308, F(2x2, 3x3)) needs 2.25 times fewer
-multiplications for 3x3 kernels of stride 1, 1.44 times fewer for those of stride 2, and takes patches for the others.
-Neither of the last two scatters in its backward pass, and both are as fast inside a loop as outside, which XLA's
-convolution is not on CPU.
+`xla` is XLA's own convolution, grouped under `vmap` over models. `per_model` is the same one for each model of a stack:
+GPU libraries are slow at groups. `patches` lays the pixels that a kernel sees side by side and multiplies matrices.
+`winograd` (Lavin & Gray 2016, arXiv 1509.09308, F(2x2, 3x3)) needs 2.25 times fewer multiplications for 3x3 kernels of
+stride 1, 1.44 times fewer for those of stride 2, and takes patches for the others. Neither of the last two scatters in
+its backward pass, and both are as fast inside a loop as outside, which XLA's convolution is not on CPU; the first two
+have forward derivatives as well.
 """
 
 import contextlib
@@ -18,10 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 __all__ = ["LOWERINGS", "convolve", "lowering"]
 
-LOWERINGS = ("xla", "patches", "winograd")
+LOWERINGS = ("xla", "per_model", "patches", "winograd")
 
 # What follows was measured on two CPU cores with 1 MB of L2 cache each and 32 MB of L3; accelerators do without.
 # Images are convolved a few at a time, so that what is made of them stays in the cache.
@@ -43,7 +46,7 @@ _custom_backward: Any = partial(jax.custom_vjp, nondiff_argnums=(0,))
 def lowering(name: str) -> Iterator[None]:
     """Within it, every plain `nn.Conv` of any module is computed by lowering `name`, its parameters unchanged.
 
-    So are, unless by XLA, dense layers of many inputs and few outputs, whose kernel's gradient XLA is slow at on CPU.
+    So are, by patches and winograd, dense layers of many inputs and few outputs, whose kernel's gradient XLA is slow at on CPU.
 
     Enter it inside the function that is traced.
     """
@@ -52,17 +55,22 @@ def lowering(name: str) -> Iterator[None]:
     if name == "xla":
         yield
         return
-    with nn.intercept_methods(partial(_replaced, partial(convolve, by=name))):
+    with nn.intercept_methods(partial(_replaced, name)):
         yield
 
 
-def _replaced(convolution: Callable[..., jax.Array], call, args, kwargs, context):
+def _replaced(by: str, call, args, kwargs, context):
     module = context.module
     if context.method_name != "__call__" or module.is_initializing():
         return call(*args, **kwargs)
     if isinstance(module, nn.Conv) and module.conv_general_dilated is None:
-        other = module.clone(conv_general_dilated=convolution, parent=None)
-    elif isinstance(module, nn.Dense) and module.dot_general is None and _is_narrow(module, *args, **kwargs):
+        other = module.clone(conv_general_dilated=partial(convolve, by=by), parent=None)
+    elif (
+        by != "per_model"
+        and isinstance(module, nn.Dense)
+        and module.dot_general is None
+        and _is_narrow(module, *args, **kwargs)
+    ):
         other = module.clone(dot_general=_dense, parent=None)
     else:
         return call(*args, **kwargs)
@@ -97,27 +105,80 @@ def convolve(
 ) -> jax.Array:
     """`lax.conv_general_dilated` by the lowering `by`, for images NHWC and kernels HWIO.
 
-    Under `vmap` over models it is a batched matrix product instead of a grouped convolution. Other layouts, groups and
-    dilations fall back to XLA.
+    Under `vmap` over models it is a batched matrix product, or a convolution for each model, instead of a grouped
+    convolution. Other layouts, groups and dilations fall back to XLA's, except for `per_model`, which takes all.
     """
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     handled = (
-        by != "xla"
+        by in ("patches", "winograd")
         and lhs.ndim == 4
         and numbers == lax.conv_dimension_numbers(lhs.shape, rhs.shape, ("NHWC", "HWIO", "NHWC"))
         and feature_group_count == batch_group_count == 1
         and all(d == 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
     )
     if not handled:
-        return lax.conv_general_dilated(
-            lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count,
-            batch_group_count, precision, preferred_element_type, **kwargs,
+        plain = partial(
+            lax.conv_general_dilated, window_strides=window_strides, padding=padding, lhs_dilation=lhs_dilation,
+            rhs_dilation=rhs_dilation, dimension_numbers=dimension_numbers, feature_group_count=feature_group_count,
+            batch_group_count=batch_group_count, precision=precision, preferred_element_type=preferred_element_type,
+            **kwargs,
         )  # fmt: skip
+        return _of_each_model(plain, lhs, rhs) if by == "per_model" else plain(lhs, rhs)
     strides = (int(window_strides[0]), int(window_strides[1]))
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
     pads = tuple((int(low), int(high)) for low, high in padding)
     return _conv(by, strides, pads, precision, lhs, rhs)
+
+
+# --- One convolution for each model ---------------------------------------------------------------------------------
+
+
+def _of_each_model(function: Callable[..., jax.Array], a: jax.Array, b: jax.Array) -> jax.Array:
+    """A bilinear function that `vmap` calls for one model after the other, and so the functions of its derivatives."""
+    return _each_model.bind(a, b, function=function)
+
+
+def _one_after_the_other(arguments, axes, *, function):
+    models = next(a.shape[axis] for a, axis in zip(arguments, axes, strict=True) if axis is not None)
+    results = [
+        _of_each_model(
+            function,
+            *(
+                a if axis is None else lax.index_in_dim(a, i, axis, keepdims=False)
+                for a, axis in zip(arguments, axes, strict=True)
+            ),
+        )
+        for i in range(models)
+    ]
+    return jnp.stack(results), 0
+
+
+def _transposed(function, aval, gradient, other):
+    """The gradient of one operand from that of the result: bilinear as well."""
+    return jax.linear_transpose(lambda operand: function(operand, other), aval)(gradient)[0]
+
+
+def _shape_of(a, b, *, function):
+    result = jax.eval_shape(function, a, b)
+    return jax.core.ShapedArray(result.shape, result.dtype)
+
+
+# No `custom_vmap`: it has no backward pass, and within a `custom_vjp` there would be no forward derivatives.
+_each_model = Primitive("convolution_of_each_model")
+_each_model.def_impl(lambda a, b, *, function: function(a, b))
+_each_model.def_abstract_eval(_shape_of)
+mlir.register_lowering(
+    _each_model, mlir.lower_fun(lambda a, b, *, function: function(a, b), multiple_results=False)
+)
+batching.primitive_batchers[_each_model] = _one_after_the_other
+ad.defbilinear(
+    _each_model,
+    lambda gradient, a, b, *, function: _of_each_model(partial(_transposed, function, a.aval), gradient, b),
+    lambda gradient, a, b, *, function: _of_each_model(
+        partial(_transposed, lambda second, first: function(first, second), b.aval), gradient, a
+    ),
+)
 
 
 # --- A batch, a few images at a time ------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None) -> Plan:
     seconds, programs = 0.0, None
     if len(missing):
         programs = programs_for(recipe, queries, config.execution, dataset, len(missing), config.signals)
-        per_step = seconds_per_step(programs, dataset, recipe.batch_size)
+        per_step = seconds_per_step(programs, dataset)
         rounds = -(-len(missing) // programs.models)
         # A query costs a forward pass, a third of a training step's work.
         asked = sides * len(queries.views) / recipe.batch_size / 3
@@ -425,23 +425,24 @@ def _train_stack(
     recipe = run.config.recipe
     indices = jnp.asarray(np.resize(stack, programs.width))
     keep = jnp.asarray(run.memberships(np.resize(stack, programs.width)))
-    steps = steps_per_epoch(len(data.y), recipe.batch_size)
     state = programs.init(indices, data.x[:1])
     losses = []
-    for epoch in range(recipe.epochs):
+    for first in range(0, recipe.epochs, programs.epochs):
         if stop.is_set():
             return None
-        state, loss = programs.epoch(state, indices, epoch, steps, data.x, data.y, keep)
+        state, loss = programs.train(state, indices, first, programs.steps, data.x, data.y, keep)
         losses.append(loss)
-        # One epoch stays in flight, so that the device need not wait for the host.
-        losses[max(epoch - 1, 0)].block_until_ready()
-        advance(len(stack) / recipe.epochs, len(stack) * steps * recipe.batch_size)
-    finite = np.all([np.isfinite(np.asarray(loss)) for loss in losses], axis=0)
+        # One call stays in flight, so that the device need not wait for the host.
+        losses[max(len(losses) - 2, 0)].block_until_ready()
+        share = programs.epochs / recipe.epochs
+        advance(len(stack) * share, len(stack) * programs.steps * recipe.batch_size)
+    losses = np.concatenate(losses, axis=1)
+    finite = np.isfinite(losses).all(axis=1)
     raw = None
     if answers_by_average(recipe, run.config.queries):
         raw = {"params": state.params, **state.statistics}
     return Learned(
-        programs.evaluate(state, indices, data.x, keep), finite, raw, np.asarray(losses[-1], np.float32)
+        programs.evaluate(state, indices, data.x, keep), finite, raw, losses[:, -1].astype(np.float32)
     )
 
 

@@ -26,6 +26,7 @@ from lira.config import Execution
 from lira.convolution import LOWERINGS, lowering
 from lira.data import Dataset
 from lira.models import build_model
+from lira.norms import joint_sums
 from lira.training import (
     Recipe,
     epoch_order,
@@ -34,18 +35,34 @@ from lira.training import (
     model_key,
     query,
     steps_per_epoch,
-    train_epoch,
+    train_epochs,
     train_step,
 )
 
-__all__ = ["Programs", "compile_programs", "fit_beside", "programs_for", "seconds_per_step", "stacked"]
+__all__ = [
+    "Programs",
+    "compile_programs",
+    "epochs_at_once",
+    "fit_beside",
+    "programs_for",
+    "seconds_per_step",
+    "stacked",
+    "train_steps",
+]
 
 # A wider stack must be this much faster than the one before it for a still wider one to be tried.
 WORTHWHILE = 1.03
 # In a step of so many seconds nothing is left for more models to fill.
 LONG_STEP = 0.25
+# Seconds that a program's first call is to take for what it does only once not to count.
+LONG_CALL = 5.0
+# Epochs of fewer steps than this are trained several at a time on accelerators.
+STEPS_AT_ONCE = 128
 # Widths grow by this factor: fewer compilations than doubling, and throughput is flat about its best.
 GROWTH = 4
+# Models side by side that each have convolutions of their own: more would fill the device no better, and their programs
+# are as many times as long to compile.
+SEVERAL = 4
 # Share of the device's memory that stacks may take.
 MEMORY_SHARE = 0.8
 
@@ -58,7 +75,12 @@ class Programs(NamedTuple):
     lowering: str
     why: str  # how they were chosen, for people
     init: Callable[..., Any]  # (indices [m], x [1, ...]) -> state
-    epoch: Callable[..., Any]  # (state, indices, epoch, stop, x, y, keep [m, N]) -> (state, losses [m])
+    epochs: int  # that one call of `train` is of
+    steps: int  # that they are
+    any_steps: bool  # whether a call may be of fewer steps
+    train: Callable[
+        ..., Any
+    ]  # (state, indices, first epoch, steps, x, y, keep [m, N]) -> (state, losses [m, epochs])
     evaluate: Callable[..., Any]  # (state, indices, x, keep) -> the variables that the models answer with
     sweep: Callable[..., Any]  # (variables, x [n, ...], y [n]) -> ({"phi": [m, n, Q], ...}, correct [m, n])
     clean: Callable[..., Any]  # as sweep, about the examples as they are, and about nothing but phi
@@ -93,34 +115,32 @@ def programs_for(
     workers = min(execution.workers or _cores(), models)
     share = -(-models // workers)  # of each worker
     compiled = partial(compile_programs, module, recipe, queries, dataset, workers, signals=signals)
-    pinned_lowering = None if execution.lowering == "auto" else execution.lowering
-    lowerings = [pinned_lowering] if pinned_lowering else _candidates(module, recipe, dataset)
-    if execution.width and len(lowerings) == 1:
-        pinned = lowerings[0], min(execution.width, share)
+    candidates = _candidates(module, recipe, dataset, execution, share)
+    if execution.width and len(candidates) == 1:
+        pinned = candidates[0][0], min(execution.width, share)
         # What does not fit by the compiler's count is tried as it was asked for, on one worker.
         return (_fitting(compiled, *pinned) or compiled(*pinned)._replace(workers=1))._replace(why="pinned")
     place = _cache_file(module, recipe, dataset, execution)
-    if (kept := _read_choice(place)) is not None and kept["lowering"] in lowerings:
+    if (kept := _read_choice(place)) is not None and kept["lowering"] in dict(candidates):
         programs = _fitting(compiled, kept["lowering"], min(kept["width"], share))
         if programs is not None:
             return programs._replace(why="measured before: " + kept["why"])
     best, tried = None, []
-    widest = 1 << (share - 1).bit_length()  # a stack is filled up to its width with copies
-    for how in lowerings:
-        width, speed = execution.width or 1, 0.0
-        while width <= max(widest, execution.width):
+    for how, widths in candidates:
+        speed = 0.0
+        for width in widths:
             candidate = _fitting(compiled, how, width)
             if candidate is None:
                 tried.append(f"{how} {width} does not fit")
                 break
-            step = seconds_per_step(candidate, dataset, recipe.batch_size)
+            step = seconds_per_step(candidate, dataset)
             faster = recipe.batch_size * candidate.models / step
             tried.append(f"{how} {width}: {faster:,.0f}")
             if best is None or faster > best[0]:
                 best = (faster, candidate)
-            if execution.width or faster < WORTHWHILE * speed or step > LONG_STEP:
+            if faster < WORTHWHILE * speed or step > LONG_STEP:
                 break
-            width, speed = GROWTH * width, faster
+            speed = faster
     if best is None:
         raise ValueError(
             f"not even one {recipe.model} at batch size {recipe.batch_size} fits on the device: lower recipe.batch_size"
@@ -131,41 +151,69 @@ def programs_for(
     return (programs or best[1])._replace(why=why)
 
 
-def seconds_per_step(programs: Programs, dataset: Dataset, batch_size: int) -> float:
-    """Time of one training step of all workers' stacks, over as many steps as take half a second."""
+def seconds_per_step(programs: Programs, dataset: Dataset) -> float:
+    """Time of one training step of all workers' stacks, over as many steps as take half a second, or as a call takes."""
     indices = jnp.zeros(programs.width, int)
     x, y = jnp.asarray(dataset.x), jnp.asarray(dataset.y)
     keep = jnp.ones((programs.width, len(y)), bool)
-    whole, count = steps_per_epoch(len(y), batch_size), 1
     states = [programs.init(indices, x[:1]) for _ in range(programs.workers)]
+    count = 1
 
     def run(state):
-        for start in range(0, count, whole):
-            state, _ = programs.epoch(state, indices, 0, min(whole, count - start), x, y, keep)
-        return jax.block_until_ready(state)
+        state, taken = train_steps(programs, state, indices, 0, count, x, y, keep)
+        return jax.block_until_ready(state), taken
 
     with ThreadPoolExecutor(programs.workers) as workers:
-        states = list(workers.map(run, states))  # not counted: the first call of a program
+        timed = False  # not the first call of a program
         while True:
             began = time.perf_counter()
-            states = list(workers.map(run, states))
+            states, (taken, *_) = zip(*workers.map(run, states), strict=True)
             seconds = time.perf_counter() - began
-            if seconds > 0.4:
-                return seconds / count
-            count = max(count + 1, int(0.5 * count / seconds))
+            # Where a whole epoch is a program, even the first call of a slow one is long enough.
+            if seconds > (0.4 if timed else LONG_CALL):
+                return seconds / taken
+            count = max(taken + 1, int(0.5 * taken / seconds)) if timed else count
+            timed = True
 
 
-def _candidates(module: nn.Module, recipe: Recipe, dataset: Dataset) -> list[str]:
-    """Lowerings worth measuring: one where nothing convolves, and Winograd on CPU in float32 alone.
+def train_steps(
+    programs: Programs, state: Any, indices: jax.Array, first: int, steps: int, x, y, keep
+) -> tuple[Any, int]:
+    """Train a stack for `steps` steps from epoch `first` on, or more where programs are of whole epochs; and how many."""
+    taken = 0
+    while taken < steps:
+        count = min(programs.steps, steps - taken) if programs.any_steps else programs.steps
+        epoch = first + taken // programs.steps * programs.epochs
+        state, _ = programs.train(state, indices, epoch, count, x, y, keep)
+        taken += count
+    return state, taken
 
-    bfloat16 would round its sums. On accelerators its tiles would pass through memory, with four times the bytes of
-    XLA's own convolution (experiments/benchmarks/gpu_programs.py).
+
+def _candidates(
+    module: nn.Module, recipe: Recipe, dataset: Dataset, execution: Execution, share: int
+) -> list[tuple[str, list[int]]]:
+    """Lowerings worth measuring for `share` models, each with the widths that are: one where nothing convolves.
+
+    On CPU Winograd in float32 alone, as bfloat16 would round its sums. On accelerators neither it nor patches, which pass
+    through memory with many times the bytes of XLA's own convolution (experiments/benchmarks/gpu_programs.py), nor groups,
+    for which libraries are slow, and each costs half a minute of compilation: one model, or a few with a convolution each.
     """
+    widest = 1 << (share - 1).bit_length()  # a stack is filled up to its width with copies
+    if execution.width:
+        widths = [execution.width]
+    else:
+        widths = [GROWTH**i for i in range(widest.bit_length()) if GROWTH**i <= widest]
+    if execution.lowering != "auto":
+        return [(execution.lowering, widths)]
     shapes = jax.eval_shape(partial(init_model, module, recipe, 1), model_key(0, 0), dataset.x[:1])
     if all(leaf.ndim <= 2 for leaf in jax.tree.leaves(shapes.params)):
-        return ["patches"]
-    tiles = jax.default_backend() == "cpu" and recipe.precision == "float32"
-    return [how for how in reversed(LOWERINGS) if how != "winograd" or tiles]
+        return [("patches", widths)]
+    if jax.default_backend() == "cpu":
+        tiles = ["winograd"] if recipe.precision == "float32" else []
+        return [(how, widths) for how in (*tiles, "patches", "xla")]
+    several = execution.width or min(SEVERAL, widest)
+    one = [("xla", [1])] if execution.width <= 1 else []
+    return [*one, ("per_model", [several])] if several > 1 else one
 
 
 def _fitting(compiled: Callable[[str, int], Programs], how: str, width: int) -> Programs | None:
@@ -233,9 +281,15 @@ def _build(
     def init(index, x):
         return init_model(module, recipe, total_steps, model_key(recipe.seed, index), x)
 
-    def epoch(state, index, number, stop, x, y, keep):
+    whole = steps_per_epoch(dataset.num_examples, recipe.batch_size)
+    any_steps = jax.default_backend() == "cpu"
+    several = 1 if any_steps else epochs_at_once(recipe, whole)
+
+    def epochs(state, index, first, stop, x, y, keep):
         key = model_key(recipe.seed, index)
-        return train_epoch(module, recipe, total_steps, state, key, number, stop, x, y, keep)
+        # A number that the compiler knows: nothing asks the host after each step whether another follows.
+        stop = stop if any_steps else whole
+        return train_epochs(module, recipe, total_steps, state, key, first, several, stop, x, y, keep)
 
     def order(index, number, keep):
         return epoch_order(recipe, model_key(recipe.seed, index), number, keep)
@@ -252,23 +306,23 @@ def _build(
     keep = jax.ShapeDtypeStruct((width, len(dataset.y)), bool)
     stacked_init = stacked(how, init, 0, None)
     state = jax.eval_shape(stacked_init, indices, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
-    # In the body of a loop XLA's convolution is forty times slower on CPU: there each step is a program of its own.
-    slow_loops = how == "xla" and jax.default_backend() == "cpu"
+    slow_loops = _slow_in_loops(how)
     if slow_loops:
+        # Each step is a program of its own.
         stacked_order = stacked(how, order, 0, None, 0)
         orders = jax.eval_shape(stacked_order, indices, 0, keep)
         one_step = stacked(how, step, 0, 0, None, None, 0, None, None, donate_argnums=0)
         compiled = one_step.lower(state, indices, 0, 0, orders, x, y).compile()
-        epoch_of_stack = partial(_step_by_step, stacked_order, compiled)
+        train = partial(_step_by_step, stacked_order, compiled)
     else:
-        whole = stacked(how, epoch, 0, 0, None, None, None, None, 0, donate_argnums=0)
-        compiled = epoch_of_stack = whole.lower(state, indices, 0, 0, x, y, keep).compile()
+        of_stack = stacked(how, epochs, 0, 0, None, None, None, None, 0, donate_argnums=0)
+        compiled = train = of_stack.lower(state, indices, 0, 0, x, y, keep).compile()
     usage = compiled.memory_analysis()
     memory = None if usage is None else usage.argument_size_in_bytes + usage.temp_size_in_bytes
     evaluate = stacked("patches" if slow_loops else how, answer, 0, 0, None, 0)
     variables = jax.eval_shape(evaluate, state, indices, x, keep)
     sweep = partial(_sweep, module, recipe, how, variables, x, y, usage and usage.temp_size_in_bytes)
-    # The compiler counts the body of the loop over steps once, since it cannot know how many there will be.
+    # The compiler counts the bodies of loops once, however often they turn.
     traffic = (compiled.cost_analysis() or {}).get("bytes accessed")
     return Programs(
         width=width,
@@ -276,13 +330,27 @@ def _build(
         lowering=how,
         why="",
         init=_once(stacked_init),
-        epoch=epoch_of_stack,
+        epochs=several,
+        steps=several * whole,
+        any_steps=any_steps,
+        train=train,
         evaluate=_once(evaluate),
         sweep=_when_called(partial(sweep, queries, signals)),
         clean=_when_called(partial(sweep, Queries(), ())),
         memory=memory,
         traffic=traffic,
     )
+
+
+def epochs_at_once(recipe: Recipe, steps: int) -> int:
+    """Epochs of so many steps that an accelerator trains in one call: a divisor of all, so that one program serves."""
+    divisors = (n for n in range(1, recipe.epochs + 1) if recipe.epochs % n == 0)
+    return max(n for n in divisors if n == 1 or n * steps <= STEPS_AT_ONCE)
+
+
+def _slow_in_loops(how: str) -> bool:
+    """In the body of a loop XLA's own convolution is forty times slower on CPU."""
+    return how in ("xla", "per_model") and jax.default_backend() == "cpu"
 
 
 def _sweep(
@@ -297,7 +365,7 @@ def _sweep(
     signals: tuple[str, ...],
 ) -> Callable[..., Any]:
     """A stack's answers about all examples, a batch at a time; the training step works with `room` bytes."""
-    slow_loops = how == "xla" and jax.default_backend() == "cpu"
+    slow_loops = _slow_in_loops(how)
 
     def ask(variables, x, y):
         return query(module, queries, signals, variables, x, y)
@@ -325,7 +393,7 @@ def fit_beside(
 ) -> tuple[Programs, Callable[..., Any]]:
     """Compile another function of one model for the stacks of `programs`.
 
-    Its convolutions are theirs, but patches in place of XLA's on CPU, which are slow within loops. Where it takes more
+    Its convolutions are theirs, but patches in place of XLA's own on CPU, which are slow within loops. Where it takes more
     memory than training, fewer workers call it, or it goes through a stack in narrower parts.
 
     Args:
@@ -337,8 +405,7 @@ def fit_beside(
     Returns:
         The programs with as many workers as there is memory for, and the compiled function of a stack.
     """
-    on_cpu = jax.default_backend() == "cpu"
-    how = "patches" if programs.lowering == "xla" and on_cpu else programs.lowering
+    how = "patches" if _slow_in_loops(programs.lowering) else programs.lowering
     jitted = stacked(how, function, *axes)
     for width in (w for w in range(programs.width, 0, -1) if programs.width % w == 0):
         shapes = [
@@ -374,7 +441,7 @@ def stacked(how: str, function: Callable[..., Any], *axes: int | None, **options
     """A function of one model, jitted for a stack of them, with every convolution in it by lowering `how`."""
 
     def lowered(*arguments):
-        with lowering(how):
+        with lowering(how), joint_sums():
             return (_alone if _width(axes, arguments) == 1 else jax.vmap)(function, axes)(*arguments)
 
     return jax.jit(lowered, **options)
@@ -444,7 +511,7 @@ def _step_by_step(order, one_step, state, indices, number, stop, x, y, keep):
     for at in range(int(stop)):
         state, losses = one_step(state, indices, number, at, orders, x, y)
         total += losses
-    return state, total / stop
+    return state, (total / stop)[:, None]
 
 
 def _block_by_block(ask, batch: int, variables, x, y):

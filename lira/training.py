@@ -31,7 +31,7 @@ __all__ = [
     "random_order",
     "recomputed_statistics",
     "steps_per_epoch",
-    "train_epoch",
+    "train_epochs",
     "train_step",
 ]
 
@@ -41,6 +41,8 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "cos7pi16", "constant")
 PRECISIONS = ("float32", "bfloat16")
 STATISTICS = ("recomputed", "averaged")
+# So many arrays of one kind are trained as they are: to part them would read and write more than their kernels take.
+FEW_LEAVES = 8
 # What a sweep can store beside phi, from logits [..., C] and labels [...].
 SIGNALS = {
     "entropy": lambda logits, labels: entropy(logits),
@@ -123,7 +125,7 @@ class ModelState(NamedTuple):
 
     params: Any
     statistics: dict[str, Any]  # flax's other collections, such as BatchNorm's running averages
-    optimizer: optax.OptState
+    optimizer: optax.OptState  # of `_pack`ed params
     average: Any  # moving average of {"params": params, **statistics}, from zero; or None
     step: jax.Array  # int32, steps taken
 
@@ -178,25 +180,26 @@ def init_model(module: nn.Module, recipe: Recipe, total_steps: int, key: jax.Arr
     return ModelState(
         params=params,
         statistics=statistics,
-        optimizer=optimizer(recipe, learning_rate(recipe, total_steps)).init(params),
+        optimizer=optimizer(recipe, learning_rate(recipe, total_steps)).init(_pack(params, params)),
         average=jax.tree.map(_zero_average, dict(variables)) if recipe.ema else None,
         step=jnp.zeros((), jnp.int32),
     )
 
 
-def train_epoch(
+def train_epochs(
     module: nn.Module,
     recipe: Recipe,
     total_steps: int,
     state: ModelState,
     key: jax.Array,
-    epoch: Array | int,
+    first: Array | int,
+    epochs: int,
     stop: Array | int,
     x: Array,
     y: Array,
     keep: Array,
 ) -> tuple[ModelState, jax.Array]:
-    """Train one model for the first `stop` steps of an epoch.
+    """Train one model for the first `stop` steps of each of some epochs.
 
     Args:
         module: flax module, `(x, train) -> logits [batch, C]`.
@@ -204,25 +207,38 @@ def train_epoch(
         total_steps: of the whole training, which the schedule spans.
         state: of the model.
         key: the model's, see `model_key`.
-        epoch: int, from 0; with `key` it decides order, augmentation and dropout.
-        stop: int, steps to take: `steps_per_epoch` for a whole epoch. Traced, so that one program serves any number.
+        first: int, the epoch to begin with, from 0; with `key` epochs decide order, augmentation and dropout.
+        epochs: how many, a constant of the program.
+        stop: int, steps to take of each: `steps_per_epoch` for whole ones. Traced, one program serves any number; on a GPU
+            the host then decides after each step whether another follows, which a constant spares it.
         x: `[N, ...]` uint8 or float32, shared by all models.
         y: int32 `[N]`.
         keep: bool `[N]`. No example outside it is ever touched.
 
     Returns:
-        The new state, and the mean loss of the steps taken (NaN once the model has diverged).
+        The new state, and the mean loss of the steps of each epoch, `[epochs]` (NaN once the model has diverged).
     """
-    order = epoch_order(recipe, key, epoch, keep)
-
-    def one_step(step, carry):
-        state, total = carry
-        state, loss = train_step(module, recipe, total_steps, state, key, epoch, step, order, x, y)
-        return state, total + loss
-
+    numbers = first + jnp.arange(epochs)
+    steps = steps_per_epoch(len(keep), recipe.batch_size)
+    batches = jax.vmap(lambda number: epoch_order(recipe, key, number, keep).reshape(steps, -1))(numbers)
+    keys = jax.vmap(lambda number: jax.vmap(partial(_step_key, key, number))(jnp.arange(steps)))(numbers)
     zero = jnp.zeros((), jnp.promote_types(_compute_dtype(recipe, state.params), jnp.float32))
-    state, total = jax.lax.fori_loop(0, stop, one_step, (state, zero))
-    return state, total / stop
+
+    def one_epoch(packed, drawn):
+        batches, keys = drawn
+
+        def one_step(step, carry):
+            packed, total = carry
+            packed, loss = _packed_step(
+                module, recipe, total_steps, state, packed, keys[step], batches[step], x, y
+            )
+            return packed, total + loss
+
+        packed, total = jax.lax.fori_loop(0, stop, one_step, (packed, zero))
+        return packed, total / stop
+
+    packed, losses = jax.lax.scan(one_epoch, _packed(state), (batches, keys), unroll=epochs == 1)
+    return _unpacked(packed, state), losses
 
 
 def epoch_order(recipe: Recipe, key: jax.Array, epoch: Array | int, keep: Array) -> jax.Array:
@@ -255,27 +271,123 @@ def train_step(
     y: Array,
 ) -> tuple[ModelState, jax.Array]:
     """Train one model for step `step` of an epoch in the order of `epoch_order`; return its new state and the loss."""
-    x, y = jnp.asarray(x), jnp.asarray(y)
-    step_key = jax.random.fold_in(_epoch_keys(key, epoch)[1], step)
-    augment_key, dropout_key = jax.random.split(step_key)
     batch = jax.lax.dynamic_slice_in_dim(jnp.asarray(order), step * recipe.batch_size, recipe.batch_size)
+    step_key = _step_key(key, epoch, step)
+    packed, loss = _packed_step(module, recipe, total_steps, state, _packed(state), step_key, batch, x, y)
+    return _unpacked(packed, state), loss
+
+
+def _packed_step(module, recipe, total_steps, like, state, key, batch, x, y):
+    """Train a packed state, whose trees are those of `like`, on the examples `batch`; `key` is the step's."""
+    x, y = jnp.asarray(x), jnp.asarray(y)
+    augment_key, dropout_key = jax.random.split(key)
     images, labels = augmented(recipe, augment_key, x[batch]), y[batch]
+    statistics = _unpack(state.statistics, like.statistics)
 
     def loss_of(params):
-        logits, updated = forward(module, recipe, {"params": params, **state.statistics}, images, dropout_key)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updated
+        logits, updated = forward(module, recipe, {"params": params, **statistics}, images, dropout_key)
+        return _cross_entropy(logits, labels).mean(), updated
 
-    (loss, statistics), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    params = _unpack(state.params, like.params)
+    (loss, statistics), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
     step_of = optimizer(recipe, learning_rate(recipe, total_steps))
-    updates, optimizer_state = step_of.update(gradient, state.optimizer, state.params)
+    updates, optimizer_state = step_of.update(_pack(gradient, like.params), state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
+    statistics = _pack(statistics, like.statistics)
     average = state.average
     if recipe.ema:
         # Every floating-point variable, as in the authors' code: weights of one average are not evaluated with
         # statistics of another.
-        now = {"params": params, **statistics}
-        average = jax.tree.map(partial(_toward, recipe.ema), average, now)
+        average = jax.tree.map(partial(_toward, recipe.ema), average, (params, statistics))
     return ModelState(params, statistics, optimizer_state, average, state.step + 1), loss
+
+
+def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Of each example, `[batch]`. A label's logit is a sum over classes, whose gradient does not scatter."""
+    is_label = jnp.arange(logits.shape[-1]) == labels[:, None]
+    return jax.nn.logsumexp(logits, axis=-1) - jnp.where(is_label, logits, 0).sum(axis=-1)
+
+
+# --- A model's many small arrays as a few long ones ------------------------------------------------------------------
+
+
+def _packed(state: ModelState) -> ModelState:
+    """Params and statistics packed, and their averages as the pair of both."""
+    average = state.average
+    if average is not None:
+        rest = {name: value for name, value in average.items() if name != "params"}
+        average = _pack(average["params"], state.params), _pack(rest, state.statistics)
+    return state._replace(
+        params=_pack(state.params, state.params),
+        statistics=_pack(state.statistics, state.statistics),
+        average=average,
+    )
+
+
+def _unpacked(state: ModelState, like: ModelState) -> ModelState:
+    average = state.average
+    if average is not None:
+        params, statistics = average
+        average = {"params": _unpack(params, like.params), **_unpack(statistics, like.statistics)}
+    return state._replace(
+        params=_unpack(state.params, like.params),
+        statistics=_unpack(state.statistics, like.statistics),
+        average=average,
+    )
+
+
+def _pack(tree: Any, like: Any) -> list[Any]:
+    """A tree's leaves by the type of those of `like`, matrices apart from vectors: many on an accelerator as one array.
+
+    A kernel for each leaf would take longer to launch than its work. On CPU, where it would not, they stay as they are.
+    Matrices keep two axes, by which weight decay knows them; kernels of convolutions begin with their outputs, as GPU
+    libraries read them.
+    """
+    kinds: dict[Any, list[jax.Array]] = {}
+    for leaf, kind in zip(jax.tree.leaves(tree), map(_kind, jax.tree.leaves(like)), strict=True):
+        kinds.setdefault(kind, []).append(leaf)
+    return [
+        _joined(leaves)[(None,) * is_matrix] if _is_packed(leaves) else leaves
+        for (_, is_matrix), leaves in kinds.items()
+    ]
+
+
+def _is_packed(leaves: list[Any]) -> bool:
+    return jax.default_backend() != "cpu" and len(leaves) > FEW_LEAVES
+
+
+def _joined(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.concatenate(
+        [(jnp.moveaxis(leaf, -1, 0) if leaf.ndim > 2 else leaf).ravel() for leaf in leaves]
+    )
+
+
+def _unpack(packed: list[Any], like: Any) -> Any:
+    """The tree of the shapes of `like` that was packed."""
+    kinds: dict[Any, list[jax.Array]] = {}
+    for leaf in jax.tree.leaves(like):
+        kinds.setdefault(_kind(leaf), []).append(leaf)
+    parts = {}
+    for (kind, shapes), whole in zip(kinds.items(), packed, strict=True):
+        if not isinstance(whole, list):
+            whole = jax.lax.split(whole.ravel(), [leaf.size for leaf in shapes])
+        parts[kind] = iter(whole)
+    return jax.tree.map(lambda leaf: _shaped(next(parts[_kind(leaf)]), leaf.shape), like)
+
+
+def _kind(leaf: jax.Array) -> tuple[Any, bool]:
+    return leaf.dtype, leaf.ndim > 1
+
+
+def _shaped(part: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    if part.shape == shape:
+        return part
+    if len(shape) <= 2:
+        return part.reshape(shape)
+    return jnp.moveaxis(part.reshape(shape[-1], *shape[:-1]), 0, -1)
+
+
+# --- Averages --------------------------------------------------------------------------------------------------------
 
 
 def _zero_average(leaf: jax.Array) -> jax.Array:
@@ -484,6 +596,10 @@ def query(
     said = {"phi": logit_scaled_confidence(logits, labels)}
     said |= {name: SIGNALS[name](logits, labels) for name in signals}
     return {name: jnp.swapaxes(values, 0, 1) for name, values in said.items()}, is_correct(logits[0], y)
+
+
+def _step_key(key: jax.Array, epoch: Array | int, step: Array | int) -> jax.Array:
+    return jax.random.fold_in(_epoch_keys(key, epoch)[1], step)
 
 
 def _epoch_keys(key: jax.Array, epoch: Array | int) -> tuple[jax.Array, jax.Array]:

@@ -75,7 +75,10 @@ def test_every_experiment_can_be_read(path):
         ("num_models = 2", "num_models must be even and at least 4.*got 2"),
         ("[recipe]\nepochs = 0", "recipe.epochs must be at least 1; got 0"),
         ("[queries]\nshift = -1", "queries.shift must not be negative"),
-        ("[execution]\nlowering = 'magic'", "execution.lowering must be one of auto, xla, patches"),
+        (
+            "[execution]\nlowering = 'magic'",
+            "execution.lowering must be one of auto, xla, per_model, patches",
+        ),
         ("num_models = ", "is not valid TOML: Invalid value"),
         ("signals = 'logits'", "'signals' must be a list of strings; got 'logits'"),
         ("signals = ['logit']", "signals must be among entropy, modified_entropy, logits; got 'logit'"),

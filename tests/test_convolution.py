@@ -122,6 +122,36 @@ def test_under_vmap_it_is_a_matrix_product_without_scatter_or_convolution(by, st
     assert "convolution" not in lowered
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_stack_by_per_model_has_no_groups_and_every_derivative(shared):
+    """Value, gradient, and gradient of a forward derivative of the gradient, for images of their own or shared."""
+    x, kernel = rng.normal(size=(3, 2, 6, 6, 2)), rng.normal(size=(3, 3, 3, 2, 4))
+    x = jnp.asarray(x[0] if shared else x, jnp.float32)
+    kernel = jnp.asarray(kernel, jnp.float32)
+
+    def loss(by, x, kernel):
+        return jnp.sum(jnp.sin(conv(by, (2, 1), "SAME", x, kernel)))
+
+    def curvature(by, x, kernel):
+        gradient = jax.grad(partial(loss, by), argnums=(0, 1))
+        return sum(map(jnp.sum, jax.jvp(gradient, (x, kernel), (jnp.cos(x), kernel**2))[1]))
+
+    def derivatives(by, x, kernel):
+        values = (partial(loss, by), partial(curvature, by))
+        return [jax.value_and_grad(value, argnums=(0, 1))(x, kernel) for value in values]
+
+    def of_a_stack(by):
+        return jax.jit(jax.vmap(partial(derivatives, by), (None if shared else 0, 0)))
+
+    text = of_a_stack("per_model").lower(x, kernel).as_text()
+    assert "feature_group_count = 1 " in text
+    assert "feature_group_count = 3" not in text
+    assert "batch_group_count = 3" not in text
+    ours, theirs = (jax.tree.leaves(of_a_stack(by)(x, kernel)) for by in ("per_model", "xla"))
+    for a, e in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("by", ["patches", "winograd"])
 def test_first_layers_input_gradient_costs_nothing(by):
     """Without it the backward pass has one matrix product less, sixteen small ones with Winograd."""
@@ -143,11 +173,12 @@ def test_first_layers_input_gradient_costs_nothing(by):
 @pytest.mark.parametrize(
     "options", [{"feature_group_count": 3}, {"rhs_dilation": (2, 2)}, {"lhs_dilation": (2, 2)}]
 )
-def test_other_convolutions_fall_back(options):
+@pytest.mark.parametrize("by", ["winograd", "per_model"])
+def test_other_convolutions_are_xlas(by, options):
     x = jnp.ones((1, 8, 8, 3))
     kernel = jnp.ones((3, 3, 3 // options.get("feature_group_count", 1), 3))
     around = ((1, 1), (1, 1))
-    ours = convolve(x, kernel, (1, 1), around, dimension_numbers=NUMBERS, by="winograd", **options)
+    ours = convolve(x, kernel, (1, 1), around, dimension_numbers=NUMBERS, by=by, **options)
     theirs = lax.conv_general_dilated(x, kernel, (1, 1), around, dimension_numbers=NUMBERS, **options)
     np.testing.assert_array_equal(ours, theirs)
 
@@ -177,7 +208,9 @@ def test_dense_layer_of_many_inputs_and_few_outputs_has_the_same_gradients(input
 
 def test_unknown_lowering_is_refused():
     with (
-        pytest.raises(ValueError, match="lowering must be one of xla, patches, winograd; got 'fft'"),
+        pytest.raises(
+            ValueError, match="lowering must be one of xla, per_model, patches, winograd; got 'fft'"
+        ),
         lowering("fft"),
     ):
         pass

@@ -118,7 +118,7 @@ def test_lowerings_agree(tmp_path):
     recipe = Recipe(model="cnn-small", epochs=1, batch_size=20, learning_rate=0.01)
     phis = [
         np.asarray(finished(tmp_path, how, recipe=recipe, num_models=4, execution=Execution(2, how)).phi)
-        for how in ("xla", "patches", "winograd")
+        for how in ("xla", "per_model", "patches", "winograd")
     ]
     np.testing.assert_allclose(phis[0], phis[1], rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(phis[0], phis[2], rtol=1e-3, atol=1e-3)

@@ -24,7 +24,7 @@ from lira.training import (
     random_order,
     recomputed_statistics,
     steps_per_epoch,
-    train_epoch,
+    train_epochs,
 )
 
 N = 60
@@ -57,7 +57,7 @@ def trained(module=None, recipe=RECIPE, keep=KEEP, steps=4):
     key, states = model_key(0, 0), []
     state = init_model(module, recipe, 20, key, X)
     for epoch in range(steps):
-        state, _ = train_epoch(module, recipe, 20, state, key, epoch, 1, X, Y, keep)
+        state, _ = train_epochs(module, recipe, 20, state, key, epoch, 1, 1, X, Y, keep)
         states.append(state)
     return states
 
@@ -189,7 +189,7 @@ def accuracies(module, recipe, examples, models):
         key = model_key(0, index)
 
         def one_epoch(epoch, state):
-            return train_epoch(module, recipe, total, state, key, epoch, steps, x, y, keep)[0]
+            return train_epochs(module, recipe, total, state, key, epoch, 1, steps, x, y, keep)[0]
 
         state = init_model(module, recipe, total, key, x)
         state = jax.lax.fori_loop(0, recipe.epochs, one_epoch, state)

@@ -18,7 +18,7 @@ FLOORS = [
         "attacks",
     ),
     *("suite", "leakage", "forgetting"),
-    *("files", "data", "sources", "augment", "models", "convolution", "training", "unlearners"),
+    *("files", "data", "sources", "augment", "models", "convolution", "norms", "training", "unlearners"),
     *("config", "arrays", "store", "published", "trained", "interchange"),
     *("stack", "engine", "forget_sets", "unlearn"),
     *("check", "plots", "unlearning_plots", "report", "unlearning_report"),

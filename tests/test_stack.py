@@ -39,10 +39,10 @@ def speeds(monkeypatch, by_width):
     """Pretend that a stack of each width trains so many images a second; return the widths that were measured."""
     measured = []
 
-    def seconds(programs, data, batch_size):
+    def seconds(programs, data):
         measured.append(programs.width)
         # In steps of milliseconds: long ones would end the search.
-        return batch_size * programs.width / by_width[programs.width] / 1e6
+        return RECIPE.batch_size * programs.width / by_width[programs.width] / 1e6
 
     monkeypatch.setattr(stack, "seconds_per_step", seconds)
     return measured
@@ -91,17 +91,57 @@ def test_pinned_width_and_lowering_are_not_measured(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("backend", "precision", "expected"),
+    ("backend", "precision", "execution", "share", "expected"),
     [
-        ("cpu", "float32", ["winograd", "patches", "xla"]),
-        ("cpu", "bfloat16", ["patches", "xla"]),
-        ("gpu", "float32", ["patches", "xla"]),
+        ("cpu", "float32", AUTO, 5, [(how, [1, 4]) for how in ("winograd", "patches", "xla")]),
+        ("cpu", "bfloat16", AUTO, 16, [(how, [1, 4, 16]) for how in ("patches", "xla")]),
+        ("cpu", "bfloat16", Execution(width=3), 16, [("patches", [3]), ("xla", [3])]),
+        ("gpu", "float32", AUTO, 256, [("xla", [1]), ("per_model", [4])]),
+        ("gpu", "float32", AUTO, 2, [("xla", [1]), ("per_model", [2])]),
+        ("gpu", "float32", AUTO, 1, [("xla", [1])]),
+        ("gpu", "bfloat16", Execution(width=1), 256, [("xla", [1])]),
+        ("gpu", "bfloat16", Execution(width=8), 256, [("per_model", [8])]),
+        ("gpu", "bfloat16", Execution(lowering="patches"), 4, [("patches", [1, 4])]),
     ],
 )
-def test_winograd_is_measured_where_its_tiles_stay_in_a_cache(backend, precision, expected, monkeypatch):
+def test_candidates_of_a_network_that_convolves(backend, precision, execution, share, expected, monkeypatch):
+    """On CPU Winograd in float32 too; on a GPU, where each costs half a minute, one model or a few of them."""
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     recipe = Recipe(model="cnn", batch_size=8, precision=precision)
-    assert stack._candidates(build_model("cnn", 3), recipe, images()) == expected
+    assert stack._candidates(build_model("cnn", 3), recipe, images(), execution, share) == expected
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps", "at_once"),
+    [(60, 14, 6), (60, 11, 10), (100, 97, 1), (7, 10, 7), (7, 40, 1), (1, 500, 1)],
+)
+def test_short_epochs_are_trained_several_at_a_time(epochs, steps, at_once):
+    assert stack.epochs_at_once(Recipe(epochs=epochs), steps) == at_once
+
+
+def test_whole_epochs_as_a_program_train_as_steps_do(monkeypatch):
+    """Two epochs of four steps, as on an accelerator in one call and timed in such calls, or one call an epoch."""
+    data = dataset()
+    x, y, keep = jnp.asarray(data.x), jnp.asarray(data.y), jnp.asarray(np.arange(80) % 3 > 0)[None]
+    recipe = Recipe(epochs=2, batch_size=10)
+
+    def trained():
+        programs = stack._build(build_model("mlp", 2), recipe, Queries(), data, "patches", 1, ())
+        state = programs.init(jnp.arange(1), x[:1])
+        state, taken = stack.train_steps(programs, state, jnp.arange(1), 0, 5, x, y, keep)
+        assert stack.seconds_per_step(programs, data) > 0
+        return programs, taken, state
+
+    programs, taken, state = trained()
+    assert (programs.epochs, programs.steps, taken, int(state.step[0])) == (1, 4, 5, 5)
+    state, _ = programs.train(programs.init(jnp.arange(1), x[:1]), jnp.arange(1), 0, 4, x, y, keep)
+    state, losses = programs.train(state, jnp.arange(1), 1, 4, x, y, keep)
+    assert losses.shape == (1, 1)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    programs, taken, at_once = trained()
+    assert (programs.epochs, programs.steps, taken, int(at_once.step[0])) == (2, 8, 8, 8)
+    for a, e in zip(jax.tree.leaves(at_once.params), jax.tree.leaves(state.params), strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6)
 
 
 def test_width_is_bounded_by_memory(monkeypatch):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lira import training
 from lira.augment import Queries
 from lira.membership import keep_mask
 from lira.signals import entropy, logit_scaled_confidence, modified_entropy
@@ -19,7 +20,7 @@ from lira.training import (
     model_key,
     query,
     steps_per_epoch,
-    train_epoch,
+    train_epochs,
 )
 
 N = 60
@@ -58,10 +59,10 @@ def train_alone(module, recipe, index, keep, *, x=X, y=Y, epochs=None, dtype=Non
     if dtype:
         state = as_dtype(state, dtype)
     losses = []
-    step = jax.jit(partial(train_epoch, module, recipe, total))
+    step = jax.jit(partial(train_epochs, module, recipe, total), static_argnums=3)
     for epoch in range(epochs or recipe.epochs):
-        state, loss = step(state, key, epoch, steps_per_epoch(len(y), recipe.batch_size), x, y, keep)
-        losses.append(float(loss))
+        state, loss = step(state, key, epoch, 1, steps_per_epoch(len(y), recipe.batch_size), x, y, keep)
+        losses.append(float(loss[0]))
     return state, losses
 
 
@@ -93,7 +94,7 @@ def test_model_in_a_stack_equals_the_model_alone(optimizer):
         def ten_steps(state, index, row):
             for epoch in range(recipe.epochs):
                 key = model_key(recipe.seed, index)
-                state, _ = train_epoch(module, recipe, total, state, key, epoch, 5, X, Y, row)
+                state, _ = train_epochs(module, recipe, total, state, key, epoch, 1, 5, X, Y, row)
             return state
 
         begun = jax.jit(jax.vmap(start))(jnp.arange(6))
@@ -167,6 +168,45 @@ def test_sgd_with_momentum_and_decay_against_numpy():
     np.testing.assert_allclose(state.params["Dense_0"]["bias"], bias, rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_variables_as_a_few_arrays_and_epochs_in_one_call_change_nothing(optimizer, monkeypatch):
+    """As on an accelerator, to 1e-12 in float64: twice ten steps with norms, weight decay and moving averages."""
+    recipe = Recipe(**{**FULL.__dict__, "optimizer": optimizer, "learning_rate": 0.01})
+    keep, key, module = keep_mask(0, 4, N)[0], model_key(0, 0), Net()
+
+    def trained(epochs):
+        state = as_dtype(init_model(module, recipe, 10, key, X), jnp.float64)
+        step, losses = jax.jit(partial(train_epochs, module, recipe, 10), static_argnums=(3, 4)), []
+        for first in range(0, 2, epochs):
+            state, loss = step(state, key, first, epochs, 5, X, Y, keep)
+            losses.extend(loss)
+        held = jax.tree.leaves((state.params, state.statistics, state.average))
+        return state, [np.asarray(losses), *held]
+
+    with jax.enable_x64(True):
+        state, expected = trained(1)
+        monkeypatch.setattr(training, "FEW_LEAVES", 0)
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+        packed, ours = trained(2)
+    assert len(jax.tree.leaves(packed.optimizer)) < len(jax.tree.leaves(state.optimizer))
+    for a, e in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-10, atol=1e-12)
+
+
+def test_loss_is_cross_entropy_and_its_gradient_does_not_scatter():
+    logits, labels = rng.normal(size=(7, 5)) * 30, np.arange(7) % 5
+    with jax.enable_x64(True):
+        loss, back = jax.vjp(training._cross_entropy, jnp.asarray(logits), jnp.asarray(labels))
+        (gradient, _) = back(jnp.ones(7))
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(loss, -np.log(p[np.arange(7), labels]), rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(gradient, p - np.eye(5)[labels], rtol=1e-12, atol=1e-13)
+    assert "scatter" not in str(
+        jax.make_jaxpr(jax.grad(lambda z: training._cross_entropy(z, labels).sum()))(logits)
+    )
+
+
 def test_schedules_and_warm_up():
     steps = np.arange(100)
     cosine = jax.vmap(learning_rate(Recipe(learning_rate=2.0), 100))(steps)
@@ -186,7 +226,7 @@ def test_moving_average_is_bias_corrected():
     state = init_model(module, recipe, 2, key, X)
     history = []
     for epoch in range(2):
-        state, _ = train_epoch(module, recipe, 2, state, key, epoch, 1, X, Y, keep)
+        state, _ = train_epochs(module, recipe, 2, state, key, epoch, 1, 1, X, Y, keep)
         history.append(np.asarray(state.params["Dense_0"]["kernel"]))
     averaged = evaluated(module, recipe, Queries(), state, key, X, keep)["params"]["Dense_0"]["kernel"]
     np.testing.assert_allclose(averaged, (0.9 * history[0] + history[1]) / 1.9, rtol=1e-5, atol=1e-7)

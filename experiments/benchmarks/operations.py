@@ -33,7 +33,7 @@ def main(model: str = "wrn-28-2", lowering: str = "winograd", steps: int = 3) ->
     keep, index = jnp.ones((1, len(y)), bool), jnp.zeros(1, int)
 
     def train(state, count):
-        return jax.block_until_ready(programs.epoch(state, index, 0, count, x, y, keep))[0]
+        return jax.block_until_ready(programs.train(state, index, 0, count, x, y, keep))[0]
 
     state = train(programs.init(index, x[:1]), 1)
     with tempfile.TemporaryDirectory() as place:
@@ -43,7 +43,7 @@ def main(model: str = "wrn-28-2", lowering: str = "winograd", steps: int = 3) ->
             taken = (time.perf_counter() - began) / steps
         traces = [ProfileData.from_file(str(file)) for file in Path(place).rglob("*.xplane.pb")]
     # The names of XLA's operations are those of its text; loops are left out, since their bodies are counted.
-    kinds = dict(re.findall(r"%([\w.\-]+) = [^\n]*? ([\w\-]+)\(", programs.epoch.as_text()))
+    kinds = dict(re.findall(r"%([\w.\-]+) = [^\n]*? ([\w\-]+)\(", programs.train.as_text()))
     totals: collections.Counter[str] = collections.Counter()
     events = (e for trace in traces for plane in trace.planes for line in plane.lines for e in line.events)
     for event in events:
