@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-__all__ = ["LOWERINGS", "convolve", "lowering"]
+__all__ = ["LOWERINGS", "cache_bytes", "convolve", "lowering"]
 
 LOWERINGS = ("xla", "patches", "winograd", "mixed")
 
@@ -244,20 +244,21 @@ def _images_at_once(by, strides, x, kernel) -> int:
 @functools.cache
 def _tiles_bytes() -> int:
     """Tiles to make at a time."""
-    own = _own_cache_bytes()
+    own = cache_bytes().get(2, 0)
     return own if own >= OWN_CACHE_BYTES else 2 * OWN_CACHE_BYTES
 
 
-def _own_cache_bytes(caches: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
-    """L2 cache of a core as Linux reports it, such as 2048K; 0 where nothing is reported."""
-    for cache in sorted(caches.glob("index*")):
+def cache_bytes(place: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> dict[int, int]:
+    """Bytes of a core's data caches by level, as Linux reports them (`2048K`); empty where nothing does."""
+    sizes = {}
+    for cache in sorted(place.glob("index*")):
         try:
-            level, size = ((cache / name).read_text().strip() for name in ("level", "size"))
-        except OSError:
+            level, kind, size = ((cache / name).read_text().strip() for name in ("level", "type", "size"))
+            if kind != "Instruction":
+                sizes[int(level)] = int(size.removesuffix("K")) << 10
+        except (OSError, ValueError):
             continue
-        if level == "2" and size[:-1].isdigit() and size[-1] in "KM":
-            return int(size[:-1]) << {"K": 10, "M": 20}[size[-1]]
-    return 0
+    return sizes
 
 
 def _on_cpu() -> bool:

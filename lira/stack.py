@@ -153,7 +153,7 @@ def seconds_per_step(programs: Programs, dataset: Dataset, batch_size: int) -> f
 
 
 def _candidates(module: nn.Module, recipe: Recipe, dataset: Dataset) -> list[str]:
-    """Lowerings worth measuring: one where nothing convolves, and Winograd on CPU in float32 alone.
+    """Lowerings worth measuring: one where nothing convolves, and Winograd's tiles on CPU in float32 alone.
 
     bfloat16 would round its sums. On accelerators its tiles would pass through memory, with four times the bytes of
     XLA's own convolution (experiments/benchmarks/gpu_programs.py).
@@ -162,7 +162,7 @@ def _candidates(module: nn.Module, recipe: Recipe, dataset: Dataset) -> list[str
     if all(leaf.ndim <= 2 for leaf in jax.tree.leaves(shapes.params)):
         return ["patches"]
     tiles = jax.default_backend() == "cpu" and recipe.precision == "float32"
-    return [how for how in reversed(LOWERINGS) if how != "winograd" or tiles]
+    return [how for how in reversed(LOWERINGS) if how not in ("winograd", "mixed") or tiles]
 
 
 def _fitting(compiled: Callable[[str, int], Programs], how: str, width: int) -> Programs | None:

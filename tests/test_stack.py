@@ -93,7 +93,7 @@ def test_pinned_width_and_lowering_are_not_measured(monkeypatch):
 @pytest.mark.parametrize(
     ("backend", "precision", "expected"),
     [
-        ("cpu", "float32", ["winograd", "patches", "xla"]),
+        ("cpu", "float32", ["mixed", "winograd", "patches", "xla"]),
         ("cpu", "bfloat16", ["patches", "xla"]),
         ("gpu", "float32", ["patches", "xla"]),
     ],
