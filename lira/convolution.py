@@ -198,7 +198,10 @@ def _method(by, strides, pads, precision, shape):
 def _is_winograd(by, strides, shape) -> bool:
     # With few channels the tiles cost more than the products that they save.
     return (
-        by in ("winograd", "mixed") and max(strides) <= 2 and shape[:2] == (3, 3) and min(shape[2:]) >= WINOGRAD_CHANNELS
+        by in ("winograd", "mixed")
+        and max(strides) <= 2
+        and shape[:2] == (3, 3)
+        and min(shape[2:]) >= WINOGRAD_CHANNELS
     )
 
 
@@ -421,17 +424,36 @@ def _pixels_of_a_row(pads, precision, x, kernel):
     """Patches wide enough for n pixels times a matrix of n shifted kernels, the rest of it zeros.
 
     Patches of three channels take longer to lay side by side than to multiply: these are 18 numbers at a stretch and
-    half as many in all. JAX derives the backward pass, for which they are kept.
+    half as many in all. They are kept for the backward pass.
     """
     (height, width, channels, features), n = kernel.shape, _pixels(pads, x, kernel)
-    x = _padded(x, (pads[0], (pads[1][0], pads[1][1] + 2 * n)))
-    rows, blocks = x.shape[1] - height + 1, (x.shape[2] - 2 * n - width + 1) // n
-    x = x[:, :, : (blocks + 1) * n].reshape(*x.shape[:2], blocks + 1, n * channels)
-    wide = jnp.concatenate([x[:, :, :-1], x[:, :, 1:, : (width - 1) * channels]], axis=-1)
-    patches = jnp.concatenate([wide[:, row : row + rows] for row in range(height)], axis=-1)
+    x = _padded(x, (pads[0], (pads[1][0], pads[1][1] + n - width + 1)))
+    patches = _wide_patches((height, (width - 1) * channels), x.reshape(*x.shape[:2], -1, n * channels))
     shifted = [jnp.pad(kernel, ((0, 0), (at, n - 1 - at), (0, 0), (0, 0))) for at in range(n)]
     matrix = jnp.stack(shifted, axis=3).reshape(-1, n * features)
-    return jnp.matmul(patches, matrix, precision=precision).reshape(len(x), rows, blocks * n, features)
+    # One axis of rows: of more than one XLA makes a slower product for the kernel's gradient.
+    y = jnp.matmul(patches.reshape(-1, len(matrix)), matrix, precision=precision)
+    return y.reshape(*patches.shape[:2], -1, features)
+
+
+@_custom_backward
+def _wide_patches(how, x):
+    """Blocks `[n, H, B + 1, P]`, each with the first numbers of the next one, a few rows of them side by side."""
+    return _side_by_side(_wide_rows(how, x))
+
+
+def _wide_rows(how, x):
+    height, more = how
+    wide = jnp.concatenate([x[:, :, :-1], x[:, :, 1:, :more]], axis=-1)
+    rows = x.shape[1] - height + 1
+    return [wide[:, row : row + rows] for row in range(height)]
+
+
+def _wide_patches_backward(how, x, gradient):
+    return jax.vjp(lambda x: jnp.concatenate(_wide_rows(how, x), axis=-1), x)[1](gradient)
+
+
+_wide_patches.defvjp(lambda how, x: (_wide_patches(how, x), x), _wide_patches_backward)
 
 
 def _padded(x, pads):
