@@ -10,6 +10,7 @@ import dataclasses
 import datetime
 import json
 import os
+import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,7 @@ from lira import attacks
 from lira.arrays import write_atomically
 from lira.augment import Queries
 from lira.config import Execution
+from lira.convolution import cache_bytes
 from lira.data import Dataset
 from lira.membership import keep_mask
 from lira.models import build_model
@@ -101,7 +103,8 @@ def bench(
         "rows": [],
         "skipped": [],
         "scoring": None,
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores",
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores of {processor()}",
+        "cache_bytes": {f"L{level}": size for level, size in cache_bytes().items()},
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "precision": precision,
         "matmul_flop_per_s": matmul_rate(precision),
@@ -341,6 +344,18 @@ def flop_per_image(module: nn.Module, x: np.ndarray) -> int:
     """Of training: forward, weight gradients and input gradients, the first layer's input gradient excepted."""
     layers = multiply_adds(module, x)
     return 2 * (3 * sum(layers) - layers[0])
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """What the CPU calls itself, with the widest instructions that tell its kind; its architecture where it does not."""
+    try:
+        lines = (line.partition(":") for line in cpuinfo.read_text().splitlines())
+        told = {key.strip(): value.strip() for key, _, value in lines}
+    except OSError:
+        told = {}
+    # A virtual machine may hide the model's name.
+    kinds = [name for name in ("avx512f", "amx_tile") if name in told.get("flags", "").split()]
+    return " ".join((told.get("model name") or platform.processor() or platform.machine(), *kinds))
 
 
 @cache

@@ -46,7 +46,7 @@ class Execution:
     width: int = 0
     """Models in a stack, trained side by side; 0 takes the fastest by measurement."""
     lowering: str = "auto"
-    """How convolutions are computed: xla, per_model, patches, winograd, or auto for the fastest by measurement."""
+    """How convolutions are computed: xla, per_model, patches, winograd, mixed, or auto for the fastest by measurement."""
     workers: int = 0
     """Stacks trained at the same time; 0 is one a CPU core, and one on an accelerator."""
 

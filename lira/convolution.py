@@ -1,17 +1,20 @@
-"""How the convolutions of any flax module are computed: four lowerings with one value and one gradient.
+"""How the convolutions of any flax module are computed: five lowerings with one value and one gradient.
 
 `xla` is XLA's own convolution, grouped under `vmap` over models. `per_model` is the same one for each model of a stack:
 GPU libraries are slow at groups. `patches` lays the pixels that a kernel sees side by side and multiplies matrices.
 `winograd` (Lavin & Gray 2016, arXiv 1509.09308, F(2x2, 3x3)) needs 2.25 times fewer multiplications for 3x3 kernels of
-stride 1, 1.44 times fewer for those of stride 2, and takes patches for the others. Neither of the last two scatters in
-its backward pass, and both are as fast inside a loop as outside, which XLA's convolution is not on CPU; the first two
-have forward derivatives as well.
+stride 1, 1.44 times fewer for those of stride 2, and takes patches for the others. Neither of these two scatters in its
+backward pass, and both are as fast inside a loop as outside, which XLA's convolution is not on CPU; the first two have
+forward derivatives as well. `mixed` is `winograd` that leaves to XLA what its library for CPUs is fast at, within loops
+as well: few channels, forward and, with stride 1, the input's gradient.
 """
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -22,16 +25,21 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-__all__ = ["LOWERINGS", "convolve", "lowering"]
+__all__ = ["LOWERINGS", "cache_bytes", "convolve", "lowering"]
 
-LOWERINGS = ("xla", "per_model", "patches", "winograd")
+LOWERINGS = ("xla", "per_model", "patches", "winograd", "mixed")
 
-# What follows was measured on two CPU cores with 1 MB of L2 cache each and 32 MB of L3; accelerators do without.
-# Images are convolved a few at a time, so that what is made of them stays in the cache.
-PATCHES_BYTES = 2 << 20
-TILES_BYTES = 4 << 20
+# What follows was measured on CPU cores, AMD's with 1 MB of L2 cache and Intel's with 2 MB; accelerators do without.
+# Images are convolved a few at a time, so that what is made of them stays in the cache: tiles in a core's own where it
+# has as much as this, otherwise in the one that cores share, where twice as much was best; patches in half of it.
+OWN_CACHE_BYTES = 2 << 20
 # Fewer channels than this are left to patches.
 WINOGRAD_CHANNELS = 16
+# Fewer channels than this are left to XLA by `mixed`.
+MIXED_CHANNELS = 64
+# Images of so few channels, such as colours, are convolved this many pixels of a row at a time where that divides it.
+COLOURS = 4
+PIXELS_AT_ONCE = (4, 2)
 # Rows of patches that a kernel's gradient is summed over at a time: a fifth faster than all at once.
 ROWS_AT_ONCE = 512
 # Dense layers with so many outputs and inputs, such as ten logits of a whole image, go backward as 1x1 convolutions do.
@@ -110,7 +118,7 @@ def convolve(
     """
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     handled = (
-        by in ("patches", "winograd")
+        by in ("patches", "winograd", "mixed")
         and lhs.ndim == 4
         and numbers == lax.conv_dimension_numbers(lhs.shape, rhs.shape, ("NHWC", "HWIO", "NHWC"))
         and feature_group_count == batch_group_count == 1
@@ -128,6 +136,8 @@ def convolve(
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
     pads = tuple((int(low), int(high)) for low, high in padding)
+    if _is_of_colours(strides, pads, lhs, rhs):
+        return _pixels_of_a_row(pads, precision, lhs, rhs)
     return _conv(by, strides, pads, precision, lhs, rhs)
 
 
@@ -186,6 +196,8 @@ ad.defbilinear(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _conv(by, strides, pads, precision, x, kernel):
+    if _is_left_to_xla(by, kernel.shape):
+        return _by_xla(strides, pads, precision, x, kernel)
     prepare, convolved = _method(by, strides, pads, precision, kernel.shape)
     # What depends on the kernel alone is made once for all images.
     prepared, images = prepare(kernel), _images_at_once(by, strides, x, kernel)
@@ -199,6 +211,19 @@ def _conv_forward(by, strides, pads, precision, x, kernel):
 
 
 def _conv_backward(by, strides, pads, precision, saved, gradient):
+    kernel = saved[1]
+    if not _is_left_to_xla(by, kernel.shape):
+        return _backward(by, strides, pads, precision, saved, gradient)
+    # What of a gradient is not taken is not computed.
+    kernel_gradient = _backward("winograd", strides, pads, precision, saved, gradient)[1]
+    if strides == (1, 1):
+        pads = _pads_back(kernel.shape, pads)
+        return _by_xla(strides, pads, precision, gradient, _flipped(kernel)), kernel_gradient
+    return _backward("patches", strides, pads, precision, saved, gradient)[0], kernel_gradient
+
+
+def _backward(by, strides, pads, precision, saved, gradient):
+    """Gradients of the images and of the kernel by patches or tiles, a few images at a time."""
     x, kernel = saved
     prepare, convolved = _method(by, strides, pads, precision, kernel.shape)
     prepared, finish = jax.vjp(prepare, kernel)
@@ -234,8 +259,33 @@ def _method(by, strides, pads, precision, shape):
 def _is_winograd(by, strides, shape) -> bool:
     # With few channels the tiles cost more than the products that they save.
     return (
-        by == "winograd" and max(strides) <= 2 and shape[:2] == (3, 3) and min(shape[2:]) >= WINOGRAD_CHANNELS
+        by in ("winograd", "mixed")
+        and max(strides) <= 2
+        and shape[:2] == (3, 3)
+        and min(shape[2:]) >= WINOGRAD_CHANNELS
     )
+
+
+def _is_left_to_xla(by, shape) -> bool:
+    # As matrix products, 1x1 kernels are as fast, and Winograd is faster with many channels.
+    return by == "mixed" and max(shape[:2]) > 1 and min(shape[2:]) < MIXED_CHANNELS
+
+
+def _by_xla(strides, pads, precision, x, kernel):
+    """XLA's convolution of one model; under `vmap` over models the others, since a grouped one is slow."""
+
+    @jax.custom_batching.custom_vmap
+    def convolved(x, kernel):
+        return lax.conv_general_dilated(
+            x, kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=precision
+        )
+
+    @convolved.def_vmap
+    def _(axis_size, batched, x, kernel):
+        axes = tuple(0 if of_models else None for of_models in batched)
+        return jax.vmap(partial(_conv, "winograd", strides, pads, precision), axes)(x, kernel), True
+
+    return convolved(x, kernel)
 
 
 def _images_at_once(by, strides, x, kernel) -> int:
@@ -246,13 +296,33 @@ def _images_at_once(by, strides, x, kernel) -> int:
     outputs = x.shape[1] * x.shape[2] // (strides[0] * strides[1])
     if _is_winograd(by, strides, kernel.shape):
         matrices = (3 + strides[0]) * (3 + strides[1])
-        each, room = matrices * outputs // 4 * (channels + features), TILES_BYTES // x.dtype.itemsize
+        each, room = matrices * outputs // 4 * (channels + features), _tiles_bytes() // x.dtype.itemsize
         # All parts read the matrices anew and add to their gradients: the tiles of one are to outweigh them.
         room = max(room, matrices * channels * features)
     else:
-        each, room = outputs * height * width * channels, PATCHES_BYTES // x.dtype.itemsize
+        each, room = outputs * height * width * channels, _tiles_bytes() // 2 // x.dtype.itemsize
     most = max(1, room // each)
     return next(n for n in range(min(most, len(x)), 0, -1) if len(x) % n == 0)
+
+
+@functools.cache
+def _tiles_bytes() -> int:
+    """Tiles to make at a time."""
+    own = cache_bytes().get(2, 0)
+    return own if own >= OWN_CACHE_BYTES else 2 * OWN_CACHE_BYTES
+
+
+def cache_bytes(place: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> dict[int, int]:
+    """Bytes of a core's data caches by level, as Linux reports them (`2048K`); empty where nothing does."""
+    sizes = {}
+    for cache in sorted(place.glob("index*")):
+        try:
+            level, kind, size = ((cache / name).read_text().strip() for name in ("level", "type", "size"))
+            if kind != "Instruction":
+                sizes[int(level)] = int(size.removesuffix("K")) << 10
+        except (OSError, ValueError):
+            continue
+    return sizes
 
 
 def _on_cpu() -> bool:
@@ -395,6 +465,56 @@ def _side_by_side(slices):
 @_side_by_side.def_vmap
 def _(axis_size, batched, slices):
     return jnp.concatenate(slices, axis=-1), True  # written into a matrix, it would be a scatter under `vmap`
+
+
+# --- Images of few channels, several pixels of a row at a time ----------------------------------------------------
+
+
+def _is_of_colours(strides, pads, x, kernel) -> bool:
+    return _on_cpu() and strides == (1, 1) and kernel.shape[2] <= COLOURS and _pixels(pads, x, kernel) > 1
+
+
+def _pixels(pads, x, kernel) -> int:
+    """Pixels of a row of the result to compute at once: they see their own block of the images and the next one."""
+    outputs = x.shape[2] + sum(pads[1]) - kernel.shape[1] + 1
+    fitting = (n for n in PIXELS_AT_ONCE if outputs % n == 0 and n >= kernel.shape[1] - 1)
+    return next(fitting, 1)
+
+
+def _pixels_of_a_row(pads, precision, x, kernel):
+    """Patches wide enough for n pixels times a matrix of n shifted kernels, the rest of it zeros.
+
+    Patches of three channels take longer to lay side by side than to multiply: these are 18 numbers at a stretch and
+    half as many in all. They are kept for the backward pass.
+    """
+    (height, width, channels, features), n = kernel.shape, _pixels(pads, x, kernel)
+    x = _padded(x, (pads[0], (pads[1][0], pads[1][1] + n - width + 1)))
+    patches = _wide_patches((height, (width - 1) * channels), x.reshape(*x.shape[:2], -1, n * channels))
+    shifted = [jnp.pad(kernel, ((0, 0), (at, n - 1 - at), (0, 0), (0, 0))) for at in range(n)]
+    matrix = jnp.stack(shifted, axis=3).reshape(-1, n * features)
+    # One axis of rows: of more than one XLA makes a slower product for the kernel's gradient.
+    y = jnp.matmul(patches.reshape(-1, len(matrix)), matrix, precision=precision)
+    return y.reshape(*patches.shape[:2], -1, features)
+
+
+@_custom_backward
+def _wide_patches(how, x):
+    """Blocks `[n, H, B + 1, P]`, each with the first numbers of the next one, a few rows of them side by side."""
+    return _side_by_side(_wide_rows(how, x))
+
+
+def _wide_rows(how, x):
+    height, more = how
+    wide = jnp.concatenate([x[:, :, :-1], x[:, :, 1:, :more]], axis=-1)
+    rows = x.shape[1] - height + 1
+    return [wide[:, row : row + rows] for row in range(height)]
+
+
+def _wide_patches_backward(how, x, gradient):
+    return jax.vjp(lambda x: jnp.concatenate(_wide_rows(how, x), axis=-1), x)[1](gradient)
+
+
+_wide_patches.defvjp(lambda how, x: (_wide_patches(how, x), x), _wide_patches_backward)
 
 
 def _padded(x, pads):

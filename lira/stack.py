@@ -209,7 +209,7 @@ def _candidates(
     if all(leaf.ndim <= 2 for leaf in jax.tree.leaves(shapes.params)):
         return [("patches", widths)]
     if jax.default_backend() == "cpu":
-        tiles = ["winograd"] if recipe.precision == "float32" else []
+        tiles = ["mixed", "winograd"] if recipe.precision == "float32" else []
         return [(how, widths) for how in (*tiles, "patches", "xla")]
     several = execution.width or min(SEVERAL, widest)
     one = [("xla", [1])] if execution.width <= 1 else []

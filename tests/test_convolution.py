@@ -36,10 +36,9 @@ def conv(by, strides, padding, x, kernel):
 
 @contextmanager
 def a_few_images_at_a_time():
-    """A cache so small that a batch of six is cut on CPU, into parts of one, two or three; Winograd for any channels."""
+    """A cache so small that a batch of six is cut on CPU, into parts; Winograd for any channels."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convolution, "PATCHES_BYTES", 12_000)
-        patch.setattr(convolution, "TILES_BYTES", 12_000)
+        patch.setattr(convolution, "_tiles_bytes", lambda: 24_000)
         patch.setattr(convolution, "WINOGRAD_CHANNELS", 1)
         patch.setattr(convolution, "ROWS_AT_ONCE", 4)
         yield
@@ -57,7 +56,7 @@ def as_on_an_accelerator():
 @settings(max_examples=20)
 @given(
     place=st.sampled_from([a_few_images_at_a_time, as_on_an_accelerator]),
-    by=st.sampled_from(["patches", "winograd"]),
+    by=st.sampled_from(["patches", "winograd", "mixed"]),
     batch=st.sampled_from([1, 6]),
     size=st.sampled_from([(1, 1), (3, 3), (5, 5), (3, 1), (2, 2)]),
     strides=st.sampled_from([(1, 1), (2, 2), (1, 2)]),
@@ -85,7 +84,7 @@ def test_lowerings_agree_with_xla_in_value_and_gradients(
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=6e-5)
 
 
-@pytest.mark.parametrize("by", ["patches", "winograd"])
+@pytest.mark.parametrize("by", ["patches", "winograd", "mixed"])
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
 @pytest.mark.parametrize(("channels", "outputs"), [(3, 16), (32, 32), (128, 64)])
 def test_error_is_that_of_xlas_own_convolution_in_float32(by, strides, channels, outputs):
@@ -108,7 +107,7 @@ def test_error_is_that_of_xlas_own_convolution_in_float32(by, strides, channels,
         assert ours < max(2 * plain, 1e-6)
 
 
-@pytest.mark.parametrize("by", ["patches", "winograd"])
+@pytest.mark.parametrize("by", ["patches", "winograd", "mixed"])
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
 def test_under_vmap_it_is_a_matrix_product_without_scatter_or_convolution(by, strides):
     x, kernel = jnp.ones((3, 2, 8, 8, 16)), jnp.ones((3, 3, 3, 16, 16))
@@ -168,6 +167,59 @@ def test_first_layers_input_gradient_costs_nothing(by):
     assert products((0, 1)) == products((1,)) + less
     with a_few_images_at_a_time():
         assert products((0, 1)) == products((1,)) + less, "in the body of the loop over parts, too"
+
+
+@pytest.mark.parametrize(("channels", "narrow"), [(32, True), (64, False)])
+def test_mixed_leaves_narrow_layers_to_xla_but_for_the_kernels_gradient(channels, narrow):
+    x, kernel = jnp.ones((2, 8, 8, channels)), jnp.ones((3, 3, channels, channels))
+    back = jax.grad(lambda x, kernel: jnp.sum(conv("mixed", (1, 1), "SAME", x, kernel) ** 2), argnums=(0, 1))
+    assert jax.jit(back).lower(x, kernel).as_text().count("stablehlo.convolution") == (2 if narrow else 0)
+
+
+def _folder_of_caches(place, caches):
+    for at, (level, kind, size) in enumerate(caches):
+        (place / f"index{at}").mkdir()
+        for name, told in (("level", level), ("type", kind), ("size", size)):
+            (place / f"index{at}" / name).write_text(f"{told}\n")
+    return place
+
+
+def test_caches_are_read_as_linux_reports_them(tmp_path):
+    l1, code = ("1", "Data", "48K"), ("1", "Instruction", "64K")
+    place = _folder_of_caches(tmp_path, [l1, code, ("2", "Unified", "2048K"), ("3", "Unified", "?")])
+    assert convolution.cache_bytes(place) == {1: 48 * 1024, 2: 2 * 1024 * 1024}
+    assert convolution.cache_bytes(tmp_path / "none") == {}
+
+
+MB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("caches", "tiled", "patched"),
+    [
+        ({1: MB // 32, 2: MB, 3: 32 * MB}, 16, 4),  # AMD's: parts of 4 MB of tiles and 2 MB of patches
+        ({}, 16, 4),
+        ({2: 2 * MB, 3: 480 * MB}, 8, 2),  # Intel's: half of that
+    ],
+)
+def test_batches_are_cut_by_a_cores_own_cache(caches, tiled, patched, monkeypatch):
+    monkeypatch.setattr(convolution, "cache_bytes", lambda: caches)
+    convolution._tiles_bytes.cache_clear()
+    try:
+        x, kernel = jnp.ones((64, 16, 16, 32)), jnp.ones((3, 3, 32, 32))
+        # An image has 16 numbers of 64 tiles, of 32 channels before and after, 256 KB; or 256 rows of patches, 288 KB.
+        assert convolution._images_at_once("winograd", (1, 1), x, kernel) == tiled
+        assert convolution._images_at_once("patches", (1, 1), x, kernel) == patched
+    finally:
+        convolution._tiles_bytes.cache_clear()
+
+
+@pytest.mark.parametrize(("width", "pixels"), [(32, 4), (30, 2), (31, 1)])
+def test_images_of_few_channels_are_convolved_several_pixels_at_a_time(width, pixels):
+    """By a matrix of as many shifted kernels; a width that nothing divides has patches."""
+    x, kernel = jnp.ones((2, 8, width, 3)), jnp.ones((3, 3, 3, 16))
+    text = jax.jit(partial(conv, "patches", (1, 1), "SAME")).lower(x, kernel).as_text()
+    assert f"tensor<{9 * (pixels + 2)}x{16 * pixels}xf32>" in text
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_users_own_module_gains_the_lowering_without_change(mine, name):
             return jnp.sum(jnp.asarray(module.apply(variables, x, train=False)) ** 2)
 
     results = {how: jax.value_and_grad(loss)(variables, how) for how in LOWERINGS}
-    for how in ("patches", "winograd"):
+    for how in ("patches", "winograd", "mixed"):
         for ours, theirs in zip(*(jax.tree.leaves(results[name]) for name in (how, "xla")), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
     text = {how: jax.jit(lambda v, how=how: loss(v, how)).lower(variables).as_text() for how in LOWERINGS}

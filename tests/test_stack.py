@@ -93,7 +93,7 @@ def test_pinned_width_and_lowering_are_not_measured(monkeypatch):
 @pytest.mark.parametrize(
     ("backend", "precision", "execution", "share", "expected"),
     [
-        ("cpu", "float32", AUTO, 5, [(how, [1, 4]) for how in ("winograd", "patches", "xla")]),
+        ("cpu", "float32", AUTO, 5, [(how, [1, 4]) for how in ("mixed", "winograd", "patches", "xla")]),
         ("cpu", "bfloat16", AUTO, 16, [(how, [1, 4, 16]) for how in ("patches", "xla")]),
         ("cpu", "bfloat16", Execution(width=3), 16, [("patches", [3]), ("xla", [3])]),
         ("gpu", "float32", AUTO, 256, [("xla", [1]), ("per_model", [4])]),
