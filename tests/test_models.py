@@ -53,23 +53,22 @@ def scattering_max_pool(x):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("shape", [(3, 8, 8, 5), (2, 7, 4, 3), (2, 6, 9, 1), (1, 5, 3, 2), (2, 2, 2, 4)])
-@pytest.mark.parametrize("values", ["normal", "ties", "relu", "infinite"])
-def test_max_pool_has_flaxs_value_and_gradient(shape, dtype, values):
-    x = jax.random.normal(jax.random.key(0), shape, dtype)
-    if values == "ties":
-        x = jnp.round(x)
-    elif values == "relu":
-        x = nn.relu(x - 1)
-    elif values == "infinite":
-        x = jnp.where(x < 0.5, -jnp.inf, x).astype(dtype)
-    for call in (lambda f: f, jax.jit):
-        ours, back = jax.vjp(call(max_pool), x)
-        theirs, their_back = jax.vjp(call(scattering_max_pool), x)
-        gradient = jax.random.normal(jax.random.key(1), theirs.shape, dtype)
-        assert ours.dtype == theirs.dtype == dtype
-        np.testing.assert_array_equal(ours, theirs)
-        np.testing.assert_array_equal(back(gradient)[0], their_back(gradient)[0])
+@pytest.mark.parametrize("shape", [(3, 8, 8, 5), (2, 7, 4, 3), (2, 6, 9, 1), (1, 5, 3, 2)])
+def test_max_pool_has_flaxs_value_and_gradient(shape, dtype):
+    normal = jax.random.normal(jax.random.key(0), shape, dtype)
+    gradient = jax.random.normal(jax.random.key(1), (shape[0], shape[1] // 2, shape[2] // 2, shape[3]), dtype)
+
+    @jax.jit
+    def both(x):
+        results = [jax.vjp(pool, x) for pool in (max_pool, scattering_max_pool)]
+        return [(value, back(gradient)[0]) for value, back in results]
+
+    infinite = jnp.where(normal < 0.5, jnp.array(-jnp.inf, dtype), normal)
+    for x in (normal, jnp.round(normal), nn.relu(normal - 1), infinite):
+        ours, theirs = both(x)
+        for mine, expected in zip(ours, theirs, strict=True):
+            assert mine.dtype == expected.dtype == dtype
+            np.testing.assert_array_equal(mine, expected)
 
 
 def test_max_pool_of_a_stack_is_that_of_each_model():
