@@ -261,7 +261,7 @@ def test_dense_layer_of_many_inputs_and_few_outputs_has_the_same_gradients(input
 def test_unknown_lowering_is_refused():
     with (
         pytest.raises(
-            ValueError, match="lowering must be one of xla, per_model, patches, winograd; got 'fft'"
+            ValueError, match="lowering must be one of xla, per_model, patches, winograd, mixed; got 'fft'"
         ),
         lowering("fft"),
     ):
