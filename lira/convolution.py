@@ -150,7 +150,7 @@ def _conv_forward(by, strides, pads, precision, x, kernel):
 
 
 def _conv_backward(by, strides, pads, precision, saved, gradient):
-    x, kernel = saved
+    kernel = saved[1]
     if not _is_left_to_xla(by, kernel.shape):
         return _backward(by, strides, pads, precision, saved, gradient)
     # What of a gradient is not taken is not computed.
