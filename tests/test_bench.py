@@ -1,5 +1,6 @@
 import json
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -118,7 +119,7 @@ def test_torch_peer_of_the_fast_network_is_the_same_function(training):
 
     dataset, _, _ = bench.workload("cnn-fast", "float32")
     torch.manual_seed(0)
-    peer = _model("cnn-fast", dataset)
+    peer: Any = _model("cnn-fast", dataset)
     for norm in peer.norms:
         for values in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
             torch.nn.init.uniform_(values, 0.5, 1.5)
