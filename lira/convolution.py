@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -171,7 +172,7 @@ def _transposed(function, aval, gradient, other):
 
 def _shape_of(a, b, *, function):
     result = jax.eval_shape(function, a, b)
-    return jax.core.ShapedArray(result.shape, result.dtype)
+    return ShapedArray(result.shape, result.dtype)
 
 
 # No `custom_vmap`: it has no backward pass, and within a `custom_vjp` there would be no forward derivatives.

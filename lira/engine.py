@@ -437,7 +437,7 @@ def _train_stack(
         share = programs.epochs / recipe.epochs
         advance(len(stack) * share, len(stack) * programs.steps * recipe.batch_size)
     losses = np.concatenate(losses, axis=1)
-    finite = np.isfinite(losses).all(axis=1)
+    finite = np.asarray(np.isfinite(losses).all(axis=1))
     raw = None
     if answers_by_average(recipe, run.config.queries):
         raw = {"params": state.params, **state.statistics}

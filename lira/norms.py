@@ -16,6 +16,9 @@ from jax import lax
 
 __all__ = ["batch_norm", "joint_sums"]
 
+# Of a function with a backward pass of its own, whose last argument is not differentiated.
+_custom_backward: Any = partial(jax.custom_vjp, nondiff_argnums=(3,))
+
 
 @contextlib.contextmanager
 def joint_sums() -> Iterator[None]:
@@ -62,7 +65,7 @@ def _is_plain(module: nn.BatchNorm, *args: Any, **kwargs: Any) -> bool:
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
+@_custom_backward
 def batch_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:

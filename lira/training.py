@@ -124,7 +124,7 @@ class ModelState(NamedTuple):
     """One model in training. A stack of m models has a leading axis [m] on every leaf."""
 
     params: Any
-    statistics: dict[str, Any]  # flax's other collections, such as BatchNorm's running averages
+    statistics: Any  # flax's other collections, such as BatchNorm's running averages
     optimizer: optax.OptState  # of `_pack`ed params
     average: Any  # moving average of {"params": params, **statistics}, from zero; or None
     step: jax.Array  # int32, steps taken
@@ -282,18 +282,18 @@ def _packed_step(module, recipe, total_steps, like, state, key, batch, x, y):
     x, y = jnp.asarray(x), jnp.asarray(y)
     augment_key, dropout_key = jax.random.split(key)
     images, labels = augmented(recipe, augment_key, x[batch]), y[batch]
-    statistics = _unpack(state.statistics, like.statistics)
+    before = _unpack(state.statistics, like.statistics)
 
     def loss_of(params):
-        logits, updated = forward(module, recipe, {"params": params, **statistics}, images, dropout_key)
+        logits, updated = forward(module, recipe, {"params": params, **before}, images, dropout_key)
         return _cross_entropy(logits, labels).mean(), updated
 
     params = _unpack(state.params, like.params)
-    (loss, statistics), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
+    (loss, after), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
     step_of = optimizer(recipe, learning_rate(recipe, total_steps))
     updates, optimizer_state = step_of.update(_pack(gradient, like.params), state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
-    statistics = _pack(statistics, like.statistics)
+    statistics = _pack(after, like.statistics)
     average = state.average
     if recipe.ema:
         # Every floating-point variable, as in the authors' code: weights of one average are not evaluated with
@@ -302,7 +302,7 @@ def _packed_step(module, recipe, total_steps, like, state, key, batch, x, y):
     return ModelState(params, statistics, optimizer_state, average, state.step + 1), loss
 
 
-def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def _cross_entropy(logits: jax.Array, labels: Array) -> jax.Array:
     """Of each example, `[batch]`. A label's logit is a sum over classes, whose gradient does not scatter."""
     is_label = jnp.arange(logits.shape[-1]) == labels[:, None]
     return jax.nn.logsumexp(logits, axis=-1) - jnp.where(is_label, logits, 0).sum(axis=-1)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -31,7 +33,7 @@ def as_on_an_accelerator(monkeypatch):
     monkeypatch.setattr(norms.jax, "default_backend", lambda: "gpu")
 
 
-def layer(x, scale, bias, cotangent, momentum=0.9, **options):
+def layer(x, scale, bias, cotangent, *, momentum=0.9, **options):
     """A flax layer's value, its running averages afterwards (from 0 and 1), and its gradients."""
     module = nn.BatchNorm(use_running_average=False, momentum=momentum, epsilon=EPSILON, **options)
 
@@ -48,7 +50,7 @@ def layer(x, scale, bias, cotangent, momentum=0.9, **options):
     return y, averages, gradients
 
 
-def arguments(shape, dtype, shift=0.5):
+def arguments(shape, dtype, shift=0.5) -> tuple[Any, ...]:
     x = rng.normal(shift, 1 + np.arange(shape[-1]) % 5, shape)
     scale, bias = rng.normal(1, 0.3, shape[-1]), rng.normal(size=shape[-1])
     return *(jnp.asarray(a, dtype) for a in (x, scale, bias)), jnp.asarray(

@@ -135,7 +135,7 @@ def scoring(*signals: SignalArray | None) -> Iterator[None]:
         yield
 
 
-def device_for(*signals: SignalArray | None) -> jax.Device:
+def device_for(*signals: SignalArray | None) -> Any:
     """Where arrays are scored: where they are, else where the user said, else by their size.
 
     Small ones are scored on the CPU, whatever else there is: see ACCELERATOR_ELEMENTS.
@@ -144,7 +144,7 @@ def device_for(*signals: SignalArray | None) -> jax.Device:
     for signal in given:
         if isinstance(signal, jax.Array):
             return min(signal.devices(), key=lambda device: device.id)
-    chosen = jax.config.jax_default_device
+    chosen = getattr(jax.config, "jax_default_device", None)
     if chosen is not None:
         return jax.local_devices(backend=chosen)[0] if isinstance(chosen, str) else chosen
     default = jax.local_devices()[0]
@@ -158,7 +158,7 @@ def device_for(*signals: SignalArray | None) -> jax.Device:
 
 def _on_accelerator() -> bool:
     """Whether what is compiled here and now runs on an accelerator; outside of `scoring` nothing is."""
-    device = jax.config.jax_default_device
+    device = getattr(jax.config, "jax_default_device", None)
     return device is not None and getattr(device, "platform", device) != "cpu"
 
 
