@@ -53,6 +53,7 @@ PROGRAMS = (
     ("cnn", "bfloat16", "xla", 1),
     ("wrn-28-2", "bfloat16", "per_model", 4),
     ("cnn", "bfloat16", "per_model", 4),
+    ("cnn-fast", "bfloat16", "xla", 1),
     ("resnet18", "bfloat16", "xla", 1),
     ("mlp", "float32", "patches", 1),
     ("cnn", "bfloat16", "patches", 4),
