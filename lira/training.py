@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from lira.augment import Queries, augment, check_augmentation, query_views
+from lira.packing import pack, unpack
 from lira.signals import entropy, is_correct, logit_scaled_confidence, modified_entropy
 
 __all__ = [
@@ -41,8 +42,6 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "cos7pi16", "constant")
 PRECISIONS = ("float32", "bfloat16")
 STATISTICS = ("recomputed", "averaged")
-# So many arrays of one kind are trained as they are: to part them would read and write more than their kernels take.
-FEW_LEAVES = 8
 # What a sweep can store beside phi, from logits [..., C] and labels [...].
 SIGNALS = {
     "entropy": lambda logits, labels: entropy(logits),
@@ -125,7 +124,7 @@ class ModelState(NamedTuple):
 
     params: Any
     statistics: Any  # flax's other collections, such as BatchNorm's running averages
-    optimizer: optax.OptState  # of `_pack`ed params
+    optimizer: optax.OptState  # of packed params
     average: Any  # moving average of {"params": params, **statistics}, from zero; or None
     step: jax.Array  # int32, steps taken
 
@@ -180,7 +179,7 @@ def init_model(module: nn.Module, recipe: Recipe, total_steps: int, key: jax.Arr
     return ModelState(
         params=params,
         statistics=statistics,
-        optimizer=optimizer(recipe, learning_rate(recipe, total_steps)).init(_pack(params, params)),
+        optimizer=optimizer(recipe, learning_rate(recipe, total_steps)).init(pack(params, params)),
         average=jax.tree.map(_zero_average, dict(variables)) if recipe.ema else None,
         step=jnp.zeros((), jnp.int32),
     )
@@ -282,18 +281,18 @@ def _packed_step(module, recipe, total_steps, like, state, key, batch, x, y):
     x, y = jnp.asarray(x), jnp.asarray(y)
     augment_key, dropout_key = jax.random.split(key)
     images, labels = augmented(recipe, augment_key, x[batch]), y[batch]
-    before = _unpack(state.statistics, like.statistics)
+    before = unpack(state.statistics, like.statistics)
 
     def loss_of(params):
         logits, updated = forward(module, recipe, {"params": params, **before}, images, dropout_key)
         return _cross_entropy(logits, labels).mean(), updated
 
-    params = _unpack(state.params, like.params)
+    params = unpack(state.params, like.params)
     (loss, after), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
     step_of = optimizer(recipe, learning_rate(recipe, total_steps))
-    updates, optimizer_state = step_of.update(_pack(gradient, like.params), state.optimizer, state.params)
+    updates, optimizer_state = step_of.update(pack(gradient, like.params), state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
-    statistics = _pack(after, like.statistics)
+    statistics = pack(after, like.statistics)
     average = state.average
     if recipe.ema:
         # Every floating-point variable, as in the authors' code: weights of one average are not evaluated with
@@ -308,7 +307,7 @@ def _cross_entropy(logits: jax.Array, labels: Array) -> jax.Array:
     return jax.nn.logsumexp(logits, axis=-1) - jnp.where(is_label, logits, 0).sum(axis=-1)
 
 
-# --- A model's many small arrays as a few long ones ------------------------------------------------------------------
+# --- Packed for a program: a model's many small arrays as a few long ones --------------------------------------------
 
 
 def _packed(state: ModelState) -> ModelState:
@@ -316,10 +315,10 @@ def _packed(state: ModelState) -> ModelState:
     average = state.average
     if average is not None:
         rest = {name: value for name, value in average.items() if name != "params"}
-        average = _pack(average["params"], state.params), _pack(rest, state.statistics)
+        average = pack(average["params"], state.params), pack(rest, state.statistics)
     return state._replace(
-        params=_pack(state.params, state.params),
-        statistics=_pack(state.statistics, state.statistics),
+        params=pack(state.params, state.params),
+        statistics=pack(state.statistics, state.statistics),
         average=average,
     )
 
@@ -328,63 +327,12 @@ def _unpacked(state: ModelState, like: ModelState) -> ModelState:
     average = state.average
     if average is not None:
         params, statistics = average
-        average = {"params": _unpack(params, like.params), **_unpack(statistics, like.statistics)}
+        average = {"params": unpack(params, like.params), **unpack(statistics, like.statistics)}
     return state._replace(
-        params=_unpack(state.params, like.params),
-        statistics=_unpack(state.statistics, like.statistics),
+        params=unpack(state.params, like.params),
+        statistics=unpack(state.statistics, like.statistics),
         average=average,
     )
-
-
-def _pack(tree: Any, like: Any) -> list[Any]:
-    """A tree's leaves by the type of those of `like`, matrices apart from vectors: many on an accelerator as one array.
-
-    A kernel for each leaf would take longer to launch than its work. On CPU, where it would not, they stay as they are.
-    Matrices keep two axes, by which weight decay knows them; kernels of convolutions begin with their outputs, as GPU
-    libraries read them.
-    """
-    kinds: dict[Any, list[jax.Array]] = {}
-    for leaf, kind in zip(jax.tree.leaves(tree), map(_kind, jax.tree.leaves(like)), strict=True):
-        kinds.setdefault(kind, []).append(leaf)
-    return [
-        _joined(leaves)[(None,) * is_matrix] if _is_packed(leaves) else leaves
-        for (_, is_matrix), leaves in kinds.items()
-    ]
-
-
-def _is_packed(leaves: list[Any]) -> bool:
-    return jax.default_backend() != "cpu" and len(leaves) > FEW_LEAVES
-
-
-def _joined(leaves: list[jax.Array]) -> jax.Array:
-    return jnp.concatenate(
-        [(jnp.moveaxis(leaf, -1, 0) if leaf.ndim > 2 else leaf).ravel() for leaf in leaves]
-    )
-
-
-def _unpack(packed: list[Any], like: Any) -> Any:
-    """The tree of the shapes of `like` that was packed."""
-    kinds: dict[Any, list[jax.Array]] = {}
-    for leaf in jax.tree.leaves(like):
-        kinds.setdefault(_kind(leaf), []).append(leaf)
-    parts = {}
-    for (kind, shapes), whole in zip(kinds.items(), packed, strict=True):
-        if not isinstance(whole, list):
-            whole = jax.lax.split(whole.ravel(), [leaf.size for leaf in shapes])
-        parts[kind] = iter(whole)
-    return jax.tree.map(lambda leaf: _shaped(next(parts[_kind(leaf)]), leaf.shape), like)
-
-
-def _kind(leaf: jax.Array) -> tuple[Any, bool]:
-    return leaf.dtype, leaf.ndim > 1
-
-
-def _shaped(part: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    if part.shape == shape:
-        return part
-    if len(shape) <= 2:
-        return part.reshape(shape)
-    return jnp.moveaxis(part.reshape(shape[-1], *shape[:-1]), 0, -1)
 
 
 # --- Averages --------------------------------------------------------------------------------------------------------

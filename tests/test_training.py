@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lira import training
+from lira import packing, training
 from lira.augment import Queries
 from lira.membership import keep_mask
 from lira.signals import entropy, logit_scaled_confidence, modified_entropy
@@ -185,7 +185,7 @@ def test_variables_as_a_few_arrays_and_epochs_in_one_call_change_nothing(optimiz
 
     with jax.enable_x64(True):
         state, expected = trained(1)
-        monkeypatch.setattr(training, "FEW_LEAVES", 0)
+        monkeypatch.setattr(packing, "FEW_LEAVES", 0)
         monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
         packed, ours = trained(2)
     assert len(jax.tree.leaves(packed.optimizer)) < len(jax.tree.leaves(state.optimizer))
