@@ -51,7 +51,7 @@ def test_log_sums_survive_removing_the_model_that_dominates(kind):
     phi = adversarial_phi(kind, M, n)
     mask = np.random.default_rng(1).uniform(size=(M, n)) < 0.7
     with jax.enable_x64(True):
-        values = log_confidence(phi)
+        values = np.asarray(log_confidence(phi))
     result = leave_one_out(log_sum, values, mask)
     for without in range(M):
         # Absolute in the logarithm is relative in the probability.
