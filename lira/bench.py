@@ -233,9 +233,9 @@ def why_absent(name: str) -> str | None:
     if find_spec("torch") is None:
         return "PyTorch is not installed: pip install 'lira[bench]'"
     if name == "torch_graphs":
-        import torch  # an extra
+        from lira.bench_torch import has_cuda  # an extra
 
-        if not torch.cuda.is_available():
+        if not has_cuda():
             return "PyTorch finds no CUDA device"
     return None
 

@@ -13,7 +13,12 @@ from torch.nn import functional
 from lira.data import Dataset
 from lira.training import Recipe
 
-__all__ = ["TorchLoop"]
+__all__ = ["TorchLoop", "has_cuda"]
+
+
+def has_cuda() -> bool:
+    """Whether PyTorch finds a CUDA device."""
+    return torch.cuda.is_available()
 
 
 class TorchLoop:
