@@ -27,6 +27,7 @@ from lira.convolution import LOWERINGS, lowering
 from lira.data import Dataset
 from lira.models import build_model
 from lira.norms import joint_sums
+from lira.parallel import cores
 from lira.training import (
     Recipe,
     epoch_order,
@@ -78,9 +79,8 @@ class Programs(NamedTuple):
     epochs: int  # that one call of `train` is of
     steps: int  # that they are
     any_steps: bool  # whether a call may be of fewer steps
-    train: Callable[
-        ..., Any
-    ]  # (state, indices, first epoch, steps, x, y, keep [m, N]) -> (state, losses [m, epochs])
+    # (state, indices, first epoch, steps, x, y, keep [m, N]) -> (state, losses [m, epochs])
+    train: Callable[..., Any]
     evaluate: Callable[..., Any]  # (state, indices, x, keep) -> the variables that the models answer with
     sweep: Callable[..., Any]  # (variables, x [n, ...], y [n]) -> ({"phi": [m, n, Q], ...}, correct [m, n])
     clean: Callable[..., Any]  # as sweep, about the examples as they are, and about nothing but phi
@@ -241,7 +241,7 @@ def _device_memory() -> float:
 
 def _cores() -> int:
     """Stacks to train at a time: one a CPU core that this process may use, one on an accelerator."""
-    return len(os.sched_getaffinity(0)) if jax.default_backend() == "cpu" else 1
+    return cores() if jax.default_backend() == "cpu" else 1
 
 
 _programs: dict[Any, Programs] = {}
