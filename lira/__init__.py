@@ -11,14 +11,16 @@ The way of the data: dataset, keep mask, stack of models, signals, scores, ROC c
 """
 
 from lira import attacks, forgetting, metrics
-from lira.augment import Queries
-from lira.config import Config, Execution
-from lira.data import Dataset
-from lira.engine import plan, score, train
+from lira.data.dataset import Dataset
+from lira.data.sources import load_dataset
+from lira.engine.fill import train
+from lira.engine.plan import plan
+from lira.learning.augment import Queries
+from lira.learning.recipe import Recipe
 from lira.membership import keep_mask
-from lira.sources import load_dataset
-from lira.store import Run
-from lira.training import Recipe
+from lira.scoring import score
+from lira.store.config import Config, Execution
+from lira.store.run import Run
 from lira.versions import __version__
 
 __all__ = [

@@ -17,21 +17,29 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from lira import bench, enough, report
-from lira.audit import add_arguments, read_audit, write_audit
+from lira.bench import throughput
 from lira.cache import keep_compilations
-from lira.check import check_run
-from lira.config import Config, ConfigError, UnlearnConfig, absolute, is_unlearning, read_config
-from lira.data import Dataset
-from lira.engine import plan, pool_of, score, train
-from lira.files import read_array
-from lira.interchange import LAYOUTS, export_carlini, import_run
+from lira.data.dataset import Dataset
+from lira.data.files import read_array
+from lira.data.sources import load_dataset
+from lira.engine.fill import train
+from lira.engine.plan import plan
+from lira.exchange.audit import add_arguments, read_audit, write_audit
+from lira.exchange.export import export_carlini
+from lira.exchange.layouts import LAYOUTS, import_run
 from lira.metrics import difference
-from lira.published import Comparison, compare
-from lira.sources import load_dataset
-from lira.store import DIVERGED, DONE, Run
-from lira.unlearn import Unlearning, plan_unlearning, resolved, unlearn, with_options
-from lira.unlearning_report import report_unlearning, verdicts_table
+from lira.reporting import enough, evaluate, page, tables, write
+from lira.reporting.checks import check_run
+from lira.reporting.published import Comparison, compare
+from lira.reporting.unlearning import report_unlearning, verdicts_table
+from lira.scoring import pool_of, score
+from lira.store.config import Config, ConfigError, absolute, read_config
+from lira.store.run import DIVERGED, DONE, Run
+from lira.unlearning.config import UnlearnConfig, is_unlearning
+from lira.unlearning.directory import Unlearning
+from lira.unlearning.plan import plan_unlearning
+from lira.unlearning.protocol import unlearn
+from lira.unlearning.resolve import resolved, with_options
 
 __all__ = ["main"]
 
@@ -101,8 +109,8 @@ def _dispatch(argv: list[str], said: list[str], console: Console) -> int:
         return _exchange(verb, rest, console)
     if verb == "bench":
         parser = argparse.ArgumentParser(prog="lira bench", exit_on_error=False)
-        bench.add_arguments(parser)
-        bench.run(**vars(_parse_all(parser, rest)), console=console)
+        throughput.add_arguments(parser)
+        throughput.run(**vars(_parse_all(parser, rest)), console=console)
         return 0
     raise ConfigError(
         f"unknown command {verb!r}: the commands are run, plan, train, score, report, check, enough, compare, unlearn, "
@@ -120,10 +128,10 @@ def _stage(verb: str, argv: list[str], said: list[str], console: Console) -> int
             console.print(f"{check.status:4}  {check.name}: {check.sentence}", markup=False, highlight=False)
         return int(any(check.status == "fail" for check in checks))
     if verb == "enough":
-        curves = enough.curves_of(pool_of(run), fpr=float(report.LOW_FPR))
-        enough.write_curves(run.path, curves, float(report.LOW_FPR))
+        curves = enough.curves_of(pool_of(run), fpr=float(evaluate.LOW_FPR))
+        enough.write_curves(run.path, curves, float(evaluate.LOW_FPR))
         Console(width=max(console.width, 120), soft_wrap=True).print(
-            enough.table(curves, float(report.LOW_FPR))
+            enough.table(curves, float(evaluate.LOW_FPR))
         )
         console.print(f"{run.path}/enough.json\n{run.path}/enough.png")
         return 0
@@ -147,7 +155,7 @@ def _compare(argv: list[str], console: Console) -> int:
     run = Run.open(arguments.run)
     keep, ours = run.keep, score(run)
     if arguments.other is None:
-        against, _ = report.strongest_attack(report.evaluate(ours, keep)[0]["attacks"])
+        against, _ = evaluate.strongest_attack(evaluate.evaluate(ours, keep)[0]["attacks"])
         theirs, keep_b = dict.fromkeys(ours, ours[against]), keep
         title = f"{run.path}: each attack less {against}"
     else:
@@ -155,11 +163,11 @@ def _compare(argv: list[str], console: Console) -> int:
         theirs, keep_b = score(other), other.keep
         title = f"{run.path} less {other.path}"
     rows = {
-        name: difference(scores, theirs[name], keep, keep_b=keep_b, fpr=float(report.LOW_FPR))
+        name: difference(scores, theirs[name], keep, keep_b=keep_b, fpr=float(evaluate.LOW_FPR))
         for name, scores in ours.items()
         if name in theirs and scores is not theirs[name]
     }
-    console.print(report.differences_table(rows, title))
+    console.print(tables.differences_table(rows, title))
     return 0
 
 
@@ -264,18 +272,18 @@ def _report(
 ) -> None:
     """Write metrics.json, the pictures and report.html, and print the table."""
     keep = run.keep
-    metrics, curves = report.evaluate(scores, keep)
+    metrics, curves = evaluate.evaluate(scores, keep)
     metrics = {**metrics, "models": run.models.tolist()}
     first = next(iter(scores))
     images = dataset.x if dataset is not None and dataset.is_image else None
-    report.write_report(
+    write.write_report(
         run.path,
         metrics=metrics,
         curves=curves,
-        examples=report.example_figure(
+        examples=write.example_figure(
             run.phi, keep, scores[first], metrics["attacks"][first], run.labels, images
         ),
-        facts={**_facts(run), **report.attacks_left_out(pool_of(run, dataset))},
+        facts={**_facts(run), **page.attacks_left_out(pool_of(run, dataset))},
         warnings=said,
         checks=check_run(run),
         published=_published(run, metrics),
@@ -285,7 +293,7 @@ def _report(
 
 def _show(metrics: dict[str, Any], path: Path, console: Console) -> None:
     # A narrower terminal wraps the table; cutting it would lose the attacks' names.
-    Console(width=max(console.width, 100), soft_wrap=True).print(report.table(metrics))
+    Console(width=max(console.width, 100), soft_wrap=True).print(tables.table(metrics))
     for name in ("metrics.json", "roc.png", "attacks.png", "report.html"):
         console.print(str(path / name))
 

@@ -65,7 +65,7 @@ SCRIPT = """
 import collections, jax, numpy as np
 counted = collections.Counter()
 jax.monitoring.register_event_listener(lambda name, **_: counted.update([name.rsplit("/", 1)[1]]))
-from lira.suite import ATTACKS, Pool, attack_pool
+from lira.attacks.suite import ATTACKS, Pool, attack_pool
 from lira.membership import keep_mask
 phi = np.random.default_rng(0).normal(size=(4, 16, 1)).astype(np.float32)
 attack_pool(Pool({"phi": phi}, keep_mask(0, 4, 16)), {name: ATTACKS[name] for name in ("base", "loss_threshold")})

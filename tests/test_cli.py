@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from lira import metrics
+from lira.attacks.suite import ATTACKS
 from lira.cli import main
-from lira.sources import load_dataset
-from lira.store import Run
-from lira.suite import ATTACKS
+from lira.data.sources import load_dataset
+from lira.store.run import Run
 
 SMALL = """\
 dataset = "npz:{data}"

@@ -10,18 +10,20 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.special import logsumexp
 
+from lira import signals
 from lira.signals import (
     SaturatedWarning,
-    entropy,
     is_correct,
-    logit_scaled_confidence,
-    modified_entropy,
     phi_from_binary_logits,
     phi_from_confidences,
     phi_from_losses,
     phi_from_probabilities,
     replace_saturated,
 )
+
+# As the engine runs them, and compiled once a shape and not operation by operation.
+entropy, modified_entropy = jax.jit(signals.entropy), jax.jit(signals.modified_entropy)
+logit_scaled_confidence = jax.jit(signals.logit_scaled_confidence)
 
 
 def naive_phi(logits, labels):
@@ -126,8 +128,8 @@ def test_entropies_keep_relative_precision_at_both_ends(logits, dtype):
     expected = np.array([exact_entropies(values, label) for label in range(len(logits))])
     with jax.enable_x64(dtype == np.float64):
         tiled = np.tile(values, (len(logits), 1))
-        plain = jax.jit(entropy)(tiled)
-        modified = jax.jit(modified_entropy)(tiled, np.arange(len(logits)))
+        plain = entropy(tiled)
+        modified = modified_entropy(tiled, np.arange(len(logits)))
     assert plain.dtype == modified.dtype == dtype
     # A margin of size |z| rounds by |z| ulps, and so does its exponential; below the smallest normal number is 0.
     tolerance = {"rtol": 400 * np.finfo(dtype).eps, "atol": np.finfo(dtype).tiny}
@@ -160,7 +162,7 @@ def test_entropies_at_their_limits():
 def test_entropies_do_not_depend_on_a_common_offset_or_on_jit_and_keep_leading_axes():
     rng = np.random.default_rng(0)
     logits, labels = rng.integers(-8, 8, (2, 3, 4)).astype(np.float32), rng.integers(0, 4, (2, 3))
-    for function in (lambda z: entropy(z), lambda z: modified_entropy(z, labels)):
+    for function in (signals.entropy, lambda z: signals.modified_entropy(z, labels)):
         assert function(logits).shape == (2, 3)
         np.testing.assert_array_equal(function(logits), function(logits + 1024))
         np.testing.assert_allclose(function(logits), jax.jit(function)(logits), rtol=1e-6)

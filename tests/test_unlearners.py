@@ -7,25 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lira.training import Recipe
-from lira.unlearners import (
-    METHODS,
-    Problem,
-    apply_method,
-    descend,
-    find_method,
+from lira.learning.recipe import Recipe
+from lira.unlearners import METHODS, apply_method, find_method, method_options
+from lira.unlearners.descent import (
     finetune,
-    fisher,
-    fisher_information,
-    fold_steps,
     gradient_ascent,
     last_layer,
-    method_options,
     negrad_plus,
     random_labels,
     scrub,
     wrong_labels,
 )
+from lira.unlearners.fisher import fisher, fisher_information
+from lira.unlearners.problem import Problem, descend, fold_steps
 
 N, C = 24, 3
 rng = np.random.default_rng(0)

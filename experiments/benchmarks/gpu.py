@@ -45,12 +45,12 @@ import numpy as np
 from jax.profiler import ProfileData, ProfileOptions
 
 import lira
-from lira import bench
-from lira.arrays import write_atomically
-from lira.config import read_config
-from lira.published import PUBLISHED
-from lira.trained import check_trained
-from lira.training import steps_per_epoch
+from lira.bench import machine, throughput
+from lira.engine.trained import check_trained
+from lira.learning.recipe import steps_per_epoch
+from lira.reporting.published import PUBLISHED
+from lira.store.config import read_config
+from lira.store.zarr import write_atomically
 from lira.versions import versions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,7 +84,7 @@ class Sizes(NamedTuple):
 
 # The most telling models first.
 FULL = Sizes(
-    models=("mlp", "wrn-28-2", *(name for name in bench.MODELS if name not in ("mlp", "wrn-28-2"))),
+    models=("mlp", "wrn-28-2", *(name for name in throughput.MODELS if name not in ("mlp", "wrn-28-2"))),
     repeats=3,
     seconds=1.0,
     paper=dataclasses.replace(PAPER.recipe, precision="bfloat16"),
@@ -143,7 +143,7 @@ class Sitting:
     def dataset(self) -> lira.Dataset:
         """CIFAR-10, or some patterns of its shape for the toy, whatever data there is."""
         if self.toy:
-            few = bench.workload("cnn", "float32")[0]
+            few = throughput.workload("cnn", "float32")[0]
             return lira.Dataset.from_arrays(
                 few.x[:128], few.y[:128], x_test=few.x[128:160], y_test=few.y[128:160]
             )
@@ -163,7 +163,7 @@ class Part(NamedTuple):
 def parts(sizes: Sizes) -> list[Part]:
     """All parts in their order."""
     reserved = {"mlp": 25, "wrn-28-2": 90, "cnn": 25}
-    if bench.why_absent("torch_loop") is None:
+    if throughput.why_absent("torch_loop") is None:
         reserved |= {"mlp": 45, "wrn-28-2": 150}
     return [
         Part("device", device, 25),
@@ -185,8 +185,8 @@ def device(sitting: Sitting) -> None:
     first = jax.devices()[0]
     found = {"kind": first.device_kind, "count": jax.device_count(), "runtime": first.client.platform_version}
     sitting.keep(**found, memory_bytes=(first.memory_stats() or {}).get("bytes_limit"))
-    sitting.keep(copy_bytes_per_s=bench.copy_rate())
-    sitting.keep(matmul_flop_per_s={name: bench.matmul_rate(name) for name in ("float32", "bfloat16")})
+    sitting.keep(copy_bytes_per_s=machine.copy_rate())
+    sitting.keep(matmul_flop_per_s={name: machine.matmul_rate(name) for name in ("float32", "bfloat16")})
 
 
 def evaluation(sitting: Sitting) -> None:
@@ -217,11 +217,15 @@ def training(model: str, sitting: Sitting) -> None:
     """`lira bench` of one model: ours alone, then in turns with PyTorch's sides."""
     sizes = sitting.sizes
     rows_of = partial(
-        bench.model_rows, model, repeats=sizes.repeats, seconds=sizes.seconds, precision=precision_of(model)
+        throughput.model_rows,
+        model,
+        repeats=sizes.repeats,
+        seconds=sizes.seconds,
+        precision=precision_of(model),
     )
     rows, _ = rows_of([])
     sitting.keep(rows=rows)
-    if absent := {name: why for name in BESIDE if (why := bench.why_absent(name))}:
+    if absent := {name: why for name in BESIDE if (why := throughput.why_absent(name))}:
         sitting.keep(skipped=absent)
     if present := [name for name in BESIDE if name not in absent]:
         # PyTorch compiles for half a minute, and less for a second side of the same model.
@@ -288,8 +292,8 @@ def profile(sitting: Sitting) -> None:
     """The kernels of a training step by the time that they take, of each model as it is trained in the benchmark."""
     for model in sitting.sizes.models:
         sitting.needs(10, model)
-        dataset, recipe, _ = bench.workload(model, precision_of(model))
-        side = bench.side("lira", recipe, dataset)
+        dataset, recipe, _ = throughput.workload(model, precision_of(model))
+        side = throughput.side("lira", recipe, dataset)
         whole = steps_per_epoch(dataset.num_examples, recipe.batch_size)
         steps = whole if sitting.toy else whole * -(-20 // whole)
         steps = side.train(steps) or steps  # more, where a program is of several epochs

@@ -23,10 +23,12 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
-from lira.bench import workload
-from lira.models import build_model
-from lira.stack import epochs_at_once, stacked
-from lira.training import init_model, model_key, steps_per_epoch, train_epochs
+from lira.bench.throughput import workload
+from lira.engine.programs import epochs_at_once
+from lira.engine.stacked import stacked
+from lira.learning.models import build_model
+from lira.learning.recipe import steps_per_epoch
+from lira.learning.training import init_model, model_key, train_epochs
 
 # An H100 SXM as XLA describes it. Kernels are not tuned by trial, for want of a card to try them on.
 BANDWIDTH = 3.35e12

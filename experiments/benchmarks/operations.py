@@ -16,17 +16,17 @@ import jax
 import jax.numpy as jnp
 from jax.profiler import ProfileData
 
-from lira import bench
-from lira.augment import Queries
-from lira.models import build_model
-from lira.stack import compile_programs
+from lira.bench import throughput
+from lira.engine.programs import compile_programs
+from lira.learning.augment import Queries
+from lira.learning.models import build_model
 
 SHOWN = 12
 
 
 def main(model: str = "wrn-28-2", lowering: str = "winograd", steps: int = 3) -> None:
     """Train a few steps under the profiler and add up what each kind of operation took."""
-    dataset, recipe, _ = bench.workload(model, "float32")
+    dataset, recipe, _ = throughput.workload(model, "float32")
     module = build_model(model, dataset.num_classes)
     programs = compile_programs(module, recipe, Queries(), dataset, 1, lowering, 1)
     x, y = jnp.asarray(dataset.x), jnp.asarray(dataset.y)

@@ -3,7 +3,7 @@
 An operand is split into the nearest bfloat16 and the nearest bfloat16 to the rest; high x high, high x low and low x
 high are one convolution of three times the channels, whose products are exact and whose sum is float32's. For each way
 this prints kernels and bytes of a view as compiled; on a GPU also the seconds that 18 queries of 60,000 images take, and
-the greatest difference of phi to float32's (tests/test_query_precision.py holds those to float64).
+the greatest difference of phi to float32's (tests/learning/test_query_precision.py holds those to float64).
 
 Command:   pip install "jax[cuda12]"
            python experiments/benchmarks/queries.py [MODEL] [IMAGES]      # on a machine with a GPU
@@ -29,9 +29,9 @@ from gpu_programs import BANDWIDTH, FREE, H100, _bytes
 from jax import lax
 from jax.experimental import topologies
 
-from lira.augment import Queries
-from lira.models import build_model
-from lira.training import query
+from lira.learning.augment import Queries
+from lira.learning.evaluation import query
+from lira.learning.models import build_model
 
 QUERIES, EXAMPLES = Queries(mirror=True, shift=1), 60_000
 

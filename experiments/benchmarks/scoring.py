@@ -27,8 +27,8 @@ import numpy as np
 import scipy.stats
 
 import lira
-from lira.store import Run
-from lira.suite import ATTACKS, Pool, call_attack
+from lira.attacks.suite import ATTACKS, Pool, call_attack
+from lira.store.run import Run
 
 M, N, Q, REPEATS = 256, 50_000, 2, 5
 POPULATION, FEATURES = 10_000, 202  # CIFAR-10's test images, patch means and labels

@@ -1,0 +1,1 @@
+"""How fast the engine is here, beside loops as users write them."""

@@ -1,0 +1,103 @@
+"""Where data sets come from: digits, npz archives, image folders and tensorflow-datasets, by one name."""
+
+import dataclasses
+import difflib
+import os
+import zipfile
+import zlib
+
+import numpy as np
+
+from lira.data.dataset import ARRAYS, DataError, Dataset
+from lira.data.folder import load_folder
+from lira.data.paths import expand, one_line
+from lira.data.tfds import load_tfds
+
+__all__ = ["load_dataset"]
+_FORMS = {"digits": "digits", "npz": "npz:PATH", "folder": "folder:PATH", "tfds": "tfds:NAME"}
+
+
+def load_dataset(source: str, *, num_examples: int = 0, data_dir: str = "") -> Dataset:
+    """Load a data set by name; `$VARIABLES` and `~` in paths expand.
+
+    Args:
+        source: one of
+            `digits`: scikit-learn's 1,797 digits, uint8 `[1797, 8, 8, 1]`, without a held-out set;
+            `npz:PATH`: arrays x, y and optionally x_test, y_test, as `Dataset.from_arrays` takes them;
+            `folder:PATH`: images `train/<class>/*` and optionally `test/<class>/*`, all of one size;
+            `tfds:NAME[/CONFIG][:VERSION]`: splits `train` and optionally `test` of a tensorflow-datasets data
+            set. One that is prepared already is read without TensorFlow; otherwise it is prepared, if possible.
+        num_examples: size of a class-balanced subset of the pool, 0 for all of it. No randomness: the first of
+            every class, then the second of every class, ... until enough, in their original order. The held-out
+            set stays whole.
+        data_dir: for `tfds:` only, the directory of prepared data sets; TFDS's own by default.
+
+    Decoded images are kept under `$LIRA_CACHE` (`~/.cache/lira`) until a file of the source changes.
+
+    Raises:
+        DataError: the source is unknown, absent, broken or unfit; one line says which and what to do.
+    """
+    kind, _, place = source.partition(":")
+    if data_dir and kind != "tfds":
+        raise DataError(f"data_dir is for tfds: sources only, not for {source!r}: leave it out")
+    try:
+        match kind:
+            case "digits" if source == "digits":
+                dataset = _load_digits()
+            case "npz" if place:
+                dataset = _load_npz(expand(place))
+            case "folder" if place:
+                dataset = load_folder(expand(place))
+            case "tfds" if place:
+                dataset = load_tfds(place, expand(data_dir))
+            case _:
+                form = _FORMS[difflib.get_close_matches(kind, _FORMS, n=1, cutoff=0)[0]]
+                raise DataError(
+                    f"unknown data set {source!r}, nearest is {form}: use {', '.join(_FORMS.values())}"
+                )
+    except OSError as error:
+        raise DataError(f"{source} cannot be read ({one_line(error)}): check the path") from error
+    return _balanced_subset(dataset, num_examples) if num_examples else dataset
+
+
+def _balanced_subset(dataset: Dataset, num_examples: int) -> Dataset:
+    """The first `num_examples` by (rank within own class, class), in their original order."""
+    if not dataset.num_classes <= num_examples <= dataset.num_examples:
+        raise DataError(
+            f"num_examples must be 0 (all) or {dataset.num_classes}..{dataset.num_examples}, from one for each class "
+            f"to all that {dataset.name} has; got {num_examples}"
+        )
+    y = dataset.y
+    by_class = np.argsort(y, kind="stable")
+    rank = np.empty(len(y), dtype=np.int64)
+    rank[by_class] = np.arange(len(y)) - np.searchsorted(y[by_class], y[by_class])
+    chosen = np.sort(np.lexsort((y, rank))[:num_examples])
+    return dataclasses.replace(dataset, x=dataset.x[chosen], y=y[chosen])
+
+
+# ---- digits and npz ----
+
+
+def _load_digits() -> Dataset:
+    from sklearn.datasets import load_digits  # slow to import, and needed by this source alone
+
+    x, y = load_digits(return_X_y=True)
+    # Grey levels 0..16 spread over 0..240: exact, and in the range that images have.
+    return Dataset.from_arrays((x * 15).astype(np.uint8).reshape(-1, 8, 8, 1), y, name="digits")
+
+
+def _load_npz(path: str) -> Dataset:
+    try:
+        with open(path, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
+            if unknown := sorted(set(archive.files) - set(ARRAYS)):
+                raise DataError(f"{path} holds {', '.join(unknown)}: the valid names are {', '.join(ARRAYS)}")
+            if missing := [key for key in ("x", "y") if key not in archive.files]:
+                raise DataError(f"{path} lacks {' and '.join(missing)}: use np.savez(PATH, x=..., y=...)")
+            arrays = {key: archive[key] for key in archive.files}
+    except DataError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{path} cannot be read as an .npz file ({one_line(error)}): save it with np.savez(PATH, x=..., y=...)"
+        ) from error
+    return Dataset.from_arrays(**arrays, name=f"npz:{os.path.abspath(path)}")

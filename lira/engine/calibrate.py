@@ -1,0 +1,201 @@
+"""The width of a stack and the convolution that suit the device, found by measurement.
+
+On CPU each core trains a stack of its own (`workers`): small operations do not fill two cores, stacks do.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lira.cache import cache_directory, keep_compilations
+from lira.data.dataset import Dataset
+from lira.engine.device import MEMORY_SHARE, device_memory, stacks_at_a_time
+from lira.engine.programs import Programs, compile_programs, train_steps
+from lira.learning.augment import Queries
+from lira.learning.convolution import LOWERINGS
+from lira.learning.models import build_model
+from lira.learning.recipe import Recipe
+from lira.learning.training import init_model, model_key
+from lira.store.config import Execution
+from lira.store.zarr import write_atomically
+
+__all__ = ["programs_for", "seconds_per_step"]
+
+# A wider stack must be this much faster than the one before it for a still wider one to be tried.
+WORTHWHILE = 1.03
+# In a step of so many seconds nothing is left for more models to fill.
+LONG_STEP = 0.25
+# Seconds that a program's first call is to take for what it does only once not to count.
+LONG_CALL = 5.0
+# Widths grow by this factor: fewer compilations than doubling, and throughput is flat about its best.
+GROWTH = 4
+# Models side by side that each have convolutions of their own: more would fill the device no better, and their programs
+# are as many times as long to compile.
+SEVERAL = 4
+
+
+def programs_for(
+    recipe: Recipe,
+    queries: Queries,
+    execution: Execution,
+    dataset: Dataset,
+    models: int,
+    signals: tuple[str, ...] = (),
+) -> Programs:
+    """Compile the programs of stacks for `models` models, at the pinned width and lowering or the fastest ones.
+
+    They are asked for phi and for `signals`.
+
+    What is not pinned is measured once on this device, for this model and batch size. The choice, and what XLA
+    compiled, are kept under `$LIRA_CACHE` (`~/.cache/lira`).
+    """
+    keep_compilations()
+    module = build_model(recipe.model, dataset.num_classes)
+    workers = min(execution.workers or stacks_at_a_time(), models)
+    share = -(-models // workers)  # of each worker
+    compiled = partial(compile_programs, module, recipe, queries, dataset, workers, signals=signals)
+    candidates = _candidates(module, recipe, dataset, execution, share)
+    if execution.width and len(candidates) == 1:
+        pinned = candidates[0][0], min(execution.width, share)
+        # What does not fit by the compiler's count is tried as it was asked for, on one worker.
+        return (_fitting(compiled, *pinned) or compiled(*pinned)._replace(workers=1))._replace(why="pinned")
+    place = _cache_file(module, recipe, dataset, execution)
+    if (kept := _read_choice(place)) is not None and kept["lowering"] in dict(candidates):
+        programs = _fitting(compiled, kept["lowering"], min(kept["width"], share))
+        if programs is not None:
+            return programs._replace(why="measured before: " + kept["why"])
+    best, tried = None, []
+    for how, widths in candidates:
+        speed = 0.0
+        for width in widths:
+            candidate = _fitting(compiled, how, width)
+            if candidate is None:
+                tried.append(f"{how} {width} does not fit")
+                break
+            step = seconds_per_step(candidate, dataset)
+            faster = recipe.batch_size * candidate.models / step
+            tried.append(f"{how} {width}: {faster:,.0f}")
+            if best is None or faster > best[0]:
+                best = (faster, candidate)
+            if faster < WORTHWHILE * speed or step > LONG_STEP:
+                break
+            speed = faster
+    if best is None:
+        raise ValueError(
+            f"not even one {recipe.model} at batch size {recipe.batch_size} fits on the device: lower recipe.batch_size"
+        )
+    why = "images/s by lowering and width: " + ", ".join(tried)
+    _write_choice(place, {"width": best[1].width, "lowering": best[1].lowering, "why": why})
+    programs = _fitting(compiled, best[1].lowering, min(best[1].width, share))
+    return (programs or best[1])._replace(why=why)
+
+
+def seconds_per_step(programs: Programs, dataset: Dataset) -> float:
+    """Time of one training step of all workers' stacks, over as many steps as take half a second, or as a call takes."""
+    indices = jnp.zeros(programs.width, int)
+    x, y = jnp.asarray(dataset.x), jnp.asarray(dataset.y)
+    keep = jnp.ones((programs.width, len(y)), bool)
+    states = [programs.init(indices, x[:1]) for _ in range(programs.workers)]
+    count = 1
+
+    def run(state):
+        state, taken = train_steps(programs, state, indices, 0, count, x, y, keep)
+        return jax.block_until_ready(state), taken
+
+    with ThreadPoolExecutor(programs.workers) as workers:
+        timed = False  # not the first call of a program
+        while True:
+            began = time.perf_counter()
+            states, (taken, *_) = zip(*workers.map(run, states), strict=True)
+            seconds = time.perf_counter() - began
+            # Where a whole epoch is a program, even the first call of a slow one is long enough.
+            if seconds > (0.4 if timed else LONG_CALL):
+                return seconds / taken
+            count = max(taken + 1, int(0.5 * taken / seconds)) if timed else count
+            timed = True
+
+
+def _candidates(
+    module: nn.Module, recipe: Recipe, dataset: Dataset, execution: Execution, share: int
+) -> list[tuple[str, list[int]]]:
+    """Lowerings worth measuring for `share` models, each with the widths that are: one where nothing convolves.
+
+    On CPU Winograd in float32 alone, as bfloat16 would round its sums. On accelerators neither it nor patches, which pass
+    through memory with many times the bytes of XLA's own convolution (experiments/benchmarks/gpu_programs.py), nor groups,
+    for which libraries are slow, and each costs half a minute of compilation: one model, or a few with a convolution each.
+    """
+    widest = 1 << (share - 1).bit_length()  # a stack is filled up to its width with copies
+    if execution.width:
+        widths = [execution.width]
+    else:
+        widths = [GROWTH**i for i in range(widest.bit_length()) if GROWTH**i <= widest]
+    if execution.lowering != "auto":
+        return [(execution.lowering, widths)]
+    shapes = jax.eval_shape(partial(init_model, module, recipe, 1), model_key(0, 0), dataset.x[:1])
+    if all(leaf.ndim <= 2 for leaf in jax.tree.leaves(shapes.params)):
+        return [("patches", widths)]
+    if jax.default_backend() == "cpu":
+        tiles = ["mixed", "winograd"] if recipe.precision == "float32" else []
+        return [(how, widths) for how in (*tiles, "patches", "xla")]
+    several = execution.width or min(SEVERAL, widest)
+    one = [("xla", [1])] if execution.width <= 1 else []
+    return [*one, ("per_model", [several])] if several > 1 else one
+
+
+def _fitting(compiled: Callable[[str, int], Programs], how: str, width: int) -> Programs | None:
+    """The programs, with as many workers as there is memory for; None where there is too little for one."""
+    try:
+        programs = compiled(how, width)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            return None
+        raise
+    if programs.memory is None:
+        return programs
+    each = programs.memory // programs.workers
+    workers = min(programs.workers, int(MEMORY_SHARE * device_memory()) // max(each, 1))
+    return programs._replace(workers=workers, memory=workers * each) if workers else None
+
+
+# --- What earlier runs left -------------------------------------------------------------------------------------------
+
+
+def _cache_file(module: nn.Module, recipe: Recipe, dataset: Dataset, execution: Execution) -> Path:
+    """A file for everything that the fastest width may depend on."""
+    cost = (
+        recipe.batch_size,
+        recipe.optimizer,
+        recipe.ema > 0,
+        recipe.flip,
+        recipe.crop_pad,
+        recipe.precision,
+    )
+    device = (jax.devices()[0].device_kind, jax.device_count(), stacks_at_a_time(), jax.__version__)
+    shape = (dataset.x.shape, dataset.x.dtype.str)
+    key = hashlib.sha256(repr((module, cost, device, shape, execution, LOWERINGS)).encode()).hexdigest()
+    return cache_directory() / "calibration" / f"{key[:16]}.json"
+
+
+def _read_choice(place: Path) -> dict[str, Any] | None:
+    try:
+        choice = json.loads(place.read_text())
+        return choice if {"width", "lowering", "why"} <= choice.keys() else None
+    except (OSError, ValueError):
+        return None
+
+
+def _write_choice(place: Path, choice: dict[str, Any]) -> None:
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(place, json.dumps(choice).encode())
+    except OSError:
+        return  # measured again next time

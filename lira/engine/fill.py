@@ -1,0 +1,326 @@
+"""Training: which models next, in stacks, and what they answer stored as soon as they are done."""
+
+import datetime
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from threading import Event
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from lira.data.dataset import Dataset
+from lira.engine.calibrate import programs_for
+from lira.engine.plan import device_name
+from lira.engine.programs import Programs
+from lira.engine.progress import Bar, Clock
+from lira.engine.trained import check_trained
+from lira.learning.evaluation import answers_by_average
+from lira.store.run import DIVERGED, Run
+
+__all__ = [
+    "Data",
+    "DivergedWarning",
+    "FirstModelsWarning",
+    "Learn",
+    "Learned",
+    "accuracy_over",
+    "fill",
+    "train",
+]
+
+
+class Data(NamedTuple):
+    """A data set's arrays on the device."""
+
+    x: jax.Array
+    y: jax.Array
+    x_test: jax.Array | None
+    y_test: jax.Array | None
+
+
+class Learned(NamedTuple):
+    """A stack of the programs' width; a short one is filled up with copies, so that no program is compiled for it."""
+
+    variables: Any  # that the models answer with
+    finite: np.ndarray  # bool [width], which models stayed so
+    raw: Any = None  # the variables as they were trained, where the models answer with an average of them
+    loss: np.ndarray | None = None  # float [width], mean training loss of the last epoch
+
+
+class Learn(Protocol):
+    """Make the models `stack`, rows of a run, and tell `advance` the models and images done.
+
+    None if `stop` was set meanwhile.
+    """
+
+    def __call__(
+        self, stack: np.ndarray, data: Data, advance: Callable[[float, int], None], stop: Event, /
+    ) -> Learned | None: ...
+
+
+class DivergedWarning(UserWarning):
+    """Models whose loss or confidences stopped being finite; their pairs are left out of the attacks."""
+
+
+class FirstModelsWarning(UserWarning):
+    """The first models of a run are not what they should be."""
+
+
+def train(run: Run, dataset: Dataset, *, verb: str = "training", show_progress: bool = True) -> None:
+    """Train the run's missing models, stack by stack, and store what they answer. Interrupt it at any point.
+
+    Args:
+        run: the run; models that it holds already are not touched.
+        dataset: its data.
+        verb: what the progress bar says.
+        show_progress: draw a bar with models done, images a second and time left.
+
+    Raises:
+        RunError: the data is not the run's, or another process is writing the run.
+
+    Warns:
+        DivergedWarning: naming the models that stopped being finite.
+    """
+
+    def prepare(missing: int) -> tuple[Programs, Learn]:
+        config = run.config
+        programs = programs_for(
+            config.recipe, config.queries, config.execution, dataset, missing, config.signals
+        )
+        return programs, partial(_train_stack, run, programs)
+
+    if not fill(run, dataset, prepare, inspect=_inspect, verb=verb, show_progress=show_progress):
+        return
+    diverged = np.flatnonzero(run.done == DIVERGED)
+    if len(diverged):
+        warnings.warn(
+            f"{len(diverged)} of {run.config.num_models} models diverged and are left out of the attacks with their "
+            f"mates: {', '.join(map(str, diverged))}; a lower learning rate would help",
+            DivergedWarning,
+            stacklevel=2,
+        )
+
+
+def fill(
+    run: Run,
+    dataset: Dataset,
+    prepare: Callable[[int], tuple[Programs, Learn]],
+    *,
+    inspect: Callable[[Run, np.ndarray], None] | None = None,
+    among: np.ndarray | None = None,
+    verb: str = "training",
+    show_progress: bool = True,
+) -> int:
+    """Make the run's missing models, stack by stack, and store what they answer. Interrupt it at any point.
+
+    Args:
+        run: the run; models that it holds already are not touched.
+        dataset: its data.
+        prepare: called with the number of missing models, if any are: the programs of their stacks, and how a stack
+            learns.
+        inspect: called once with the run and the indices of the first models that are stored.
+        among: int, the models in question; all of the run by default.
+        verb: what the progress bar says.
+        show_progress: draw a bar with models done, images a second and time left.
+
+    Returns:
+        How many models were made.
+
+    Raises:
+        RunError: the data is not the run's, or another process is writing the run.
+    """
+    Run.open(run.path, dataset=dataset)
+    with run.lock():
+        among = np.arange(run.config.num_models) if among is None else among
+        missing = among[run.done[among] == 0]
+        if not len(missing):
+            return 0
+        run.require_same_models(dataset)
+        began, clock = time.time(), Clock()
+        programs, learn = prepare(len(missing))
+        session = {
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "device": device_name(),
+            "width": programs.width,
+            "workers": programs.workers,
+            "lowering": programs.lowering,
+        }
+        try:
+            with Bar(verb, len(among), len(among) - len(missing), show_progress) as bar:
+                _fill_stacks(run, dataset, programs, learn, missing, inspect, bar, clock)
+        finally:
+            session["models"] = int((run.done[missing] > 0).sum())
+            session["seconds"] = round(time.time() - began, 2)
+            # Without compilation, queries and writing: what one method costs beside another.
+            session["learning_seconds"] = round(clock.seconds / programs.workers, 4)
+            run.add_session(session)
+    return len(missing)
+
+
+# --- Stacks ----------------------------------------------------------------------------------------------------------
+
+
+def _fill_stacks(
+    run: Run,
+    dataset: Dataset,
+    programs: Programs,
+    learn: Learn,
+    missing: np.ndarray,
+    inspect: Callable[[Run, np.ndarray], None] | None,
+    bar: "Bar",
+    clock: "Clock",
+) -> None:
+    """Make and store the models `missing`; each worker takes the next stack when it is done with one.
+
+    A stack's arrays are written while the next one learns. After an error, or an interrupt, every worker stops at the
+    end of its epoch.
+    """
+    # Once, in bytes, for all stacks.
+    data = Data(*jax.device_put((dataset.x, dataset.y, dataset.x_test, dataset.y_test)))
+    stacks = iter(
+        [missing[start : start + programs.width] for start in range(0, len(missing), programs.width)]
+    )
+    stop = Event()
+    inspected = Event()
+
+    def write(stack: np.ndarray, arrays: dict[str, np.ndarray], finite: np.ndarray) -> None:
+        _write_stack(run, stack, arrays, finite)
+        sound = stack[finite[: len(stack)]]
+        if inspect and len(sound) and not inspected.is_set():
+            inspected.set()
+            inspect(run, sound)
+
+    def work() -> None:
+        written: Future[None] | None = None
+        try:
+            for stack in stacks:  # one iterator for all workers
+                with clock:
+                    learned = None if stop.is_set() else learn(stack, data, bar.advance, stop)
+                    if learned:
+                        jax.block_until_ready(learned.variables)
+                answered = learned and _answers(run, data, programs, stack, learned)
+                if written:
+                    written.result()
+                written = writer.submit(write, stack, *answered) if answered else None
+            if written:
+                written.result()
+        except BaseException:
+            stop.set()
+            raise
+
+    with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(programs.workers) as pool:
+        workers = [pool.submit(work) for _ in range(programs.workers)]
+        try:
+            for worker in workers:
+                worker.result()
+        finally:
+            stop.set()
+
+
+def _inspect(run: Run, models: np.ndarray) -> None:
+    """Warn of what is wrong with the first models before the others are trained.
+
+    Warns:
+        FirstModelsWarning: a line for each check of theirs that does not pass.
+    """
+    for check in check_trained(run, models):
+        if check.status != "ok":
+            warnings.warn(
+                f"after the first {len(models)} models: {check.sentence}", FirstModelsWarning, stacklevel=2
+            )
+
+
+def _train_stack(
+    run: Run,
+    programs: Programs,
+    stack: np.ndarray,
+    data: Data,
+    advance: Callable[[float, int], None],
+    stop: Event,
+) -> Learned | None:
+    """Train the models `stack` from scratch."""
+    recipe = run.config.recipe
+    indices = jnp.asarray(np.resize(stack, programs.width))
+    keep = jnp.asarray(run.memberships(np.resize(stack, programs.width)))
+    state = programs.init(indices, data.x[:1])
+    losses = []
+    for first in range(0, recipe.epochs, programs.epochs):
+        if stop.is_set():
+            return None
+        state, loss = programs.train(state, indices, first, programs.steps, data.x, data.y, keep)
+        losses.append(loss)
+        # One call stays in flight, so that the device need not wait for the host.
+        losses[max(len(losses) - 2, 0)].block_until_ready()
+        share = programs.epochs / recipe.epochs
+        advance(len(stack) * share, len(stack) * programs.steps * recipe.batch_size)
+    losses = np.concatenate(losses, axis=1)
+    finite = np.asarray(np.isfinite(losses).all(axis=1))
+    raw = None
+    if answers_by_average(recipe, run.config.queries):
+        raw = {"params": state.params, **state.statistics}
+    return Learned(
+        programs.evaluate(state, indices, data.x, keep), finite, raw, losses[:, -1].astype(np.float32)
+    )
+
+
+def _answers(
+    run: Run, data: Data, programs: Programs, stack: np.ndarray, learned: Learned
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Query a stack of models: a row of each array a model, and which models stayed finite."""
+    keep = run.memberships(np.resize(stack, programs.width))
+    said, correct = jax.tree.map(np.asarray, programs.sweep(learned.variables, data.x, data.y))
+    arrays = {
+        **said,
+        "accuracy_in": accuracy_over(correct, keep),
+        "accuracy_out": accuracy_over(correct, ~keep),
+        "loss_in": _mean_loss(said["phi"][:, :, 0], keep),
+    }
+    finite = learned.finite & np.isfinite(arrays["phi"]).all(axis=(1, 2))
+    if run.holds("correct"):
+        arrays["correct"] = correct
+    if data.x_test is not None:
+        said, correct = jax.tree.map(np.asarray, programs.sweep(learned.variables, data.x_test, data.y_test))
+        arrays |= {"phi_test": said["phi"], "accuracy_test": accuracy_over(correct, np.ones_like(correct))}
+        finite &= np.isfinite(said["phi"]).all(axis=(1, 2))
+    if learned.loss is not None:
+        arrays["loss_last_epoch"] = learned.loss
+    if learned.raw is not None:
+        correct = np.asarray(programs.clean(learned.raw, data.x, data.y)[1])
+        arrays |= {
+            "accuracy_raw_in": accuracy_over(correct, keep),
+            "accuracy_raw_out": accuracy_over(correct, ~keep),
+        }
+        if data.x_test is not None:
+            correct = np.asarray(programs.clean(learned.raw, data.x_test, data.y_test)[1])
+            arrays["accuracy_raw_test"] = accuracy_over(correct, np.ones_like(correct))
+    if run.config.save_params:
+        flat = jax.vmap(lambda v: ravel_pytree(v)[0].astype(jnp.float32))(learned.variables)
+        arrays["params"] = np.asarray(flat)
+    # A run of an earlier version has no place for some of them.
+    return {name: array for name, array in arrays.items() if run.holds(name)}, finite
+
+
+def _write_stack(run: Run, stack: np.ndarray, arrays: dict[str, np.ndarray], finite: np.ndarray) -> None:
+    for position, model in enumerate(stack):
+        row = {name: array[position] for name, array in arrays.items()}
+        run.write_model(int(model), row, diverged=not finite[position])
+
+
+def _mean_loss(phi: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Mean cross-entropy of each model over the examples `among`, float32 `[m]`; NaN over none. `phi` is `[m, N]`."""
+    count = among.sum(axis=1)
+    with np.errstate(invalid="ignore"):  # a diverged model's is NaN
+        total = np.where(among, np.logaddexp(0, -phi.astype(np.float64)), 0).sum(axis=1)
+    return (total / np.where(count, count, np.nan)).astype(np.float32)
+
+
+def accuracy_over(correct: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Accuracy of each model over the examples `among`, float32 `[m]`; NaN over none."""
+    count = among.sum(axis=1)
+    return ((correct & among).sum(axis=1) / np.where(count, count, np.nan)).astype(np.float32)

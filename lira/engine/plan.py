@@ -1,0 +1,89 @@
+"""What completing a run costs, before anything is spent."""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from lira.data.dataset import Dataset
+from lira.engine.calibrate import programs_for, seconds_per_step
+from lira.engine.progress import duration, size_in_words
+from lira.engine.trained import check_averaging
+from lira.learning.recipe import steps_per_epoch
+from lira.store.config import Config
+from lira.store.run import Run
+
+__all__ = ["Plan", "device_name", "plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What completing a run costs, before anything is spent."""
+
+    models: int
+    of: int
+    images: int
+    seconds: float
+    bytes_on_disk: int  # of the models' answers
+    bytes_of_scores: int  # of one attack, on disk as well
+    bytes_on_device: int | None
+    width: int
+    workers: int
+    lowering: str
+    why: str
+    device: str
+    warning: str = ""
+
+    def __str__(self) -> str:
+        """Two lines for a terminal."""
+        memory = "unknown" if self.bytes_on_device is None else size_in_words(self.bytes_on_device)
+        return (
+            f"{self.models} of {self.of} models to train, {self.images:,} images, about {duration(self.seconds)} "
+            f"on {self.device} ({self.workers} x {self.width} side by side, convolutions by {self.lowering}); "
+            f"{memory} on the device, {size_in_words(self.bytes_on_disk)} on disk and "
+            f"{size_in_words(self.bytes_of_scores)} for the scores of each attack"
+            + (f"\n{self.why}" if self.why else "")
+            + (f"\nwarning: {self.warning}" if self.warning else "")
+        )
+
+
+def plan(config: Config, dataset: Dataset, run: Run | None = None) -> Plan:
+    """Estimate the cost of `config`, or of what `run` still lacks, by timing a few steps of a real stack."""
+    recipe, queries = config.recipe, config.queries
+    recipe.check(dataset.num_examples, dataset.x.shape[1:])
+    queries.check(dataset.x.shape[1:])
+    missing = np.arange(config.num_models) if run is None else np.flatnonzero(run.done == 0)
+    steps = steps_per_epoch(dataset.num_examples, recipe.batch_size) * recipe.epochs
+    sides = dataset.num_examples + (0 if dataset.y_test is None else len(dataset.y_test))
+    values = sides + dataset.num_examples * sum(
+        dataset.num_classes if name == "logits" else 1 for name in config.signals
+    )
+    row = values * len(queries.views) * 4 + dataset.num_examples
+    averaging = check_averaging(recipe, steps)
+    seconds, programs = 0.0, None
+    if len(missing):
+        programs = programs_for(recipe, queries, config.execution, dataset, len(missing), config.signals)
+        per_step = seconds_per_step(programs, dataset)
+        rounds = -(-len(missing) // programs.models)
+        # A query costs a forward pass, a third of a training step's work.
+        asked = sides * len(queries.views) / recipe.batch_size / 3
+        seconds = rounds * per_step * (steps + asked)
+    return Plan(
+        models=len(missing),
+        of=config.num_models,
+        images=len(missing) * steps * recipe.batch_size,
+        seconds=seconds,
+        bytes_on_disk=config.num_models * row,
+        bytes_of_scores=config.num_models * dataset.num_examples * 4,
+        bytes_on_device=programs.memory if programs else 0,
+        width=programs.width if programs else 0,
+        workers=programs.workers if programs else 0,
+        lowering=programs.lowering if programs else "-",
+        why=programs.why if programs else "",
+        device=device_name(),
+        warning=averaging.sentence if averaging and averaging.status != "ok" else "",
+    )
+
+
+def device_name() -> str:
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"

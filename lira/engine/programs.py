@@ -1,0 +1,216 @@
+"""The compiled programs of a stack: train, evaluate, ask."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lira.data.dataset import Dataset
+from lira.engine.cpu import slow_in_loops, step_by_step
+from lira.engine.device import MEMORY_SHARE, device_memory
+from lira.engine.stacked import compiled_once, made_when_called, models_in, stacked
+from lira.engine.sweep import sweep_program
+from lira.learning.augment import Queries
+from lira.learning.evaluation import evaluated
+from lira.learning.recipe import Recipe, steps_per_epoch
+from lira.learning.training import epoch_order, init_model, model_key, train_epochs, train_step
+
+__all__ = ["Programs", "compile_programs", "epochs_at_once", "fit_beside", "train_steps"]
+# Epochs of fewer steps than this are trained several at a time on accelerators.
+STEPS_AT_ONCE = 128
+
+
+class Programs(NamedTuple):
+    """The compiled programs of a stack of `width` models, of which `workers` threads each run their own."""
+
+    width: int
+    workers: int
+    lowering: str
+    why: str  # how they were chosen, for people
+    init: Callable[..., Any]  # (indices [m], x [1, ...]) -> state
+    epochs: int  # that one call of `train` is of
+    steps: int  # that they are
+    any_steps: bool  # whether a call may be of fewer steps
+    # (state, indices, first epoch, steps, x, y, keep [m, N]) -> (state, losses [m, epochs])
+    train: Callable[..., Any]
+    evaluate: Callable[..., Any]  # (state, indices, x, keep) -> the variables that the models answer with
+    sweep: Callable[..., Any]  # (variables, x [n, ...], y [n]) -> ({"phi": [m, n, Q], ...}, correct [m, n])
+    clean: Callable[..., Any]  # as sweep, about the examples as they are, and about nothing but phi
+    memory: int | None  # bytes that the stacks of all workers hold on the device, as the compiler reports
+    traffic: (
+        float | None
+    )  # bytes that one training step of one stack reads and writes, as the compiler counts
+
+    @property
+    def models(self) -> int:
+        """Models in training at a time."""
+        return self.width * self.workers
+
+
+def train_steps(
+    programs: Programs, state: Any, indices: jax.Array, first: int, steps: int, x, y, keep
+) -> tuple[Any, int]:
+    """Train a stack for `steps` steps from epoch `first` on, or more where programs are of whole epochs; and how many."""
+    taken = 0
+    while taken < steps:
+        count = min(programs.steps, steps - taken) if programs.any_steps else programs.steps
+        epoch = first + taken // programs.steps * programs.epochs
+        state, _ = programs.train(state, indices, epoch, count, x, y, keep)
+        taken += count
+    return state, taken
+
+
+_programs: dict[Any, Programs] = {}
+
+
+def compile_programs(
+    module: nn.Module,
+    recipe: Recipe,
+    queries: Queries,
+    dataset: Dataset,
+    workers: int,
+    how: str,
+    width: int,
+    signals: tuple[str, ...] = (),
+) -> Programs:
+    """Compile, or take the last programs compiled: planning and training then share them."""
+    key = (module, recipe, queries, dataset.fingerprint, how, width, signals)
+    if key not in _programs:
+        built = _build(module, recipe, queries, dataset, how, width, signals)
+        _programs.clear()
+        _programs[key] = built
+    built = _programs[key]
+    return built._replace(workers=workers, memory=built.memory and workers * built.memory)
+
+
+def _build(
+    module: nn.Module,
+    recipe: Recipe,
+    queries: Queries,
+    dataset: Dataset,
+    how: str,
+    width: int,
+    signals: tuple[str, ...],
+) -> Programs:
+    total_steps = steps_per_epoch(dataset.num_examples, recipe.batch_size) * recipe.epochs
+
+    def init(index, x):
+        return init_model(module, recipe, total_steps, model_key(recipe.seed, index), x)
+
+    whole = steps_per_epoch(dataset.num_examples, recipe.batch_size)
+    any_steps = jax.default_backend() == "cpu"
+    several = 1 if any_steps else epochs_at_once(recipe, whole)
+
+    def epochs(state, index, first, stop, x, y, keep):
+        key = model_key(recipe.seed, index)
+        # A number that the compiler knows: nothing asks the host after each step whether another follows.
+        stop = stop if any_steps else whole
+        return train_epochs(module, recipe, total_steps, state, key, first, several, stop, x, y, keep)
+
+    def order(index, number, keep):
+        return epoch_order(recipe, model_key(recipe.seed, index), number, keep)
+
+    def step(state, index, number, at, order, x, y):
+        key = model_key(recipe.seed, index)
+        return train_step(module, recipe, total_steps, state, key, number, at, order, x, y)
+
+    def answer(state, index, x, keep):
+        return evaluated(module, recipe, queries, state, model_key(recipe.seed, index), x, keep)
+
+    indices = jnp.zeros(width, int)
+    x, y = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (dataset.x, dataset.y))
+    keep = jax.ShapeDtypeStruct((width, len(dataset.y)), bool)
+    stacked_init = stacked(how, init, 0, None)
+    state = jax.eval_shape(stacked_init, indices, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
+    slow_loops = slow_in_loops(how)
+    if slow_loops:
+        # Each step is a program of its own.
+        stacked_order = stacked(how, order, 0, None, 0)
+        orders = jax.eval_shape(stacked_order, indices, 0, keep)
+        one_step = stacked(how, step, 0, 0, None, None, 0, None, None, donate_argnums=0)
+        compiled = one_step.lower(state, indices, 0, 0, orders, x, y).compile()
+        train = partial(step_by_step, stacked_order, compiled)
+    else:
+        of_stack = stacked(how, epochs, 0, 0, None, None, None, None, 0, donate_argnums=0)
+        compiled = train = of_stack.lower(state, indices, 0, 0, x, y, keep).compile()
+    usage = compiled.memory_analysis()
+    memory = None if usage is None else usage.argument_size_in_bytes + usage.temp_size_in_bytes
+    evaluate = stacked("patches" if slow_loops else how, answer, 0, 0, None, 0)
+    variables = jax.eval_shape(evaluate, state, indices, x, keep)
+    sweep = partial(sweep_program, module, recipe, how, variables, x, y, usage and usage.temp_size_in_bytes)
+    # The compiler counts the bodies of loops once, however often they turn.
+    traffic = (compiled.cost_analysis() or {}).get("bytes accessed")
+    return Programs(
+        width=width,
+        workers=1,
+        lowering=how,
+        why="",
+        init=compiled_once(stacked_init),
+        epochs=several,
+        steps=several * whole,
+        any_steps=any_steps,
+        train=train,
+        evaluate=compiled_once(evaluate),
+        sweep=made_when_called(partial(sweep, queries, signals)),
+        clean=made_when_called(partial(sweep, Queries(), ())),
+        memory=memory,
+        traffic=traffic,
+    )
+
+
+def epochs_at_once(recipe: Recipe, steps: int) -> int:
+    """Epochs of so many steps that an accelerator trains in one call: a divisor of all, so that one program serves."""
+    divisors = (n for n in range(1, recipe.epochs + 1) if recipe.epochs % n == 0)
+    return max(n for n in divisors if n == 1 or n * steps <= STEPS_AT_ONCE)
+
+
+def fit_beside(
+    programs: Programs, function: Callable[..., Any], axes: tuple[int | None, ...], arguments: tuple[Any, ...]
+) -> tuple[Programs, Callable[..., Any]]:
+    """Compile another function of one model for the stacks of `programs`.
+
+    Its convolutions are theirs, but patches in place of XLA's own on CPU, which are slow within loops. Where it takes more
+    memory than training, fewer workers call it, or it goes through a stack in narrower parts.
+
+    Args:
+        programs: of the stacks.
+        function: of one model.
+        axes: of its arguments, 0 for those that models have their own of and None for shared ones.
+        arguments: arrays or shapes of them for a stack of `programs.width` models.
+
+    Returns:
+        The programs with as many workers as there is memory for, and the compiled function of a stack.
+    """
+    how = "patches" if slow_in_loops(programs.lowering) else programs.lowering
+    jitted = stacked(how, function, *axes)
+    for width in (w for w in range(programs.width, 0, -1) if programs.width % w == 0):
+        shapes = [
+            jax.ShapeDtypeStruct((width, *a.shape[1:]) if axis == 0 else a.shape, a.dtype)
+            for a, axis in zip(arguments, axes, strict=True)
+        ]
+        try:
+            compiled = jitted.lower(*shapes).compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" in str(error):
+                continue
+            raise
+        usage = compiled.memory_analysis()
+        each = 0 if usage is None else usage.argument_size_in_bytes + usage.temp_size_in_bytes
+        if workers := min(programs.workers, int(MEMORY_SHARE * device_memory()) // max(each, 1)):
+            return programs._replace(workers=workers), partial(_by_parts, compiled, axes, width)
+    raise ValueError("not even one model fits on the device: lower recipe.batch_size")
+
+
+def _by_parts(compiled, axes, width: int, *arguments):
+    """Call a function compiled for `width` models on a whole stack, one part after the other."""
+    models = models_in(axes, arguments)
+    if models == width:
+        return compiled(*arguments)
+    parts = [
+        compiled(*(a[at : at + width] if axis == 0 else a for a, axis in zip(arguments, axes, strict=True)))
+        for at in range(0, models, width)
+    ]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)

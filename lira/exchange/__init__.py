@@ -1,0 +1,1 @@
+"""Models that other code trained: files of confidences, foreign directories, audits."""

@@ -1,0 +1,233 @@
+"""Anyone's confidences: one model's values become phi, and what does not fit its labels is refused."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lira.signals import (
+    entropy,
+    is_correct,
+    logit_scaled_confidence,
+    modified_entropy,
+    phi_from_binary_logits,
+    phi_from_confidences,
+    phi_from_losses,
+    phi_from_probabilities,
+)
+
+__all__ = ["KINDS", "as_keep", "as_labels", "to_entropies", "to_phi"]
+
+KINDS = ("phi", "logits", "confidences", "losses")
+# Values converted at once: 64 MiB in float64.
+BLOCK_VALUES = 1 << 23
+
+
+def to_phi(kind: str, values: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Turn one model's values into phi.
+
+    What the axes mean follows from the kind alone, but for confidences:
+
+    - phi, losses: `[N]`, or `[N, Q]` with Q queries.
+    - logits: `[N, C]` or `[N, Q, C]`; `[N]`, `[N, 1]` or `[N, Q, 1]` are one logit of a binary classifier, for
+      class 1. Two axes are never queries of one logit.
+    - confidences: `[N]` or `[N, Q]` of the label's class; where labels are given and every row of the last of two or
+      three axes sums to 1, whole probability vectors `[N, C]` or `[N, Q, C]`.
+
+    Args:
+        kind: one of `KINDS`.
+        values: number `[N, ...]`.
+        labels: int `[N]`; logits and probability vectors need them.
+
+    Returns:
+        phi, float64 `[N, Q]`, infinite where a confidence is saturated (see `signals.replace_saturated`); and whether
+        the clean query, the first, is classified right, bool `[N]`, None where only the label's class is known.
+
+    Raises:
+        ValueError: the axes or labels do not fit, a value is NaN or impossible for its kind, or logits look like
+            probabilities.
+
+    >>> phi, correct = to_phi("logits", np.array([[2.0, 5.0], [1.0, 0.0]]), np.array([1, 1]))
+    >>> print(phi.tolist(), correct)
+    [[3.0], [-1.0]] [ True False]
+    """
+    kind, values, known = _with_axes(kind, values, labels)
+    if kind in ("phi", "losses", "confidences"):
+        convert = {"phi": np.float64, "losses": phi_from_losses, "confidences": phi_from_confidences}[kind]
+        phi, correct = np.asarray(convert(values)), None
+        _check_nan(phi)
+        return phi, correct
+    phi, correct = np.empty(values.shape[:2]), np.empty(len(values), bool)
+    for block in _blocks(values):
+        part = np.asarray(values[block])
+        asked = np.broadcast_to(known[block, None], part.shape[:2])
+        if part.shape[-1] == 1:
+            phi[block] = phi_from_binary_logits(part[..., 0], asked)
+            correct[block] = phi[block, 0] > 0
+        elif kind == "probabilities":
+            phi[block] = phi_from_probabilities(part, asked)
+            correct[block] = part[:, 0].argmax(axis=-1) == known[block]
+        else:
+            with jax.enable_x64(True):
+                phi[block], correct[block] = _of_logits(part, asked)
+    _check_nan(phi)
+    return phi, correct
+
+
+def to_entropies(kind: str, values: np.ndarray, labels: np.ndarray | None) -> dict[str, np.ndarray]:
+    """The entropy and the modified entropy of one model's values, where these say what all classes get.
+
+    Args:
+        kind: as for `to_phi`.
+        values: as for `to_phi`.
+        labels: as for `to_phi`.
+
+    Returns:
+        entropy and modified_entropy, float64 `[N, Q]` in nats, from logits and from whole probability vectors; nothing
+        from values of the label's class alone. A probability of 0 counts as the smallest float64.
+
+    Raises:
+        ValueError: as `to_phi`.
+    """
+    kind, values, known = _with_axes(kind, values, labels)
+    if kind not in ("logits", "probabilities"):
+        return {}
+    found = {name: np.empty(values.shape[:2]) for name in ("entropy", "modified_entropy")}
+    for block in _blocks(values):
+        part = np.asarray(values[block], np.float64)
+        asked = np.broadcast_to(known[block, None], part.shape[:2])
+        if part.shape[-1] == 1:
+            part = np.concatenate([np.zeros_like(part), part], axis=-1)
+        elif kind == "probabilities":
+            part = np.log(np.maximum(part, np.finfo(np.float64).tiny))
+        with jax.enable_x64(True):
+            found["entropy"][block], found["modified_entropy"][block] = _entropies(part, asked)
+    return found
+
+
+def _with_axes(
+    kind: str, values: np.ndarray, labels: np.ndarray | None
+) -> tuple[str, np.ndarray, np.ndarray]:
+    """The kind, "probabilities" for whole vectors of confidences; values `[N, Q]`, or `[N, Q, C]` of vectors; labels.
+
+    Where the kind needs no labels, they are empty.
+    """
+    if labels is not None and len(labels) != len(values):
+        raise ValueError(
+            f"has {len(values):,} rows, but there are {len(labels):,} labels: give each row its own"
+        )
+    axes = values.ndim
+    if (
+        kind == "confidences"
+        and labels is not None
+        and axes > 1
+        and values.shape[-1] > 1
+        and _sums_to_one(values)
+    ):
+        kind = "probabilities"
+    most = 3 if kind in ("logits", "probabilities") else 2
+    if not 1 <= axes <= most:
+        wanted = {"logits": "[N], [N, C] or [N, Q, C]"}.get(kind, "[N] or [N, Q]")
+        hint = "; probability vectors need labels and rows that sum to 1" if kind == "confidences" else ""
+        raise ValueError(f"has a shape of {values.shape} for a model; {kind} are {wanted}{hint}")
+    if kind in ("phi", "losses", "confidences"):
+        return kind, values if axes == 2 else values[:, None], np.empty(0, np.int32)
+    if labels is None:
+        raise ValueError(f"{kind} need labels: give them, or the label's own confidence")
+    if axes == 1:
+        values = values[:, None]
+    if values.ndim == 2:
+        values = values[:, None, :]  # one query
+    C = values.shape[-1]
+    if labels.max() >= max(C, 2):
+        raise ValueError(f"has {C} classes on its last axis, but labels go up to {labels.max()}")
+    if kind == "logits" and _are_probabilities(values):
+        raise ValueError(
+            "looks like probabilities (in [0, 1], summing to 1), not logits: give it as confidences"
+        )
+    return kind, values, labels
+
+
+@jax.jit
+def _of_logits(logits, labels) -> tuple[jax.Array, jax.Array]:
+    """Phi `[n, Q]` in float64, and whether the first query is right."""
+    return (
+        logit_scaled_confidence(logits.astype(jnp.float64), labels),
+        is_correct(logits[:, 0], labels[:, 0]),
+    )
+
+
+@jax.jit
+def _entropies(logits, labels) -> tuple[jax.Array, jax.Array]:
+    return entropy(logits), modified_entropy(logits, labels)
+
+
+def as_keep(values: np.ndarray, name: str = "keep") -> np.ndarray:
+    """Membership as bool, from booleans or numbers that are 0 or 1.
+
+    Raises:
+        ValueError: another value, such as an index of a member.
+    """
+    values = np.asarray(values)
+    if values.dtype == bool:
+        return values
+    if not np.isin(values, (0, 1)).all():
+        bad = values[~np.isin(values, (0, 1))][0]
+        raise ValueError(
+            f"{name} must be true or false (1 or 0) for every example; got {bad:g}: not indices of members"
+        )
+    return values == 1
+
+
+def as_labels(values: np.ndarray, num_examples: int) -> np.ndarray:
+    """Labels as int32 `[N]`.
+
+    Raises:
+        ValueError: another shape, a label that is no class number, or one class only.
+    """
+    values = np.asarray(values)
+    if 1 in values.shape and values.ndim == 2:
+        values = values.ravel()
+    if values.shape != (num_examples,):
+        raise ValueError(
+            f"labels must be [N] = [{num_examples}], one an example; got shape {values.shape}: argmax one-hot rows"
+        )
+    whole = np.isfinite(values) & (values >= 0) & (values < 2**31) & (values == np.floor(values))
+    if not whole.all():
+        row = int(whole.argmin())
+        raise ValueError(f"labels[{row}] is {values[row]:g}, not a class number: use 0, 1, ...")
+    if values.min() == values.max():
+        raise ValueError(f"labels hold one class only, {values[0]:g}: an audit needs two")
+    return values.astype(np.int32)
+
+
+def _sums_to_one(values: np.ndarray) -> bool:
+    return all(
+        np.allclose(np.sum(values[block], axis=-1, dtype=np.float64), 1, atol=1e-3)
+        for block in _blocks(values)
+    )
+
+
+def _are_probabilities(values: np.ndarray) -> bool:
+    """Whether all of logits `[N, Q, C]` could be probabilities: in [0, 1], and summing to 1 if C > 1."""
+    for block in _blocks(values):
+        part = values[block]
+        if not (part.min() >= 0 and part.max() <= 1):
+            return False
+    return values.shape[-1] == 1 or _sums_to_one(values)
+
+
+def _check_nan(phi: np.ndarray) -> None:
+    nan = np.isnan(phi)
+    if nan.any():
+        example, query = np.argwhere(nan)[0]
+        raise ValueError(
+            f"is NaN at example {example}, query {query} ({int(nan.sum()):,} in all): leave that model out"
+        )
+
+
+def _blocks(values: np.ndarray) -> Iterator[slice]:
+    """Slices of examples, so that a memory map is never in memory as a whole."""
+    step = max(1, BLOCK_VALUES // max(1, int(np.prod(values.shape[1:]))))
+    return (slice(start, start + step) for start in range(0, len(values), step))

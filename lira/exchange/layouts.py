@@ -1,0 +1,281 @@
+"""Runs of other code: read their directories into a run.
+
+    carlini         DIR/y_train.npy [N], DIR/experiment-{i}_{n}/{keep.npy [N], logits/{epoch:010}.npy [N, 1, Q, C],
+                    scores/{epoch:010}.npy [N, Q], hparams.json}: the code of Carlini et al. 2022
+    pytorch         DIR/{i}/{keep.npy [N], logits.npy [N, Q, C], scores.npy [N, Q]}: its PyTorch port
+    privacy-meter   DIR/models/memberships.npy [M, N], DIR/signals/*_signals.npy [N, M]: ML Privacy Meter
+
+Logits are preferred to scores, which these codes compute with probabilities that saturate.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lira.data.files import read_array
+from lira.exchange.confidences import as_keep, as_labels, to_entropies, to_phi
+from lira.membership import pair_rows
+from lira.metrics.alignment import member_z, require_aligned
+from lira.signals import replace_saturated
+from lira.store.run import Run
+
+__all__ = ["LAYOUTS", "LayoutError", "import_run"]
+
+
+class LayoutError(ValueError):
+    """A directory that does not hold what its layout promises; the message names the file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """What a directory holds, opened but not read: `signals[m]` is a model's logits [N, Q, C] or phi [N, Q]."""
+
+    names: list[str]  # of the models, for messages
+    keep: np.ndarray  # bool [M, N]
+    labels: np.ndarray | None  # int [N]
+    kind: str  # logits or phi
+    signals: Sequence[np.ndarray]
+    source: dict[str, Any]  # more for provenance.json
+
+
+def import_run(
+    layout: str,
+    place: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    labels: np.ndarray | None = None,
+) -> Run:
+    """Make a run directory of what other code left behind; `lira score` and `lira report` work on it.
+
+    Everything is checked before the run appears. Files are mapped, and one model is in memory at a time.
+
+    Args:
+        layout: one of `LAYOUTS`.
+        place: the directory to read.
+        path: the run directory to make, new or empty.
+        labels: int `[N]`, where the layout has none of its own; logits need them.
+
+    Raises:
+        LayoutError: files are missing, of shapes or epochs that disagree, or hold what cannot be: NaN, labels that the
+            logits contradict, memberships that the confidences contradict.
+        RunError: the run directory cannot be made.
+    """
+    place = Path(place).expanduser().absolute()
+    if layout not in LAYOUTS:
+        raise LayoutError(f"unknown layout {layout!r}: the layouts are {', '.join(LAYOUTS)}")
+    if not place.is_dir():
+        raise LayoutError(f"{place}: is not a directory")
+    found = LAYOUTS[layout](place)
+    N = found.keep.shape[1]
+    for row, name in zip(found.keep, found.names, strict=True):
+        if row.all() or not row.any():
+            raise LayoutError(
+                f"{place}: {name} was trained on {'all' if row.all() else 'none'} of the examples"
+            )
+    try:
+        given = found.labels if labels is None else labels
+        known = None if given is None else as_labels(given, N)
+    except ValueError as error:
+        raise LayoutError(f"{place}: {error}") from error
+    if found.source["requested"] != len(found.keep):
+        warnings.warn(
+            f"{place}: {len(found.keep)} of {found.source['requested']} models are there", stacklevel=2
+        )
+    found = _paired(found)
+    source = {"layout": layout, "path": str(place), **found.source}
+    unknown = np.full(N, -1)
+    return Run.from_models(
+        path, found.keep, unknown if known is None else known, _rows(place, found, known), source=source
+    )
+
+
+def _paired(found: _Found) -> _Found:
+    """The models in complementary pairs, where that is the pool's design; those without a mate are left out."""
+    order = pair_rows(found.keep)
+    if not len(order):
+        return found
+    lost = sorted(set(range(len(found.keep))) - set(order.tolist()))
+    if lost:
+        warnings.warn(
+            f"{', '.join(found.names[m] for m in lost)}: left out, because the other models are complementary pairs and "
+            f"the mate is missing",
+            stacklevel=3,
+        )
+    return dataclasses.replace(
+        found,
+        names=[found.names[m] for m in order],
+        keep=found.keep[order],
+        signals=[found.signals[m] for m in order],
+    )
+
+
+def _rows(place: Path, found: _Found, labels: np.ndarray | None) -> Iterator[dict[str, np.ndarray]]:
+    """Each model's arrays; after the last, whether all of them fit the labels and the memberships."""
+    accuracies, z = [], []
+    for name, keep, values in zip(found.names, found.keep, found.signals, strict=True):
+        try:
+            phi, correct = to_phi(found.kind, values, labels)
+            if np.isinf(phi).any():
+                raise ValueError("holds infinite confidences: leave that model out")
+        except ValueError as error:
+            raise LayoutError(f"{place}: {name}: {error}") from error
+        inside, outside = (
+            (np.nan, np.nan) if correct is None else (correct[keep].mean(), correct[~keep].mean())
+        )
+        accuracies.append(inside)
+        z.append(member_z(phi, keep))
+        arrays = {
+            "phi": phi.astype(np.float32),
+            "accuracy_in": np.float32(inside),
+            "accuracy_out": np.float32(outside),
+            "accuracy_test": np.float32(np.nan),
+        }
+        entropies = to_entropies(found.kind, values, labels)
+        arrays |= {name: each.astype(np.float32) for name, each in entropies.items()}
+        if found.kind == "logits":
+            arrays["logits"] = np.asarray(values, np.float32)
+        yield arrays
+    try:
+        require_aligned(np.array(accuracies), np.array(z), found.keep, labels)
+    except ValueError as error:
+        raise LayoutError(f"{place}: {error}") from error
+
+
+# --- The layouts ----------------------------------------------------------------------------------------------------
+
+
+def _carlini(place: Path) -> _Found:
+    folders = _numbered(place, r"experiment-(\d+)_(\d+)", "experiment-{i}_{n}")
+    requested = {int(match[2]) for match in folders.values()}
+    if len(requested) > 1:
+        counts = ", ".join(map(str, sorted(requested)))
+        raise LayoutError(f"{place}: holds experiments of {counts} models each: keep one set in a directory")
+    newest = [_last_epoch(folder) for folder in folders]
+    kind = "logits" if all("logits" in each for each in newest) else "scores"
+    for folder, each in zip(folders, newest, strict=True):
+        if kind not in each:
+            raise LayoutError(
+                f"{folder}: has neither logits/*.npy nor scores/*.npy: finish that model or remove it"
+            )
+    files = [each[kind] for each in newest]
+    for file in files:
+        if int(file.stem) != int(files[0].stem):
+            raise LayoutError(
+                f"{file}: is this model's last epoch, and {files[0].name} that of {files[0].parts[-3]}: bring all "
+                f"models to one epoch, or remove the later files"
+            )
+    signals = _same_shapes(files, 4 if kind == "logits" else 2)
+    if kind == "logits":
+        if signals[0].shape[1] != 1:
+            raise LayoutError(f"{files[0]}: must be [N, 1, Q, C]; got {signals[0].shape}")
+        signals = [each[:, 0] for each in signals]
+    source = {
+        "file": f"{kind}/{files[0].name}",
+        "epoch": int(files[0].stem),
+        "requested": requested.pop(),
+        "hparams": _read_hparams(next(iter(folders)) / "hparams.json"),
+    }
+    names = [folder.name for folder in folders]
+    labels = np.asarray(read_array(place / "y_train.npy"))
+    keep = _keep(folders, len(signals[0]))
+    return _Found(names, keep, labels, "logits" if kind == "logits" else "phi", signals, source)
+
+
+def _pytorch(place: Path) -> _Found:
+    folders = _numbered(place, r"(\d+)", "{i}")
+    kind = "logits" if all((folder / "logits.npy").exists() for folder in folders) else "scores"
+    signals = _same_shapes([folder / f"{kind}.npy" for folder in folders], 3 if kind == "logits" else 2)
+    keep = _keep(folders, len(signals[0]))
+    numbers = [int(match[1]) for match in folders.values()]
+    source = {"file": f"{kind}.npy", "requested": numbers[-1] - numbers[0] + 1}
+    names = [folder.name for folder in folders]
+    return _Found(names, keep, None, "logits" if kind == "logits" else "phi", signals, source)
+
+
+def _privacy_meter(place: Path) -> _Found:
+    keep = as_keep(np.asarray(read_array(place / "models" / "memberships.npy")), "memberships.npy")
+    files = [place / "signals" / f"{name}_signals.npy" for name in ("rmia", "loss")]
+    file = next((each for each in files if each.exists()), files[0])
+    values = np.asarray(read_array(file))
+    if keep.ndim != 2 or values.shape != keep.shape[::-1]:
+        turned = "; it is transposed" if values.shape == keep.shape else ""
+        raise LayoutError(
+            f"{file}: must be [examples, models] = {keep.shape[::-1]}, the transpose of memberships.npy; got "
+            f"{values.shape}{turned}"
+        )
+    # Both files hold the softmax of the label in its newer versions; loss_signals.npy holds losses in older ones.
+    kind = "losses" if file == files[1] and np.nanmax(values) > 1 else "confidences"
+    try:
+        phi = np.stack([to_phi(kind, column, None)[0] for column in values.T])
+    except ValueError as error:
+        raise LayoutError(f"{file}: {error}") from error
+    phi = replace_saturated(phi, values.dtype)
+    source = {"file": f"signals/{file.name}", "requested": len(keep)}
+    return _Found([f"model {m}" for m in range(len(keep))], keep, None, "phi", list(phi), source)
+
+
+LAYOUTS: dict[str, Callable[[Path], _Found]] = {
+    "carlini": _carlini,
+    "pytorch": _pytorch,
+    "privacy-meter": _privacy_meter,
+}
+
+
+def _numbered(place: Path, pattern: str, wanted: str) -> dict[Path, re.Match[str]]:
+    """The models' directories in the order of their numbers: as text, 10 comes before 2."""
+    folders = {
+        each: match
+        for each in place.iterdir()
+        if (match := re.fullmatch(pattern, each.name)) and each.is_dir()
+    }
+    if not folders:
+        raise LayoutError(f"{place}: holds no directory {wanted}")
+    return dict(sorted(folders.items(), key=lambda item: int(item[1][1])))
+
+
+def _last_epoch(folder: Path) -> dict[str, Path]:
+    """The newest file of each kind that a model has."""
+    epochs = {
+        kind: [file for file in (folder / kind).glob("*.npy") if file.stem.isdigit()]
+        for kind in ("logits", "scores")
+    }
+    return {kind: max(files, key=lambda file: int(file.stem)) for kind, files in epochs.items() if files}
+
+
+def _same_shapes(files: Sequence[Path], axes: int) -> list[np.ndarray]:
+    """Map the models' files; all must have the shape of the first."""
+    arrays = [np.asanyarray(read_array(file)) for file in files]
+    for file, array in zip(files, arrays, strict=True):
+        if array.ndim != axes or array.shape != arrays[0].shape:
+            raise LayoutError(
+                f"{file}: has shape {array.shape}; all models need one shape of {axes} axes, and {files[0]} has "
+                f"{arrays[0].shape}"
+            )
+    return arrays
+
+
+def _read_hparams(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text()) if file.exists() else {}
+    except ValueError as error:
+        raise LayoutError(f"{file}: is not valid JSON: {error}") from error
+
+
+def _keep(folders: Sequence[Path] | dict[Path, Any], num_examples: int) -> np.ndarray:
+    """The models' memberships, bool `[M, N]`."""
+    rows = []
+    for folder in folders:
+        row = as_keep(np.asarray(read_array(folder / "keep.npy")), f"{folder}/keep.npy")
+        if row.shape != (num_examples,):
+            raise LayoutError(
+                f"{folder}/keep.npy: must be [{num_examples}], as many as the model was asked about; got {row.shape}"
+            )
+        rows.append(row)
+    return np.stack(rows)

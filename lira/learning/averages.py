@@ -1,0 +1,22 @@
+"""Moving averages of floating-point variables; the others pass as they are."""
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ["is_float", "moved_toward", "zero_average"]
+
+
+# --- Averages --------------------------------------------------------------------------------------------------------
+
+
+def zero_average(leaf: jax.Array) -> jax.Array:
+    wide = jnp.promote_types(leaf.dtype, jnp.float32) if is_float(leaf) else leaf.dtype
+    return jnp.zeros(leaf.shape, wide)
+
+
+def moved_toward(decay: float, average: jax.Array, now: jax.Array) -> jax.Array:
+    return decay * average + (1 - decay) * now if is_float(now) else now
+
+
+def is_float(leaf: jax.Array) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)

@@ -1,0 +1,63 @@
+"""One convolution for each model of a stack, where `vmap` would make a grouped one."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+__all__ = ["of_each_model"]
+
+
+# --- One convolution for each model ---------------------------------------------------------------------------------
+
+
+def of_each_model(function: Callable[..., jax.Array], a: jax.Array, b: jax.Array) -> jax.Array:
+    """A bilinear function that `vmap` calls for one model after the other, and so the functions of its derivatives."""
+    return _each_model.bind(a, b, function=function)
+
+
+def _one_after_the_other(arguments, axes, *, function):
+    models = next(a.shape[axis] for a, axis in zip(arguments, axes, strict=True) if axis is not None)
+    results = [
+        of_each_model(
+            function,
+            *(
+                a if axis is None else lax.index_in_dim(a, i, axis, keepdims=False)
+                for a, axis in zip(arguments, axes, strict=True)
+            ),
+        )
+        for i in range(models)
+    ]
+    return jnp.stack(results), 0
+
+
+def _transposed(function, aval, gradient, other):
+    """The gradient of one operand from that of the result: bilinear as well."""
+    return jax.linear_transpose(lambda operand: function(operand, other), aval)(gradient)[0]
+
+
+def _shape_of(a, b, *, function):
+    result = jax.eval_shape(function, a, b)
+    return ShapedArray(result.shape, result.dtype)
+
+
+# No `custom_vmap`: it has no backward pass, and within a `custom_vjp` there would be no forward derivatives.
+_each_model = Primitive("convolution_of_each_model")
+_each_model.def_impl(lambda a, b, *, function: function(a, b))
+_each_model.def_abstract_eval(_shape_of)
+mlir.register_lowering(
+    _each_model, mlir.lower_fun(lambda a, b, *, function: function(a, b), multiple_results=False)
+)
+batching.primitive_batchers[_each_model] = _one_after_the_other
+ad.defbilinear(
+    _each_model,
+    lambda gradient, a, b, *, function: of_each_model(partial(_transposed, function, a.aval), gradient, b),
+    lambda gradient, a, b, *, function: of_each_model(
+        partial(_transposed, lambda second, first: function(first, second), b.aval), gradient, a
+    ),
+)

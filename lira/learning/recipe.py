@@ -1,0 +1,130 @@
+"""What one shadow model becomes: the recipe, its schedule and its optimizer."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lira.learning.augment import check_augmentation
+from lira.signals import entropy, modified_entropy
+
+__all__ = ["SIGNALS", "Recipe", "learning_rate", "optimizer", "steps_per_epoch"]
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("cosine", "cos7pi16", "constant")
+PRECISIONS = ("float32", "bfloat16")
+STATISTICS = ("recomputed", "averaged")
+# What a sweep can store beside phi, from logits [..., C] and labels [...].
+SIGNALS = {
+    "entropy": lambda logits, labels: entropy(logits),
+    "modified_entropy": modified_entropy,
+    "logits": lambda logits, labels: logits,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what one shadow model becomes. How it is executed is not part of it."""
+
+    model: str = "mlp"
+    """mlp, cnn, cnn-small, cnn-fast, resnet18, wrn-DEPTH-WIDTH, or the dotted path of your own flax module."""
+    epochs: int = 50
+    """Passes over a model's members."""
+    batch_size: int = 64
+    """Examples a step."""
+    optimizer: str = "sgd"
+    """sgd (with momentum), adam or adamw."""
+    learning_rate: float = 0.1
+    """Peak learning rate."""
+    schedule: str = "cosine"
+    """cosine (to 0), cos7pi16 (the LiRA paper's, to 0.2 of the peak) or constant."""
+    warmup: float = 0.0
+    """Share of all steps over which the learning rate rises linearly from 0."""
+    momentum: float = 0.9
+    """Of sgd; adam and adamw use 0.9 and 0.999."""
+    weight_decay: float = 0.0
+    """On weights, not on biases and norms; added to the gradient (sgd, adam) or decoupled (adamw)."""
+    ema: float = 0.0
+    """Decay of the moving average of the weights that is evaluated in their place (the paper: 0.999); 0 is off."""
+    statistics: str = "recomputed"
+    """Of norms under averaged weights: recomputed over the members, or averaged as the weights are (the paper's code)."""
+    flip: bool = False
+    """Mirror training images at random."""
+    crop_pad: int = 0
+    """Shift training images by up to this many pixels, the border filled by reflection."""
+    precision: str = "float32"
+    """Of the computation: float32 or bfloat16. Weights, statistics and queries are float32 always."""
+    seed: int = 0
+    """Model m draws all its randomness from (seed, m). Membership has a seed of its own."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        for name, choices in (
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+            ("precision", PRECISIONS),
+            ("statistics", STATISTICS),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"recipe.{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}"
+                )
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"recipe.{name} must be at least 1; got {getattr(self, name)}")
+        if not 0 < self.learning_rate < float("inf"):
+            raise ValueError(f"recipe.learning_rate must be positive; got {self.learning_rate}")
+        for name in ("momentum", "ema", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"recipe.{name} must be in [0, 1); got {getattr(self, name)}")
+        for name in ("weight_decay", "crop_pad", "seed"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"recipe.{name} must not be negative; got {getattr(self, name)}")
+
+    def check(self, num_examples: int, example_shape: tuple[int, ...]) -> None:
+        """Raise ValueError if a pool of this size and shape cannot be trained by this recipe."""
+        if self.batch_size > num_examples // 2:
+            raise ValueError(
+                f"recipe.batch_size is {self.batch_size}, but a model has only about {num_examples // 2} members: "
+                f"no step would be full"
+            )
+        check_augmentation(self.flip, self.crop_pad, example_shape)
+
+
+def steps_per_epoch(num_examples: int, batch_size: int) -> int:
+    """floor(N / 2 / batch), the same for every model although their numbers of members differ."""
+    return num_examples // 2 // batch_size
+
+
+def learning_rate(recipe: Recipe, total_steps: int) -> optax.Schedule:
+    """The learning rate at each step, counted from 0."""
+    warmup_steps = recipe.warmup * total_steps
+
+    def schedule(step):
+        step = jnp.asarray(step, float)  # float64 where that is on, as int32 would not become
+        progress = step / total_steps
+        if recipe.schedule == "cosine":
+            shape = 0.5 * (1 + jnp.cos(jnp.pi * progress))
+        elif recipe.schedule == "cos7pi16":
+            shape = jnp.cos(7 * jnp.pi / 16 * progress)
+        else:
+            shape = 1.0
+        # The first step already moves: (step + 1) / warm-up steps.
+        return recipe.learning_rate * shape * jnp.clip((step + 1) / max(warmup_steps, 1), 0, 1)
+
+    return schedule
+
+
+def optimizer(recipe: Recipe, rate: optax.Schedule) -> optax.GradientTransformation:
+    """The recipe's optimizer at the learning rates `rate(step)`."""
+    # Biases and the scales of norms are vectors; everything that is decayed has two axes or more.
+    decay = optax.add_decayed_weights(recipe.weight_decay, mask=partial(jax.tree.map, lambda p: p.ndim > 1))
+    adam = optax.scale_by_adam()
+    parts = {
+        "sgd": (decay, optax.trace(recipe.momentum)),
+        "adam": (decay, adam),
+        "adamw": (adam, decay),
+    }[recipe.optimizer]
+    return optax.chain(*parts, optax.scale_by_learning_rate(rate))

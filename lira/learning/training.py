@@ -1,0 +1,213 @@
+"""One shadow model in training: a pure function of (recipe, key, data, keep row). Stacks are made outside, by `vmap`."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from lira.learning.averages import moved_toward, zero_average
+from lira.learning.forward import Array, as_input, augmented, compute_dtype, forward
+from lira.learning.packing import pack, unpack
+from lira.learning.recipe import Recipe, learning_rate, optimizer, steps_per_epoch
+
+__all__ = [
+    "ModelState",
+    "epoch_order",
+    "init_model",
+    "model_key",
+    "random_order",
+    "train_epochs",
+    "train_step",
+]
+
+
+class ModelState(NamedTuple):
+    """One model in training. A stack of m models has a leading axis [m] on every leaf."""
+
+    params: Any
+    statistics: Any  # flax's other collections, such as BatchNorm's running averages
+    optimizer: optax.OptState  # of packed params
+    average: Any  # moving average of {"params": params, **statistics}, from zero; or None
+    step: jax.Array  # int32, steps taken
+
+
+def model_key(seed: int, index: Array | int) -> jax.Array:
+    """The key of all of model `index`'s randomness: independent of the stack that trains it."""
+    return jax.random.fold_in(jax.random.key(seed), index)
+
+
+def init_model(module: nn.Module, recipe: Recipe, total_steps: int, key: jax.Array, x: Array) -> ModelState:
+    """A fresh model. `x [N, ...]` gives the shape of an example."""
+    variables = module.init(jax.random.fold_in(key, 0), as_input(x[:1], jnp.float32), train=False)
+    statistics, params = dict(variables), variables["params"]
+    del statistics["params"]
+    return ModelState(
+        params=params,
+        statistics=statistics,
+        optimizer=optimizer(recipe, learning_rate(recipe, total_steps)).init(pack(params, params)),
+        average=jax.tree.map(zero_average, dict(variables)) if recipe.ema else None,
+        step=jnp.zeros((), jnp.int32),
+    )
+
+
+def train_epochs(
+    module: nn.Module,
+    recipe: Recipe,
+    total_steps: int,
+    state: ModelState,
+    key: jax.Array,
+    first: Array | int,
+    epochs: int,
+    stop: Array | int,
+    x: Array,
+    y: Array,
+    keep: Array,
+) -> tuple[ModelState, jax.Array]:
+    """Train one model for the first `stop` steps of each of some epochs.
+
+    Args:
+        module: flax module, `(x, train) -> logits [batch, C]`.
+        recipe: how it is trained.
+        total_steps: of the whole training, which the schedule spans.
+        state: of the model.
+        key: the model's, see `model_key`.
+        first: int, the epoch to begin with, from 0; with `key` epochs decide order, augmentation and dropout.
+        epochs: how many, a constant of the program.
+        stop: int, steps to take of each: `steps_per_epoch` for whole ones. Traced, one program serves any number; on a GPU
+            the host then decides after each step whether another follows, which a constant spares it.
+        x: `[N, ...]` uint8 or float32, shared by all models.
+        y: int32 `[N]`.
+        keep: bool `[N]`. No example outside it is ever touched.
+
+    Returns:
+        The new state, and the mean loss of the steps of each epoch, `[epochs]` (NaN once the model has diverged).
+    """
+    numbers = first + jnp.arange(epochs)
+    steps = steps_per_epoch(len(keep), recipe.batch_size)
+    batches = jax.vmap(lambda number: epoch_order(recipe, key, number, keep).reshape(steps, -1))(numbers)
+    keys = jax.vmap(lambda number: jax.vmap(partial(_step_key, key, number))(jnp.arange(steps)))(numbers)
+    zero = jnp.zeros((), jnp.promote_types(compute_dtype(recipe, state.params), jnp.float32))
+
+    def one_epoch(packed, drawn):
+        batches, keys = drawn
+
+        def one_step(step, carry):
+            packed, total = carry
+            packed, loss = _packed_step(
+                module, recipe, total_steps, state, packed, keys[step], batches[step], x, y
+            )
+            return packed, total + loss
+
+        packed, total = jax.lax.fori_loop(0, stop, one_step, (packed, zero))
+        return packed, total / stop
+
+    packed, losses = jax.lax.scan(one_epoch, _packed(state), (batches, keys), unroll=epochs == 1)
+    return _unpacked(packed, state), losses
+
+
+def epoch_order(recipe: Recipe, key: jax.Array, epoch: Array | int, keep: Array) -> jax.Array:
+    """The examples of one epoch in order, int32 `[steps * batch]`: a random permutation of the members that wraps."""
+    count = steps_per_epoch(len(keep), recipe.batch_size) * recipe.batch_size
+    return random_order(_epoch_keys(key, epoch)[0], keep, count)
+
+
+def random_order(key: jax.Array, members: Array, count: int) -> jax.Array:
+    """A random permutation of the examples that the mask `members [N]` holds, as int32 `[count]`.
+
+    It wraps where there are fewer. Random numbers are sorted with the others' at the end, so that the shape does not
+    depend on how many members there are.
+    """
+    members = jnp.asarray(members)
+    order = jnp.argsort(jnp.where(members, jax.random.uniform(key, members.shape, jnp.float32), 2.0))
+    return order[jnp.arange(count) % jnp.maximum(jnp.sum(members), 1)].astype(jnp.int32)
+
+
+def train_step(
+    module: nn.Module,
+    recipe: Recipe,
+    total_steps: int,
+    state: ModelState,
+    key: jax.Array,
+    epoch: Array | int,
+    step: Array | int,
+    order: Array,
+    x: Array,
+    y: Array,
+) -> tuple[ModelState, jax.Array]:
+    """Train one model for step `step` of an epoch in the order of `epoch_order`; return its new state and the loss."""
+    batch = jax.lax.dynamic_slice_in_dim(jnp.asarray(order), step * recipe.batch_size, recipe.batch_size)
+    step_key = _step_key(key, epoch, step)
+    packed, loss = _packed_step(module, recipe, total_steps, state, _packed(state), step_key, batch, x, y)
+    return _unpacked(packed, state), loss
+
+
+def _packed_step(module, recipe, total_steps, like, state, key, batch, x, y):
+    """Train a packed state, whose trees are those of `like`, on the examples `batch`; `key` is the step's."""
+    x, y = jnp.asarray(x), jnp.asarray(y)
+    augment_key, dropout_key = jax.random.split(key)
+    images, labels = augmented(recipe, augment_key, x[batch]), y[batch]
+    before = unpack(state.statistics, like.statistics)
+
+    def loss_of(params):
+        logits, updated = forward(module, recipe, {"params": params, **before}, images, dropout_key)
+        return _cross_entropy(logits, labels).mean(), updated
+
+    params = unpack(state.params, like.params)
+    (loss, after), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
+    step_of = optimizer(recipe, learning_rate(recipe, total_steps))
+    updates, optimizer_state = step_of.update(pack(gradient, like.params), state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    statistics = pack(after, like.statistics)
+    average = state.average
+    if recipe.ema:
+        # Every floating-point variable, as in the authors' code: weights of one average are not evaluated with
+        # statistics of another.
+        average = jax.tree.map(partial(moved_toward, recipe.ema), average, (params, statistics))
+    return ModelState(params, statistics, optimizer_state, average, state.step + 1), loss
+
+
+def _cross_entropy(logits: jax.Array, labels: Array) -> jax.Array:
+    """Of each example, `[batch]`. A label's logit is a sum over classes, whose gradient does not scatter."""
+    is_label = jnp.arange(logits.shape[-1]) == labels[:, None]
+    return jax.nn.logsumexp(logits, axis=-1) - jnp.where(is_label, logits, 0).sum(axis=-1)
+
+
+# --- Packed for a program: a model's many small arrays as a few long ones --------------------------------------------
+
+
+def _packed(state: ModelState) -> ModelState:
+    """Params and statistics packed, and their averages as the pair of both."""
+    average = state.average
+    if average is not None:
+        rest = {name: value for name, value in average.items() if name != "params"}
+        average = pack(average["params"], state.params), pack(rest, state.statistics)
+    return state._replace(
+        params=pack(state.params, state.params),
+        statistics=pack(state.statistics, state.statistics),
+        average=average,
+    )
+
+
+def _unpacked(state: ModelState, like: ModelState) -> ModelState:
+    average = state.average
+    if average is not None:
+        params, statistics = average
+        average = {"params": unpack(params, like.params), **unpack(statistics, like.statistics)}
+    return state._replace(
+        params=unpack(state.params, like.params),
+        statistics=unpack(state.statistics, like.statistics),
+        average=average,
+    )
+
+
+def _step_key(key: jax.Array, epoch: Array | int, step: Array | int) -> jax.Array:
+    return jax.random.fold_in(_epoch_keys(key, epoch)[1], step)
+
+
+def _epoch_keys(key: jax.Array, epoch: Array | int) -> tuple[jax.Array, jax.Array]:
+    """The key of an epoch's order and that of its steps."""
+    order_key, step_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 1), epoch))
+    return order_key, step_key

@@ -1,0 +1,1 @@
+"""What people read: figures, tables, pictures and pages, and the checks that stand beside them."""

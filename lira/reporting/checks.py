@@ -1,0 +1,307 @@
+"""Is it safe to believe the figures? Checks of a pool, each a name, a status and a sentence.
+
+A check that *fails* makes the figures meaningless, one that *warns* makes them weaker or other than they look.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from lira.attacks import FewModelsError, SignalArray, global_threshold
+from lira.attacks.suite import ATTACKS, Pool
+from lira.engine.trained import LIMIT, Check, check_trained
+from lira.learning.augment import Queries
+from lira.learning.recipe import Recipe
+from lira.membership import is_paired
+from lira.scoring import pool_of
+from lira.store.run import DIVERGED, DONE, Run
+
+__all__ = [
+    "Check",
+    "check_classes",
+    "check_confidences",
+    "check_counts",
+    "check_direction",
+    "check_models",
+    "check_null",
+    "check_pool",
+    "check_queries",
+    "check_run",
+]
+
+BLOCK = 4096
+# Scores that a statistic is computed of; of larger pools every k-th target is taken.
+SCORES = 1 << 21
+
+
+def check_run(run: Run, attacks: Mapping[str, Callable] = ATTACKS) -> list[Check]:
+    """All checks of a run, as far as it has come: those that need trained models are absent without any."""
+    config = run.config
+    requested = run.provenance["source"]["requested"] if run.is_imported else config.num_models
+    checks = [check_models(run.done, requested)]
+    if run.is_imported:
+        sentence = "the recipe of imported models is not known: see that the queries match their augmentation"
+        checks.append(Check("queries", "warn", sentence))
+    else:
+        checks.append(check_queries(config.recipe, config.queries))
+    if not len(run.models):
+        return checks
+    return checks + check_trained(run, run.models) + check_pool(pool_of(run), run.labels, attacks=attacks)
+
+
+def check_pool(
+    pool: Pool,
+    labels: np.ndarray | None = None,
+    member: np.ndarray | None = None,
+    *,
+    attacks: Mapping[str, Callable] = ATTACKS,
+) -> list[Check]:
+    """The checks that need arrays alone.
+
+    Args:
+        pool: what is attacked and with what.
+        labels: int `[N]`, if known (-1: not).
+        member: bool `[T, N]`, what the outside targets were trained on.
+        attacks: by name; the null is that of the first which these models allow.
+    """
+    phi, keep = pool.signals["phi"], pool.keep
+    target = None if pool.target is None else pool.target["phi"]
+    checks = [check_counts(keep)]
+    if labels is not None and (labels >= 0).all():
+        checks.append(check_classes(labels, keep))
+    attacked, membership = (phi, keep) if target is None or member is None else (target, member)
+    for name, signal in (("confidences", phi), ("target's confidences", target)):
+        if signal is not None:
+            checks.append(check_confidences(signal, name))
+    if any(check.status == "fail" for check in checks if check.name.endswith("confidences")):
+        return checks
+    # A model of its own pool has no members or non-members only by mistake, and that has been refused before.
+    checks.append(check_direction(global_threshold(attacked, membership, leave="one"), membership))
+    for name, attack in attacks.items():
+        try:
+            return [*checks, check_null(name, attack, phi, keep, target=target, member=member)]
+        except FewModelsError:
+            continue
+    return checks
+
+
+# --- One check each -------------------------------------------------------------------------------------------------
+
+
+def check_models(done: np.ndarray, requested: int) -> Check:
+    """Models trained against requested; `done` is the run's, uint8 `[M]`."""
+    trained, diverged = int(np.sum(done == DONE)), int(np.sum(done == DIVERGED))
+    if trained + diverged < requested:
+        return Check(
+            "models", "fail", f"{trained} of {requested} models are there: figures of fewer models are others"
+        )
+    if diverged:
+        return Check(
+            "models", "warn", f"{diverged} of {requested} models diverged; they and their mates are left out"
+        )
+    return Check("models", "ok", f"all {requested} models are there")
+
+
+def check_counts(keep: np.ndarray) -> Check:
+    """IN and OUT models of every example; `keep` is bool `[M, N]`."""
+    inside = keep.sum(axis=0)
+    outside = len(keep) - inside
+    text = (
+        f"examples have {inside.min()} to {inside.max()} IN and {outside.min()} to {outside.max()} OUT models"
+    )
+    design = "in complementary pairs" if is_paired(keep) else "in no pairs, so each target is left out alone"
+    if not outside.min():
+        return Check("IN and OUT models", "fail", f"{text}: one without an OUT model cannot be attacked")
+    if not inside.min():
+        return Check(
+            "IN and OUT models", "warn", f"{text}: one without an IN model allows offline attacks only"
+        )
+    if min(inside.min(), outside.min()) < 8:
+        return Check(
+            "IN and OUT models", "warn", f"{text}, {design}: below eight a shared variance is better"
+        )
+    return Check("IN and OUT models", "ok", f"{text}, {design}")
+
+
+def check_classes(labels: np.ndarray, keep: np.ndarray) -> Check:
+    """Classes that no example has, or that a model has not seen; `labels` is int `[N]`, `keep` bool `[M, N]`."""
+    classes = int(labels.max()) + 1
+    absent = np.flatnonzero(np.bincount(labels, minlength=classes) == 0)
+    seen = np.stack([np.bincount(labels[row], minlength=classes) > 0 for row in keep])
+    unseen = int((~seen).sum()) - len(absent) * len(keep)
+    if len(absent):
+        return Check(
+            "classes", "warn", f"no example has class {', '.join(map(str, absent))} of 0 to {classes - 1}"
+        )
+    if unseen and keep.any():
+        return Check("classes", "warn", f"{unseen} times a model was trained on no example of a class")
+    return Check("classes", "ok", f"all {classes} classes have examples in every model")
+
+
+def check_queries(recipe: Recipe, queries: Queries) -> Check:
+    """The queries against the training augmentation: their mismatch costs most (Carlini et al. 2022, section VI-B)."""
+    mismatches = []
+    if recipe.flip != queries.mirror:
+        mismatches.append(
+            f"training mirrors {'at random' if recipe.flip else 'nothing'}, and the queries do "
+            f"{'' if queries.mirror else 'not '}mirror"
+        )
+    if (recipe.crop_pad > 0) != (queries.shift > 0):
+        mismatches.append(
+            f"training shifts by up to {recipe.crop_pad} pixels, and the queries by {queries.shift}"
+        )
+    if queries.convention == "original":
+        return Check(
+            "queries",
+            "warn",
+            "by the released code's convention, each batch of 5,000 examples normalised by itself, members or not: to "
+            "match its numbers, not to attack a model as it is used",
+        )
+    if mismatches:
+        return Check("queries", "warn", f"{'; '.join(mismatches)}: the attack is weaker than it could be")
+    return Check("queries", "ok", f"the {len(queries.views)} queries match the training augmentation")
+
+
+def check_confidences(phi: SignalArray, name: str = "confidences") -> Check:
+    """Confidences that are NaN, infinite, constant, or tied at an end of their range; `phi` is float `[M, N, Q]`."""
+    M, N, Q = phi.shape
+    top, bottom = (-np.inf, 0), (np.inf, 0)  # the value, and how often it occurs
+    broken, constant = 0, 0
+    low, high = np.full(M, np.inf), np.full(M, -np.inf)
+    for start in range(0, N, BLOCK):
+        block = np.asarray(phi[:, start : start + BLOCK])
+        broken += int(np.sum(~np.isfinite(block)))
+        if broken:
+            continue
+        top, bottom = _extreme(np.max, block, *top), _extreme(np.min, block, *bottom)
+        constant += int(np.sum((block == block[:1]).all(axis=(0, 2)))) if M > 1 else 0
+        low, high = np.minimum(low, block.min(axis=(1, 2))), np.maximum(high, block.max(axis=(1, 2)))
+    if broken:
+        return Check(name, "fail", f"{broken:,} of {M * N * Q:,} values are NaN or infinite")
+    stuck = np.flatnonzero(low == high)
+    if len(stuck) and N > 1:
+        models = ", ".join(map(str, stuck[:8])) + (", ..." if len(stuck) > 8 else "")
+        return Check(name, "fail", f"{len(stuck)} of {M} models say the same of every example: {models}")
+    value, count = max(top, bottom, key=lambda end: end[1])
+    tied = count / (M * N * Q) if count > 1 else 0.0
+    if tied > 1e-4:
+        status = "fail" if tied > 0.05 else "warn"
+        return Check(
+            name, status, f"{tied:.2%} of the values are {value:.4g} exactly: saturated, and tied for attacks"
+        )
+    if constant:
+        status = "fail" if constant > N / 2 else "warn"
+        return Check(
+            name, status, f"of {constant:,} of {N:,} examples all models say the same, whatever the query"
+        )
+    return Check(
+        name, "ok", f"phi from {low.min():.1f} to {high.max():.1f}, finite, neither saturated nor constant"
+    )
+
+
+def _extreme(end: Callable, block: np.ndarray, value: float, count: int) -> tuple[float, int]:
+    """The largest (or smallest) value so far, and how often it has occurred."""
+    here = end(block)
+    if here == value or end((here, value)) != here:
+        return value, count + int(np.sum(block == value))
+    return float(here), int(np.sum(block == here))
+
+
+def check_direction(scores: np.ndarray, keep: np.ndarray) -> Check:
+    """Members must not look less like members than the others: AUC of the global threshold, `[T, N]` both."""
+    auc, error, _ = _figures(scores, keep)
+    text = f"AUC of the global threshold {auc:.3f} +- {1.96 * error:.3f}"
+    if auc + LIMIT * error < 0.5:
+        return Check(
+            "direction",
+            "fail",
+            f"{text}, below 0.5: wrong sign, inverted membership, or rows in another order",
+        )
+    if auc + 1.96 * error < 0.5:
+        return Check("direction", "warn", f"{text}, below 0.5: look at the sign and at the order of rows")
+    return Check("direction", "ok", text)
+
+
+def check_null(
+    name: str,
+    attack: Callable[..., np.ndarray],
+    phi: SignalArray,
+    keep: np.ndarray,
+    *,
+    target: SignalArray | None = None,
+    member: np.ndarray | None = None,
+    seed: int = 0,
+) -> Check:
+    """Attack memberships that the models know nothing of: AUC and TPR at 0.1 % FPR must be chance.
+
+    The examples' memberships, columns of `keep` (and of `member`), are shuffled jointly. That leaves the design as it
+    is, pairs and counts, and makes membership independent of phi, so whatever the attack still finds leaks from its
+    own arithmetic, such as from how many IN models remain. The attack is run anew: under scores that were computed
+    before, any shuffle is at chance.
+
+    Chance is 4 standard errors wide. They are of sums over examples, the units that were shuffled: scores of one
+    example are not independent, because its targets are one another's shadow models.
+
+    Raises:
+        FewModelsError: the attack needs more models.
+    """
+    order = np.random.default_rng(seed).permutation(keep.shape[1])
+    keep = keep[:, order]
+    leave = "pair" if is_paired(keep) else "one"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said already, of the real memberships
+        scores = attack(phi, keep, target=target, leave=leave)
+    auc, error, low = _figures(scores, keep if member is None else member[:, order])
+    sentence = f"{name} on shuffled memberships: AUC {auc:.4f}, chance is 0.5 +- {LIMIT * error:.4f}"
+    far = abs(auc - 0.5) > LIMIT * error
+    if low is None:
+        sentence += "; too few non-members for TPR at 0.1 % FPR"
+    else:
+        tpr, expected, tpr_error = low
+        sentence += f"; TPR at 0.1 % FPR {tpr:.3%}, chance is {expected:.3%} +- {LIMIT * tpr_error:.3%}"
+        far |= abs(tpr - expected) > LIMIT * tpr_error
+    return Check(
+        "shuffled memberships", "fail" if far else "ok", sentence + (": the attack leaks" if far else "")
+    )
+
+
+def _figures(scores: np.ndarray, keep: np.ndarray) -> tuple[float, float, tuple[float, float, float] | None]:
+    """AUC, its standard error under chance, and (TPR, expected, standard error) at 0.1 % FPR if k >= 10 is allowed.
+
+    Standard errors by the delta method with examples as clusters (DeLong et al. 1988; Obuchowski 1997).
+    """
+    step = -(-scores.size // SCORES)
+    scores, keep = scores[::step], keep[::step]
+    order = np.argsort(scores, axis=None)
+    ordered, member, example = scores.ravel()[order], keep.ravel()[order], order % scores.shape[1]
+    members = int(member.sum())
+    others = len(member) - members
+    if not members or not others:
+        return float("nan"), float("nan"), None
+    # A group of ties from `first` to `end`, of which half count as below.
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    group = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(ordered))))
+    first, end = starts[group], np.append(starts, len(ordered))[group + 1]
+    inside = np.append(0, np.cumsum(member))
+    below_in = (inside[first] + inside[end]) / 2
+    below_out = (first + end) / 2 - below_in
+    wins = np.where(member, below_out / others, 1 - below_in / members)
+    auc = float(wins[member].mean())
+    share = np.where(member, 1 / members, 1 / others)
+    error = _clustered((wins - auc) * share, example)
+    allowed = int(0.001 * others * (1 + 1e-12))
+    if allowed < 10:
+        return auc, error, None
+    false = others - (first - inside[first])  # non-members that score as high
+    taken = false <= allowed
+    tpr = float(member[taken].sum() / members)
+    tpr_error = _clustered(np.where(member, 1, -1)[taken] * share[taken], example[taken])
+    # At least a Poisson count's: a top that one example fills has no spread of its own.
+    tpr_error = max(tpr_error, np.sqrt(allowed) / others)
+    return auc, error, (tpr, (allowed + 1) / (others + 1), tpr_error)
+
+
+def _clustered(values: np.ndarray, cluster: np.ndarray) -> float:
+    """Standard error of a sum whose terms are independent between clusters."""
+    return float(np.sqrt(np.sum(np.square(np.bincount(cluster, weights=values)))))

@@ -1,0 +1,153 @@
+"""What a run found, for people: metrics.json, the log-log ROC figure and a self-contained page.
+
+Figures are *pooled over targets* unless they are named as means over targets. A TPR that is a measured zero, one that
+cannot be resolved and one that is undefined are three different things everywhere.
+"""
+
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lira.attacks import SignalArray
+from lira.metrics import most_and_least_vulnerable
+from lira.reporting.evaluate import low_fpr_threshold, strongest_attack
+from lira.reporting.page import comparison_cells, report_page
+from lira.reporting.plots import (
+    COLORS,
+    ROC_SIZE,
+    Curve,
+    plot_attacks,
+    plot_examples,
+    plot_roc,
+)
+from lira.reporting.published import Comparison
+from lira.store.zarr import write_atomically
+
+__all__ = ["example_figure", "png", "write_report"]
+# Drawn always, because LiRA must beat it.
+BASELINE = "global_threshold"
+PNG_DPI = 200
+
+
+def example_figure(
+    phi: SignalArray,
+    keep: np.ndarray,
+    scores: np.ndarray,
+    attack: Mapping[str, Any],
+    labels: np.ndarray | None = None,
+    images: np.ndarray | None = None,
+) -> Figure | None:
+    """Draw the examples most and least at risk by an attack: see `plot_examples`.
+
+    Args:
+        phi: float `[M, N, Q]`, anything that slices along N.
+        keep: bool `[M, N]`.
+        scores: float `[M, N]`, the attack's.
+        attack: its entry in the metrics.
+        labels: int `[N]`, for the titles; -1 where it is not known.
+        images: `[N, H, W, C]`, drawn as insets.
+
+    Returns:
+        The figure; None where no example has models on both sides, or there is only one.
+    """
+    _, threshold = low_fpr_threshold(attack)
+    shown = np.concatenate(most_and_least_vulnerable(scores, keep, threshold))
+    if not len(shown):
+        return None
+    values = np.stack([np.asarray(phi[:, i : i + 1])[:, 0] for i in shown], axis=1)
+    titles = [
+        f"example {i}" + (f", class {labels[i]}" if labels is not None and labels[i] >= 0 else "")
+        for i in shown
+    ]
+    return plot_examples(values, keep[:, shown], titles, None if images is None else images[shown])
+
+
+def write_report(
+    path: str | os.PathLike[str],
+    *,
+    metrics: Mapping[str, Any],
+    curves: Mapping[str, Curve],
+    examples: Figure | None = None,
+    facts: Mapping[str, str] | None = None,
+    warnings: Iterable[str] = (),
+    checks: Iterable[tuple[str, str, str]] = (),
+    published: Iterable[Comparison] = (),
+    title: str = "Membership inference by LiRA",
+) -> None:
+    """Write metrics.json, roc.png, attacks.png and report.html into a directory, which is made if need be.
+
+    roc.png has the curves of the strongest attacks, attacks.png the figures of all; the latter needs two attacks.
+
+    Everything is rendered before the first file is touched, and every file is replaced in one step: what a kill
+    leaves behind is old or new, never half. metrics.json comes last, so where it is new all of them are. The page
+    embeds its pictures and refers to nothing outside itself.
+
+    Args:
+        path: the directory.
+        metrics: from `evaluate`.
+        curves: from `evaluate`.
+        examples: from `plot_examples`.
+        facts: what to say about the run, such as data set, recipe, accuracies and versions, in order.
+        warnings: shown at the top of the page.
+        checks: name, status ("ok", "warn" or "fail") and a sentence of each, see `engine.trained.Check`; failed ones stand among
+            the warnings too.
+        published: from `published.compare`.
+        title: heading of the page.
+    """
+    content = json.dumps(metrics, indent=2, allow_nan=False).encode()
+    drawn = _drawn(curves)
+    figure = Figure(figsize=ROC_SIZE, layout="constrained")
+    plot_roc(drawn, figure.add_subplot())
+    pictures = {"roc": png(figure)}
+    _, resolved = strongest_attack(metrics["attacks"])
+    if len(metrics["attacks"]) > 1 and resolved is not None:
+        pictures["attacks"] = png(plot_attacks(metrics["attacks"], resolved))
+    if examples is not None:
+        pictures["examples"] = png(examples)
+    checks = list(checks)
+    failed = [f"check failed: {name}: {sentence}" for name, status, sentence in checks if status == "fail"]
+    page = report_page(
+        metrics,
+        pictures,
+        list(drawn),
+        facts=dict(facts or {}),
+        warnings=[*failed, *warnings],
+        checks=checks,
+        published=[comparison_cells(each) for each in published],
+        title=title,
+    )
+    files = {f"{name}.png": pictures[name] for name in ("roc", "attacks") if name in pictures}
+    write_files(path, {**files, "report.html": page.encode(), "metrics.json": content})
+
+
+def _drawn(curves: Mapping[str, Curve]) -> dict[str, Curve]:
+    """The curves for one picture, as many as there are colours: the strongest, and the global threshold to beat."""
+    ranked = sorted(
+        curves, key=lambda name: (name == BASELINE, np.nan_to_num(curves[name].low_fpr_tpr), curves[name].auc)
+    )
+    chosen = ranked[-len(COLORS) :]
+    return {name: curve for name, curve in curves.items() if name in chosen}
+
+
+# --- What every report is made of -----------------------------------------------------------------------------------
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=PNG_DPI)
+    return file.getvalue()
+
+
+def write_files(path: str | os.PathLike[str], contents: Mapping[str, bytes]) -> None:
+    """Replace files of a directory, made if need be, in their order, each in one step: where the last is new, all are."""
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        write_atomically(path / name, content)

@@ -1,0 +1,111 @@
+"""Scoring a run: every attack on every usable model, from what is stored."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from lira.attacks import SignalArray
+from lira.attacks.suite import ATTACKS, Pool, attack_pool
+from lira.data.dataset import Dataset
+from lira.learning.recipe import SIGNALS
+from lira.store.run import Run
+from lira.store.zarr import RunError
+
+__all__ = ["pool_of", "score"]
+
+# Patches along each axis of an image whose means are its features.
+PATCHES = 8
+# Signals of at most so many bytes are read into memory once; larger ones in blocks, by each attack anew.
+HELD = 1 << 29
+
+
+def score(run: Run, dataset: Dataset | None = None) -> dict[str, np.ndarray]:
+    """Every attack on every usable model of the run, computed where the stored scores are absent or out of date.
+
+    A target's whole pair is left out where the memberships are complementary pairs, as all trained here are; in
+    imported pools of another design the target alone.
+
+    Args:
+        run: the run.
+        dataset: its data, which `quantile_regression` reads; None goes without that attack.
+
+    Returns:
+        Scores `[m, N]` by attack. Attacks that need more models than there are are left out, with a warning; those
+        that read what is not stored, silently (see `suite.missing_signals`).
+
+    Raises:
+        RunError: fewer than four trained models are usable.
+    """
+    pairs = len(run.models) // 2
+    if pairs < 2 and not run.is_imported:
+        raise RunError(
+            f"{run.path}: has {pairs} complete pairs of models, and the attacks need two: train it first"
+        )
+    pool, scores = None, {}
+    for name, attack in ATTACKS.items():
+        stored = run.scores(name)
+        if stored is None:
+            pool = pool or _held(pool_of(run, dataset))
+            computed = attack_pool(pool, {name: attack})
+            if name not in computed:
+                continue
+            stored = computed[name]
+            with run.lock():
+                run.write_scores(name, stored)
+        scores[name] = stored
+    return scores
+
+
+def pool_of(run: Run, dataset: Dataset | None = None) -> Pool:
+    """The run's usable models as the attacks see them; arrays stay on disk, and features undone, until they are read."""
+    features = population_features = None
+    if dataset is not None and dataset.x_test is not None and dataset.y_test is not None:
+        features = _Features(dataset.x, dataset.y, dataset.num_classes)
+        population_features = _Features(dataset.x_test, dataset.y_test, dataset.num_classes)
+    return Pool(
+        {name: run.signal(name) for name in ("phi", *SIGNALS) if run.holds(name)},
+        run.keep,
+        population=run.signal("phi_test") if run.holds("phi_test") else None,
+        features=features,
+        population_features=population_features,
+    )
+
+
+def _held(pool: Pool) -> Pool:
+    """The pool with what is not too large read into memory, once for all attacks."""
+
+    def read(signal: SignalArray) -> SignalArray:
+        return np.asarray(signal) if 4 * math.prod(signal.shape) <= HELD else signal
+
+    signals = {name: read(signal) for name, signal in pool.signals.items()}
+    population = None if pool.population is None else read(pool.population)
+    return dataclasses.replace(pool, signals=signals, population=population)
+
+
+@dataclass(frozen=True, eq=False)
+class _Features:
+    """What is public of examples, see `_features`; computed when it is read, which few attacks do."""
+
+    x: np.ndarray
+    y: np.ndarray
+    num_classes: int
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        """The features."""
+        return _features(self.x, self.y, self.num_classes).astype(dtype or np.float32, copy=False)
+
+
+def _features(x: np.ndarray, y: np.ndarray, num_classes: int) -> np.ndarray:
+    """What is public of examples, float32 `[N, F]`: their features, and their labels as one-hot columns.
+
+    Of images the means of PATCHES x PATCHES patches, which is as fine as a regression on them can use.
+    """
+    if x.ndim == 4:
+        for axis in (1, 2):
+            edges = np.unique(np.linspace(0, x.shape[axis], PATCHES, endpoint=False, dtype=int))
+            counts = np.diff(np.append(edges, x.shape[axis]))
+            sums = np.add.reduceat(x, edges, axis=axis, dtype=np.float32)
+            x = sums / counts.reshape([-1 if a == axis else 1 for a in range(4)])
+    return np.concatenate([x.reshape(len(x), -1), np.eye(num_classes)[y]], axis=1, dtype=np.float32)

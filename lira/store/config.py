@@ -1,0 +1,194 @@
+"""The one configuration of a run: a TOML file read into frozen dataclasses, every mistake one line."""
+
+import dataclasses
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, get_origin, overload
+
+from lira.learning.augment import Queries
+from lira.learning.convolution import LOWERINGS
+from lira.learning.recipe import SIGNALS, Recipe
+from lira.membership import check_num_models
+
+__all__ = [
+    "IMPORTED",
+    "Config",
+    "ConfigError",
+    "Execution",
+    "absolute",
+    "absolute_path",
+    "as_dict",
+    "differences",
+    "read_config",
+    "read_table",
+]
+
+# The data set of a run whose models other code trained: it has no recipe, and its memberships are of any design.
+IMPORTED = "imported"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the file, the key and what to do."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How stacks are executed. It does not change what a model becomes."""
+
+    width: int = 0
+    """Models in a stack, trained side by side; 0 takes the fastest by measurement."""
+    lowering: str = "auto"
+    """How convolutions are computed: xla, per_model, patches, winograd, mixed, or auto for the fastest by measurement."""
+    workers: int = 0
+    """Stacks trained at the same time; 0 is one a CPU core, and one on an accelerator."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        for name in ("width", "workers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"execution.{name} must be 0 (automatic) or more; got {getattr(self, name)}")
+        if self.lowering not in ("auto", *LOWERINGS):
+            raise ValueError(
+                f"execution.lowering must be one of auto, {', '.join(LOWERINGS)}; got {self.lowering!r}"
+            )
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run needs, as in its config.toml."""
+
+    dataset: str = "digits"
+    """digits, tfds:NAME, folder:PATH or npz:PATH; $VARIABLES expand."""
+    num_examples: int = 0
+    """Use a class-balanced part of the data set; 0 is all of it."""
+    data_dir: str = ""
+    """Where tensorflow-datasets keeps its prepared data; empty for its own default."""
+    num_models: int = 256
+    """Shadow models, even; a larger number grows a run."""
+    membership_seed: int = 0
+    """Which model is trained on which example."""
+    save_params: bool = False
+    """Keep every model's weights."""
+    signals: tuple[str, ...] = ("entropy", "modified_entropy")
+    """What to store beside phi, for the attacks that read it: entropy, modified_entropy, logits."""
+    recipe: Recipe = field(default_factory=Recipe)
+    queries: Queries = field(default_factory=Queries)
+    execution: Execution = field(default_factory=Execution)
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        if self.dataset != IMPORTED:
+            check_num_models(self.num_models)
+        for name in ("num_examples", "membership_seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
+        for name in self.signals:
+            if name not in SIGNALS:
+                raise ValueError(f"signals must be among {', '.join(SIGNALS)}; got {name!r}")
+        if len(set(self.signals)) < len(self.signals):
+            raise ValueError(f"signals names one twice; got {', '.join(self.signals)}")
+
+
+C = TypeVar("C", bound=Config)
+
+
+@overload
+def read_config(path: str | os.PathLike[str]) -> Config: ...
+@overload
+def read_config(path: str | os.PathLike[str], kind: type[C]) -> C: ...
+def read_config(path: str | os.PathLike[str], kind: type[Config] = Config) -> Config:
+    """Read a TOML file; relative paths of data are taken from the current directory.
+
+    Raises:
+        ConfigError: the file is missing or broken, or a key is unknown, of the wrong type or out of range.
+    """
+    return _build(kind, read_table(path), str(path), "")
+
+
+def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not valid TOML: {error}") from error
+
+
+def absolute(config: C) -> C:
+    """The configuration with $VARIABLES and ~ expanded and relative paths made absolute: as it is stored."""
+    kind, colon, place = config.dataset.partition(":")
+    if kind in ("folder", "npz") and colon:
+        config = dataclasses.replace(config, dataset=f"{kind}:{absolute_path(place)}")
+    return dataclasses.replace(config, data_dir=absolute_path(config.data_dir))
+
+
+def absolute_path(place: str) -> str:
+    return os.path.abspath(os.path.expanduser(os.path.expandvars(place))) if place else ""
+
+
+def as_dict(config: Config) -> dict[str, Any]:
+    """The configuration as nested plain values, in TOML's order: plain keys before tables."""
+    return dataclasses.asdict(config)
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
+    """Name each field in which two values of one dataclass differ: `recipe.epochs is 50 there and 60 here`."""
+    for each in dataclasses.fields(old):
+        before, now = getattr(old, each.name), getattr(new, each.name)
+        if before != now:
+            yield f"{prefix}{each.name} is {before!r} there and {now!r} here"
+
+
+def _build(cls: type, table: dict[str, Any], path: str, prefix: str) -> Any:
+    """Make dataclass `cls` from a TOML table, naming any key that does not fit."""
+    known = {each.name: each for each in dataclasses.fields(cls)}
+    values = {}
+    for key, value in table.items():
+        if key not in known:
+            raise ConfigError(f"{path}: unknown key {prefix + key!r}{_nearest(key, known, prefix)}")
+        expected = known[key].type
+        if isinstance(expected, type) and dataclasses.is_dataclass(expected):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{path}: {prefix + key!r} must be a table, [{key}]; got {value!r}")
+            values[key] = _build(expected, value, path, f"{key}.")
+        else:
+            values[key] = _typed(value, expected, path, prefix + key)
+    try:
+        return cls(**values)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _typed(value: Any, expected: Any, path: str, key: str) -> Any:
+    if expected is float and type(value) is int:
+        return float(value)
+    if get_origin(expected) is tuple:
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            raise ConfigError(f"{path}: {key!r} must be a list of strings; got {value!r}")
+        return tuple(value)
+    if get_origin(expected) is dict:
+        if not isinstance(value, dict) or not all(isinstance(each, dict) for each in value.values()):
+            raise ConfigError(f"{path}: {key!r} must hold tables, [{key}.NAME]; got {value!r}")
+        return value
+    if type(value) is not expected:
+        names = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+        raise ConfigError(f"{path}: {key!r} must be {names[expected]}; got {value!r}")
+    return value
+
+
+def _nearest(key: str, known: dict[str, Any], prefix: str) -> str:
+    """`, did you mean 'recipe.epochs'?`, looking into the tables too, else the list of valid keys."""
+    names = {prefix + name: prefix + name for name in known}
+    if not prefix:
+        for name, each in known.items():
+            if dataclasses.is_dataclass(each.type):
+                names |= {f"{name}.{inner.name}": inner.name for inner in dataclasses.fields(each.type)}
+    plain = {name.rpartition(".")[2]: name for name in reversed(names)}
+    close = difflib.get_close_matches(key, plain, n=1)
+    return f": did you mean {plain[close[0]]!r}?" if close else f"; valid keys are {', '.join(known)}"

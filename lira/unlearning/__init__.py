@@ -1,0 +1,1 @@
+"""The protocol of an unlearning: models before, retrained and unlearned, in one directory."""

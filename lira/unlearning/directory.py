@@ -1,0 +1,219 @@
+"""The directory of an unlearning, and the arrays in it that metrics are computed from."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tomli_w
+
+from lira.data.dataset import Dataset
+from lira.engine.fill import accuracy_over
+from lira.learning.recipe import SIGNALS
+from lira.store.config import ConfigError, as_dict, differences, read_config
+from lira.store.run import Run
+from lira.store.zarr import RunError, new_directory, open_array, read_store, write_array, write_atomically
+from lira.unlearning.config import UnlearnConfig
+from lira.unlearning.methods import check_methods
+from lira.unlearning.requests import draw_requests
+from lira.unlearning.resolve import first_memberships, resolved
+
+__all__ = ["Measurements", "Unlearning", "measurements"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Unlearning:
+    """An unlearning directory, opened for reading or for `unlearn`."""
+
+    path: Path
+    config: UnlearnConfig
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], dataset: Dataset, config: UnlearnConfig) -> "Unlearning":
+        """Make a directory, or open the one that is there, with other methods if `config` names them.
+
+        Raises:
+            RunError: the directory cannot be written, holds something else, or an unlearning of other requests or
+                models; or the run to start from is incomplete, of other data, or saved no parameters.
+            ValueError: the requests do not fit the pool, or a method or the recipe does not fit.
+        """
+        path = Path(path).expanduser().absolute()
+        config = resolved(config)
+        if (path / "config.toml").exists():
+            return cls.open(path)._continue(dataset, config)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(
+                f"{path}: is not an unlearning directory (it has no config.toml); name a new or empty one"
+            )
+        config.recipe.check(dataset.num_examples, dataset.x.shape[1:])
+        config.queries.check(dataset.x.shape[1:])
+        requests = draw_requests(config, dataset, first_memberships(config, dataset))
+        check_methods(config, dataset, requests, config.methods)
+        with new_directory(path) as making:
+            write_array(making / "forget", requests, {})
+            write_atomically(making / "config.toml", tomli_w.dumps(as_dict(config)).encode())
+        return cls(path, config)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "Unlearning":
+        """Open an existing directory.
+
+        Raises:
+            RunError: it is not an unlearning directory, or is damaged.
+        """
+        path = Path(path).expanduser().absolute()
+        for name in ("config.toml", "forget"):
+            if not (path / name).exists():
+                raise RunError(f"{path}: is not an unlearning directory (it has no {name})")
+        try:
+            return cls(path, read_config(path / "config.toml", UnlearnConfig))
+        except ConfigError as error:
+            raise RunError(f"{path}: the unlearning directory is damaged: {error}") from error
+
+    def _continue(self, dataset: Dataset, config: UnlearnConfig) -> "Unlearning":
+        """Give the directory other methods or another execution; refused where anything else differs."""
+        old = self.config
+        same = {"methods", "method", "execution", "recipe", "queries", "forget"}
+        changes = [
+            *differences(old.recipe, config.recipe, "recipe."),
+            *differences(old.queries, config.queries, "queries."),
+            *differences(old.forget, config.forget, "forget."),
+            *(
+                f"{each.name} is {getattr(old, each.name)!r} there and {getattr(config, each.name)!r} here"
+                for each in dataclasses.fields(config)
+                if each.name not in same and getattr(old, each.name) != getattr(config, each.name)
+            ),
+        ]
+        for name in old.method.keys() & config.method.keys():
+            if old.method[name] != config.method[name] and self._place(name).exists():
+                there, here = (
+                    ", ".join(f"{key} = {value!r}" for key, value in each.method[name].items())
+                    for each in (old, config)
+                )
+                changes.append(
+                    f"method.{name} has {there} there and {here} here (or remove {self._place(name)})"
+                )
+        if changes:
+            raise RunError(
+                f"{self.path}: is another unlearning: {'; '.join(changes)}; name another directory"
+            )
+        check_methods(
+            config,
+            dataset,
+            self.requests,
+            [name for name in config.methods if not self._place(name).exists()],
+        )
+        config = dataclasses.replace(config, method={**old.method, **config.method})
+        if config != old:
+            write_atomically(self.path / "config.toml", tomli_w.dumps(as_dict(config)).encode())
+        return Unlearning(self.path, config)
+
+    # --- What is there ----------------------------------------------------------------------------------------------
+
+    @property
+    def requests(self) -> np.ndarray:
+        """The forget sets, one after the other, bool `[K, N]`; no example is in two."""
+        return read_store(open_array(self.path / "forget"), f"{self.path}/forget")
+
+    @property
+    def before(self) -> Run:
+        """The run of the M models that are unlearned."""
+        return Run.open(self.config.run or self.path / "before")
+
+    @property
+    def retrained(self) -> Run:
+        """The run of K M models trained from scratch without requests 0..k: the reference."""
+        return Run.open(self.path / "retrained")
+
+    def method(self, name: str) -> Run:
+        """The run of K M models that a method left."""
+        return Run.open(self._place(name))
+
+    def _place(self, name: str) -> Path:
+        return self.path / "methods" / name
+
+    def is_complete(self) -> bool:
+        """Whether every model of every kind is there."""
+        places = [self.path / "retrained", *map(self._place, self.config.methods)]
+        if not all(place.exists() for place in places):
+            return False
+        return all((Run.open(place).done > 0).all() for place in places)
+
+
+class Measurements(NamedTuple):
+    """What the metrics of a method at request k are computed from; m models, in complementary pairs."""
+
+    keep: np.ndarray  # bool [m, N], memberships of the models before
+    forget: np.ndarray  # bool [N], everything requested so far: requests 0..k
+    requests: np.ndarray  # bool [k + 1, N], those requests
+    labels: np.ndarray  # int32 [N]
+    before: np.ndarray  # float32 [m, N, Q], phi
+    previous: np.ndarray  # float32 [m, N, Q], of this method after the request before this one
+    after: np.ndarray  # float32 [m, N, Q]
+    retrained: np.ndarray  # float32 [m, N, Q]
+    features: tuple[
+        np.ndarray, np.ndarray, np.ndarray
+    ]  # float32 [m, N, D] before, after and retrained: all signals but logits
+    accuracies: dict[str, dict[str, np.ndarray]]  # [after | retrained][retain | forget | test] -> float [m]
+    seconds: float  # of learning, a model and request; NaN where it was not recorded
+    seconds_retrained: float  # the same, of training from scratch
+
+
+def measurements(unlearning: Unlearning, method: str, k: int) -> Measurements:
+    """The arrays that metrics are computed from, of the models whose pairs are usable before, after and retrained.
+
+    Accuracy on the forget set is over the examples that the model held before; NaN for a model that held none. Without
+    a test set, test accuracy is over the examples that the model never held.
+
+    Raises:
+        RunError: the models are not there yet.
+    """
+    before, retrained, after = unlearning.before, unlearning.retrained, unlearning.method(method)
+    M = unlearning.config.num_models
+    usable = set(before.models.tolist())
+    for run in (retrained, after):
+        usable &= set((run.models[(run.models >= k * M) & (run.models < (k + 1) * M)] - k * M).tolist())
+    models = np.array(sorted(m for m in usable if m < M), int)
+    if not len(models):
+        raise RunError(
+            f"{unlearning.path}: no pair of models is complete for {method!r} at request {k}: unlearn first"
+        )
+    keep = before.memberships(models)
+    requests = unlearning.requests[: k + 1]
+    forget = np.logical_or.reduce(requests)
+    accuracies = {}
+    for name, run in (("after", after), ("retrained", retrained)):
+        correct = np.asarray(run.signal("correct", models + k * M), bool)
+        accuracies[name] = {
+            "retain": accuracy_over(correct, keep & ~forget),
+            "forget": accuracy_over(correct, keep & forget),
+            "test": np.asarray(run.accuracy("test", models + k * M)),
+        }
+        if not run.holds("phi_test"):
+            accuracies[name]["test"] = accuracy_over(correct, ~keep & ~forget)
+    signals = [name for name in ("phi", *SIGNALS) if name != "logits" and before.holds(name)]
+
+    def joined(run: Run, rows: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.asarray(run.signal(name, rows)) for name in signals], axis=2)
+
+    return Measurements(
+        keep=keep,
+        forget=forget,
+        requests=requests,
+        labels=before.labels,
+        before=np.asarray(before.signal("phi", models)),
+        previous=np.asarray(after.signal("phi", models + (k - 1) * M) if k else before.signal("phi", models)),
+        after=np.asarray(after.signal("phi", models + k * M)),
+        retrained=np.asarray(retrained.signal("phi", models + k * M)),
+        features=(joined(before, models), joined(after, models + k * M), joined(retrained, models + k * M)),
+        accuracies=accuracies,
+        seconds=_seconds_a_model(after),
+        seconds_retrained=_seconds_a_model(retrained),
+    )
+
+
+def _seconds_a_model(run: Run) -> float:
+    sessions = [s for s in run.provenance["sessions"] if s["models"]]
+    models = sum(s["models"] for s in sessions)
+    return sum(s["learning_seconds"] for s in sessions) / models if models else float("nan")

@@ -1,0 +1,142 @@
+"""The protocol of an unlearning: models before, retrained without the forget set, and unlearned, in one directory.
+
+Layout under UNLEARN: config.toml, `forget` (Zarr bool [K, N], the requests), before/ (a run, where none was given),
+retrained/ and methods/<name>/ (runs of K M models with given memberships). Row k M + m is model m after requests
+0..k: trained from scratch without them, or unlearned by the method from row (k - 1) M + m on. Every model's `done` is
+written last, so that the same command completes what was interrupted.
+"""
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from threading import Event
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lira.data.dataset import Dataset
+from lira.engine.calibrate import programs_for
+from lira.engine.fill import Data, DivergedWarning, Learn, Learned, fill, train
+from lira.engine.programs import Programs, fit_beside
+from lira.store.run import DIVERGED, DONE, Run
+from lira.store.zarr import RunError
+from lira.unlearners import RETRAIN, find_method
+from lira.unlearning.directory import Unlearning
+from lira.unlearning.methods import one_model
+from lira.unlearning.resolve import run_config
+
+__all__ = ["unlearn"]
+
+# Added to the recipe's seed: what is compared must not share its randomness.
+RETRAINED_SEED, RETRAIN_SEED = 1, 2
+
+
+# --- Running ---------------------------------------------------------------------------------------------------------
+
+
+def unlearn(unlearning: Unlearning, dataset: Dataset, *, show_progress: bool = True) -> None:
+    """Train, retrain and unlearn all models that are missing. Interrupt it at any point.
+
+    Raises:
+        RunError: the data is not the directory's, another process is writing it, or a method returned NaN for every
+            model that had something to forget.
+
+    Warns:
+        DivergedWarning: naming models that stopped being finite.
+    """
+    config, requests = unlearning.config, unlearning.requests
+    M, K = config.num_models, len(requests)
+    if config.run:
+        before = Run.open(config.run, dataset)
+    else:
+        before = Run.from_config(
+            unlearning.path / "before", dataset, run_config(config, models=M, save_params=True)
+        )
+        train(before, dataset, show_progress=show_progress)
+    # Row k M + m: what model m holds after requests 0..k.
+    gone = np.cumsum(requests, axis=0).astype(bool)
+    keep = (before.memberships(np.arange(M)) & ~gone[:, None]).reshape(K * M, -1)
+    scratch = partial(run_config, config, models=K * M, save_params=False)
+    retrained = Run.from_config(
+        unlearning.path / "retrained", dataset, scratch(seed=RETRAINED_SEED), keep=keep
+    )
+    train(retrained, dataset, verb="retraining", show_progress=show_progress)
+    for name in config.methods:
+        place = unlearning.path / "methods" / name
+        if name == RETRAIN:
+            run = Run.from_config(place, dataset, scratch(seed=RETRAIN_SEED), keep=keep)
+            train(run, dataset, verb=RETRAIN, show_progress=show_progress)
+        else:
+            # Only the next request starts from them.
+            stored = run_config(config, models=K * M, save_params=K > 1)
+            run = Run.from_config(place, dataset, stored, keep=keep)
+            for k in range(K):
+                _unlearn_request(unlearning, dataset, before, run, name, k, show_progress)
+
+
+def _unlearn_request(
+    unlearning: Unlearning, dataset: Dataset, before: Run, run: Run, name: str, k: int, show_progress: bool
+) -> None:
+    """Make the models of a method after request k; a model that had diverged before it stays so."""
+    config, requests = unlearning.config, unlearning.requests
+    M, K = config.num_models, len(requests)
+    models, rows = np.arange(M), k * M + np.arange(M)
+    source, from_rows = (run, rows - M) if k else (before, models)
+    lost = source.done[from_rows] != DONE
+    with run.lock():
+        for row in rows[lost & (run.done[rows] == 0)]:
+            run.write_model(int(row), {}, diverged=True)
+    held = before.memberships(models)
+    forget, retain = held & requests[k], held & ~requests[: k + 1].any(axis=0)
+    one = one_model(find_method(name), config.method.get(name, {}), config, dataset, requests)
+
+    def prepare(missing: int) -> tuple[Programs, Learn]:
+        programs = programs_for(
+            config.recipe, config.queries, config.execution, dataset, missing, config.signals
+        )
+        W = programs.width
+        parameters = source.signal("params").shape[1]
+        shapes = (
+            jax.ShapeDtypeStruct((W, parameters), jnp.float32),
+            jax.ShapeDtypeStruct((W,), jnp.int32),
+            jax.ShapeDtypeStruct((), jnp.int32),
+            *(jax.ShapeDtypeStruct((W, dataset.num_examples), bool) for _ in range(2)),
+            *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (dataset.x, dataset.y)),
+        )
+        programs, compiled = fit_beside(programs, one, (0, 0, None, 0, 0, None, None), shapes)
+
+        def learn(
+            stack: np.ndarray, data: Data, advance: Callable[[float, int], None], stop: Event
+        ) -> Learned:
+            wide = np.resize(stack, W) - k * M
+            variables, finite = compiled(
+                jnp.asarray(np.asarray(source.signal("params", from_rows[wide]))),
+                jnp.asarray(wide, jnp.int32),
+                jnp.asarray(k, jnp.int32),
+                jnp.asarray(forget[wide]),
+                jnp.asarray(retain[wide]),
+                data.x,
+                data.y,
+            )
+            finite = np.asarray(finite)
+            advance(len(stack), 0)
+            return Learned(variables, finite)
+
+        return programs, learn
+
+    said = f"{name}, request {k + 1} of {K}" if K > 1 else name
+    made = fill(run, dataset, prepare, among=rows, verb=said, show_progress=show_progress)
+    diverged = (run.done[rows] == DIVERGED) & ~lost
+    if diverged.any() and diverged[~lost & forget.any(axis=1)].all():
+        raise RunError(
+            f"method {name!r} returned NaN or infinity for every model at request {k}: change its options under "
+            f"[method.{name}] and remove {run.path}"
+        )
+    if made and diverged.any():
+        warnings.warn(
+            f"method {name!r} returned NaN or infinity for {diverged.sum()} of {M} models at request {k}; they are left "
+            f"out with their mates: {', '.join(map(str, np.flatnonzero(diverged)))}",
+            DivergedWarning,
+            stacklevel=3,
+        )

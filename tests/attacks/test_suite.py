@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+
+from lira import attacks
+from lira.attacks import FewModelsError, classifier_features
+from lira.attacks.suite import ATTACKS, MissingSignalError, Pool, attack_pool, call_attack, missing_signals
+from lira.membership import keep_mask
+from lira.metrics import roc
+
+M, N, Q = 20, 300, 2
+rng = np.random.default_rng(0)
+KEEP = keep_mask(0, M, N)
+PHI = (rng.normal(size=(M, N, Q)) + 2 * KEEP[..., None]).astype(np.float32)
+ENTROPY = np.exp(-PHI)
+SIGNALS = {"phi": PHI, "entropy": ENTROPY, "modified_entropy": ENTROPY / 2}
+FEATURES = rng.normal(size=(N, 3)).astype(np.float32)
+POINTS = rng.normal(size=(M, 40, Q)).astype(np.float32)
+POINT_FEATURES = rng.normal(size=(40, 3)).astype(np.float32)
+
+
+def balanced():
+    return np.argsort(rng.uniform(size=(M, N)), axis=0) < M // 2
+
+
+def test_pools_of_pairs_leave_the_pair_out_and_others_the_target():
+    for keep, leave in ((KEEP, "pair"), (balanced(), "one"), (balanced()[:19], "one")):
+        scores = attack_pool(Pool({"phi": PHI[: len(keep)]}, keep))
+        for name in ("lira_online", "bavaria_offline", "rmia_online", "attack_p"):
+            expected = ATTACKS[name](PHI[: len(keep)], keep, leave=leave)
+            np.testing.assert_array_equal(scores[name], expected)
+
+
+def test_each_attack_reads_the_signal_that_it_names():
+    pool = Pool(SIGNALS, KEEP, population=POINTS, features=FEATURES, population_features=POINT_FEATURES)
+    assert missing_signals(pool) == {}
+    scores = attack_pool(pool)
+    assert list(scores) == list(ATTACKS)
+    assert all(values.shape == (M, N) and np.isfinite(values).all() for values in scores.values())
+    np.testing.assert_allclose(scores["entropy_threshold"], -ENTROPY.mean(axis=2), rtol=1e-5)
+    np.testing.assert_allclose(scores["modified_entropy_threshold"], -ENTROPY.mean(axis=2) / 2, rtol=1e-5)
+    features = classifier_features(PHI, entropy=ENTROPY)
+    np.testing.assert_array_equal(scores["shadow_svc"], attacks.shadow_classifier(features, KEEP, kind="svc"))
+    expected = attacks.quantile_regression(
+        PHI, KEEP, features=FEATURES, population=POINTS, population_features=POINT_FEATURES
+    )
+    np.testing.assert_array_equal(scores["quantile_regression"], expected)
+    np.testing.assert_array_equal(scores["rmia_offline"], attacks.rmia_offline(PHI, KEEP, population=POINTS))
+
+
+def test_what_the_pool_does_not_hold_is_named():
+    pool = Pool({"phi": PHI}, KEEP)
+    assert missing_signals(pool) == {
+        "quantile_regression": "features",
+        "entropy_threshold": "entropy",
+        "modified_entropy_threshold": "modified_entropy",
+    }
+    assert set(ATTACKS) - set(attack_pool(pool)) == set(missing_signals(pool))
+    with pytest.raises(MissingSignalError, match=r"^entropy$"):
+        call_attack(attacks.entropy_threshold, pool)
+    # The targets' own signal is needed too.
+    outside = Pool(SIGNALS, KEEP, {"phi": PHI[:1]})
+    assert set(missing_signals(outside)) == set(missing_signals(pool))
+
+
+def test_one_target_and_out_models_allow_offline_attacks_only():
+    out = np.zeros((9, N), bool)
+    phi = rng.normal(size=(9, N, Q)).astype(np.float32)
+    with pytest.warns(UserWarning, match="is left out: .* needs .*models"):
+        scores = attack_pool(Pool({"phi": phi}, out, {"phi": PHI[:1]}))
+    assert not {"lira_online", "lira_online_fixed"} & set(scores)
+    np.testing.assert_array_equal(scores["lira_offline"], attacks.lira_offline(phi, out, target=PHI[:1]))
+    assert roc(scores["lira_offline"], KEEP[:1]).auc > 0.7
+
+
+def test_populations_of_pool_and_targets_reach_the_attacks_that_take_them():
+    seen = {}
+
+    def takes_both(phi, keep, *, target=None, population=None, target_population=None, leave="pair"):
+        seen["both"] = (population, target_population)
+        return attacks.global_threshold(phi, keep, target=target, leave=leave)
+
+    pool = Pool(
+        {"phi": PHI[:18]},
+        KEEP[:18],
+        {"phi": PHI[18:]},
+        population=POINTS[:18],
+        target_population=POINTS[18:],
+    )
+    attack_pool(pool, {"global_threshold": attacks.global_threshold, "both": takes_both})
+    assert seen["both"] == (pool.population, pool.target_population)
+
+
+def test_too_few_models_are_a_warning_and_other_errors_are_errors():
+    def needs_more(phi, keep, *, target=None, leave="pair"):
+        raise FewModelsError("needs more")
+
+    with pytest.warns(UserWarning, match="needs_more is left out: needs more"):
+        assert attack_pool(Pool({"phi": PHI}, KEEP), {"needs_more": needs_more}) == {}
+    with pytest.raises(ValueError, match=r"phi\[0, 0, 0\] is nan"):
+        attack_pool(Pool({"phi": PHI * np.nan}, KEEP))

@@ -1,0 +1,227 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lira.data.dataset import Dataset
+from lira.engine import calibrate
+from lira.engine import programs as engine_programs
+from lira.engine import sweep as engine_sweep
+from lira.engine.calibrate import programs_for
+from lira.engine.fill import train
+from lira.learning.augment import Queries
+from lira.learning.models import build_model
+from lira.learning.recipe import Recipe
+from lira.store.config import Execution
+from lira.store.run import Run
+
+RECIPE = Recipe(epochs=2, batch_size=10)
+AUTO = Execution(workers=1)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIRA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache/calibration"
+
+
+def dataset():
+    rng = np.random.default_rng(0)
+    return Dataset.from_arrays(rng.normal(size=(80, 6)), np.arange(80) % 2)
+
+
+def images():
+    x = np.random.default_rng(0).integers(0, 256, (96, 8, 8, 3), dtype=np.uint8)
+    return Dataset.from_arrays(x, np.arange(96) % 3)
+
+
+def speeds(monkeypatch, by_width):
+    """Pretend that a stack of each width trains so many images a second; return the widths that were measured."""
+    measured = []
+
+    def seconds(programs, data):
+        measured.append(programs.width)
+        # In steps of milliseconds: long ones would end the search.
+        return RECIPE.batch_size * programs.width / by_width[programs.width] / 1e6
+
+    monkeypatch.setattr(calibrate, "seconds_per_step", seconds)
+    return measured
+
+
+@pytest.mark.parametrize(
+    ("by_width", "measured", "chosen"),
+    [
+        ({1: 100, 4: 300, 16: 310, 64: 200}, [1, 4, 16, 64], 16),
+        ({1: 100, 4: 90}, [1, 4], 1),
+        ({1: 100, 4: 101}, [1, 4], 4),
+        ({1: 1, 4: 4, 16: 16, 64: 64}, [1, 4, 16, 64], 64),
+    ],
+)
+def test_fastest_width_is_kept_and_growth_stops_when_it_no_longer_pays(
+    monkeypatch, by_width, measured, chosen
+):
+    tried = speeds(monkeypatch, by_width)
+    programs = programs_for(RECIPE, Queries(), AUTO, dataset(), 64)
+    assert tried == measured
+    assert programs.width == chosen
+    assert f"patches {chosen}: {by_width[chosen]:,}" in programs.why
+
+
+def test_choice_is_made_once_for_a_device_model_and_batch_size(monkeypatch, cache):
+    tried = speeds(monkeypatch, {1: 1, 4: 4, 16: 2})
+    assert programs_for(RECIPE, Queries(), AUTO, dataset(), 16).width == 4
+    again = programs_for(RECIPE, Queries(), AUTO, dataset(), 16)
+    assert again.width == 4
+    assert again.why.startswith("measured before: ")
+    assert tried == [1, 4, 16]
+    assert programs_for(RECIPE, Queries(), AUTO, dataset(), 2).width == 2, "never wider than there are models"
+    programs_for(Recipe(epochs=2, batch_size=20), Queries(), AUTO, dataset(), 16)
+    assert tried == [1, 4, 16, 1, 4, 16], "another batch size is another question"
+    for place in cache.iterdir():
+        place.write_text("{")
+    assert programs_for(RECIPE, Queries(), AUTO, dataset(), 16).width == 4
+    assert len(tried) == 9, "a damaged choice is measured again"
+    assert all(json.loads(p.read_text())["width"] == 4 for p in cache.iterdir() if len(p.read_text()) > 1)
+
+
+def test_pinned_width_and_lowering_are_not_measured(monkeypatch):
+    tried = speeds(monkeypatch, {})
+    programs = programs_for(RECIPE, Queries(), Execution(width=3, lowering="xla", workers=1), dataset(), 64)
+    assert (programs.width, programs.lowering, programs.why, tried) == (3, "xla", "pinned", [])
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision", "execution", "share", "expected"),
+    [
+        ("cpu", "float32", AUTO, 5, [(how, [1, 4]) for how in ("mixed", "winograd", "patches", "xla")]),
+        ("cpu", "bfloat16", AUTO, 16, [(how, [1, 4, 16]) for how in ("patches", "xla")]),
+        ("cpu", "bfloat16", Execution(width=3), 16, [("patches", [3]), ("xla", [3])]),
+        ("gpu", "float32", AUTO, 256, [("xla", [1]), ("per_model", [4])]),
+        ("gpu", "float32", AUTO, 2, [("xla", [1]), ("per_model", [2])]),
+        ("gpu", "float32", AUTO, 1, [("xla", [1])]),
+        ("gpu", "bfloat16", Execution(width=1), 256, [("xla", [1])]),
+        ("gpu", "bfloat16", Execution(width=8), 256, [("per_model", [8])]),
+        ("gpu", "bfloat16", Execution(lowering="patches"), 4, [("patches", [1, 4])]),
+    ],
+)
+def test_candidates_of_a_network_that_convolves(backend, precision, execution, share, expected, monkeypatch):
+    """On CPU Winograd in float32 too; on a GPU, where each costs half a minute, one model or a few of them."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    recipe = Recipe(model="cnn", batch_size=8, precision=precision)
+    assert calibrate._candidates(build_model("cnn", 3), recipe, images(), execution, share) == expected
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps", "at_once"),
+    [(60, 14, 6), (60, 11, 10), (100, 97, 1), (7, 10, 7), (7, 40, 1), (1, 500, 1)],
+)
+def test_short_epochs_are_trained_several_at_a_time(epochs, steps, at_once):
+    assert engine_programs.epochs_at_once(Recipe(epochs=epochs), steps) == at_once
+
+
+def test_whole_epochs_as_a_program_train_as_steps_do(monkeypatch):
+    """Two epochs of four steps, as on an accelerator in one call and timed in such calls, or one call an epoch."""
+    data = dataset()
+    x, y, keep = jnp.asarray(data.x), jnp.asarray(data.y), jnp.asarray(np.arange(80) % 3 > 0)[None]
+    recipe = Recipe(epochs=2, batch_size=10)
+
+    def trained():
+        programs = engine_programs._build(build_model("mlp", 2), recipe, Queries(), data, "patches", 1, ())
+        state = programs.init(jnp.arange(1), x[:1])
+        state, taken = engine_programs.train_steps(programs, state, jnp.arange(1), 0, 5, x, y, keep)
+        assert calibrate.seconds_per_step(programs, data) > 0
+        return programs, taken, state
+
+    programs, taken, state = trained()
+    assert (programs.epochs, programs.steps, taken, int(state.step[0])) == (1, 4, 5, 5)
+    state, _ = programs.train(programs.init(jnp.arange(1), x[:1]), jnp.arange(1), 0, 4, x, y, keep)
+    state, losses = programs.train(state, jnp.arange(1), 1, 4, x, y, keep)
+    assert losses.shape == (1, 1)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    programs, taken, at_once = trained()
+    assert (programs.epochs, programs.steps, taken, int(at_once.step[0])) == (2, 8, 8, 8)
+    for a, e in zip(jax.tree.leaves(at_once.params), jax.tree.leaves(state.params), strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6)
+
+
+def test_width_is_bounded_by_memory(monkeypatch):
+    speeds(monkeypatch, {1: 1, 4: 4, 16: 16, 64: 64})
+    used = engine_programs.compile_programs(
+        build_model("mlp", 2), RECIPE, Queries(), dataset(), 1, "patches", 4
+    ).memory
+    assert used
+    monkeypatch.setattr(calibrate, "device_memory", lambda: 2 * used)
+    programs = programs_for(RECIPE, Queries(), AUTO, dataset(), 64)
+    assert programs.width == 4
+    assert "patches 16 does not fit" in programs.why
+    programs = programs_for(RECIPE, Queries(), Execution(workers=5, width=4), dataset(), 64)
+    assert (programs.workers, programs.models) == (1, 4), "fewer workers before none at all"
+    monkeypatch.setattr(calibrate, "device_memory", lambda: 1.0)
+    with pytest.raises(ValueError, match="not even one mlp at batch size 20 fits on the device"):
+        programs_for(Recipe(epochs=2, batch_size=20), Queries(), AUTO, dataset(), 64)
+
+
+def test_compiler_out_of_memory_is_a_width_that_does_not_fit(monkeypatch):
+    speeds(monkeypatch, {1: 1, 4: 4})
+    build = engine_programs._build
+
+    def exhausted(*arguments):
+        if arguments[5] > 4:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return build(*arguments)
+
+    monkeypatch.setattr(engine_programs, "_build", exhausted)
+    assert programs_for(RECIPE, Queries(), AUTO, dataset(), 64).width == 4
+
+
+def test_number_of_compilations_does_not_grow_with_stacks_or_epochs(tmp_path):
+    """Initialisation, epoch and sweep are compiled once for a run, a short last stack included."""
+
+    def compiled(models, epochs, name):
+        engine_programs._programs.clear()
+        events = []
+
+        def listen(event, duration_secs, **_):
+            if event == "/jax/core/compile/backend_compile_duration":
+                events.append(event)
+
+        recipe = Recipe(epochs=epochs, batch_size=10)
+        run = Run.create(tmp_path / name, dataset(), recipe, num_models=models, execution=Execution(width=4))
+        jax.monitoring.register_event_duration_secs_listener(listen)
+        try:
+            train(run, dataset(), show_progress=False)
+        finally:
+            jax.monitoring.unregister_event_duration_listener(listen)
+        assert (run.done == 1).all()
+        return len(events)
+
+    compiled(8, 1, "warm-up")  # small programs, such as slices, that any later run finds compiled
+    once = compiled(8, 2, "two")
+    assert once <= 4
+    assert compiled(14, 3, "four") == once
+
+
+def test_sweeps_ask_about_as_many_examples_as_fit_off_the_cpu(monkeypatch):
+    recipe = Recipe(model="cnn-small", epochs=1, batch_size=16)
+    asked = []
+    blocks = engine_sweep.batches_of
+    monkeypatch.setattr(engine_sweep, "batches_of", lambda n, batch: asked.append(batch) or blocks(n, batch))
+
+    def sweep():
+        build = engine_programs._build
+        programs = build(
+            build_model("cnn-small", 3), recipe, Queries(mirror=True), images(), "patches", 2, ()
+        )
+        x, y = jnp.asarray(images().x), jnp.asarray(images().y)
+        indices, keep = jnp.arange(2), jnp.ones((2, len(y)), bool)
+        variables = programs.evaluate(programs.init(indices, x[:1]), indices, x, keep)
+        return programs.sweep(variables, x, y)
+
+    small, _ = sweep()
+    assert asked == [8], "a training batch of queries, two an example"
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    large, _ = sweep()
+    assert 8 < asked[-1] <= 96
+    np.testing.assert_allclose(large["phi"], small["phi"], rtol=1e-4, atol=1e-4)

@@ -1,0 +1,167 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import softmax
+from scipy.stats import mannwhitneyu
+
+from lira.exchange import confidences
+from lira.exchange.confidences import as_keep, as_labels, to_phi
+from lira.metrics.alignment import member_z, require_aligned
+
+N, Q, C = 40, 3, 5
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(0, 3, (N, Q, C)).astype(np.float32)
+LABELS = np.arange(N) % C
+
+
+def exact(logits: np.ndarray = LOGITS, labels: np.ndarray = LABELS) -> np.ndarray:
+    """Phi `[N, Q]` in longdouble, by the definition."""
+    p = softmax(logits.astype(np.longdouble), axis=-1)
+    p_y = np.take_along_axis(p, labels[:, None, None], axis=-1)[..., 0]
+    return np.log(p_y) - np.log(p.sum(axis=-1) - p_y)
+
+
+PHI = exact()
+P = softmax(LOGITS.astype(np.float64), axis=-1)
+P_Y = np.take_along_axis(P, LABELS[:, None, None], axis=-1)[..., 0]
+CORRECT = LOGITS[:, 0].argmax(axis=-1) == LABELS
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "knows_class"),
+    [
+        ("phi", PHI.astype(np.float64), False),
+        ("losses", -np.log(P_Y), False),
+        ("confidences", P_Y, False),
+        ("confidences", P, True),
+        ("logits", LOGITS, True),
+        ("logits", LOGITS.astype(np.float64), True),
+    ],
+)
+def test_every_kind_gives_the_same_phi_with_and_without_queries(kind, values, knows_class):
+    for given_values, expected in ((values, PHI), (values[:, 0], PHI[:, :1])):
+        phi, correct = to_phi(kind, given_values, LABELS)
+        assert phi.dtype == np.float64
+        np.testing.assert_allclose(phi, expected.astype(np.float64), rtol=1e-10, atol=1e-10)
+        if knows_class:
+            np.testing.assert_array_equal(correct, CORRECT)
+        else:
+            assert correct is None
+
+
+@pytest.mark.parametrize("shape", [(N,), (N, 1), (N, Q, 1)])
+def test_one_logit_is_a_binary_classifier(shape):
+    z = RNG.normal(size=shape)
+    labels = np.arange(N) % 2
+    both = np.stack([np.zeros(shape), z], axis=-1).reshape(N, -1, 2)
+    phi, correct = to_phi("logits", z, labels)
+    np.testing.assert_allclose(phi, exact(both, labels).astype(np.float64), rtol=1e-10, atol=1e-10)
+    np.testing.assert_array_equal(correct, (z.reshape(N, -1)[:, 0] > 0) == labels)
+
+
+def test_large_arrays_go_through_in_blocks(monkeypatch):
+    monkeypatch.setattr(confidences, "BLOCK_VALUES", 20 * Q * C)
+    np.testing.assert_allclose(
+        to_phi("logits", LOGITS, LABELS)[0], PHI.astype(np.float64), rtol=1e-10, atol=1e-10
+    )
+    np.testing.assert_allclose(
+        to_phi("confidences", P, LABELS)[0], PHI.astype(np.float64), rtol=1e-10, atol=1e-10
+    )
+
+
+def changed(values, index, value):
+    values = values.copy()
+    values[index] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "labels", "message"),
+    [
+        ("logits", LOGITS, None, "logits need labels"),
+        ("logits", LOGITS, LABELS[:-1], "has 40 rows, but there are 39 labels"),
+        ("logits", LOGITS[..., :4], LABELS, "has 4 classes on its last axis, but labels go up to 4"),
+        ("logits", LOGITS[:, 0, 0], LABELS, "has 1 classes on its last axis, but labels go up to 4"),
+        (
+            "logits",
+            LOGITS[None],
+            LABELS[:1],
+            r"has a shape of \(1, 40, 3, 5\) for a model; logits are \[N\], \[N, C\]",
+        ),
+        ("logits", P, LABELS, "looks like probabilities .* not logits: give it as confidences"),
+        ("logits", P[:, 0, 1], np.arange(N) % 2, "looks like probabilities"),
+        ("logits", changed(LOGITS, (3, 2, 1), np.nan), LABELS, r"is NaN at example 3, query 2 \(1 in all\)"),
+        ("phi", LOGITS, None, r"phi are \[N\] or \[N, Q\]"),
+        ("phi", changed(PHI[:, 0], 7, np.nan), None, "is NaN at example 7, query 0"),
+        ("losses", changed(-np.log(P_Y), (0, 0), -1), None, "a cross-entropy loss is not negative; got -1"),
+        ("confidences", LOGITS[:, 0], None, r"a probability is in \[0, 1\]"),
+        ("confidences", P, None, "probability vectors need labels and rows that sum to 1"),
+        ("confidences", P * 0.5, LABELS, "probability vectors need labels and rows that sum to 1"),
+        ("confidences", changed(P, (2, 1), -P[2, 1]), LABELS, "rows that sum to 1"),
+    ],
+)
+def test_what_cannot_be_is_refused(kind, values, labels, message):
+    with pytest.raises(ValueError, match=message):
+        to_phi(kind, values, labels)
+
+
+def test_membership_is_boolean_or_zero_and_one():
+    for values in ([True, False], [1, 0], [1.0, 0.0]):
+        np.testing.assert_array_equal(as_keep(np.array(values)), [True, False])
+    with pytest.raises(ValueError, match=r"member must be true or false .* got 7: not indices of members"):
+        as_keep(np.array([0, 7, 1]), "member")
+    with pytest.raises(ValueError, match="got nan"):
+        as_keep(np.array([0, np.nan]))
+
+
+def test_labels_are_class_numbers_of_two_classes_at_least():
+    assert as_labels(np.array([0.0, 2.0, 1.0]), 3).dtype == np.int32
+    np.testing.assert_array_equal(as_labels(np.array([[0, 1, 1]]), 3), [0, 1, 1])
+    for values, message in [
+        ([0, 1], r"labels must be \[N\] = \[3\]"),
+        (np.eye(3), "argmax one-hot rows"),
+        ([0, 1, -1], r"labels\[2\] is -1, not a class number"),
+        ([0, 0.5, 1], r"labels\[1\] is 0.5, not a class number"),
+        ([0, np.nan, 1], r"labels\[1\] is nan"),
+        ([3, 3, 3], "labels hold one class only, 3"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            as_labels(np.array(values), 3)
+
+
+@given(st.integers(0, 2**31), st.booleans())
+def test_member_z_is_the_mann_whitney_statistic(seed, ties):
+    rng = np.random.default_rng(seed)
+    phi, keep = rng.normal(size=30), np.arange(30) % 3 == 0
+    phi = np.round(phi) if ties else phi
+    statistic = mannwhitneyu(phi[keep], phi[~keep]).statistic
+    mean, sd = 10 * 20 / 2, np.sqrt(10 * 20 * 31 / 12)
+    assert member_z(phi, keep) == pytest.approx((statistic - mean) / sd)
+    assert np.isnan(member_z(phi, np.ones(30, bool)))
+
+
+def test_misaligned_models_are_refused_and_good_ones_are_not():
+    """By the counts: 2 standard errors of chance on 200 members of two classes are 7.1 %."""
+    keep, labels = np.tile(np.arange(400) % 2 == 0, (4, 1)), np.arange(400) // 2 % 2
+    unknown, good = np.full(4, np.nan), np.array([0.9, 0.95, 0.99, 0.9])
+    up, down = np.full(4, 3.0), np.full(4, -3.0)
+    for accuracy, z in [
+        (good, up),
+        (unknown, unknown),
+        (good, np.array([-9, -9, -9, 0.1])),
+        (good, down / 2),
+    ]:
+        require_aligned(accuracy, z, keep, labels)
+    require_aligned(np.full(4, 0.58), up, keep, labels)
+    for accuracy, z, message in [
+        (np.full(4, 0.56), up, r"agree with 56.0% of the labels, and the most common class with 50.0%"),
+        (
+            np.array([0.9, 0.9, 0.52, 0.9]),
+            up,
+            r"the logits of model 2 agree with the labels no better than chance",
+        ),
+        (good, down, r"AUC below 0.5\): membership is inverted, the values have the wrong sign"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            require_aligned(accuracy, z, keep, labels)

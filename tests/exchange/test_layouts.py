@@ -1,0 +1,474 @@
+import json
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+from scipy.special import softmax, xlogy
+from scipy.stats import norm
+from sklearn.metrics import auc, roc_curve
+
+from lira import attacks, scoring
+from lira.attacks.suite import ATTACKS
+from lira.data.dataset import Dataset
+from lira.engine import fill
+from lira.exchange.export import export_carlini
+from lira.exchange.layouts import LayoutError, import_run
+from lira.membership import keep_mask
+from lira.metrics import roc
+from lira.reporting import evaluate, write
+from lira.signals import SaturatedWarning
+from lira.store.config import Config
+from lira.store.run import Run
+from lira.store.zarr import RunError
+
+N, Q, C = 300, 2, 4
+
+pytestmark = pytest.mark.filterwarnings("ignore::lira.attacks.FewModelsWarning")
+
+
+def balanced(seed, M, num_examples=N):
+    """The original's design: each example in exactly half of the models, no pairs."""
+    return np.argsort(np.random.default_rng(seed).uniform(size=(M, num_examples)), axis=0) < M // 2
+
+
+def pool(M=8, paired=False, seed=0):
+    """Logits `[M, N, Q, C]` of models that are right mostly, and more so on members; the mask; the labels."""
+    rng = np.random.default_rng(seed)
+    keep = keep_mask(seed, M, N) if paired else balanced(seed, M)
+    labels = np.arange(N) % C
+    logits = rng.normal(size=(M, N, Q, C)) + rng.normal(size=(1, N, 1, C))
+    logits[:, np.arange(N), :, labels] += 2 + 2 * keep.T[:, :, None]
+    return logits.astype(np.float32), keep, labels
+
+
+def naive_phi(logits, labels):
+    """The original's formula in float64, which does not saturate on logits this small."""
+    p = np.exp(logits.astype(np.float64))
+    p /= p.sum(axis=-1, keepdims=True)
+    p_y = np.take_along_axis(p, labels[None, :, None, None], axis=-1)[..., 0]
+    return np.log(p_y) - np.log(1 - p_y)
+
+
+def write_carlini(place, logits, keep, labels, epochs=(9, 10), scores=False):
+    for i, row in enumerate(keep):
+        folder = place / f"experiment-{i}_{len(keep)}"
+        for epoch in epochs:
+            (folder / "logits").mkdir(parents=True, exist_ok=True)
+            (folder / "scores").mkdir(exist_ok=True)
+            # Earlier epochs hold noise: only the last counts.
+            values = (
+                logits[i][:, None]
+                if epoch == epochs[-1]
+                else np.random.default_rng(epoch).normal(size=(N, 1, Q, C))
+            )
+            if scores:
+                np.save(folder / f"scores/{epoch:010}.npy", naive_phi(values[None, :, 0], labels)[0])
+            else:
+                np.save(folder / f"logits/{epoch:010}.npy", values)
+        np.save(folder / "keep.npy", row)
+        (folder / "hparams.json").write_text(json.dumps({"arch": "wrn28-2", "expid": i}))
+    np.save(place / "y_train.npy", labels)
+    return place
+
+
+def write_pytorch(place, logits, keep, labels, scores=False):
+    for i, row in enumerate(keep):
+        (place / str(i)).mkdir(parents=True)
+        np.save(place / f"{i}/keep.npy", row)
+        values = naive_phi(logits[i : i + 1], labels)[0] if scores else logits[i]
+        np.save(place / f"{i}/{'scores' if scores else 'logits'}.npy", values)
+    return place
+
+
+def write_privacy_meter(place, values, keep, name="rmia"):
+    for folder in ("models", "signals"):
+        (place / folder).mkdir(parents=True)
+    np.save(place / "models/memberships.npy", keep)
+    np.save(place / f"signals/{name}_signals.npy", values.T)
+    return place
+
+
+def confidences(logits, labels):
+    return 1 / (1 + np.exp(-naive_phi(logits, labels)[..., 0]))
+
+
+# --- Import ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scores", [False, True])
+def test_the_originals_directory_becomes_a_run(tmp_path, scores):
+    """Twelve models: as text, experiment-10_12 would come before experiment-2_12."""
+    logits, keep, labels = pool(M=12)
+    run = import_run(
+        "carlini", write_carlini(tmp_path / "exp", logits, keep, labels, scores=scores), tmp_path / "run"
+    )
+    np.testing.assert_allclose(np.asarray(run.phi), naive_phi(logits, labels), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(run.keep, keep)
+    np.testing.assert_array_equal(run.labels, labels)
+    assert run.provenance["source"]["epoch"] == 10
+    assert run.provenance["source"]["hparams"]["arch"] == "wrn28-2"
+    if scores:
+        assert np.isnan(run.accuracy("in")).all()
+        assert not run.holds("logits")
+    else:
+        correct = logits[:, :, 0].argmax(axis=-1) == labels
+        np.testing.assert_allclose(
+            run.accuracy("in"), [c[k].mean() for c, k in zip(correct, keep, strict=True)]
+        )
+        np.testing.assert_allclose(
+            run.accuracy("out"), [c[~k].mean() for c, k in zip(correct, keep, strict=True)]
+        )
+        np.testing.assert_array_equal(np.asarray(run.signal("logits")), logits)
+
+
+@pytest.mark.parametrize("scores", [False, True])
+def test_the_pytorch_ports_directory_becomes_a_run(tmp_path, scores):
+    logits, keep, labels = pool(M=11)
+    place = write_pytorch(tmp_path / "exp", logits, keep, labels, scores)
+    run = import_run("pytorch", place, tmp_path / "run", labels=None if scores else labels)
+    np.testing.assert_allclose(np.asarray(run.phi), naive_phi(logits, labels), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(run.keep, keep)
+    np.testing.assert_array_equal(run.labels, np.full(N, -1) if scores else labels)
+
+
+@pytest.mark.parametrize("name", ["rmia", "loss"])
+def test_privacy_meters_directory_becomes_a_run(tmp_path, name):
+    logits, keep, labels = pool(paired=True)
+    phi = naive_phi(logits, labels)[..., :1]
+    values = confidences(logits, labels) if name == "rmia" else np.log1p(np.exp(-phi[..., 0]))
+    run = import_run(
+        "privacy-meter", write_privacy_meter(tmp_path / "log", values, keep, name), tmp_path / "run"
+    )
+    np.testing.assert_allclose(np.asarray(run.phi), phi, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(run.keep, keep)
+
+
+def test_saturated_confidences_are_counted(tmp_path):
+    logits, keep, labels = pool()
+    p = confidences(logits, labels).astype(np.float32)
+    p[0, :7] = 1
+    with pytest.warns(SaturatedWarning, match="^7 of 2,400 values"):
+        run = import_run("privacy-meter", write_privacy_meter(tmp_path / "log", p, keep), tmp_path / "run")
+    np.testing.assert_allclose(np.asarray(run.phi)[0, :7], 25 * np.log(2), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("M", "paired"), [(8, False), (7, False), (8, True)])
+def test_imported_runs_are_scored_and_reported(tmp_path, M, paired):
+    """Complementary pairs leave the pair out; every other design the target alone, odd numbers of models too."""
+    logits, keep, labels = pool(M=8, paired=paired)
+    run = import_run(
+        "carlini", write_carlini(tmp_path / "exp", logits[:M], keep[:M], labels), tmp_path / "run"
+    )
+    scores = scoring.score(run)
+    # There is no population's features to regress on.
+    assert list(scores) == [name for name in ATTACKS if name != "quantile_regression"]
+    leave = "pair" if paired else "one"
+    for name in ("lira_online", "rmia_offline", "global_threshold"):
+        np.testing.assert_array_equal(scores[name], ATTACKS[name](run.phi, keep[:M], leave=leave))
+    entropies = np.asarray(run.signal("entropy"))
+    p = softmax(logits[:M].astype(np.float64), axis=-1)
+    np.testing.assert_allclose(entropies, -xlogy(p, p).sum(axis=-1), rtol=1e-5, atol=1e-12)
+    np.testing.assert_allclose(scores["entropy_threshold"], -entropies.mean(axis=2), rtol=1e-5)
+    metrics, curves = evaluate.evaluate(scores, run.keep)
+    write.write_report(run.path, metrics=metrics, curves=curves)
+    assert Run.open(run.path).scores("lira_online") is not None
+
+
+def test_two_imported_models_leave_the_global_threshold(tmp_path):
+    logits, keep, labels = pool(M=8)
+    place = write_carlini(tmp_path / "exp", logits[:2], keep[:2], labels)
+    # One model of two is left: it holds some examples and not the others, so no example has both sides.
+    with pytest.warns(UserWarning, match="is left out") as said:
+        scores = scoring.score(import_run("carlini", place, tmp_path / "run"))
+    left_out = [name for name in ATTACKS if name not in (*scores, "quantile_regression")]
+    assert [str(each.message).split(" is left out: ")[0] for each in said] == left_out
+    assert {"lira_online", "lira_offline_fixed"} < set(left_out)
+    assert "global_threshold" in scores
+
+
+def test_imported_runs_hold_no_recipe_and_cannot_be_trained(tmp_path):
+    logits, keep, labels = pool()
+    run = import_run("carlini", write_carlini(tmp_path / "exp", logits, keep, labels), tmp_path / "run")
+    assert (run.path / "config.toml").read_text() == 'dataset = "imported"\nnum_models = 8\n'
+    data = Dataset.from_arrays(np.zeros((N, 3)), labels)
+    with pytest.raises(
+        RunError, match=r"was imported from .*/exp and has no recipe: it can be scored and reported"
+    ):
+        fill.train(run, data)
+    with pytest.raises(RunError, match="was imported from"):
+        Run.create(run.path, data, Config().recipe)
+
+
+def test_pairs_that_are_apart_are_brought_together_and_widows_left_out(tmp_path):
+    logits, keep, labels = pool(M=8, paired=True)
+    order = np.array([0, 2, 4, 6, 1, 3, 5, 7])
+    place = write_carlini(tmp_path / "exp", logits[order], keep[order], labels)
+    run = import_run("carlini", place, tmp_path / "run")
+    np.testing.assert_array_equal(run.keep, keep)
+    np.testing.assert_allclose(np.asarray(run.phi), naive_phi(logits, labels), rtol=1e-5, atol=1e-5)
+    shutil.rmtree(place / "experiment-2_8")
+    with pytest.warns(UserWarning, match="are there|left out") as said:
+        run = import_run("carlini", place, tmp_path / "smaller")
+    assert "7 of 8 models are there" in str(said[0].message)
+    assert "experiment-6_8: left out, because the other models are complementary pairs" in str(
+        said[1].message
+    )
+    np.testing.assert_array_equal(run.keep, keep[[0, 1, 2, 3, 6, 7]])
+
+
+# --- What people get wrong ------------------------------------------------------------------------------------------
+
+
+def damage(place, name):
+    """One mistake in a directory of the original's."""
+    folder = place / "experiment-3_8"
+    file = folder / "logits/0000000010.npy"
+    values = np.load(file)
+    shuffled = np.random.default_rng(1).permutation(N)
+    if name == "transposed":
+        np.save(file, values.transpose(2, 1, 0, 3))
+    elif name == "longer keep":
+        np.save(folder / "keep.npy", np.ones(N + 5, bool))
+    elif name == "indices":
+        np.save(folder / "keep.npy", np.arange(N))
+    elif name == "all members":
+        np.save(folder / "keep.npy", np.ones(N, bool))
+    elif name == "another epoch":
+        file.unlink()
+    elif name == "unfinished":
+        shutil.rmtree(folder / "logits")
+        shutil.rmtree(place / "experiment-2_8/logits")
+    elif name == "another pool":
+        shutil.copytree(folder, place / "experiment-3_16")
+    elif name == "nan":
+        values[5, 0, 1] = np.nan
+        np.save(file, values)
+    elif name == "one model's order":
+        np.save(file, values[shuffled])
+    elif name == "labels' order":
+        np.save(place / "y_train.npy", np.load(place / "y_train.npy")[shuffled])
+    elif name == "more labels":
+        np.save(place / "y_train.npy", np.arange(N + 1) % C)
+    elif name == "one class":
+        np.save(place / "y_train.npy", np.zeros(N, int))
+    elif name == "more classes":
+        np.save(place / "y_train.npy", np.arange(N) % (C + 1))
+    elif name == "no labels":
+        (place / "y_train.npy").unlink()
+    elif name == "probabilities":
+        for each in place.glob("experiment-*/logits/0000000010.npy"):
+            exponentials = np.exp(np.load(each))
+            np.save(each, exponentials / exponentials.sum(axis=-1, keepdims=True))
+    elif name == "inverted":
+        for each in place.glob("experiment-*/keep.npy"):
+            np.save(each, ~np.load(each))
+    elif name == "broken json":
+        (place / "experiment-0_8/hparams.json").write_text("{")
+    elif name == "empty":
+        for each in place.iterdir():
+            each.rename(place.parent / each.name)
+
+
+MISTAKES = {
+    "transposed": r"experiment-3_8/logits/0000000010.npy: has shape \(2, 1, 300, 4\); all models need one shape",
+    "longer keep": r"experiment-3_8/keep.npy: must be \[300\], as many as the model was asked about; got \(305,\)",
+    "indices": r"experiment-3_8/keep.npy must be true or false .* got 2: not indices of members",
+    "all members": r"experiment-3_8 was trained on all of the examples",
+    "another epoch": r"experiment-3_8/logits/0000000009.npy: is this model's last epoch, and 0000000010.npy that of",
+    "unfinished": r"experiment-\d_8: has neither logits/\*.npy nor scores/\*.npy: finish that model or remove it",
+    "another pool": r"holds experiments of 8, 16 models each",
+    "nan": r"experiment-3_8: is NaN at example 5, query 1 \(1 in all\): leave that model out",
+    "one model's order": r"the logits of model 3 agree with the labels no better than chance, those of the others",
+    "labels' order": r"labels or rows are in another order",
+    "more labels": r"labels must be \[N\] = \[300\], one an example; got shape \(301,\)",
+    "one class": r"labels hold one class only, 0",
+    "more classes": r"has 4 classes on its last axis, but labels go up to 4",
+    "no labels": r"y_train.npy: there is no such file",
+    "probabilities": r"experiment-0_8: looks like probabilities .* not logits",
+    "inverted": r"AUC below 0.5\): membership is inverted",
+    "broken json": r"experiment-0_8/hparams.json: is not valid JSON",
+    "empty": r"holds no directory experiment-\{i\}_\{n\}",
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_refused_by_name_and_nothing_is_written(tmp_path, name):
+    place = write_carlini(tmp_path / "in/exp", *pool())
+    damage(place, name)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match=MISTAKES[name]) as caught:
+        import_run("carlini", place, tmp_path / "out/run")
+    assert "\n" not in str(caught.value)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_mistakes_of_the_other_layouts_are_refused(tmp_path):
+    logits, keep, labels = pool()
+    port = write_pytorch(tmp_path / "port", logits, keep, labels)
+    with pytest.raises(LayoutError, match="port: 0: logits need labels"):
+        import_run("pytorch", port, tmp_path / "run")
+    with pytest.raises(LayoutError, match=r"labels must be \[N\] = \[300\]"):
+        import_run("pytorch", port, tmp_path / "run", labels=labels[:-1])
+    meter = write_privacy_meter(tmp_path / "log", confidences(logits, labels), keep)
+    np.save(meter / "signals/rmia_signals.npy", confidences(logits, labels))
+    with pytest.raises(
+        LayoutError, match=r"rmia_signals.npy: must be \[examples, models\].*it is transposed"
+    ):
+        import_run("privacy-meter", meter, tmp_path / "run")
+    np.save(meter / "signals/rmia_signals.npy", naive_phi(logits, labels)[..., 0].T)
+    with pytest.raises(LayoutError, match=r"rmia_signals.npy: a probability is in \[0, 1\]"):
+        import_run("privacy-meter", meter, tmp_path / "run")
+    np.save(meter / "signals/rmia_signals.npy", 1 - confidences(logits, labels).T)
+    with pytest.raises(LayoutError, match="the values have the wrong sign"):
+        import_run("privacy-meter", meter, tmp_path / "run")
+    with pytest.raises(LayoutError, match="the layouts are carlini, pytorch, privacy-meter"):
+        import_run("karlini", meter, tmp_path / "run")
+    with pytest.raises(LayoutError, match="is not a directory"):
+        import_run("carlini", tmp_path / "absent", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_overwritten(tmp_path):
+    logits, keep, labels = pool()
+    place = write_carlini(tmp_path / "exp", logits, keep, labels)
+    run = import_run("carlini", place, tmp_path / "run")
+    for occupied in (run.path, place):
+        with pytest.raises(RunError, match="exists already; name a new or empty directory"):
+            import_run("carlini", place, occupied)
+        with pytest.raises(RunError, match="exists already; name a new or empty directory"):
+            export_carlini(run, occupied)
+
+
+# --- Export, and the original's own formulas on it ------------------------------------------------------------------
+
+
+def original_directory(place, order):
+    """Scores and keep as the original loads them: the last file of each directory, in some order of directories."""
+    scores, keep = [], []
+    for name in order:
+        files = sorted((place / name / "scores").iterdir())
+        scores.append(np.load(files[-1]))
+        keep.append(np.load(place / name / "keep.npy"))
+    return np.array(scores), np.array(keep)
+
+
+def original_attack(name, keep, scores, check_keep, check_scores):
+    """The original's scores of the left-out models, lower = member, and their memberships."""
+    inside = [scores[keep[:, j], j] for j in range(keep.shape[1])]
+    outside = [scores[~keep[:, j], j] for j in range(keep.shape[1])]
+    in_size, out_size = min(map(len, inside)), min(map(len, outside))
+    inside, outside = np.array([x[:in_size] for x in inside]), np.array([x[:out_size] for x in outside])
+    mean_in, mean_out = np.median(inside, 1), np.median(outside, 1)
+    if name.endswith("_fixed"):
+        sd_in, sd_out = np.std(inside), np.std(inside if "online" in name else outside)
+    else:
+        sd_in, sd_out = np.std(inside, 1), np.std(outside, 1)
+    prediction, answers = [], []
+    for answer, values in zip(check_keep, check_scores, strict=True):
+        if name == "global_threshold":
+            score = -values
+        else:
+            score = norm.logpdf(values, mean_out, sd_out + 1e-30)
+            if "online" in name:
+                score = score - norm.logpdf(values, mean_in, sd_in + 1e-30)
+        prediction.extend(score.mean(1))
+        answers.extend(answer)
+    return np.array(prediction), np.array(answers, dtype=bool)
+
+
+def original_sweep(prediction, answers, fpr_bound):
+    """AUC, and TPR at the last point below an FPR: the original's `<`, not `<=`."""
+    fpr, tpr, _ = roc_curve(answers, -prediction, drop_intermediate=False)
+    return auc(fpr, tpr), tpr[np.where(fpr < fpr_bound)[0][-1]]
+
+
+def original_rows(phi, keep, name):
+    """The same attack here: the convention of that name, the last row as the target."""
+    options = {} if name == "global_threshold" else {"convention": "original"}
+    return getattr(attacks, name)(phi, keep, leave="one", **options)[-1:]
+
+
+@pytest.mark.parametrize("text_order", [False, True])
+@pytest.mark.parametrize(("M", "paired"), [(8, True), (12, False)])
+def test_exported_runs_give_the_same_figures_in_the_originals_formulas(tmp_path, M, paired, text_order):
+    """Whatever order the directories are listed in: its last one is the target, and it truncates in that order."""
+    logits, keep, labels = pool(M=M, paired=paired)
+    run = import_run("carlini", write_carlini(tmp_path / "exp", logits, keep, labels), tmp_path / "run")
+    export_carlini(run, tmp_path / "out")
+    names = [f"experiment-{i}_{M}" for i in range(M)]
+    names = sorted(names) if text_order else names
+    order = [int(name.split("-")[1].split("_")[0]) for name in names]
+    scores, exported_keep = original_directory(tmp_path / "out", names)
+    np.testing.assert_array_equal(exported_keep, keep[order])
+    phi = np.asarray(run.phi)[order]
+    for name in ATTACKS:
+        if name not in (
+            "lira_online",
+            "lira_online_fixed",
+            "lira_offline",
+            "lira_offline_fixed",
+            "global_threshold",
+        ):
+            continue  # the original has no others
+        theirs = original_attack(name, exported_keep[:-1], scores[:-1], exported_keep[-1:], scores[-1:])
+        curve = roc(original_rows(phi, keep[order], name), keep[order][-1:])
+        for bound in (0.001, 0.0101, 0.05, 0.2):
+            area, low = original_sweep(*theirs, bound)
+            assert curve.auc == pytest.approx(area, abs=1e-6)
+            assert curve.tpr[np.flatnonzero(curve.fpr < bound)[-1]] == pytest.approx(low, abs=1e-6)
+            n = (~keep[order][-1]).sum()
+            if bound * n != np.floor(bound * n) and bound * n >= 1:  # where `<` and `<=` are the same
+                assert curve.tpr_at(bound).tpr == pytest.approx(low, abs=1e-6)
+
+
+def test_export_without_logits_says_so_and_round_trips(tmp_path):
+    logits, keep, labels = pool()
+    first = import_run(
+        "carlini", write_carlini(tmp_path / "exp", logits, keep, labels, scores=True), tmp_path / "one"
+    )
+    missing = export_carlini(first, tmp_path / "out")
+    assert any(sentence.startswith("no logits, because the run holds none") for sentence in missing)
+    assert not list((tmp_path / "out").glob("*/logits"))
+    assert json.loads((tmp_path / "out/experiment-3_8/hparams.json").read_text())["expid"] == 3
+    assert np.load(tmp_path / "out/experiment-3_8/scores/0000000010.npy").dtype == np.float64
+    second = import_run("carlini", tmp_path / "out", tmp_path / "two")
+    np.testing.assert_array_equal(np.asarray(second.phi), np.asarray(first.phi))
+    np.testing.assert_array_equal(second.keep, first.keep)
+
+
+def test_export_with_logits_round_trips(tmp_path):
+    logits, keep, labels = pool()
+    first = import_run("carlini", write_carlini(tmp_path / "exp", logits, keep, labels), tmp_path / "one")
+    assert export_carlini(first, tmp_path / "out") == [
+        "no x_train.npy, because a run does not hold its inputs"
+    ]
+    exported = np.load(tmp_path / "out/experiment-0_8/logits/0000000010.npy")
+    np.testing.assert_array_equal(exported, logits[0][:, None])
+    np.testing.assert_array_equal(np.load(tmp_path / "out/y_train.npy"), labels)
+
+
+def test_a_trained_run_is_exported(tmp_path):
+    """Memberships, epochs and recipe of a run of this project's own; the models that are not usable stay out."""
+    from lira.learning.recipe import Recipe
+
+    rng = np.random.default_rng(0)
+    data = Dataset.from_arrays(rng.normal(size=(60, 4)), np.arange(60) % 2)
+    run = Run.create(tmp_path / "run", data, Recipe(epochs=3, batch_size=10), num_models=6)
+    phi = rng.normal(size=(6, 60, 1)).astype(np.float32)
+    with pytest.raises(RunError, match="has no usable model to export"):
+        export_carlini(run, tmp_path / "none")
+    for m in range(5):
+        row = {
+            "phi": phi[m],
+            **dict.fromkeys(("accuracy_in", "accuracy_out", "accuracy_test"), np.float32(0.5)),
+        }
+        run.write_model(m, row, diverged=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        export_carlini(run, tmp_path / "out")
+    assert sorted(each.name for each in tmp_path.glob("out/exp*")) == [f"experiment-{m}_6" for m in range(4)]
+    np.testing.assert_array_equal(np.load(tmp_path / "out/experiment-2_6/scores/0000000003.npy"), phi[2])
+    np.testing.assert_array_equal(np.load(tmp_path / "out/experiment-2_6/keep.npy"), keep_mask(0, 6, 60)[2])
+    hparams = json.loads((tmp_path / "out/experiment-2_6/hparams.json").read_text())
+    assert (hparams["arch"], hparams["epochs"], hparams["num_experiments"]) == ("mlp", 3, 6)

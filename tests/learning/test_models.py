@@ -1,0 +1,198 @@
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lira.learning.convolution import LOWERINGS, lowering
+from lira.learning.models import CNN, MLP, ResNet18, WideResNet, build_model, max_pool
+from lira.learning.recipe import Recipe
+from lira.learning.training import init_model, model_key, train_step
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "parameters"),
+    [
+        # 64 x 128 + 128 + 128 x 128 + 128 + 128 x 10 + 10
+        (MLP(num_classes=10), (8, 8, 1), 26_122),
+        # 3 x 3 x (3 x 32 + 32 x 64 + 64 x 128) + 224, and 8 x 8 x 128 x 10 + 10
+        (CNN(num_classes=10), (32, 32, 3), 93_248 + 81_930),
+        (build_model("cnn-small", 10), (32, 32, 3), 93_248 + 20_490),
+        # 9 x (3 x 32 + 32 x 64 + 64 x 64 + 64 x 256 + 3 x 256 x 256), two a channel of each norm, and 256 x 10 + 10
+        (build_model("cnn-fast", 10), (32, 32, 3), 1_973_088 + 2 * 1_184 + 2_570),
+        # As published for CIFAR-10.
+        (ResNet18(num_classes=10), (32, 32, 3), 11_173_962),
+        (WideResNet(num_classes=10, depth=28, widen=10), (32, 32, 3), 36_479_194),
+        (build_model("wrn-28-2", 10), (32, 32, 3), 1_467_610),
+    ],
+)
+def test_models_have_the_published_sizes(module, shape, parameters):
+    x = jnp.zeros((2, *shape))
+    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), x, train=False))
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == parameters
+    assert jax.eval_shape(lambda v: module.apply(v, x, train=False), variables).shape == (2, 10)
+
+
+def test_training_mode_moves_the_statistics_and_evaluation_does_not():
+    module = WideResNet(num_classes=3, depth=10, widen=1)
+    x = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+    variables = module.init(jax.random.key(0), x, train=False)
+    _, trained = module.apply(variables, x, train=True, mutable=["batch_stats"])
+    _, evaluated = module.apply(variables, x, train=False, mutable=["batch_stats"])
+    changed = jax.tree.map(
+        lambda a, b: not np.array_equal(a, b), trained["batch_stats"], variables["batch_stats"]
+    )
+    assert all(jax.tree.leaves(changed))
+    same = jax.tree.map(np.array_equal, evaluated["batch_stats"], variables["batch_stats"])
+    assert all(jax.tree.leaves(same))
+
+
+def scattering_max_pool(x):
+    return nn.max_pool(x, (2, 2), strides=(2, 2))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", [(3, 8, 8, 5), (2, 7, 4, 3), (2, 6, 9, 1), (1, 5, 3, 2)])
+def test_max_pool_has_flaxs_value_and_gradient(shape, dtype):
+    normal = jax.random.normal(jax.random.key(0), shape, dtype)
+    gradient = jax.random.normal(jax.random.key(1), (shape[0], shape[1] // 2, shape[2] // 2, shape[3]), dtype)
+
+    @jax.jit
+    def both(x):
+        results = [jax.vjp(pool, x) for pool in (max_pool, scattering_max_pool)]
+        return [(value, back(gradient)[0]) for value, back in results]
+
+    infinite = jnp.where(normal < 0.5, jnp.array(-jnp.inf, dtype), normal)
+    for x in (normal, jnp.round(normal), nn.relu(normal - 1), infinite):
+        ours, theirs = both(x)
+        for mine, expected in zip(ours, theirs, strict=True):
+            assert mine.dtype == expected.dtype == dtype
+            np.testing.assert_array_equal(mine, expected)
+
+
+def test_max_pool_of_a_stack_is_that_of_each_model():
+    x = jnp.round(2 * jax.random.normal(jax.random.key(0), (4, 3, 6, 8, 5)))
+
+    def gradient(pool):
+        return jax.grad(lambda x: jnp.sum(jnp.sin(pool(x)) * jnp.arange(5.0)))
+
+    together = jax.jit(jax.vmap(gradient(max_pool)))(x)
+    for one, stacked in zip(x, together, strict=True):
+        np.testing.assert_allclose(stacked, gradient(scattering_max_pool)(one), rtol=1e-6)
+
+
+def test_max_pool_does_not_hide_what_is_no_number():
+    x = jnp.zeros((4, 4, 1)).at[[0, 3], [0, 3]].set(jnp.nan)
+    np.testing.assert_array_equal(jnp.isnan(max_pool(x))[..., 0], np.eye(2, dtype=bool))
+
+
+def test_max_pool_scatters_nowhere():
+    x = jnp.zeros((2, 7, 8, 3))
+    text = {
+        pool: jax.jit(jax.vmap(jax.grad(lambda x, pool=pool: jnp.sum(pool(x))))).lower(x[None]).as_text()
+        for pool in (max_pool, scattering_max_pool)
+    }
+    assert "scatter" in text[scattering_max_pool]
+    assert "scatter" not in text[max_pool]
+
+
+def test_fast_network_learns_labels_by_heart():
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (32, 8, 8, 3)).astype(np.uint8)
+    y = rng.integers(0, 3, 32).astype(np.int32)
+    module = build_model("cnn-fast", 3)
+    recipe = Recipe(batch_size=16, learning_rate=0.05, schedule="constant", precision="bfloat16")
+    key = model_key(0, 0)
+    state = init_model(module, recipe, 16, key, x)
+
+    @jax.jit
+    def step(state):
+        with lowering("patches"):
+            return train_step(module, recipe, 16, state, key, state.step, 0, jnp.arange(16), x, y)
+
+    losses = []
+    for _ in range(16):
+        state, loss = step(state)
+        losses.append(float(loss))
+    # The first loss is that of a guess; the labels have nothing to do with the images.
+    assert losses[0] == pytest.approx(np.log(3), abs=0.5)
+    assert losses[-1] < 0.1
+
+
+MINE = """
+import flax.linen as nn
+
+class Net(nn.Module):
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.relu(nn.Conv(5, (3, 3), strides=2)(x))
+        x = nn.Conv(5, (3, 3), feature_group_count=5)(x)
+        return nn.Dense(self.num_classes)(x.mean(axis=(1, 2)))
+
+def function(num_classes):
+    return None
+
+class Plain:
+    pass
+
+class Needy(nn.Module):
+    num_classes: int
+    more: int
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+
+
+@pytest.mark.parametrize("name", ["mine.Net", "mine:Net"])
+def test_users_own_module_gains_the_lowering_without_change(mine, name):
+    module = build_model(name, 3)
+    x = jax.random.normal(jax.random.key(1), (4, 9, 9, 2))
+    variables = module.init(jax.random.key(0), x, train=False)
+
+    def loss(variables, how):
+        with lowering(how):
+            return jnp.sum(jnp.asarray(module.apply(variables, x, train=False)) ** 2)
+
+    results = {how: jax.value_and_grad(loss)(variables, how) for how in LOWERINGS}
+    for how in ("patches", "winograd", "mixed"):
+        for ours, theirs in zip(*(jax.tree.leaves(results[name]) for name in (how, "xla")), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    text = {how: jax.jit(lambda v, how=how: loss(v, how)).lower(variables).as_text() for how in LOWERINGS}
+    assert text["xla"].count("stablehlo.convolution") == 2
+    for how in ("patches", "winograd"):
+        assert text[how].count("stablehlo.convolution") == 1, "only the grouped one is left to XLA"
+
+
+def test_class_of_the_running_script_works(monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "Net", MLP, raising=False)
+    assert build_model("__main__.Net", 3) == MLP(num_classes=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mpl", "unknown model 'mpl', did you mean 'mlp'"),
+        ("transformer", "unknown model 'transformer'.*dotted path of a flax module"),
+        ("wrn-27-2", r"depth is 6n \+ 4"),
+        ("wrn-28-0", r"depth is 6n \+ 4"),
+        ("absent_module.Net", "cannot import 'absent_module'"),
+        ("mine.Absent", "'mine' has no 'Absent'"),
+        ("mine.Plain", "is not a flax.linen.Module class"),
+        ("mine.function", "is not a flax.linen.Module class"),
+        ("mine.Needy", "must take num_classes as its one required argument"),
+    ],
+)
+def test_names_that_lead_nowhere_are_one_line(mine, name, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        build_model(name, 3)
+    assert "\n" not in str(caught.value)

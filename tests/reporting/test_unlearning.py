@@ -1,0 +1,322 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from lira.forgetting import measure, retrained_values, u_lira
+from lira.membership import keep_mask
+from lira.metrics import example_tpr, roc
+from lira.reporting.plots import percent
+from lira.reporting.unlearning import (
+    exposed_figure,
+    headline_fpr,
+    unlearning_metrics,
+    verdict,
+    write_unlearning_report,
+)
+from lira.reporting.unlearning_plots import VERDICTS, plot_methods, plot_requests
+
+M, N, F = 16, 300, 30
+HOSTILE = "<script>alert('x')</script>\" onload=\"y"
+
+
+class Study:
+    """Two requests of F examples each; phi is 2 higher where a model was trained on an example."""
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        self.keep = keep_mask(0, M, N)
+
+        def draw(held):
+            return (2.0 * held + rng.normal(size=(M, N)))[..., None].astype(np.float32)
+
+        before = draw(self.keep)
+        self.documents = {"none": [], HOSTILE: [], "ascent": []}
+        for request in (1, 2):
+            self.forget = np.arange(N) < request * F
+            rest = self.keep & ~self.forget
+            self.retrained = draw(rest)
+            gone = (self.keep & self.forget)[..., None]
+            self.after = {"none": before, HOSTILE: draw(rest), "ascent": before - np.float32(5) * gone}
+            own = retrained_values(self.retrained, self.keep, self.forget, redraws=10)
+            for name, after in self.after.items():
+                accuracy = {"retain": (np.full(M, 0.987), np.full(M, 1.0)), "test": (np.full(M, np.nan),) * 2}
+                document = measure(
+                    before, after, self.retrained, self.keep, self.forget, own=own, accuracy=accuracy
+                )
+                self.documents[name].append(document)
+
+
+@pytest.fixture(scope="module")
+def study():
+    return Study()
+
+
+@pytest.fixture(scope="module")
+def metrics(study):
+    return unlearning_metrics(study.documents, study.keep, costs={"none": 0.0, "ascent": 0.0523})
+
+
+@pytest.fixture(scope="module")
+def written(study, metrics, tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "new"
+    figure = exposed_figure(study.after["none"], study.retrained, study.keep, study.forget)
+    write_unlearning_report(
+        path,
+        metrics=metrics,
+        examples={HOSTILE: figure, "none": None},
+        facts={HOSTILE: "value"},
+        warnings=[f"model 7 of {HOSTILE} diverged"],
+        title=f"Unlearning {HOSTILE}",
+    )
+    return path
+
+
+class Page(HTMLParser):
+    """The text that a browser would show, what it would load, and each table's rows; checks that elements nest."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.text, self.tags, self.references, self.open, self.rows = "", [], [], [], []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.references += [value for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+        if "tr" in self.open:
+            self.rows[-1] += data.strip() + " "
+
+
+# --- Verdicts and metrics.json --------------------------------------------------------------------------------------
+
+
+def test_untouched_is_exposed_retrained_is_not_and_ascent_is_over_forgotten(metrics):
+    found = {
+        name: [each["verdict"] for each in method["requests"]] for name, method in metrics["methods"].items()
+    }
+    assert found == {
+        "none": ["exposed"] * 2,
+        HOSTILE: ["as retrained"] * 2,
+        "ascent": ["over-forgotten"] * 2,
+    }
+
+
+def test_either_figure_above_the_range_is_exposed(study):
+    def judged(auc, tpr):
+        document = json.loads(json.dumps(study.documents[HOSTILE][1]))
+        curves = document["u_lira"]
+        curves["after"]["auc"]["value"] = curves["retrained"]["auc"]["high"] + auc
+        key = headline_fpr(document)
+        assert key == "0.01"  # 480 non-members
+        curves["after"]["tpr_at_fpr"][key]["tpr"] = curves["retrained"]["tpr_at_fpr"][key]["high"] + tpr
+        return verdict(document)
+
+    assert judged(-0.001, -0.001) == "as retrained"
+    assert judged(0.001, -0.001) == "exposed"
+    assert judged(-0.001, 0.001) == "exposed"
+
+
+def test_the_document_is_json_with_all_that_was_measured(study, metrics, written):
+    read = json.loads((written / "metrics.json").read_text())
+    assert read == metrics
+    assert (read["num_models"], read["num_examples"], read["num_requests"]) == (M, N, 2)
+    assert [method["cost"] for method in read["methods"].values()] == [0.0, None, 0.0523]
+    assert "complementary pairs of models resampled" in read["interval"]
+    for name, documents in study.documents.items():
+        for document, each in zip(documents, read["methods"][name]["requests"], strict=True):
+            assert {key: value for key, value in each.items() if key != "verdict"} == document
+
+
+def test_nothing_measured_and_unequal_requests_are_refused(study):
+    with pytest.raises(ValueError, match="methods holds nothing measured"):
+        unlearning_metrics({}, study.keep)
+    with pytest.raises(ValueError, match="methods holds nothing measured"):
+        unlearning_metrics({"none": []}, study.keep)
+    some = study.documents["none"]
+    with pytest.raises(ValueError, match=r"same number of requests; got \{'a': 2, 'b': 1\}"):
+        unlearning_metrics({"a": some, "b": some[:1]}, study.keep)
+
+
+# --- Figures --------------------------------------------------------------------------------------------------------
+
+
+def row(verdict="exposed", psi_n=None):
+    def interval(x):
+        return {"value": x, "low": x - 0.01, "high": x + 0.01}
+
+    return {
+        "verdict": verdict,
+        "tpr": interval(0.05),
+        "auc": interval(0.7),
+        "psi_n": psi_n or interval(0.4),
+        "retrained_tpr": interval(0.01),
+        "retrained_auc": interval(0.5),
+    }
+
+
+def test_every_method_has_a_mark_and_an_interval_in_each_panel():
+    unknown = {"value": None, "low": None, "high": None}
+    rows = {"a": row(), "b": row("over-forgotten", unknown), "c": row("as retrained")}
+    figure = plot_methods(rows, fpr=0.001)
+    tpr, auc, psi_n = figure.axes
+    for ax, key in ((tpr, "tpr"), (auc, "auc")):
+        for y, (name, each) in enumerate(rows.items()):
+            interval, mark = (line for line in ax.lines if line.get_gid() == name)
+            np.testing.assert_array_equal(interval.get_xdata(), [each[key]["low"], each[key]["high"]])
+            np.testing.assert_array_equal(mark.get_xdata(), [each[key]["value"]])
+            np.testing.assert_array_equal(mark.get_ydata(), [y])
+            assert (mark.get_color(), mark.get_marker()) == VERDICTS[each["verdict"]]
+        (band,) = [patch for patch in ax.patches if patch.get_gid() == "retrained"]
+        left, right = rows["a"][f"retrained_{key}"]["low"], rows["a"][f"retrained_{key}"]["high"]
+        extent = band.get_window_extent()
+        assert (extent.x0, extent.x1) == pytest.approx(
+            [ax.transData.transform((x, 0))[0] for x in (left, right)]
+        )
+    assert [text.get_text() for text in psi_n.texts] == ["undefined"]
+    assert {line.get_gid() for line in psi_n.lines} >= {"a", "c"}
+    assert "b" not in {line.get_gid() for line in psi_n.lines}
+    assert [label.get_text() for label in tpr.get_yticklabels()] == ["a", "b", "c"]
+    assert "0.1 % FPR" in tpr.get_title()
+    figure.draw_without_rendering()
+    shown = [label.get_text() for label in tpr.get_xticklabels()]
+    assert "0.1 %" in shown
+    assert "10 %" in shown
+
+
+def test_what_cannot_be_resolved_is_said_and_not_drawn():
+    unknown = {"value": None, "low": None, "high": None}
+    rows = {"a": {**row(), "tpr": unknown, "retrained_tpr": unknown}}
+    figure = plot_methods(rows, fpr=None)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["unresolvable"]
+    figure.draw_without_rendering()
+    plot_requests({"a": [rows["a"], rows["a"]]}, fpr=None).draw_without_rendering()
+
+
+def test_requests_make_a_line_a_method():
+    unknown = {"value": None, "low": None, "high": None}
+    figure = plot_requests({"a": [row(), row(psi_n=unknown)], "b": [row(), row()]}, fpr=0.01)
+    for ax in figure.axes:
+        lines = {line.get_gid(): line for line in ax.lines}
+        assert {"a", "b"} <= set(lines)
+        np.testing.assert_array_equal(lines["a"].get_xdata(), [1, 2])
+        assert [band.get_gid() for band in ax.collections] == ["a", "b"]
+    psi_n = next(line for line in figure.axes[2].lines if line.get_gid() == "a")
+    np.testing.assert_array_equal(psi_n.get_ydata(), [0.4, np.nan])
+    figure.draw_without_rendering()
+
+
+def test_requests_are_counted_in_whole_numbers_where_one_figure_is_known():
+    unknown = {"value": None, "low": None, "high": None}
+    figure = plot_requests({"a": [row(psi_n=unknown), row()]}, fpr=0.01)
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        low, high = ax.get_xlim()
+        assert [tick for tick in ax.get_xticks() if low <= tick <= high] == [1, 2]
+
+
+def test_the_exposed_examples_are_those_found_most_often(study):
+    labels = np.arange(N) % 7
+    figure = exposed_figure(
+        study.after["none"], study.retrained, study.keep, study.forget, labels=labels, count=2
+    )
+    assert figure is not None
+    scores, held = u_lira(study.after["none"], study.retrained, study.keep, study.forget)
+    shares = example_tpr(scores, held, roc(scores, held).tpr_at(0.01).threshold)
+    titles = [ax.get_title() for ax in figure.axes]
+    numbers = [int(title.split()[1].rstrip(",")) for title in titles]
+    assert titles[0].endswith(f"class {numbers[0] % 7}")
+    assert shares[numbers[0]] == shares.max()
+    assert shares[numbers[2]] == shares.min()
+    legend = " ".join(text.get_text() for text in figure.legends[0].get_texts())
+    assert "unlearned it" in legend
+    assert "retrained without it" in legend
+    # The curves peak at the means of the two kinds of models.
+    unlearned = study.after["none"][study.keep[:, numbers[0]], numbers[0], 0].mean()
+    peak = max(zip(*reversed(figure.axes[0].lines[0].get_data()), strict=True))[1]
+    assert peak == pytest.approx(unlearned, abs=0.1)
+    one = np.arange(N) == 0
+    assert exposed_figure(study.after["none"], study.retrained, study.keep, one) is None
+
+
+# --- The page -------------------------------------------------------------------------------------------------------
+
+
+def test_three_files_are_written(written):
+    assert sorted(file.name for file in written.iterdir()) == [
+        "metrics.json",
+        "report.html",
+        "unlearning.png",
+    ]
+    assert (written / "unlearning.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_is_self_contained_and_escapes_what_comes_from_outside(written):
+    html = (written / "report.html").read_text()
+    page = Page(html)
+    assert page.open == []
+    assert len(page.references) == 3  # methods, examples, requests
+    assert all(reference.startswith("data:image/png;base64,") for reference in page.references)
+    assert "http" not in re.sub(r"base64,[^\"]*", "", html).replace("http-equiv", "")
+    assert not {"script", "link", "iframe"} & set(page.tags)
+    assert "<script" not in html
+    assert HOSTILE in page.text
+
+
+def test_every_method_stands_beside_the_retrained_models(written, metrics):
+    page = Page((written / "report.html").read_text())
+    assert sum(line.startswith("retrained models") for line in page.rows) == 4
+    told = next(line for line in page.rows if line.startswith("retrained models"))
+    for name, method in metrics["methods"].items():
+        last = method["requests"][-1]
+        own, after = last["u_lira"]["retrained"], last["u_lira"]["after"]
+        line = next(line for line in page.rows if line.startswith(f"{name} {last['verdict']}"))
+        assert f"{after['auc']['value']:.3f}" in line
+        assert f"{after['auc']['low']:.3f} to {after['auc']['high']:.3f}" in line
+        assert percent(after["tpr_at_fpr"]["0.01"]["tpr"]) in line
+        assert "unresolvable" in line  # 0.1 % of 480
+        assert f"{last['epsilon']['forgetting_quality']['after']:.3f}" in line
+        assert f"{own['auc']['low']:.3f} to {own['auc']['high']:.3f}" in told
+        assert f"{last['klom']['mean']['retrained']['value']:.2f}" in told
+    ascent = metrics["methods"]["ascent"]["requests"][-1]
+    shift = ascent["direction"]["shift"]
+    assert any(
+        line.startswith("ascent") and f"{shift['low']:.2f} to {shift['high']:.2f}" in line
+        for line in page.rows
+    )
+    assert any("5.23 %" in line for line in page.rows)
+    assert any("98.7 %" in line and "unknown" in line for line in page.rows)  # test accuracy is not known
+    worst = metrics["methods"]["none"]["requests"][-1]["worst"][0]
+    assert any(
+        line.split()[:2] == ["none", str(worst["example"])] and percent(worst["found"]) in line
+        for line in page.rows
+    )
+    assert "told from retraining" in page.text
+
+
+def test_one_request_has_no_curves(study, tmp_path):
+    once = unlearning_metrics({name: each[:1] for name, each in study.documents.items()}, study.keep)
+    write_unlearning_report(tmp_path, metrics=once)
+    page = Page((tmp_path / "report.html").read_text())
+    assert len(page.references) == 1
+    assert "Over requests" not in page.text
+
+
+def test_what_cannot_be_rendered_touches_nothing(metrics, tmp_path):
+    write_unlearning_report(tmp_path, metrics=metrics)
+    old = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_unlearning_report(tmp_path, metrics={**metrics, "bad": float("nan")}, title="new")
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == old

@@ -1,0 +1,101 @@
+import dataclasses
+import tomllib
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from lira.learning.models import build_model
+from lira.learning.recipe import Recipe
+from lira.store.config import Config, ConfigError, as_dict, differences, read_config
+from lira.unlearning.config import UnlearnConfig, is_unlearning
+
+EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.toml"))
+
+
+def written(tmp_path, text):
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    return path
+
+
+def test_file_is_read_into_the_dataclasses(tmp_path):
+    config = read_config(
+        written(
+            tmp_path,
+            'dataset = "npz:a.npz"\nnum_models = 8\n[recipe]\nepochs = 3\nlearning_rate = 1\n[queries]\nmirror = true',
+        )
+    )
+    assert config.num_models == 8
+    assert config.recipe == Recipe(epochs=3, learning_rate=1.0)
+    assert isinstance(config.recipe.learning_rate, float)
+    assert config.queries.mirror
+    assert config.execution == Config().execution
+
+
+def test_written_configuration_reads_back_equal(tmp_path):
+    config = Config(
+        dataset='npz:a "quoted" path.npz', recipe=Recipe(ema=0.999, flip=True), signals=("logits",)
+    )
+    assert read_config(written(tmp_path, tomli_w.dumps(as_dict(config)))) == config
+    assert set(tomllib.loads(tomli_w.dumps(as_dict(config)))) == {f.name for f in dataclasses.fields(Config)}
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_can_be_read(path):
+    config = read_config(path, UnlearnConfig if is_unlearning(path) else Config)
+    if config.dataset.endswith("cifar10"):
+        config.recipe.check(50_000, (32, 32, 3))
+        config.queries.check((32, 32, 3))
+    build_model(config.recipe.model, 10)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("num_model = 8", "unknown key 'num_model': did you mean 'num_models'"),
+        ("epochs = 8", "unknown key 'epochs': did you mean 'recipe.epochs'"),
+        ("[recipe]\nepoch = 8", "unknown key 'recipe.epoch': did you mean 'recipe.epochs'"),
+        ("[recipe]\nzzz = 8", "unknown key 'recipe.zzz'; valid keys are model, epochs"),
+        ("recipe = 3", r"'recipe' must be a table, \[recipe\]; got 3"),
+        ('num_models = "8"', "'num_models' must be a whole number; got '8'"),
+        ("num_models = 8.0", "'num_models' must be a whole number; got 8.0"),
+        ("num_models = true", "'num_models' must be a whole number; got True"),
+        ("[recipe]\nflip = 1", "'recipe.flip' must be true or false; got 1"),
+        ("dataset = 3", "'dataset' must be a string; got 3"),
+        ("num_models = 7", "num_models must be even and at least 4.*got 7"),
+        ("num_models = 0", "num_models must be even and at least 4.*got 0"),
+        ("num_models = 2", "num_models must be even and at least 4.*got 2"),
+        ("[recipe]\nepochs = 0", "recipe.epochs must be at least 1; got 0"),
+        ("[queries]\nshift = -1", "queries.shift must not be negative"),
+        (
+            "[execution]\nlowering = 'magic'",
+            "execution.lowering must be one of auto, xla, per_model, patches",
+        ),
+        ("num_models = ", "is not valid TOML: Invalid value"),
+        ("signals = 'logits'", "'signals' must be a list of strings; got 'logits'"),
+        ("signals = ['logit']", "signals must be among entropy, modified_entropy, logits; got 'logit'"),
+        ("signals = ['logits', 'logits']", "signals names one twice"),
+        ("membership_seed = -1", "membership_seed must not be negative"),
+    ],
+)
+def test_every_mistake_is_named_in_one_line(tmp_path, text, message):
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_config(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_and_directory_are_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent.toml: cannot be read: No such file"):
+        read_config(tmp_path / "absent.toml")
+    with pytest.raises(ConfigError, match=r"cannot be read: Is a directory"):
+        read_config(tmp_path)
+
+
+def test_differences_name_fields():
+    assert list(differences(Recipe(), Recipe(epochs=60), "recipe.")) == [
+        "recipe.epochs is 50 there and 60 here"
+    ]
+    assert list(differences(Recipe(), Recipe())) == []

@@ -1,0 +1,264 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorstore as ts
+
+from lira.data.dataset import Dataset
+from lira.learning.augment import Queries
+from lira.learning.recipe import Recipe
+from lira.membership import keep_mask
+from lira.store.run import DIVERGED, DONE, Run
+from lira.store.zarr import RunError, StoredSignal, write_atomically
+
+N, M = 40, 6
+RECIPE = Recipe(epochs=1, batch_size=8)
+
+
+def dataset(seed=0, test=True, **changes):
+    rng = np.random.default_rng(seed)
+    arrays = {
+        "x": rng.normal(size=(N, 5)).astype(np.float32),
+        "y": np.arange(N, dtype=np.int32) % 2,
+        "x_test": rng.normal(size=(7, 5)).astype(np.float32) if test else None,
+        "y_test": np.arange(7, dtype=np.int32) % 2 if test else None,
+    }
+    return Dataset(**{**arrays, "num_classes": 2, "name": "memory", **changes})
+
+
+def made(tmp_path, **changes):
+    return Run.create(tmp_path / "run", dataset(), RECIPE, **{"num_models": M, **changes})
+
+
+def rows(index, queries=1):
+    """Arrays of a model, recognisable by its index."""
+    return {
+        "phi": np.full((N, queries), index, np.float32),
+        "phi_test": np.full((7, queries), index + 0.5, np.float32),
+        "accuracy_in": np.float32(index / 10),
+        "accuracy_out": np.float32(0),
+        "accuracy_test": np.float32(np.nan),
+    }
+
+
+def write(run, *indices, diverged=False):
+    for index in indices:
+        run.write_model(index, rows(index), diverged=diverged)
+
+
+def files(path):
+    return {p.relative_to(path): p.stat().st_mtime_ns for p in path.rglob("*") if p.is_file()}
+
+
+def test_new_run_has_its_memberships_and_no_model(tmp_path):
+    run = made(tmp_path)
+    assert (run.done == 0).all()
+    assert run.models.tolist() == []
+    assert run.phi.shape == (0, N, 1)
+    np.testing.assert_array_equal(run.memberships(np.arange(M)), keep_mask(0, M, N))
+    np.testing.assert_array_equal(run.labels, dataset().y)
+    assert os.listdir(tmp_path) == ["run"]
+
+
+def test_usable_models_are_whole_pairs_that_did_not_diverge(tmp_path):
+    run = made(tmp_path)
+    write(run, 0, 1, 2, 4)
+    write(run, 5, diverged=True)
+    assert run.done.tolist() == [DONE, DONE, DONE, 0, DONE, DIVERGED]
+    assert run.models.tolist() == [0, 1]
+    np.testing.assert_array_equal(np.asarray(run.phi)[:, 0, 0], [0, 1])
+    np.testing.assert_array_equal(run.keep, keep_mask(0, M, N)[:2])
+    np.testing.assert_allclose(run.accuracy("in"), [0, 0.1])
+    assert np.isnan(run.accuracy("test")).all()
+
+
+def test_done_models_are_never_written_again(tmp_path):
+    run = made(tmp_path)
+    write(run, 3)
+    with pytest.raises(RunError, match=r"model 3 is done already"):
+        write(run, 3)
+
+
+def test_any_zarr_reader_can_open_the_arrays(tmp_path):
+    """The metadata is plain Zarr v3, opened here without any of this project's options."""
+    run = made(tmp_path, queries=Queries())
+    write(run, 0)
+    metadata = json.loads((run.path / "arrays/phi/zarr.json").read_text())
+    assert metadata["zarr_format"] == 3
+    assert metadata["chunk_grid"]["configuration"]["chunk_shape"] == [1, N, 1]
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(run.path / "arrays/phi")}}
+    values = ts.open(spec, open=True).result().read().result()
+    assert values.shape == (M, N, 1)
+    assert (values[0] == 0).all()
+    assert np.isnan(values[1:]).all()
+
+
+def test_opening_again_is_the_same_run(tmp_path):
+    run = made(tmp_path)
+    write(run, 0, 1)
+    before = files(run.path)
+    assert made(tmp_path).models.tolist() == [0, 1]
+    assert Run.open(run.path, dataset()).config == run.config
+    assert files(run.path) == before
+
+
+def test_growth_keeps_what_is_there(tmp_path):
+    run = made(tmp_path)
+    write(run, *range(M))
+    chunks = {p: t for p, t in files(run.path).items() if "/c/" in str(p)}
+    grown = made(tmp_path, num_models=12)
+    after = files(run.path)
+    assert all(after[p] == t for p, t in chunks.items())
+    assert grown.done.tolist() == [1] * M + [0] * 6
+    np.testing.assert_array_equal(grown.memberships(np.arange(12)), keep_mask(0, 12, N))
+    write(grown, *range(M, 12))
+    np.testing.assert_array_equal(np.asarray(grown.phi)[:, 0, 0], np.arange(12))
+    with pytest.raises(RunError, match=r"holds 12 models, and a run does not shrink to 6"):
+        made(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"recipe": Recipe(epochs=2, batch_size=8)}, "recipe.epochs is 1 there and 2 here"),
+        ({"queries": Queries(shift=1)}, "queries.shift is 0 there and 1 here"),
+        ({"membership_seed": 5}, "membership_seed is 0 there and 5 here"),
+        ({"save_params": True}, "save_params is False there and True here"),
+        ({"dataset": dataset(seed=1)}, "is a run of other data"),
+        ({"dataset": dataset(y=(np.arange(N, dtype=np.int32) + 1) % 2)}, "is a run of other data"),
+        ({"dataset": dataset(x=dataset().x[::-1].copy())}, "is a run of other data"),
+    ],
+)
+def test_other_data_recipe_or_queries_are_refused_by_name(tmp_path, changes, message):
+    run = made(tmp_path)
+    before = files(run.path)
+    arguments = {"dataset": dataset(), "recipe": RECIPE, "num_models": M, **changes}
+    with pytest.raises(RunError, match=message):
+        Run.create(run.path, arguments.pop("dataset"), arguments.pop("recipe"), **arguments)
+    assert files(run.path) == before
+
+
+def test_changed_model_code_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code = "import flax.linen as nn\nclass Net(nn.Module):\n    num_classes: int\n    @nn.compact\n    def __call__(self, x, train):\n        return nn.Dense(self.num_classes)(nn.Dense({width})(x))\n"
+    (tmp_path / "changing.py").write_text(code.format(width=8))
+    Run.create("run", dataset(), Recipe(model="changing.Net", batch_size=8), num_models=M)
+    (tmp_path / "changing.py").write_text(code.format(width=9))
+    monkeypatch.delitem(sys.modules, "changing")
+    os.utime(tmp_path / "changing.py", (1, 1))
+    with pytest.raises(
+        RunError, match=r"changing.Net has changed since the run began: the initial parameter params/Dense_0"
+    ):
+        Run.create("run", dataset(), Recipe(model="changing.Net", batch_size=8), num_models=M)
+
+
+def test_things_that_are_not_runs_are_refused(tmp_path):
+    with pytest.raises(RunError, match=r"is not a run directory \(it has no config.toml\)"):
+        Run.open(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/thesis.tex").write_text("years of work")
+    with pytest.raises(RunError, match=r"is not a run directory"):
+        made(tmp_path)
+    assert files(tmp_path / "run").keys() == {(tmp_path / "run/thesis.tex").relative_to(tmp_path / "run")}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"is not a run directory"):
+        Run.create(tmp_path / "file", dataset(), RECIPE, num_models=M)
+    with pytest.raises(RunError, match=r"cannot be written: File exists"):
+        Run.create(tmp_path / "file/below", dataset(), RECIPE, num_models=M)
+
+
+def test_unwritable_directory_is_one_line():
+    with pytest.raises(RunError, match=r"/proc/run: cannot be written"):
+        Run.create("/proc/run", dataset(), RECIPE, num_models=M)
+
+
+def test_bad_recipe_or_queries_write_nothing(tmp_path):
+    with pytest.raises(ValueError, match=r"recipe.batch_size"):
+        Run.create(tmp_path / "run", dataset(), Recipe(batch_size=64), num_models=M)
+    with pytest.raises(ValueError, match=r"need images"):
+        Run.create(tmp_path / "run", dataset(), RECIPE, num_models=M, queries=Queries(mirror=True))
+    with pytest.raises(ValueError, match=r"unknown model"):
+        Run.create(tmp_path / "run", dataset(), Recipe(model="mpl", batch_size=8), num_models=M)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_damaged_array_is_named(tmp_path, damage):
+    run = made(tmp_path)
+    write(run, 0, 1)
+    chunk = run.path / "arrays/phi/c/1/0/0"
+    content = bytearray(chunk.read_bytes())
+    if damage == "remove":
+        chunk.unlink()
+    else:
+        content[5] ^= 1
+        chunk.write_bytes(content if damage == "flip" else content[:-9])
+    with pytest.raises(RunError, match=r"arrays/phi: is damaged.*restore it from a copy") as caught:
+        np.asarray(Run.open(run.path).phi)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["provenance.json", "config.toml", "arrays/keep/zarr.json"])
+def test_damaged_files_are_named(tmp_path, name):
+    run = made(tmp_path)
+    (run.path / name).write_text("{")
+    with pytest.raises(RunError, match=r"the run directory is damaged"):
+        Run.open(run.path)
+
+
+def test_second_writer_is_refused_and_a_dead_one_is_not_in_the_way(tmp_path):
+    run = made(tmp_path)
+    hold = f"import time; from lira.store.run import Run\nwith Run.open({str(run.path)!r}).lock():\n    print('held', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match=r"another process is writing this run"), run.lock():
+            pass
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    time.sleep(0.05)
+    with run.lock():
+        pass
+
+
+def test_scores_are_stale_once_more_models_are_usable(tmp_path):
+    run = made(tmp_path)
+    write(run, 0, 1, 2, 3)
+    assert run.scores("lira_online") is None
+    scores = np.arange(4 * N, dtype=np.float32).reshape(4, N)
+    run.write_scores("lira_online", scores)
+    np.testing.assert_array_equal(run.scores("lira_online"), scores)
+    write(run, 4, 5)
+    assert run.scores("lira_online") is None
+
+
+def test_signal_reads_blocks_across_chunks(tmp_path, monkeypatch):
+    monkeypatch.setattr("lira.store.run.BLOCK", 16)
+    monkeypatch.setattr("lira.store.zarr.BLOCK", 16)
+    run = made(tmp_path)
+    values = np.random.default_rng(0).normal(size=(4, N, 1)).astype(np.float32)
+    for index, row in enumerate(values):
+        run.write_model(index, {**rows(index), "phi": row}, diverged=False)
+    phi = run.phi
+    assert isinstance(phi, StoredSignal)
+    for start, stop in [(0, 16), (3, 9), (10, 20), (32, 40), (24, 40), (39, 100), (5, 5)]:
+        np.testing.assert_array_equal(phi[:, start:stop], values[:, start:stop])
+    np.testing.assert_array_equal(phi[1:3, 4:8], values[1:3, 4:8])
+    np.testing.assert_array_equal(np.asarray(phi), values)
+
+
+def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match=r"No space"):
+        write_atomically(path, b"new and longer")
+    assert path.read_bytes() == b"old"
