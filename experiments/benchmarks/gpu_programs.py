@@ -26,9 +26,10 @@ from jax.experimental import topologies
 from lira.bench.throughput import workload
 from lira.engine.programs import epochs_at_once
 from lira.engine.stacked import stacked
+from lira.learning.learner import Learner
 from lira.learning.models import build_model
 from lira.learning.recipe import steps_per_epoch
-from lira.learning.training import init_model, model_key, train_epochs
+from lira.learning.training import init_model, train_epochs
 
 # An H100 SXM as XLA describes it. Kernels are not tuned by trial, for want of a card to try them on.
 BANDWIDTH = 3.35e12
@@ -74,16 +75,15 @@ class Kernel(NamedTuple):
 def compiled_training(model: str, precision: str, how: str, width: int):
     """The program that trains a stack for an epoch or more, compiled for the H100; its epochs, and its data set's bytes."""
     dataset, recipe, _ = workload(model, precision)
-    module = build_model(model, dataset.num_classes)
     steps = steps_per_epoch(len(dataset.y), recipe.batch_size)
+    learner = Learner(build_model(model, dataset.num_classes), recipe, steps)
     several = epochs_at_once(recipe, steps)
 
     def init(index, x):
-        return init_model(module, recipe, steps, model_key(0, index), x)
+        return init_model(learner, learner.key(index), x)
 
     def epochs(state, index, first, x, y, keep):
-        key = model_key(0, index)
-        return train_epochs(module, recipe, steps, state, key, first, several, steps, x, y, keep)
+        return train_epochs(learner, state, learner.key(index), first, several, steps, x, y, keep)
 
     index, first = jnp.zeros(width, int), jnp.zeros((), int)
     keep = jax.ShapeDtypeStruct((width, len(dataset.y)), bool)

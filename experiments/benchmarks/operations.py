@@ -19,7 +19,7 @@ from jax.profiler import ProfileData
 from lira.bench import throughput
 from lira.engine.programs import compile_programs
 from lira.learning.augment import Queries
-from lira.learning.models import build_model
+from lira.learning.learner import Learner
 
 SHOWN = 12
 
@@ -27,8 +27,7 @@ SHOWN = 12
 def main(model: str = "wrn-28-2", lowering: str = "winograd", steps: int = 3) -> None:
     """Train a few steps under the profiler and add up what each kind of operation took."""
     dataset, recipe, _ = throughput.workload(model, "float32")
-    module = build_model(model, dataset.num_classes)
-    programs = compile_programs(module, recipe, Queries(), dataset, 1, lowering, 1)
+    programs = compile_programs(Learner.of(recipe, dataset), Queries(), dataset, 1, lowering, 1)
     x, y = jnp.asarray(dataset.x), jnp.asarray(dataset.y)
     keep, index = jnp.ones((1, len(y)), bool), jnp.zeros(1, int)
 

@@ -30,6 +30,7 @@ from lira.engine.programs import Programs, compile_programs, train_steps
 from lira.learning.augment import Queries
 from lira.learning.convolution.blocks import cache_bytes
 from lira.learning.forward import as_input
+from lira.learning.learner import Learner
 from lira.learning.models import build_model
 from lira.learning.recipe import Recipe
 from lira.membership import keep_mask
@@ -253,9 +254,8 @@ def side(name: str, recipe: Recipe, dataset: Dataset) -> Side:
     else:
         # Grouped convolutions are so slow on CPU that two models must do.
         wide = 16 if recipe.model == "mlp" or jax.default_backend() != "cpu" else 2
-        module = build_model(recipe.model, dataset.num_classes)
         width = 1 if name == "jax_loop" else wide
-        programs = compile_programs(module, recipe, Queries(), dataset, 1, "xla", width)
+        programs = compile_programs(Learner.of(recipe, dataset), Queries(), dataset, 1, "xla", width)
     return _jax_side(programs, recipe, dataset, began)
 
 

@@ -3,6 +3,7 @@
 On CPU each core trains a stack of its own (`workers`): small operations do not fill two cores, stacks do.
 """
 
+import dataclasses
 import hashlib
 import json
 import time
@@ -12,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -22,9 +22,9 @@ from lira.engine.device import MEMORY_SHARE, device_memory, stacks_at_a_time
 from lira.engine.programs import Programs, compile_programs, train_steps
 from lira.learning.augment import Queries
 from lira.learning.convolution import LOWERINGS
-from lira.learning.models import build_model
+from lira.learning.learner import Learner
 from lira.learning.recipe import Recipe
-from lira.learning.training import init_model, model_key
+from lira.learning.training import variable_shapes
 from lira.store.config import Execution
 from lira.store.zarr import write_atomically
 
@@ -41,6 +41,8 @@ GROWTH = 4
 # Models side by side that each have convolutions of their own: more would fill the device no better, and their programs
 # are as many times as long to compile.
 SEVERAL = 4
+# Fields of a recipe by whose value no step takes longer.
+COSTLESS = {"epochs", "learning_rate", "schedule", "warmup", "momentum", "weight_decay", "statistics", "seed"}
 
 
 def programs_for(
@@ -59,16 +61,16 @@ def programs_for(
     compiled, are kept under `$LIRA_CACHE` (`~/.cache/lira`).
     """
     keep_compilations()
-    module = build_model(recipe.model, dataset.num_classes)
+    learner = Learner.of(recipe, dataset)
     workers = min(execution.workers or stacks_at_a_time(), models)
     share = -(-models // workers)  # of each worker
-    compiled = partial(compile_programs, module, recipe, queries, dataset, workers, signals=signals)
-    candidates = _candidates(module, recipe, dataset, execution, share)
+    compiled = partial(compile_programs, learner, queries, dataset, workers, signals=signals)
+    candidates = _candidates(learner, dataset, execution, share)
     if execution.width and len(candidates) == 1:
         pinned = candidates[0][0], min(execution.width, share)
         # What does not fit by the compiler's count is tried as it was asked for, on one worker.
         return (_fitting(compiled, *pinned) or compiled(*pinned)._replace(workers=1))._replace(why="pinned")
-    place = _cache_file(module, recipe, dataset, execution)
+    place = _cache_file(learner, dataset, execution)
     if (kept := _read_choice(place)) is not None and kept["lowering"] in dict(candidates):
         programs = _fitting(compiled, kept["lowering"], min(kept["width"], share))
         if programs is not None:
@@ -125,7 +127,7 @@ def seconds_per_step(programs: Programs, dataset: Dataset) -> float:
 
 
 def _candidates(
-    module: nn.Module, recipe: Recipe, dataset: Dataset, execution: Execution, share: int
+    learner: Learner, dataset: Dataset, execution: Execution, share: int
 ) -> list[tuple[str, list[int]]]:
     """Lowerings worth measuring for `share` models, each with the widths that are: one where nothing convolves.
 
@@ -140,11 +142,10 @@ def _candidates(
         widths = [GROWTH**i for i in range(widest.bit_length()) if GROWTH**i <= widest]
     if execution.lowering != "auto":
         return [(execution.lowering, widths)]
-    shapes = jax.eval_shape(partial(init_model, module, recipe, 1), model_key(0, 0), dataset.x[:1])
-    if all(leaf.ndim <= 2 for leaf in jax.tree.leaves(shapes.params)):
+    if all(leaf.ndim <= 2 for leaf in jax.tree.leaves(variable_shapes(learner, dataset.x)["params"])):
         return [("patches", widths)]
     if jax.default_backend() == "cpu":
-        tiles = ["mixed", "winograd"] if recipe.precision == "float32" else []
+        tiles = ["mixed", "winograd"] if learner.recipe.precision == "float32" else []
         return [(how, widths) for how in (*tiles, "patches", "xla")]
     several = execution.width or min(SEVERAL, widest)
     one = [("xla", [1])] if execution.width <= 1 else []
@@ -169,20 +170,17 @@ def _fitting(compiled: Callable[[str, int], Programs], how: str, width: int) -> 
 # --- What earlier runs left -------------------------------------------------------------------------------------------
 
 
-def _cache_file(module: nn.Module, recipe: Recipe, dataset: Dataset, execution: Execution) -> Path:
-    """A file for everything that the fastest width may depend on."""
-    cost = (
-        recipe.batch_size,
-        recipe.optimizer,
-        recipe.ema > 0,
-        recipe.flip,
-        recipe.crop_pad,
-        recipe.precision,
-    )
+def _cache_file(learner: Learner, dataset: Dataset, execution: Execution) -> Path:
+    """A file for everything that the fastest width may depend on: all of the recipe but what costs no step anything."""
+    cost = {
+        each.name: getattr(learner.recipe, each.name)
+        for each in dataclasses.fields(Recipe)
+        if each.name not in COSTLESS
+    } | {"ema": learner.recipe.ema > 0}
     device = (jax.devices()[0].device_kind, jax.device_count(), stacks_at_a_time(), jax.__version__)
     shape = (dataset.x.shape, dataset.x.dtype.str)
-    key = hashlib.sha256(repr((module, cost, device, shape, execution, LOWERINGS)).encode()).hexdigest()
-    return cache_directory() / "calibration" / f"{key[:16]}.json"
+    named = repr((learner.module, cost, device, shape, execution, LOWERINGS))
+    return cache_directory() / "calibration" / f"{hashlib.sha256(named.encode()).hexdigest()[:16]}.json"
 
 
 def _read_choice(place: Path) -> dict[str, Any] | None:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -15,8 +14,9 @@ from lira.engine.stacked import compiled_once, made_when_called, models_in, stac
 from lira.engine.sweep import sweep_program
 from lira.learning.augment import Queries
 from lira.learning.evaluation import evaluated
+from lira.learning.learner import Learner
 from lira.learning.recipe import Recipe, steps_per_epoch
-from lira.learning.training import epoch_order, init_model, model_key, train_epochs, train_step
+from lira.learning.training import epoch_order, init_model, train_epochs, train_step
 
 __all__ = ["Programs", "compile_programs", "epochs_at_once", "fit_beside", "train_steps"]
 # Epochs of fewer steps than this are trained several at a time on accelerators.
@@ -67,8 +67,7 @@ _programs: dict[Any, Programs] = {}
 
 
 def compile_programs(
-    module: nn.Module,
-    recipe: Recipe,
+    learner: Learner,
     queries: Queries,
     dataset: Dataset,
     workers: int,
@@ -77,9 +76,9 @@ def compile_programs(
     signals: tuple[str, ...] = (),
 ) -> Programs:
     """Compile, or take the last programs compiled: planning and training then share them."""
-    key = (module, recipe, queries, dataset.fingerprint, how, width, signals)
+    key = (learner, queries, dataset.fingerprint, how, width, signals)
     if key not in _programs:
-        built = _build(module, recipe, queries, dataset, how, width, signals)
+        built = _build(learner, queries, dataset, how, width, signals)
         _programs.clear()
         _programs[key] = built
     built = _programs[key]
@@ -87,38 +86,28 @@ def compile_programs(
 
 
 def _build(
-    module: nn.Module,
-    recipe: Recipe,
-    queries: Queries,
-    dataset: Dataset,
-    how: str,
-    width: int,
-    signals: tuple[str, ...],
+    learner: Learner, queries: Queries, dataset: Dataset, how: str, width: int, signals: tuple[str, ...]
 ) -> Programs:
-    total_steps = steps_per_epoch(dataset.num_examples, recipe.batch_size) * recipe.epochs
+    whole = steps_per_epoch(dataset.num_examples, learner.recipe.batch_size)
+    any_steps = jax.default_backend() == "cpu"
+    several = 1 if any_steps else epochs_at_once(learner.recipe, whole)
 
     def init(index, x):
-        return init_model(module, recipe, total_steps, model_key(recipe.seed, index), x)
-
-    whole = steps_per_epoch(dataset.num_examples, recipe.batch_size)
-    any_steps = jax.default_backend() == "cpu"
-    several = 1 if any_steps else epochs_at_once(recipe, whole)
+        return init_model(learner, learner.key(index), x)
 
     def epochs(state, index, first, stop, x, y, keep):
-        key = model_key(recipe.seed, index)
         # A number that the compiler knows: nothing asks the host after each step whether another follows.
         stop = stop if any_steps else whole
-        return train_epochs(module, recipe, total_steps, state, key, first, several, stop, x, y, keep)
+        return train_epochs(learner, state, learner.key(index), first, several, stop, x, y, keep)
 
     def order(index, number, keep):
-        return epoch_order(recipe, model_key(recipe.seed, index), number, keep)
+        return epoch_order(learner.recipe, learner.key(index), number, keep)
 
     def step(state, index, number, at, order, x, y):
-        key = model_key(recipe.seed, index)
-        return train_step(module, recipe, total_steps, state, key, number, at, order, x, y)
+        return train_step(learner, state, learner.key(index), number, at, order, x, y)
 
     def answer(state, index, x, keep):
-        return evaluated(module, recipe, queries, state, model_key(recipe.seed, index), x, keep)
+        return evaluated(learner, queries, state, learner.key(index), x, keep)
 
     indices = jnp.zeros(width, int)
     x, y = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (dataset.x, dataset.y))
@@ -140,7 +129,7 @@ def _build(
     memory = None if usage is None else usage.argument_size_in_bytes + usage.temp_size_in_bytes
     evaluate = stacked("patches" if slow_loops else how, answer, 0, 0, None, 0)
     variables = jax.eval_shape(evaluate, state, indices, x, keep)
-    sweep = partial(sweep_program, module, recipe, how, variables, x, y, usage and usage.temp_size_in_bytes)
+    sweep = partial(sweep_program, learner, how, variables, x, y, usage and usage.temp_size_in_bytes)
     # The compiler counts the bodies of loops once, however often they turn.
     traffic = (compiled.cost_analysis() or {}).get("bytes accessed")
     return Programs(

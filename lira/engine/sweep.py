@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -12,14 +11,13 @@ from lira.engine.cpu import block_by_block, slow_in_loops
 from lira.engine.stacked import batches_of, compiled_once, stacked
 from lira.learning.augment import ORIGINAL_BATCH, Queries
 from lira.learning.evaluation import query
-from lira.learning.recipe import Recipe
+from lira.learning.learner import Learner
 
 __all__ = ["sweep_program"]
 
 
 def sweep_program(
-    module: nn.Module,
-    recipe: Recipe,
+    learner: Learner,
     how: str,
     variables: Any,
     x: jax.ShapeDtypeStruct,
@@ -32,14 +30,14 @@ def sweep_program(
     slow_loops = slow_in_loops(how)
 
     def ask(variables, x, y):
-        return query(module, queries, signals, variables, x, y)
+        return query(learner.module, queries, signals, variables, x, y)
 
     if queries.convention == "original":
         # Its batches are part of the convention, so the last one is not filled up.
         how, batch = "patches" if slow_loops else how, ORIGINAL_BATCH
         return partial(_part_by_part, compiled_once(stacked(how, ask, 0, None, None)), batch)
     stacked_ask = stacked(how, ask, 0, None, None)
-    batch = max(1, recipe.batch_size // len(queries.views))
+    batch = max(1, learner.recipe.batch_size // len(queries.views))
     if room is not None:
         batch = _sweep_batch(stacked_ask, variables, x, y, batch, room)
     if slow_loops:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from lira.learning.augment import Queries, query_views
 from lira.learning.averages import is_float, zero_average
 from lira.learning.forward import Array, apply_module, as_input, augmented
+from lira.learning.learner import Learner
 from lira.learning.recipe import SIGNALS, Recipe, steps_per_epoch
 from lira.learning.training import ModelState, random_order
 from lira.signals import is_correct, logit_scaled_confidence
@@ -25,13 +26,7 @@ def answers_by_average(recipe: Recipe, queries: Queries) -> bool:
 
 
 def evaluated(
-    module: nn.Module,
-    recipe: Recipe,
-    queries: Queries,
-    state: ModelState,
-    key: jax.Array,
-    x: Array,
-    keep: Array,
+    learner: Learner, queries: Queries, state: ModelState, key: jax.Array, x: Array, keep: Array
 ) -> dict[str, Any]:
     """The variables that a trained model answers with: its weights, or their bias-corrected moving average.
 
@@ -39,15 +34,14 @@ def evaluated(
     the last steps are of other weights: a deep network evaluated with them is wrong.
 
     Args:
-        module: flax module.
-        recipe: how it was trained.
+        learner: how it was trained.
         queries: which decide by their convention.
         state: of the model.
-        key: the model's, see `model_key`.
+        key: the model's, see `Learner.key`.
         x: `[N, ...]`.
         keep: bool `[N]`, its members.
     """
-    now = {"params": state.params, **state.statistics}
+    recipe, now = learner.recipe, {"params": state.params, **state.statistics}
     if not answers_by_average(recipe, queries):
         return now
     correction = 1 - recipe.ema ** state.step.astype(jnp.float32)
@@ -58,11 +52,11 @@ def evaluated(
     )
     if recipe.statistics == "averaged" or not state.statistics:
         return average
-    return {**average, **recomputed_statistics(module, recipe, average, key, x, keep)}
+    return {**average, **recomputed_statistics(learner, average, key, x, keep)}
 
 
 def recomputed_statistics(
-    module: nn.Module, recipe: Recipe, variables: dict[str, Any], key: jax.Array, x: Array, keep: Array
+    learner: Learner, variables: dict[str, Any], key: jax.Array, x: Array, keep: Array
 ) -> dict[str, Any]:
     """The statistics of a model's norms under other weights than they were gathered under, over one epoch's batches.
 
@@ -70,7 +64,7 @@ def recomputed_statistics(
     models are queried. Order, augmentation and dropout are drawn from `key`, once and for all. Statistics of modules that
     are no `nn.BatchNorm` go on as the module moves them, from `variables` on, and their mean over the batches is taken.
     """
-    x, keep = jnp.asarray(x), jnp.asarray(keep)
+    recipe, x, keep = learner.recipe, jnp.asarray(x), jnp.asarray(keep)
     steps = steps_per_epoch(len(keep), recipe.batch_size)
     order_key, steps_key = jax.random.split(jax.random.fold_in(key, 3))
     batches = random_order(order_key, keep, steps * recipe.batch_size).reshape(steps, recipe.batch_size)
@@ -82,7 +76,7 @@ def recomputed_statistics(
         images = augmented(recipe, augment_key, x[batches[step]])
         asked = {"params": variables["params"], **statistics}
         with nn.intercept_methods(_without_memory), jax.default_matmul_precision("highest"):
-            _, statistics = apply_module(module, asked, as_input(images, jnp.float32), dropout_key)
+            _, statistics = apply_module(learner.module, asked, as_input(images, jnp.float32), dropout_key)
         return (statistics, jax.tree.map(_added, total, statistics)), None
 
     zeros = jax.tree.map(zero_average, statistics)

@@ -3,13 +3,13 @@
 from functools import partial
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 from lira.learning.averages import moved_toward, zero_average
 from lira.learning.forward import Array, as_input, augmented, compute_dtype, forward
+from lira.learning.learner import Learner
 from lira.learning.packing import pack, unpack
 from lira.learning.recipe import Recipe, learning_rate, optimizer, steps_per_epoch
 
@@ -17,10 +17,10 @@ __all__ = [
     "ModelState",
     "epoch_order",
     "init_model",
-    "model_key",
     "random_order",
     "train_epochs",
     "train_step",
+    "variable_shapes",
 ]
 
 
@@ -34,29 +34,32 @@ class ModelState(NamedTuple):
     step: jax.Array  # int32, steps taken
 
 
-def model_key(seed: int, index: Array | int) -> jax.Array:
-    """The key of all of model `index`'s randomness: independent of the stack that trains it."""
-    return jax.random.fold_in(jax.random.key(seed), index)
-
-
-def init_model(module: nn.Module, recipe: Recipe, total_steps: int, key: jax.Array, x: Array) -> ModelState:
+def init_model(learner: Learner, key: jax.Array, x: Array) -> ModelState:
     """A fresh model. `x [N, ...]` gives the shape of an example."""
-    variables = module.init(jax.random.fold_in(key, 0), as_input(x[:1], jnp.float32), train=False)
+    variables = learner.module.init(jax.random.fold_in(key, 0), as_input(x[:1], jnp.float32), train=False)
     statistics, params = dict(variables), variables["params"]
     del statistics["params"]
     return ModelState(
         params=params,
         statistics=statistics,
-        optimizer=optimizer(recipe, learning_rate(recipe, total_steps)).init(pack(params, params)),
-        average=jax.tree.map(zero_average, dict(variables)) if recipe.ema else None,
+        optimizer=_optimizer_of(learner).init(pack(params, params)),
+        average=jax.tree.map(zero_average, dict(variables)) if learner.recipe.ema else None,
         step=jnp.zeros((), jnp.int32),
     )
 
 
+def variable_shapes(learner: Learner, x: Array) -> dict[str, Any]:
+    """Shapes and types of the variables that a model answers with, without making one. `x [N, ...]`."""
+    state = jax.eval_shape(partial(init_model, learner), learner.key(0), x[:1])
+    return {"params": state.params, **state.statistics}
+
+
+def _optimizer_of(learner: Learner) -> optax.GradientTransformation:
+    return optimizer(learner.recipe, learning_rate(learner.recipe, learner.total_steps))
+
+
 def train_epochs(
-    module: nn.Module,
-    recipe: Recipe,
-    total_steps: int,
+    learner: Learner,
     state: ModelState,
     key: jax.Array,
     first: Array | int,
@@ -69,11 +72,9 @@ def train_epochs(
     """Train one model for the first `stop` steps of each of some epochs.
 
     Args:
-        module: flax module, `(x, train) -> logits [batch, C]`.
-        recipe: how it is trained.
-        total_steps: of the whole training, which the schedule spans.
+        learner: how it is trained.
         state: of the model.
-        key: the model's, see `model_key`.
+        key: the model's, see `Learner.key`.
         first: int, the epoch to begin with, from 0; with `key` epochs decide order, augmentation and dropout.
         epochs: how many, a constant of the program.
         stop: int, steps to take of each: `steps_per_epoch` for whole ones. Traced, one program serves any number; on a GPU
@@ -85,7 +86,7 @@ def train_epochs(
     Returns:
         The new state, and the mean loss of the steps of each epoch, `[epochs]` (NaN once the model has diverged).
     """
-    numbers = first + jnp.arange(epochs)
+    numbers, recipe = first + jnp.arange(epochs), learner.recipe
     steps = steps_per_epoch(len(keep), recipe.batch_size)
     batches = jax.vmap(lambda number: epoch_order(recipe, key, number, keep).reshape(steps, -1))(numbers)
     keys = jax.vmap(lambda number: jax.vmap(partial(_step_key, key, number))(jnp.arange(steps)))(numbers)
@@ -96,9 +97,7 @@ def train_epochs(
 
         def one_step(step, carry):
             packed, total = carry
-            packed, loss = _packed_step(
-                module, recipe, total_steps, state, packed, keys[step], batches[step], x, y
-            )
+            packed, loss = _packed_step(learner, state, packed, keys[step], batches[step], x, y)
             return packed, total + loss
 
         packed, total = jax.lax.fori_loop(0, stop, one_step, (packed, zero))
@@ -126,9 +125,7 @@ def random_order(key: jax.Array, members: Array, count: int) -> jax.Array:
 
 
 def train_step(
-    module: nn.Module,
-    recipe: Recipe,
-    total_steps: int,
+    learner: Learner,
     state: ModelState,
     key: jax.Array,
     epoch: Array | int,
@@ -138,27 +135,35 @@ def train_step(
     y: Array,
 ) -> tuple[ModelState, jax.Array]:
     """Train one model for step `step` of an epoch in the order of `epoch_order`; return its new state and the loss."""
-    batch = jax.lax.dynamic_slice_in_dim(jnp.asarray(order), step * recipe.batch_size, recipe.batch_size)
-    step_key = _step_key(key, epoch, step)
-    packed, loss = _packed_step(module, recipe, total_steps, state, _packed(state), step_key, batch, x, y)
+    size = learner.recipe.batch_size
+    batch = jax.lax.dynamic_slice_in_dim(jnp.asarray(order), step * size, size)
+    packed, loss = _packed_step(learner, state, _packed(state), _step_key(key, epoch, step), batch, x, y)
     return _unpacked(packed, state), loss
 
 
-def _packed_step(module, recipe, total_steps, like, state, key, batch, x, y):
-    """Train a packed state, whose trees are those of `like`, on the examples `batch`; `key` is the step's."""
-    x, y = jnp.asarray(x), jnp.asarray(y)
+def _packed_step(
+    learner: Learner,
+    like: ModelState,
+    state: ModelState,
+    key: jax.Array,
+    batch: jax.Array,
+    x: Array,
+    y: Array,
+) -> tuple[ModelState, jax.Array]:
+    """Train a packed state, whose trees are those of `like`, on the examples `batch [batch]`; `key` is the step's."""
+    recipe, x, y = learner.recipe, jnp.asarray(x), jnp.asarray(y)
     augment_key, dropout_key = jax.random.split(key)
     images, labels = augmented(recipe, augment_key, x[batch]), y[batch]
     before = unpack(state.statistics, like.statistics)
 
     def loss_of(params):
-        logits, updated = forward(module, recipe, {"params": params, **before}, images, dropout_key)
+        logits, updated = forward(learner.module, recipe, {"params": params, **before}, images, dropout_key)
         return _cross_entropy(logits, labels).mean(), updated
 
     params = unpack(state.params, like.params)
     (loss, after), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
-    step_of = optimizer(recipe, learning_rate(recipe, total_steps))
-    updates, optimizer_state = step_of.update(pack(gradient, like.params), state.optimizer, state.params)
+    packed_gradient = pack(gradient, like.params)
+    updates, optimizer_state = _optimizer_of(learner).update(packed_gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
     statistics = pack(after, like.statistics)
     average = state.average

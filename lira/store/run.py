@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 import tomli_w
-from jax.flatten_util import ravel_pytree
 
 from lira.data.dataset import Dataset
 from lira.learning.augment import Queries
 from lira.learning.evaluation import answers_by_average
+from lira.learning.fingerprint import evaluation_facts, initial_norms
+from lira.learning.learner import Learner
 from lira.learning.recipe import Recipe
 from lira.membership import keep_mask
 from lira.store.config import (
@@ -36,13 +37,6 @@ from lira.store.config import (
     as_dict,
     differences,
     read_config,
-)
-from lira.store.fingerprints import (
-    evaluation_facts,
-    initial_variables,
-    leaf_norms,
-    membership_fingerprint,
-    package_versions,
 )
 from lira.store.zarr import (
     BLOCK,
@@ -56,10 +50,13 @@ from lira.store.zarr import (
     write_atomically,
     writing,
 )
+from lira.versions import versions
 
 __all__ = ["DIVERGED", "DONE", "OutdatedWarning", "Run"]
 
 DONE, DIVERGED = 1, 2
+# Whose versions provenance.json names.
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "tensorstore")
 # Figures of a model, by array name: each a number, NaN where it is not known.
 ACCURACIES = ("accuracy_in", "accuracy_out", "accuracy_test")
 RAW_ACCURACIES = ("accuracy_raw_in", "accuracy_raw_out", "accuracy_raw_test")
@@ -146,14 +143,12 @@ class Run:
             raise RunError(f"{path}: is not a run directory (it has no config.toml); name a new or empty one")
         config.recipe.check(dataset.num_examples, dataset.x.shape[1:])
         config.queries.check(dataset.x.shape[1:])
-        initial = initial_variables(config.recipe, dataset)
+        learner = Learner.of(config.recipe, dataset)
+        initial = initial_norms(learner, dataset.x)
         provenance = {
-            "fingerprints": {
-                "dataset": dataset.fingerprint,
-                "initial_parameters": leaf_norms(initial),
-            },
-            "evaluation": evaluation_facts(config, dataset),
-            "versions": package_versions(),
+            "fingerprints": {"dataset": dataset.fingerprint, "initial_parameters": initial},
+            "evaluation": evaluation_facts(learner, config.queries, dataset.x),
+            "versions": versions(*PACKAGES),
             "sessions": [],
         }
         N, Q = dataset.num_examples, len(config.queries.views)
@@ -163,12 +158,12 @@ class Run:
         if dataset.y_test is not None:
             rows["phi_test"] = (len(dataset.y_test), Q)
         if config.save_params:
-            rows["params"] = (len(ravel_pytree(initial)[0]),)
+            rows["params"] = (sum(int(size) for size, _ in initial.values()),)
         rows |= dict.fromkeys(LOSSES, ())
         if answers_by_average(config.recipe, config.queries):
             rows |= dict.fromkeys(RAW_ACCURACIES, ())
         if keep is not None:
-            provenance["fingerprints"]["memberships"] = membership_fingerprint(keep)
+            provenance["fingerprints"]["memberships"] = _fingerprint(keep)
         with new_directory(path) as making:
             (making / "scores").mkdir()
             run = cls(making, config, provenance)
@@ -215,7 +210,7 @@ class Run:
         provenance = {
             # All that is known of the examples and their order.
             "fingerprints": {"dataset": hashlib.sha256(labels.tobytes()).hexdigest()},
-            "versions": package_versions(),
+            "versions": versions(*PACKAGES),
             "sessions": [],
             "source": source,
         }
@@ -377,9 +372,9 @@ class Run:
         """Raise RunError where models trained now would not be as those that are there, naming what differs."""
         if self.outdated:
             raise RunError(f"{self.path}: does not go on: {self.outdated}, in another directory")
-        recipe = self.config.recipe
+        learner = Learner.of(self.config.recipe, dataset)
         recorded = self.provenance["fingerprints"].get("initial_parameters", {})
-        now = leaf_norms(initial_variables(recipe, dataset))
+        now = initial_norms(learner, dataset.x)
         for leaf in sorted(recorded.keys() | now.keys()):
             if (
                 leaf not in recorded
@@ -387,17 +382,18 @@ class Run:
                 or not np.allclose(recorded[leaf], now[leaf], rtol=1e-5)
             ):
                 raise RunError(
-                    f"{self.path}: model {recipe.model} has changed since the run began: the initial "
+                    f"{self.path}: model {learner.recipe.model} has changed since the run began: the initial "
                     f"parameter {leaf} is another; restore its code or name another directory"
                 )
         if "evaluation" not in self.provenance:
             return
-        before, after = self.provenance["evaluation"], evaluation_facts(self.config, dataset)
+        before = self.provenance["evaluation"]
+        after = evaluation_facts(learner, self.config.queries, dataset.x)
         for layer in sorted(before["norms"].keys() | after["norms"].keys()):
             there, here = before["norms"].get(layer), after["norms"].get(layer)
             if there != here:
                 raise RunError(
-                    f"{self.path}: model {recipe.model} has changed since the run began: norm {layer} is {there} "
+                    f"{self.path}: model {learner.recipe.model} has changed since the run began: norm {layer} is {there} "
                     f"there and {here} here; restore its code or name another directory"
                 )
 
@@ -460,7 +456,7 @@ class Run:
         if changes:
             raise RunError(f"{self.path}: is another run: {'; '.join(changes)}; name another directory")
         given = self.provenance["fingerprints"].get("memberships")
-        if given != (None if keep is None else membership_fingerprint(keep)):
+        if given != (None if keep is None else _fingerprint(keep)):
             raise RunError(f"{self.path}: is a run of other memberships; name another directory")
         if config.num_models < old.num_models:
             raise RunError(
@@ -530,3 +526,7 @@ class Run:
 def _per_model(path: Path) -> list[str]:
     """Names of the arrays that have a row a model."""
     return sorted(each.name for each in (path / "arrays").iterdir() if not each.name.startswith("labels"))
+
+
+def _fingerprint(keep: np.ndarray) -> str:
+    return hashlib.sha256(f"{keep.shape}".encode() + np.packbits(keep).tobytes()).hexdigest()

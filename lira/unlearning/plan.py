@@ -12,8 +12,8 @@ import numpy as np
 from lira.data.dataset import Dataset
 from lira.engine.plan import plan
 from lira.engine.progress import duration
-from lira.learning.models import build_model
-from lira.learning.recipe import Recipe, steps_per_epoch
+from lira.learning.learner import Learner
+from lira.learning.recipe import steps_per_epoch
 from lira.learning.training import init_model, train_step
 from lira.store.run import Run
 from lira.unlearners import RETRAIN
@@ -71,7 +71,7 @@ def plan_unlearning(
         (dataset.num_examples + dataset.num_test) * len(config.queries.views) / config.recipe.batch_size / 3
     )
     seconds_per_step = training.seconds / M / (steps + asked)
-    one_step = _step_operations(config.recipe, dataset)
+    one_step = _step_operations(Learner.of(config.recipe, dataset), dataset)
 
     def kind(name: str, place: Path | None, of: int, its_steps: float) -> Kind:
         missing = of
@@ -96,13 +96,12 @@ def plan_unlearning(
     )
 
 
-def _step_operations(recipe: Recipe, dataset: Dataset) -> int:
+def _step_operations(learner: Learner, dataset: Dataset) -> int:
     """Multiplications of one training step of one model."""
-    module = build_model(recipe.model, dataset.num_classes)
-    key = jax.random.key(0)
-    state = jax.eval_shape(partial(init_model, module, recipe, 1), key, dataset.x[:1])
-    order = jax.ShapeDtypeStruct((recipe.batch_size,), jnp.int32)
-    step = partial(train_step, module, recipe, 1)
+    key = learner.key(0)
+    state = jax.eval_shape(partial(init_model, learner), key, dataset.x[:1])
+    order = jax.ShapeDtypeStruct((learner.recipe.batch_size,), jnp.int32)
+    step = partial(train_step, learner)
     return operations(jax.make_jaxpr(step)(state, key, 0, 0, order, dataset.x, dataset.y).jaxpr)
 
 

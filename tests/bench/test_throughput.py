@@ -10,9 +10,10 @@ import pytest
 
 from lira.bench import machine, throughput
 from lira.cli import main
+from lira.learning.learner import Learner, model_key
 from lira.learning.models import build_model
 from lira.learning.recipe import Recipe
-from lira.learning.training import init_model, model_key
+from lira.learning.training import init_model
 from lira.membership import keep_mask
 
 IMAGE = np.zeros((1, 32, 32, 3), np.uint8)
@@ -220,7 +221,7 @@ def test_torch_peer_has_the_same_parameters_and_learns(name):
     dataset, recipe, _ = throughput.workload(name, "float32")
     loop = TorchLoop(recipe, dataset)
     module = build_model(name, dataset.num_classes)
-    state = jax.eval_shape(lambda: init_model(module, Recipe(), 1, model_key(0, 0), dataset.x[:1]))
+    state = jax.eval_shape(lambda: init_model(Learner(module, Recipe(), 1), model_key(0, 0), dataset.x[:1]))
     ours = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     assert sum(p.numel() for p in loop.model.parameters()) == ours
     loop.train(1)

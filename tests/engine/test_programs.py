@@ -12,7 +12,7 @@ from lira.engine import sweep as engine_sweep
 from lira.engine.calibrate import programs_for
 from lira.engine.fill import train
 from lira.learning.augment import Queries
-from lira.learning.models import build_model
+from lira.learning.learner import Learner
 from lira.learning.recipe import Recipe
 from lira.store.config import Execution
 from lira.store.run import Run
@@ -110,7 +110,7 @@ def test_candidates_of_a_network_that_convolves(backend, precision, execution, s
     """On CPU Winograd in float32 too; on a GPU, where each costs half a minute, one model or a few of them."""
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     recipe = Recipe(model="cnn", batch_size=8, precision=precision)
-    assert calibrate._candidates(build_model("cnn", 3), recipe, images(), execution, share) == expected
+    assert calibrate._candidates(Learner.of(recipe, images()), images(), execution, share) == expected
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_whole_epochs_as_a_program_train_as_steps_do(monkeypatch):
     recipe = Recipe(epochs=2, batch_size=10)
 
     def trained():
-        programs = engine_programs._build(build_model("mlp", 2), recipe, Queries(), data, "patches", 1, ())
+        programs = engine_programs._build(Learner.of(recipe, data), Queries(), data, "patches", 1, ())
         state = programs.init(jnp.arange(1), x[:1])
         state, taken = engine_programs.train_steps(programs, state, jnp.arange(1), 0, 5, x, y, keep)
         assert calibrate.seconds_per_step(programs, data) > 0
@@ -148,9 +148,8 @@ def test_whole_epochs_as_a_program_train_as_steps_do(monkeypatch):
 
 def test_width_is_bounded_by_memory(monkeypatch):
     speeds(monkeypatch, {1: 1, 4: 4, 16: 16, 64: 64})
-    used = engine_programs.compile_programs(
-        build_model("mlp", 2), RECIPE, Queries(), dataset(), 1, "patches", 4
-    ).memory
+    learner = Learner.of(RECIPE, dataset())
+    used = engine_programs.compile_programs(learner, Queries(), dataset(), 1, "patches", 4).memory
     assert used
     monkeypatch.setattr(calibrate, "device_memory", lambda: 2 * used)
     programs = programs_for(RECIPE, Queries(), AUTO, dataset(), 64)
@@ -168,7 +167,8 @@ def test_compiler_out_of_memory_is_a_width_that_does_not_fit(monkeypatch):
     build = engine_programs._build
 
     def exhausted(*arguments):
-        if arguments[5] > 4:
+        *_, width, _signals = arguments
+        if width > 4:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
         return build(*arguments)
 
@@ -211,9 +211,7 @@ def test_sweeps_ask_about_as_many_examples_as_fit_off_the_cpu(monkeypatch):
 
     def sweep():
         build = engine_programs._build
-        programs = build(
-            build_model("cnn-small", 3), recipe, Queries(mirror=True), images(), "patches", 2, ()
-        )
+        programs = build(Learner.of(recipe, images()), Queries(mirror=True), images(), "patches", 2, ())
         x, y = jnp.asarray(images().x), jnp.asarray(images().y)
         indices, keep = jnp.arange(2), jnp.ones((2, len(y)), bool)
         variables = programs.evaluate(programs.init(indices, x[:1]), indices, x, keep)

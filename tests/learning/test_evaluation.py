@@ -13,9 +13,10 @@ from lira.data.sources import load_dataset
 from lira.engine.stacked import stacked
 from lira.learning.augment import Queries
 from lira.learning.evaluation import evaluated, norm_constants, query, recomputed_statistics
+from lira.learning.learner import Learner, model_key
 from lira.learning.models import build_model
 from lira.learning.recipe import Recipe, steps_per_epoch
-from lira.learning.training import init_model, model_key, random_order, train_epochs
+from lira.learning.training import init_model, random_order, train_epochs
 from lira.membership import keep_mask
 
 N = 60
@@ -42,13 +43,16 @@ class Normalised(nn.Module):
         return nn.Dense(self.num_classes)(nn.LayerNorm(epsilon=1e-3)(x))
 
 
+LEARNER = Learner(Normalised(), RECIPE, 20)
+
+
 def trained(module=None, recipe=RECIPE, keep=KEEP, steps=4):
     """A model's state after each of some steps."""
     module = module or Normalised()
     key, states = model_key(0, 0), []
-    state = init_model(module, recipe, 20, key, X)
+    state = init_model(Learner(module, recipe, 20), key, X)
     for epoch in range(steps):
-        state, _ = train_epochs(module, recipe, 20, state, key, epoch, 1, 1, X, Y, keep)
+        state, _ = train_epochs(Learner(module, recipe, 20), state, key, epoch, 1, 1, X, Y, keep)
         states.append(state)
     return states
 
@@ -62,7 +66,7 @@ def weighted(leaves, decay):
 def test_every_floating_point_variable_is_averaged_alike():
     states = trained()
     recipe = dataclasses.replace(RECIPE, statistics="averaged")
-    found = evaluated(Normalised(), recipe, Queries(), states[-1], model_key(0, 0), X, KEEP)
+    found = evaluated(Learner(Normalised(), recipe, 20), Queries(), states[-1], model_key(0, 0), X, KEEP)
     history = [{"params": s.params, **s.statistics} for s in states]
     for path, leaf in jax.tree_util.tree_leaves_with_path(found):
         each = [dict(jax.tree_util.tree_leaves_with_path(variables))[path] for variables in history]
@@ -80,16 +84,15 @@ def test_the_weights_as_they_were_trained_where_nothing_is_averaged():
         (RECIPE, Queries(convention="original")),
     ):
         state = trained(recipe=recipe)[-1]
-        found = evaluated(Normalised(), recipe, queries, state, model_key(0, 0), X, KEEP)
+        found = evaluated(Learner(Normalised(), recipe, 20), queries, state, model_key(0, 0), X, KEEP)
         jax.tree.map(np.testing.assert_array_equal, found, {"params": state.params, **state.statistics})
 
 
 def test_recomputed_statistics_are_the_mean_of_the_members_batches():
     """Against float64 in a loop over the same batches."""
-    variables = evaluated(
-        Normalised(), dataclasses.replace(RECIPE, statistics="averaged"), Queries(), trained()[-1], model_key(0, 0), X, KEEP
-    )  # fmt: skip
-    found = recomputed_statistics(Normalised(), RECIPE, variables, model_key(0, 0), X, KEEP)["batch_stats"]
+    averaged = Learner(Normalised(), dataclasses.replace(RECIPE, statistics="averaged"), 20)
+    variables = evaluated(averaged, Queries(), trained()[-1], model_key(0, 0), X, KEEP)
+    found = recomputed_statistics(LEARNER, variables, model_key(0, 0), X, KEEP)["batch_stats"]
     order_key, _ = jax.random.split(jax.random.fold_in(model_key(0, 0), 3))
     batches = X.astype(np.float64)[np.asarray(random_order(order_key, KEEP, 30))].reshape(5, 6, 5)
     np.testing.assert_allclose(found["norm"]["mean"], batches.mean(axis=(0, 1)), rtol=1e-5, atol=1e-6)
@@ -105,9 +108,7 @@ def test_recomputed_statistics_are_the_mean_of_the_members_batches():
 def test_no_example_outside_the_members_is_touched():
     state = trained()[-1]
     poisoned = np.where(KEEP[:, None], X, np.nan).astype(np.float32)
-    clean, other = (
-        evaluated(Normalised(), RECIPE, Queries(), state, model_key(0, 0), x, KEEP) for x in (X, poisoned)
-    )
+    clean, other = (evaluated(LEARNER, Queries(), state, model_key(0, 0), x, KEEP) for x in (X, poisoned))
     jax.tree.map(np.testing.assert_array_equal, clean, other)
 
 
@@ -176,18 +177,21 @@ def accuracies(module, recipe, examples, models):
     total = steps * recipe.epochs
     assert total >= 5 / (1 - recipe.ema)
 
+    learner = Learner(module, recipe, total)
+
+    def asked(statistics):
+        return dataclasses.replace(learner, recipe=dataclasses.replace(recipe, statistics=statistics))
+
     def run(index, keep):
         key = model_key(0, index)
 
         def one_epoch(epoch, state):
-            return train_epochs(module, recipe, total, state, key, epoch, 1, steps, x, y, keep)[0]
+            return train_epochs(learner, state, key, epoch, 1, steps, x, y, keep)[0]
 
-        state = init_model(module, recipe, total, key, x)
+        state = init_model(learner, key, x)
         state = jax.lax.fori_loop(0, recipe.epochs, one_epoch, state)
         by = {
-            statistics: evaluated(
-                module, dataclasses.replace(recipe, statistics=statistics), Queries(), state, key, x, keep
-            )
+            statistics: evaluated(asked(statistics), Queries(), state, key, x, keep)
             for statistics in ("averaged", "recomputed")
         }
         raw = {"params": state.params, **state.statistics}

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from lira.learning.convolution import LOWERINGS, lowering
+from lira.learning.learner import Learner, model_key
 from lira.learning.models import CNN, MLP, ResNet18, WideResNet, build_model, max_pool
 from lira.learning.recipe import Recipe
-from lira.learning.training import init_model, model_key, train_step
+from lira.learning.training import init_model, train_step
 
 
 @pytest.mark.parametrize(
@@ -105,12 +106,12 @@ def test_fast_network_learns_labels_by_heart():
     module = build_model("cnn-fast", 3)
     recipe = Recipe(batch_size=16, learning_rate=0.05, schedule="constant", precision="bfloat16")
     key = model_key(0, 0)
-    state = init_model(module, recipe, 16, key, x)
+    state = init_model(Learner(module, recipe, 16), key, x)
 
     @jax.jit
     def step(state):
         with lowering("patches"):
-            return train_step(module, recipe, 16, state, key, state.step, 0, jnp.arange(16), x, y)
+            return train_step(Learner(module, recipe, 16), state, key, state.step, 0, jnp.arange(16), x, y)
 
     losses = []
     for _ in range(16):

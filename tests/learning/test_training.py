@@ -9,8 +9,9 @@ import pytest
 from lira.learning import packing, training
 from lira.learning.augment import Queries
 from lira.learning.evaluation import evaluated, query
+from lira.learning.learner import Learner, model_key
 from lira.learning.recipe import SIGNALS, Recipe, learning_rate, steps_per_epoch
-from lira.learning.training import epoch_order, init_model, model_key, train_epochs
+from lira.learning.training import epoch_order, init_model, train_epochs
 from lira.membership import keep_mask
 from lira.signals import entropy, logit_scaled_confidence, modified_entropy
 
@@ -46,11 +47,11 @@ class Linear(nn.Module):
 def train_alone(module, recipe, index, keep, *, x=X, y=Y, epochs=None, dtype=None):
     total = steps_per_epoch(len(y), recipe.batch_size) * recipe.epochs
     key = model_key(recipe.seed, index)
-    state = init_model(module, recipe, total, key, x)
+    state = init_model(Learner(module, recipe, total), key, x)
     if dtype:
         state = as_dtype(state, dtype)
     losses = []
-    step = jax.jit(partial(train_epochs, module, recipe, total), static_argnums=3)
+    step = jax.jit(partial(train_epochs, Learner(module, recipe, total)), static_argnums=3)
     for epoch in range(epochs or recipe.epochs):
         state, loss = step(state, key, epoch, 1, steps_per_epoch(len(y), recipe.batch_size), x, y, keep)
         losses.append(float(loss[0]))
@@ -80,12 +81,14 @@ def test_model_in_a_stack_equals_the_model_alone(optimizer):
         assert total == 10
 
         def start(index):
-            return as_dtype(init_model(module, recipe, total, model_key(recipe.seed, index), X), jnp.float64)
+            return as_dtype(
+                init_model(Learner(module, recipe, total), model_key(recipe.seed, index), X), jnp.float64
+            )
 
         def ten_steps(state, index, row):
             for epoch in range(recipe.epochs):
                 key = model_key(recipe.seed, index)
-                state, _ = train_epochs(module, recipe, total, state, key, epoch, 1, 5, X, Y, row)
+                state, _ = train_epochs(Learner(module, recipe, total), state, key, epoch, 1, 5, X, Y, row)
             return state
 
         begun = jax.jit(jax.vmap(start))(jnp.arange(6))
@@ -143,7 +146,7 @@ def test_sgd_with_momentum_and_decay_against_numpy():
     keep[:30] = True  # one full batch, so that order does not matter
     with jax.enable_x64(True):
         features = rng.normal(size=(N, 16)).astype(np.float32)
-        start = as_dtype(init_model(Linear(), recipe, 2, model_key(0, 0), features), jnp.float64)
+        start = as_dtype(init_model(Learner(Linear(), recipe, 2), model_key(0, 0), features), jnp.float64)
         kernel, bias = (np.asarray(start.params["Dense_0"][k]) for k in ("kernel", "bias"))
         state, _ = train_alone(Linear(), recipe, 0, keep, x=features, dtype=jnp.float64)
     x, onehot = features[:30].astype(float), np.eye(3)[Y[:30]]
@@ -166,8 +169,8 @@ def test_variables_as_a_few_arrays_and_epochs_in_one_call_change_nothing(optimiz
     keep, key, module = keep_mask(0, 4, N)[0], model_key(0, 0), Net()
 
     def trained(epochs):
-        state = as_dtype(init_model(module, recipe, 10, key, X), jnp.float64)
-        step, losses = jax.jit(partial(train_epochs, module, recipe, 10), static_argnums=(3, 4)), []
+        state = as_dtype(init_model(Learner(module, recipe, 10), key, X), jnp.float64)
+        step, losses = jax.jit(partial(train_epochs, Learner(module, recipe, 10)), static_argnums=(3, 4)), []
         for first in range(0, 2, epochs):
             state, loss = step(state, key, first, epochs, 5, X, Y, keep)
             losses.extend(loss)
@@ -214,12 +217,14 @@ def test_moving_average_is_bias_corrected():
     recipe = Recipe(epochs=1, batch_size=30, ema=0.9, schedule="constant")
     keep = keep_mask(0, 4, N)[0]
     module, key = Linear(), model_key(0, 0)
-    state = init_model(module, recipe, 2, key, X)
+    state = init_model(Learner(module, recipe, 2), key, X)
     history = []
     for epoch in range(2):
-        state, _ = train_epochs(module, recipe, 2, state, key, epoch, 1, 1, X, Y, keep)
+        state, _ = train_epochs(Learner(module, recipe, 2), state, key, epoch, 1, 1, X, Y, keep)
         history.append(np.asarray(state.params["Dense_0"]["kernel"]))
-    averaged = evaluated(module, recipe, Queries(), state, key, X, keep)["params"]["Dense_0"]["kernel"]
+    averaged = evaluated(Learner(module, recipe, 2), Queries(), state, key, X, keep)["params"]["Dense_0"][
+        "kernel"
+    ]
     np.testing.assert_allclose(averaged, (0.9 * history[0] + history[1]) / 1.9, rtol=1e-5, atol=1e-7)
 
 
@@ -239,7 +244,7 @@ def test_query_answers_every_view_in_evaluation_mode():
     recipe, queries = Recipe(epochs=1, batch_size=10), Queries(mirror=True)
     keep = keep_mask(0, 4, N)[0]
     state, _ = train_alone(Net(), recipe, 0, keep)
-    variables = evaluated(Net(), recipe, queries, state, model_key(0, 0), X, keep)
+    variables = evaluated(Learner(Net(), recipe, 1), queries, state, model_key(0, 0), X, keep)
     said, correct = query(Net(), queries, tuple(SIGNALS), variables, jnp.asarray(X), jnp.asarray(Y))
     phi = said["phi"]
     assert {name: values.shape for name, values in said.items()} == {

@@ -1,0 +1,49 @@
+"""By what a model's code is known again: its variables before training, and how it is evaluated and normalised."""
+
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from lira.learning.augment import Queries
+from lira.learning.evaluation import answers_by_average, norm_constants
+from lira.learning.forward import Array
+from lira.learning.learner import Learner
+from lira.learning.training import init_model
+
+__all__ = ["evaluation_facts", "initial_norms"]
+
+
+def initial_norms(learner: Learner, x: Array) -> dict[str, list[float]]:
+    """Size and norm of each leaf of model 0 before training, by path; `x [N, ...]`.
+
+    Equal for the same code on any device, up to rounding.
+    """
+    state = _init_program(learner)(learner.key(0), x[:1])
+    leaves = jax.tree_util.tree_leaves_with_path({"params": state.params, **state.statistics})
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): [
+            leaf.size,
+            float(np.linalg.norm(np.asarray(leaf))),
+        ]
+        for path, leaf in leaves
+    }
+
+
+@lru_cache(maxsize=1)
+def _init_program(learner: Learner) -> Any:
+    """Compiled once for a run that is made and then trained."""
+    return jax.jit(partial(init_model, learner))
+
+
+def evaluation_facts(learner: Learner, queries: Queries, x: Array) -> dict[str, Any]:
+    """How models are evaluated and normalised, for provenance.json; `x [N, ...]`."""
+    recipe = learner.recipe
+    by_average = answers_by_average(recipe, queries)
+    statistics = recipe.statistics if by_average else "running"
+    return {
+        "weights": f"moving average, decay {recipe.ema:g}" if by_average else "as trained",
+        "statistics": "of each batch of queries" if queries.convention == "original" else statistics,
+        "norms": norm_constants(learner.module, x),
+    }

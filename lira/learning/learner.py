@@ -1,0 +1,41 @@
+"""What is static of one model's training, bound once: its code, its recipe and how long it takes."""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+
+from lira.data.dataset import Dataset
+from lira.learning.forward import Array
+from lira.learning.models import build_model
+from lira.learning.recipe import Recipe, steps_per_epoch
+
+__all__ = ["Learner", "model_key"]
+
+
+@dataclass(frozen=True)
+class Learner:
+    """How one shadow model is made. Equal learners make equal models of equal keys and memberships."""
+
+    module: nn.Module  # (x, train) -> logits [batch, C]
+    recipe: Recipe
+    total_steps: int  # of the whole training, which the schedule spans
+
+    @classmethod
+    def of(cls, recipe: Recipe, dataset: Dataset) -> "Learner":
+        """That of a recipe on a data set.
+
+        Raises:
+            ValueError: there is no such model.
+        """
+        steps = steps_per_epoch(dataset.num_examples, recipe.batch_size) * recipe.epochs
+        return cls(build_model(recipe.model, dataset.num_classes), recipe, steps)
+
+    def key(self, index: Array | int) -> jax.Array:
+        """That of model `index`, see `model_key`."""
+        return model_key(self.recipe.seed, index)
+
+
+def model_key(seed: int, index: Array | int) -> jax.Array:
+    """The key of all of model `index`'s randomness: independent of the stack that trains it."""
+    return jax.random.fold_in(jax.random.key(seed), index)
