@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lira.learning.forward import as_input
+from lira.learning.recipe import Precision
 
 __all__ = ["copy_rate", "flop_per_image", "matmul_rate", "multiply_adds", "processor", "seconds_of"]
 
@@ -63,7 +64,7 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 @cache
-def matmul_rate(precision: str) -> float:
+def matmul_rate(precision: Precision) -> float:
     """FLOP/s of the best of several square matrix products, measured once a process."""
     sizes = (512, 1024, 2048) if jax.default_backend() == "cpu" else (4096, 8192, 16384)
     product = jax.jit(jnp.matmul)

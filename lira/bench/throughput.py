@@ -32,7 +32,7 @@ from lira.learning.convolution.blocks import cache_bytes
 from lira.learning.forward import as_input
 from lira.learning.learner import Learner
 from lira.learning.models import build_model
-from lira.learning.recipe import Recipe
+from lira.learning.recipe import Precision, Recipe
 from lira.membership import keep_mask
 from lira.store.config import Execution
 from lira.store.zarr import write_atomically
@@ -72,7 +72,7 @@ def bench(
     beside: Sequence[str] = BESIDE,
     repeats: int = 5,
     seconds: float = 4.0,
-    precision: str = "float32",
+    precision: Precision = "float32",
     so_far: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> dict[str, Any]:
     """Time one model after the other, each beside the alternatives, then scoring; return what goes into the JSON file.
@@ -114,7 +114,7 @@ def bench(
 
 
 def model_rows(
-    model: str, beside: Sequence[str], *, repeats: int, seconds: float, precision: str
+    model: str, beside: Sequence[str], *, repeats: int, seconds: float, precision: Precision
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Lira and the sides `beside` it for one model, in turns: a row each, and which were skipped and why."""
     dataset, recipe, members = workload(model, precision)
@@ -167,7 +167,7 @@ def model_rows(
     return rows, skipped
 
 
-def workload(model: str, precision: str) -> tuple[Dataset, Recipe, int]:
+def workload(model: str, precision: Precision) -> tuple[Dataset, Recipe, int]:
     """Data, recipe and the members of a whole training, which models an hour are counted by."""
     recipe = Recipe(
         model=model, epochs=60, batch_size=64, learning_rate=0.1, schedule="constant", precision=precision
@@ -409,7 +409,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(
-    models: str, beside: str, repeats: int, seconds: float, precision: str, out: str | None, console: Console
+    models: str,
+    beside: str,
+    repeats: int,
+    seconds: float,
+    precision: Precision,
+    out: str | None,
+    console: Console,
 ) -> None:
     """`lira bench`: print the table, and write the JSON file if one is named, anew after each model."""
 

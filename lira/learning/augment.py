@@ -1,13 +1,16 @@
 """Images as training sees them (random flips and shifts) and as the attack asks about them (aligned queries)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
+from lira.learning.choices import check_choices
+
 __all__ = ["ORIGINAL_BATCH", "Queries", "augment", "query_views"]
 
-CONVENTIONS = ("paper", "original")
+Convention = Literal["paper", "original"]
 # Consecutive examples that the released code (inference.py) normalises together; the last batch is what remains.
 ORIGINAL_BATCH = 5000
 
@@ -24,15 +27,12 @@ class Queries:
     """Add the mirror image of every view."""
     shift: int = 0
     """Add all shifts by up to this many pixels along both axes, the border filled by reflection."""
-    convention: str = "paper"
+    convention: Convention = "paper"
     """paper (evaluation mode), or original for the released code's: weights as trained, norms by batches of 5,000."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        if self.convention not in CONVENTIONS:
-            raise ValueError(
-                f"queries.convention must be one of {', '.join(CONVENTIONS)}; got {self.convention!r}"
-            )
+        check_choices(self, "queries")
         if self.shift < 0:
             raise ValueError(f"queries.shift must not be negative; got {self.shift}")
 

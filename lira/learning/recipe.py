@@ -2,20 +2,22 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from lira.learning.augment import check_augmentation
+from lira.learning.choices import check_choices
 from lira.signals import entropy, modified_entropy
 
 __all__ = ["SIGNALS", "Recipe", "learning_rate", "optimizer", "steps_per_epoch"]
 
-OPTIMIZERS = ("sgd", "adam", "adamw")
-SCHEDULES = ("cosine", "cos7pi16", "constant")
-PRECISIONS = ("float32", "bfloat16")
-STATISTICS = ("recomputed", "averaged")
+Optimizer = Literal["sgd", "adam", "adamw"]
+Schedule = Literal["cosine", "cos7pi16", "constant"]
+Precision = Literal["float32", "bfloat16"]
+Statistics = Literal["recomputed", "averaged"]
 # What a sweep can store beside phi, from logits [..., C] and labels [...].
 SIGNALS = {
     "entropy": lambda logits, labels: entropy(logits),
@@ -34,11 +36,11 @@ class Recipe:
     """Passes over a model's members."""
     batch_size: int = 64
     """Examples a step."""
-    optimizer: str = "sgd"
+    optimizer: Optimizer = "sgd"
     """sgd (with momentum), adam or adamw."""
     learning_rate: float = 0.1
     """Peak learning rate."""
-    schedule: str = "cosine"
+    schedule: Schedule = "cosine"
     """cosine (to 0), cos7pi16 (the LiRA paper's, to 0.2 of the peak) or constant."""
     warmup: float = 0.0
     """Share of all steps over which the learning rate rises linearly from 0."""
@@ -48,29 +50,20 @@ class Recipe:
     """On weights, not on biases and norms; added to the gradient (sgd, adam) or decoupled (adamw)."""
     ema: float = 0.0
     """Decay of the moving average of the weights that is evaluated in their place (the paper: 0.999); 0 is off."""
-    statistics: str = "recomputed"
+    statistics: Statistics = "recomputed"
     """Of norms under averaged weights: recomputed over the members, or averaged as the weights are (the paper's code)."""
     flip: bool = False
     """Mirror training images at random."""
     crop_pad: int = 0
     """Shift training images by up to this many pixels, the border filled by reflection."""
-    precision: str = "float32"
+    precision: Precision = "float32"
     """Of the computation: float32 or bfloat16. Weights, statistics and queries are float32 always."""
     seed: int = 0
     """Model m draws all its randomness from (seed, m). Membership has a seed of its own."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        for name, choices in (
-            ("optimizer", OPTIMIZERS),
-            ("schedule", SCHEDULES),
-            ("precision", PRECISIONS),
-            ("statistics", STATISTICS),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"recipe.{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}"
-                )
+        check_choices(self, "recipe")
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"recipe.{name} must be at least 1; got {getattr(self, name)}")

@@ -7,10 +7,11 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_origin, overload
+from typing import Any, Literal, TypeVar, get_origin, overload
 
 from lira.learning.augment import Queries
-from lira.learning.convolution import LOWERINGS
+from lira.learning.choices import check_choices
+from lira.learning.convolution import Lowering
 from lira.learning.recipe import SIGNALS, Recipe
 from lira.membership import check_num_models
 
@@ -41,7 +42,7 @@ class Execution:
 
     width: int = 0
     """Models in a stack, trained side by side; 0 takes the fastest by measurement."""
-    lowering: str = "auto"
+    lowering: Literal["auto", Lowering] = "auto"
     """How convolutions are computed: xla, per_model, patches, winograd, mixed, or auto for the fastest by measurement."""
     workers: int = 0
     """Stacks trained at the same time; 0 is one a CPU core, and one on an accelerator."""
@@ -51,10 +52,7 @@ class Execution:
         for name in ("width", "workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"execution.{name} must be 0 (automatic) or more; got {getattr(self, name)}")
-        if self.lowering not in ("auto", *LOWERINGS):
-            raise ValueError(
-                f"execution.lowering must be one of auto, {', '.join(LOWERINGS)}; got {self.lowering!r}"
-            )
+        check_choices(self, "execution")
 
 
 @dataclass(frozen=True)
@@ -176,6 +174,8 @@ def _typed(value: Any, expected: Any, path: str, key: str) -> Any:
         if not isinstance(value, dict) or not all(isinstance(each, dict) for each in value.values()):
             raise ConfigError(f"{path}: {key!r} must hold tables, [{key}.NAME]; got {value!r}")
         return value
+    if get_origin(expected) is Literal:
+        expected = str  # which word it may be, the dataclass says
     if type(value) is not expected:
         names = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
         raise ConfigError(f"{path}: {key!r} must be {names[expected]}; got {value!r}")

@@ -3,22 +3,23 @@
 import dataclasses
 import os
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+from lira.learning.choices import check_choices
 from lira.store import config as runs
 from lira.store.config import Config, absolute_path, read_table
 from lira.unlearners import METHODS, RETRAIN, method_options
 
 __all__ = ["Forget", "UnlearnConfig", "absolute", "is_unlearning"]
 
-FORGET_KINDS = ("random", "class", "vulnerable", "given")
+ForgetKind = Literal["random", "class", "vulnerable", "given"]
 
 
 @dataclass(frozen=True)
 class Forget:
     """What is to be forgotten: disjoint requests, one after the other."""
 
-    kind: str = "random"
+    kind: ForgetKind = "random"
     """random, class, vulnerable (the most vulnerable first) or given."""
     size: int = 100
     """Examples a request, of random and vulnerable."""
@@ -35,8 +36,7 @@ class Forget:
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        if self.kind not in FORGET_KINDS:
-            raise ValueError(f"forget.kind must be one of {', '.join(FORGET_KINDS)}; got {self.kind!r}")
+        check_choices(self, "forget")
         for name in ("size", "requests"):
             if getattr(self, name) < 1:
                 raise ValueError(

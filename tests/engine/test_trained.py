@@ -27,6 +27,7 @@ from lira.engine.trained import (
     check_training,
 )
 from lira.learning.augment import Queries
+from lira.learning.convolution import Lowering
 from lira.learning.evaluation import query
 from lira.learning.recipe import Recipe
 from lira.reporting import checks
@@ -255,14 +256,15 @@ def test_other_conventions_of_queries_are_another_run(finished):
             finished.path, images(), SHORT, num_models=4, queries=Queries(convention="original"), execution=Execution(width=2)
         )  # fmt: skip
     with pytest.raises(ValueError, match=r"queries.convention must be one of paper, original; got 'theirs'"):
-        Queries(convention="theirs")
+        Queries(convention="theirs")  # pyright: ignore[reportArgumentType]
 
 
 def test_original_queries_from_end_to_end(tmp_path, monkeypatch):
     """Raw weights; batches of consecutive examples, the last one what remains; stack and lowering do not matter."""
     monkeypatch.setattr("lira.engine.sweep.ORIGINAL_BATCH", 16)
     phi = {}
-    for lowering, width in (("patches", 2), ("xla", 1)):
+    cases: tuple[tuple[Lowering, int], ...] = (("patches", 2), ("xla", 1))
+    for lowering, width in cases:
         run = Run.create(
             tmp_path / lowering, images(), SHORT, num_models=4,
             queries=Queries(mirror=True, convention="original"), execution=Execution(width=width, lowering=lowering),

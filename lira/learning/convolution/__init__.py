@@ -12,6 +12,7 @@ as well: few channels, forward and, with stride 1, the input's gradient.
 import contextlib
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -22,9 +23,10 @@ from lira.learning.convolution.colours import is_of_colours, pixels_of_a_row
 from lira.learning.convolution.per_model import of_each_model
 from lira.learning.convolution.products import FEW_OUTPUTS, channel_product, on_cpu
 
-__all__ = ["LOWERINGS", "convolve", "lowering"]
+__all__ = ["LOWERINGS", "Lowering", "convolve", "lowering"]
 
-LOWERINGS = ("xla", "per_model", "patches", "winograd", "mixed")
+Lowering = Literal["xla", "per_model", "patches", "winograd", "mixed"]
+LOWERINGS: tuple[Lowering, ...] = get_args(Lowering)
 MANY_INPUTS = 1024
 
 
