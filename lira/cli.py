@@ -35,15 +35,14 @@ from lira.reporting.unlearning import report_unlearning, verdicts_table
 from lira.scoring import pool_of, score
 from lira.store.config import Config, ConfigError, absolute, read_config
 from lira.store.run import DIVERGED, DONE, Run
-from lira.unlearning.config import UnlearnConfig, is_unlearning
+from lira.unlearning.config import UnlearnConfig, is_unlearning, read_unlearning, resolved, with_options
 from lira.unlearning.directory import Unlearning
 from lira.unlearning.plan import plan_unlearning
 from lira.unlearning.protocol import unlearn
-from lira.unlearning.resolve import resolved, with_options
 
 __all__ = ["main"]
 
-C = TypeVar("C", bound=Config)
+C = TypeVar("C", Config, UnlearnConfig)
 
 USAGE = """\
 usage: lira run CONFIG.toml --run-dir RUN [--num-models 256] [--recipe.epochs 50] ...
@@ -233,12 +232,13 @@ def _run_or_plan(verb: str, argv: list[str], said: list[str], console: Console) 
 
 def _unlearn_or_plan(verb: str, argv: list[str], said: list[str], console: Console) -> int:
     place, flags = _parse_place(verb, argv)
-    config = with_options(read_config(place.config, UnlearnConfig))
+    config = with_options(read_unlearning(place.config, _flag_value(flags, "--run")))
     config = _with_flags(config, flags, f"lira {verb} CONFIG.toml --run-dir UNLEARN")
     if config is None:
         return 0
     config = resolved(config)
-    dataset = load_dataset(config.dataset, num_examples=config.num_examples, data_dir=config.data_dir)
+    pool = config.pool
+    dataset = load_dataset(pool.dataset, num_examples=pool.num_examples, data_dir=pool.data_dir)
     if verb == "plan":
         exists = place.run_dir and (Path(place.run_dir) / "config.toml").exists()
         console.print(
@@ -416,6 +416,13 @@ def _with_flags(config: C, flags: list[str], prog: str) -> C | None:
             if stop.code == 0:
                 return None
             raise ConfigError(_unboxed(said.getvalue())) from stop
+
+
+def _flag_value(flags: list[str], name: str) -> str:
+    """What a flag is followed by; empty where it is not there."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(name, dest="value", default="")
+    return parser.parse_known_args(flags)[0].value
 
 
 def _unboxed(box: str) -> str:

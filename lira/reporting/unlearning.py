@@ -161,10 +161,12 @@ def _facts(unlearning: Unlearning) -> dict[str, str]:
     config = unlearning.config
     requests = unlearning.requests
     return {
-        "data set": f"{config.dataset}, {requests.shape[1]:,} examples",
-        "models": f"{config.num_models} of each kind and request, from {unlearning.before.path}",
+        "data set": f"{config.pool.dataset}, {requests.shape[1]:,} examples",
+        "models": f"{config.pool.num_models} of each kind and request, from {unlearning.before.path}",
         "forget set": f"{config.forget.kind}, {', '.join(str(each.sum()) for each in requests)} examples",
-        "recipe": ", ".join(f"{key} {value}" for key, value in dataclasses.asdict(config.recipe).items()),
+        "recipe": ", ".join(
+            f"{key} {value}" for key, value in dataclasses.asdict(config.pool.recipe).items()
+        ),
         **{
             f"method {name}": ", ".join(f"{key} {value}" for key, value in config.method[name].items())
             for name in config.methods

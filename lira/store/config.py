@@ -4,10 +4,10 @@ import dataclasses
 import difflib
 import os
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_origin, overload
+from typing import Any, Literal, get_origin
 
 from lira.learning.augment import Queries
 from lira.learning.choices import check_choices
@@ -23,6 +23,7 @@ __all__ = [
     "absolute",
     "absolute_path",
     "as_dict",
+    "build",
     "differences",
     "read_config",
     "read_table",
@@ -91,20 +92,13 @@ class Config:
             raise ValueError(f"signals names one twice; got {', '.join(self.signals)}")
 
 
-C = TypeVar("C", bound=Config)
-
-
-@overload
-def read_config(path: str | os.PathLike[str]) -> Config: ...
-@overload
-def read_config(path: str | os.PathLike[str], kind: type[C]) -> C: ...
-def read_config(path: str | os.PathLike[str], kind: type[Config] = Config) -> Config:
+def read_config(path: str | os.PathLike[str]) -> Config:
     """Read a TOML file; relative paths of data are taken from the current directory.
 
     Raises:
         ConfigError: the file is missing or broken, or a key is unknown, of the wrong type or out of range.
     """
-    return _build(kind, read_table(path), str(path), "")
+    return build(Config, read_table(path), str(path))
 
 
 def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -116,7 +110,7 @@ def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not valid TOML: {error}") from error
 
 
-def absolute(config: C) -> C:
+def absolute(config: Config) -> Config:
     """The configuration with $VARIABLES and ~ expanded and relative paths made absolute: as it is stored."""
     kind, colon, place = config.dataset.partition(":")
     if kind in ("folder", "npz") and colon:
@@ -137,26 +131,45 @@ def differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
     """Name each field in which two values of one dataclass differ: `recipe.epochs is 50 there and 60 here`."""
     for each in dataclasses.fields(old):
         before, now = getattr(old, each.name), getattr(new, each.name)
-        if before != now:
+        if dataclasses.is_dataclass(before):
+            yield from differences(before, now, f"{prefix}{each.name}.")
+        elif before != now:
             yield f"{prefix}{each.name} is {before!r} there and {now!r} here"
 
 
-def _build(cls: type, table: dict[str, Any], path: str, prefix: str) -> Any:
-    """Make dataclass `cls` from a TOML table, naming any key that does not fit."""
-    known = {each.name: each for each in dataclasses.fields(cls)}
+def build(
+    make: Callable[..., Any],
+    table: dict[str, Any],
+    path: str,
+    prefix: str = "",
+    *,
+    fields: type | None = None,
+    also: Sequence[str] = (),
+) -> Any:
+    """Make a dataclass from a TOML table, naming any key that does not fit.
+
+    Args:
+        make: the dataclass, or what makes it of its fields by name.
+        table: the fields.
+        path: of the file, for messages.
+        prefix: of the table's keys there.
+        fields: the dataclass, where `make` is another function.
+        also: keys that are valid beside these, for messages.
+    """
+    known = {each.name: each for each in dataclasses.fields(fields or make)}  # pyright: ignore[reportArgumentType]
     values = {}
     for key, value in table.items():
         if key not in known:
-            raise ConfigError(f"{path}: unknown key {prefix + key!r}{_nearest(key, known, prefix)}")
+            raise ConfigError(f"{path}: unknown key {prefix + key!r}{_nearest(key, known, prefix, also)}")
         expected = known[key].type
         if isinstance(expected, type) and dataclasses.is_dataclass(expected):
             if not isinstance(value, dict):
                 raise ConfigError(f"{path}: {prefix + key!r} must be a table, [{key}]; got {value!r}")
-            values[key] = _build(expected, value, path, f"{key}.")
+            values[key] = build(expected, value, path, f"{key}.")
         else:
             values[key] = _typed(value, expected, path, prefix + key)
     try:
-        return cls(**values)
+        return make(**values)
     except ConfigError:
         raise
     except ValueError as error:
@@ -167,7 +180,7 @@ def _typed(value: Any, expected: Any, path: str, key: str) -> Any:
     if expected is float and type(value) is int:
         return float(value)
     if get_origin(expected) is tuple:
-        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
             raise ConfigError(f"{path}: {key!r} must be a list of strings; got {value!r}")
         return tuple(value)
     if get_origin(expected) is dict:
@@ -182,13 +195,15 @@ def _typed(value: Any, expected: Any, path: str, key: str) -> Any:
     return value
 
 
-def _nearest(key: str, known: dict[str, Any], prefix: str) -> str:
+def _nearest(key: str, known: dict[str, Any], prefix: str, also: Sequence[str]) -> str:
     """`, did you mean 'recipe.epochs'?`, looking into the tables too, else the list of valid keys."""
-    names = {prefix + name: prefix + name for name in known}
+    names = {name: name for name in (*(prefix + name for name in known), *also)}
     if not prefix:
         for name, each in known.items():
             if dataclasses.is_dataclass(each.type):
                 names |= {f"{name}.{inner.name}": inner.name for inner in dataclasses.fields(each.type)}
     plain = {name.rpartition(".")[2]: name for name in reversed(names)}
     close = difflib.get_close_matches(key, plain, n=1)
-    return f": did you mean {plain[close[0]]!r}?" if close else f"; valid keys are {', '.join(known)}"
+    return (
+        f": did you mean {plain[close[0]]!r}?" if close else f"; valid keys are {', '.join((*known, *also))}"
+    )

@@ -444,16 +444,10 @@ class Run:
     def _continue(self, config: Config, dataset: Dataset, keep: np.ndarray | None) -> "Run":
         """Give the run with a larger `num_models` or another execution; refused where anything else differs."""
         old = self.config
-        changes = [
-            *differences(old.recipe, config.recipe, "recipe."),
-            *differences(old.queries, config.queries, "queries."),
-            *(
-                f"{name} is {getattr(old, name)!r} there and {getattr(config, name)!r} here"
-                for name in ("membership_seed", "save_params", "signals")
-                if getattr(old, name) != getattr(config, name)
-            ),
-        ]
-        if changes:
+        # Which data it is of, its fingerprint has told.
+        free = ("dataset", "num_examples", "data_dir", "num_models", "execution")
+        alike = dataclasses.replace(old, **{name: getattr(config, name) for name in free})
+        if changes := list(differences(alike, config)):
             raise RunError(f"{self.path}: is another run: {'; '.join(changes)}; name another directory")
         given = self.provenance["fingerprints"].get("memberships")
         if given != (None if keep is None else _fingerprint(keep)):

@@ -3,14 +3,40 @@
 import dataclasses
 import os
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import partial
+from typing import Annotated, Any, Literal
 
+import numpy as np
+import tyro
+
+from lira.data.dataset import Dataset
 from lira.learning.choices import check_choices
-from lira.store import config as runs
-from lira.store.config import Config, absolute_path, read_table
+from lira.membership import keep_mask
+from lira.store.config import (
+    Config,
+    ConfigError,
+    absolute,
+    absolute_path,
+    as_dict,
+    build,
+    differences,
+    read_table,
+)
+from lira.store.run import Run
+from lira.store.zarr import RunError
 from lira.unlearners import METHODS, RETRAIN, method_options
 
-__all__ = ["Forget", "UnlearnConfig", "absolute", "is_unlearning"]
+__all__ = [
+    "Forget",
+    "UnlearnConfig",
+    "as_table",
+    "first_memberships",
+    "is_unlearning",
+    "read_unlearning",
+    "resolved",
+    "run_config",
+    "with_options",
+]
 
 ForgetKind = Literal["random", "class", "vulnerable", "given"]
 
@@ -50,11 +76,14 @@ class Forget:
 
 
 @dataclass(frozen=True)
-class UnlearnConfig(Config):
-    """Everything an unlearning needs, as in its config.toml: a run to start from, what to forget, and how."""
+class UnlearnConfig:
+    """Everything an unlearning needs, as in its config.toml: the models to start from, what to forget, and how.
 
-    save_params: bool = True
-    """Unlearning starts from the weights: always true."""
+    In TOML and as flags the fields of `pool` stand beside the others.
+    """
+
+    pool: Annotated[Config, tyro.conf.arg(name="")]
+    """Of the models that are to forget, and of those that are retrained beside them."""
     run: str = ""
     """A run that saved its parameters; empty trains one."""
     methods: tuple[str, ...] = ("none", RETRAIN, *list(METHODS)[1:])
@@ -65,13 +94,21 @@ class UnlearnConfig(Config):
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        super().__post_init__()
-        if not self.save_params:
+        if not self.pool.save_params:
             raise ValueError("save_params must be true: unlearning starts from the saved parameters")
         if not self.methods or len(set(self.methods)) < len(self.methods):
             raise ValueError(f"methods must be named, each once; got {list(self.methods)}")
         for name in (*self.methods, *self.method):
             method_options(name, self.method.get(name, {}))
+
+    @classmethod
+    def of_run(cls, run: str | os.PathLike[str], **fields: Any) -> "UnlearnConfig":
+        """That of the models of a run that is there, and of other fields by name.
+
+        Raises:
+            RunError: the run was imported, saved no parameters, or lacks models.
+        """
+        return cls(pool=_run_to_start_from(run).config, run=os.fspath(run), **fields)
 
 
 def is_unlearning(path: str | os.PathLike[str]) -> bool:
@@ -83,8 +120,94 @@ def is_unlearning(path: str | os.PathLike[str]) -> bool:
     return "forget" in read_table(path)
 
 
-def absolute(config: UnlearnConfig) -> UnlearnConfig:
-    """The configuration with every place in it spelled out, as it is stored: see `store.config.absolute`."""
+def read_unlearning(path: str | os.PathLike[str], run: str = "") -> UnlearnConfig:
+    """Read a TOML file; what a run to start from decides may be left out of it.
+
+    Args:
+        path: of the file.
+        run: in place of the file's.
+
+    Raises:
+        ConfigError: as `store.config.read_config`.
+        RunError: as `UnlearnConfig.of_run`.
+    """
+    table = read_table(path)
+    names = [each.name for each in dataclasses.fields(UnlearnConfig) if each.name != "pool"]
+    own = {name: value for name, value in table.items() if name in names} | ({"run": run} if run else {})
+    of_pool = {name: value for name, value in table.items() if name not in names}
+    base: dict[str, Any] = {"save_params": True}
+    is_whole = all(each.name in of_pool for each in dataclasses.fields(Config))
+    if not is_whole and isinstance(own.get("run"), str) and own["run"]:
+        base = as_dict(_run_to_start_from(absolute_path(own["run"])).config)
+    for name, value in of_pool.items():
+        both_tables = isinstance(value, dict) and isinstance(base.get(name), dict)
+        base[name] = {**base[name], **value} if both_tables else value
+    pool = build(Config, base, str(path), also=names)
+    return build(partial(UnlearnConfig, pool), own, str(path), fields=UnlearnConfig)
+
+
+def as_table(config: UnlearnConfig) -> dict[str, Any]:
+    """The configuration as it is written: nested plain values, those of `pool` beside the others."""
+    table = dataclasses.asdict(config)
+    return {**table.pop("pool"), **table}
+
+
+def resolved(config: UnlearnConfig) -> UnlearnConfig:
+    """The configuration with everything said: absolute paths, all options; a run to start from agrees with it.
+
+    `num_models` may be smaller than the run's: the first ones are taken.
+
+    Raises:
+        RunError: as `UnlearnConfig.of_run`.
+        ConfigError: the configuration says something else than the run.
+        ValueError: a method or an option is unknown.
+    """
     path, scores = absolute_path(config.forget.path), absolute_path(config.forget.scores)
-    forget = dataclasses.replace(config.forget, path=path, scores=scores)
-    return dataclasses.replace(runs.absolute(config), run=absolute_path(config.run), forget=forget)
+    config = dataclasses.replace(
+        config,
+        pool=absolute(config.pool),
+        run=absolute_path(config.run),
+        forget=dataclasses.replace(config.forget, path=path, scores=scores),
+    )
+    if config.run:
+        run = _run_to_start_from(config.run)
+        smaller = min(config.pool.num_models, run.config.num_models)
+        theirs = dataclasses.replace(run.config, execution=config.pool.execution, num_models=smaller)
+        if changes := list(differences(theirs, config.pool)):
+            raise ConfigError(f"{run.path}: decides these, so leave them out: {'; '.join(changes)}")
+    return with_options(config)
+
+
+def with_options(config: UnlearnConfig) -> UnlearnConfig:
+    """The configuration with all options of its methods, the defaults too."""
+    named = {
+        name: method_options(name, config.method.get(name, {})) for name in (*config.methods, *config.method)
+    }
+    return dataclasses.replace(config, method={name: options for name, options in named.items() if options})
+
+
+def _run_to_start_from(place: str | os.PathLike[str]) -> Run:
+    run = Run.open(place)
+    if run.is_imported:
+        raise RunError(f"{run.path}: was imported and has no recipe: it cannot be retrained")
+    if not run.config.save_params:
+        raise RunError(
+            f"{run.path}: saved no parameters, and unlearning starts from them: train a run with save_params = true"
+        )
+    if missing := int((run.done == 0).sum()):
+        raise RunError(f"{run.path}: lacks {missing} models: finish it first, lira train {run.path}")
+    return run
+
+
+def run_config(config: UnlearnConfig, *, models: int, save_params: bool, seed: int = 0) -> Config:
+    """The configuration of one of the runs of an unlearning."""
+    recipe = dataclasses.replace(config.pool.recipe, seed=config.pool.recipe.seed + seed)
+    return dataclasses.replace(config.pool, num_models=models, save_params=save_params, recipe=recipe)
+
+
+def first_memberships(config: UnlearnConfig, dataset: Dataset) -> np.ndarray:
+    """Memberships of the models that are unlearned, bool `[M, N]`."""
+    models = config.pool.num_models
+    if config.run:
+        return Run.open(config.run, dataset).memberships(np.arange(models))
+    return keep_mask(config.pool.membership_seed, models, dataset.num_examples)

@@ -11,13 +11,12 @@ import tomli_w
 from lira.data.dataset import Dataset
 from lira.engine.fill import accuracy_over
 from lira.learning.recipe import SIGNALS
-from lira.store.config import ConfigError, as_dict, differences, read_config
+from lira.store.config import ConfigError, differences
 from lira.store.run import Run
 from lira.store.zarr import RunError, new_directory, open_array, read_store, write_array, write_atomically
-from lira.unlearning.config import UnlearnConfig
+from lira.unlearning.config import UnlearnConfig, as_table, first_memberships, read_unlearning, resolved
 from lira.unlearning.methods import check_methods
 from lira.unlearning.requests import draw_requests
-from lira.unlearning.resolve import first_memberships, resolved
 
 __all__ = ["Measurements", "Unlearning", "measurements"]
 
@@ -46,13 +45,13 @@ class Unlearning:
             raise RunError(
                 f"{path}: is not an unlearning directory (it has no config.toml); name a new or empty one"
             )
-        config.recipe.check(dataset.num_examples, dataset.x.shape[1:])
-        config.queries.check(dataset.x.shape[1:])
+        config.pool.recipe.check(dataset.num_examples, dataset.x.shape[1:])
+        config.pool.queries.check(dataset.x.shape[1:])
         requests = draw_requests(config, dataset, first_memberships(config, dataset))
         check_methods(config, dataset, requests, config.methods)
         with new_directory(path) as making:
             write_array(making / "forget", requests, {})
-            write_atomically(making / "config.toml", tomli_w.dumps(as_dict(config)).encode())
+            write_atomically(making / "config.toml", tomli_w.dumps(as_table(config)).encode())
         return cls(path, config)
 
     @classmethod
@@ -67,24 +66,16 @@ class Unlearning:
             if not (path / name).exists():
                 raise RunError(f"{path}: is not an unlearning directory (it has no {name})")
         try:
-            return cls(path, read_config(path / "config.toml", UnlearnConfig))
+            return cls(path, read_unlearning(path / "config.toml"))
         except ConfigError as error:
             raise RunError(f"{path}: the unlearning directory is damaged: {error}") from error
 
     def _continue(self, dataset: Dataset, config: UnlearnConfig) -> "Unlearning":
         """Give the directory other methods or another execution; refused where anything else differs."""
         old = self.config
-        same = {"methods", "method", "execution", "recipe", "queries", "forget"}
-        changes = [
-            *differences(old.recipe, config.recipe, "recipe."),
-            *differences(old.queries, config.queries, "queries."),
-            *differences(old.forget, config.forget, "forget."),
-            *(
-                f"{each.name} is {getattr(old, each.name)!r} there and {getattr(config, each.name)!r} here"
-                for each in dataclasses.fields(config)
-                if each.name not in same and getattr(old, each.name) != getattr(config, each.name)
-            ),
-        ]
+        pool = dataclasses.replace(old.pool, execution=config.pool.execution)
+        rest = dataclasses.replace(old, pool=config.pool, methods=config.methods, method=config.method)
+        changes = [*differences(pool, config.pool), *differences(rest, config)]
         for name in old.method.keys() & config.method.keys():
             if old.method[name] != config.method[name] and self._place(name).exists():
                 there, here = (
@@ -106,7 +97,7 @@ class Unlearning:
         )
         config = dataclasses.replace(config, method={**old.method, **config.method})
         if config != old:
-            write_atomically(self.path / "config.toml", tomli_w.dumps(as_dict(config)).encode())
+            write_atomically(self.path / "config.toml", tomli_w.dumps(as_table(config)).encode())
         return Unlearning(self.path, config)
 
     # --- What is there ----------------------------------------------------------------------------------------------
@@ -170,7 +161,7 @@ def measurements(unlearning: Unlearning, method: str, k: int) -> Measurements:
         RunError: the models are not there yet.
     """
     before, retrained, after = unlearning.before, unlearning.retrained, unlearning.method(method)
-    M = unlearning.config.num_models
+    M = unlearning.config.pool.num_models
     usable = set(before.models.tolist())
     for run in (retrained, after):
         usable &= set((run.models[(run.models >= k * M) & (run.models < (k + 1) * M)] - k * M).tolist())

@@ -26,7 +26,7 @@ def one_model(
     requests: np.ndarray,
 ) -> Callable[..., Any]:
     """A method as a function of one model's stored parameters: `(flat [P], model, request, forget, retain, x, y)`."""
-    learner = Learner.of(config.recipe, dataset)
+    learner = Learner.of(config.pool.recipe, dataset)
     shapes = variable_shapes(learner, dataset.x)
     _, unravel = ravel_pytree(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
     size = int(requests.sum(axis=1).max())
@@ -51,7 +51,7 @@ def check_methods(config: UnlearnConfig, dataset: Dataset, requests: np.ndarray,
 
 def traced(name: str, config: UnlearnConfig, dataset: Dataset, requests: np.ndarray) -> Any:
     """The program of a method for one model, as JAX sees it."""
-    shapes = variable_shapes(Learner.of(config.recipe, dataset), dataset.x)
+    shapes = variable_shapes(Learner.of(config.pool.recipe, dataset), dataset.x)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     one = one_model(find_method(name), config.method.get(name, {}), config, dataset, requests)
     mask = jax.ShapeDtypeStruct((dataset.num_examples,), bool)

@@ -17,11 +17,10 @@ from lira.learning.recipe import steps_per_epoch
 from lira.learning.training import init_model, train_step
 from lira.store.run import Run
 from lira.unlearners import RETRAIN
-from lira.unlearning.config import UnlearnConfig
+from lira.unlearning.config import UnlearnConfig, first_memberships, run_config
 from lira.unlearning.directory import Unlearning
 from lira.unlearning.methods import traced
 from lira.unlearning.requests import draw_requests
-from lira.unlearning.resolve import first_memberships, run_config
 
 __all__ = ["UnlearningPlan", "plan_unlearning"]
 
@@ -63,15 +62,18 @@ def plan_unlearning(
     A few steps of training are timed; a method costs as many of them as its multiplications come to.
     """
     requests = draw_requests(config, dataset, first_memberships(config, dataset))
-    M, K = config.num_models, len(requests)
+    M, K = config.pool.num_models, len(requests)
     training = plan(run_config(config, models=M, save_params=True), dataset)
-    steps = steps_per_epoch(dataset.num_examples, config.recipe.batch_size) * config.recipe.epochs
+    steps = steps_per_epoch(dataset.num_examples, config.pool.recipe.batch_size) * config.pool.recipe.epochs
     # As in `plan`, a query costs a third of what an image costs in training.
     asked = (
-        (dataset.num_examples + dataset.num_test) * len(config.queries.views) / config.recipe.batch_size / 3
+        (dataset.num_examples + dataset.num_test)
+        * len(config.pool.queries.views)
+        / config.pool.recipe.batch_size
+        / 3
     )
     seconds_per_step = training.seconds / M / (steps + asked)
-    one_step = _step_operations(Learner.of(config.recipe, dataset), dataset)
+    one_step = _step_operations(Learner.of(config.pool.recipe, dataset), dataset)
 
     def kind(name: str, place: Path | None, of: int, its_steps: float) -> Kind:
         missing = of

@@ -22,9 +22,9 @@ from lira.engine.programs import Programs, fit_beside
 from lira.store.run import DIVERGED, DONE, Run
 from lira.store.zarr import RunError
 from lira.unlearners import RETRAIN, find_method
+from lira.unlearning.config import run_config
 from lira.unlearning.directory import Unlearning
 from lira.unlearning.methods import one_model
-from lira.unlearning.resolve import run_config
 
 __all__ = ["unlearn"]
 
@@ -46,7 +46,7 @@ def unlearn(unlearning: Unlearning, dataset: Dataset, *, show_progress: bool = T
         DivergedWarning: naming models that stopped being finite.
     """
     config, requests = unlearning.config, unlearning.requests
-    M, K = config.num_models, len(requests)
+    M, K = config.pool.num_models, len(requests)
     if config.run:
         before = Run.open(config.run, dataset)
     else:
@@ -80,7 +80,7 @@ def _unlearn_request(
 ) -> None:
     """Make the models of a method after request k; a model that had diverged before it stays so."""
     config, requests = unlearning.config, unlearning.requests
-    M, K = config.num_models, len(requests)
+    M, K = config.pool.num_models, len(requests)
     models, rows = np.arange(M), k * M + np.arange(M)
     source, from_rows = (run, rows - M) if k else (before, models)
     lost = source.done[from_rows] != DONE
@@ -93,7 +93,12 @@ def _unlearn_request(
 
     def prepare(missing: int) -> tuple[Programs, Learn]:
         programs = programs_for(
-            config.recipe, config.queries, config.execution, dataset, missing, config.signals
+            config.pool.recipe,
+            config.pool.queries,
+            config.pool.execution,
+            dataset,
+            missing,
+            config.pool.signals,
         )
         W = programs.width
         parameters = source.signal("params").shape[1]

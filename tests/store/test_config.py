@@ -8,7 +8,7 @@ import tomli_w
 from lira.learning.models import build_model
 from lira.learning.recipe import Recipe
 from lira.store.config import Config, ConfigError, as_dict, differences, read_config
-from lira.unlearning.config import UnlearnConfig, is_unlearning
+from lira.unlearning.config import is_unlearning, read_unlearning
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.toml"))
 
@@ -43,7 +43,7 @@ def test_written_configuration_reads_back_equal(tmp_path):
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_experiment_can_be_read(path):
-    config = read_config(path, UnlearnConfig if is_unlearning(path) else Config)
+    config = read_unlearning(path).pool if is_unlearning(path) else read_config(path)
     if config.dataset.endswith("cifar10"):
         config.recipe.check(50_000, (32, 32, 3))
         config.queries.check((32, 32, 3))

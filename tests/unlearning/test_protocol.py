@@ -20,15 +20,14 @@ from lira.engine.fill import DivergedWarning, train
 from lira.engine.programs import fit_beside
 from lira.learning.recipe import Recipe
 from lira.membership import keep_mask
-from lira.store.config import Config, ConfigError, Execution, as_dict, read_config
+from lira.store.config import Config, ConfigError, Execution
 from lira.store.run import DIVERGED, Run
 from lira.store.zarr import RunError
-from lira.unlearning.config import Forget, UnlearnConfig
+from lira.unlearning.config import Forget, UnlearnConfig, as_table, read_unlearning, resolved
 from lira.unlearning.directory import Unlearning, measurements
 from lira.unlearning.plan import operations, plan_unlearning
 from lira.unlearning.protocol import unlearn
 from lira.unlearning.requests import draw_requests
-from lira.unlearning.resolve import resolved
 
 N, M, K = 60, 4, 2
 RECIPE = Recipe(model="tests.unlearning.test_protocol.Net", epochs=2, batch_size=10, learning_rate=0.05)
@@ -56,15 +55,15 @@ def dataset(test=True):
 
 
 def configured(**changes):
+    execution = Execution(width=2, workers=1)
+    pool = Config(dataset="memory", num_models=M, save_params=True, recipe=RECIPE, execution=execution)
+    names = [field.name for field in dataclasses.fields(Config)]
+    pool = dataclasses.replace(pool, **{name: changes.pop(name) for name in names if name in changes})
     values = {
-        "dataset": "memory",
-        "num_models": M,
-        "recipe": RECIPE,
-        "execution": Execution(width=2, workers=1),
         "methods": ("none", "tests.unlearning.test_protocol.nudge"),
         "forget": Forget(size=6, requests=K),
     }
-    return UnlearnConfig(**{**values, **changes})
+    return UnlearnConfig(pool, **{**values, **changes})
 
 
 def nudge(problem, key, *, by=1.0):
@@ -217,8 +216,8 @@ def test_another_unlearning_in_the_same_place_is_refused_by_name(done, changes, 
 
 
 def test_run_that_is_there_is_taken_as_it_is(done, tmp_path):
-    config = resolved(UnlearnConfig(run=str(done.path / "before"), methods=("none",), forget=Forget(size=6)))
-    assert (config.recipe, config.num_models, config.dataset) == (RECIPE, M, "memory")
+    config = resolved(UnlearnConfig.of_run(done.path / "before", methods=("none",), forget=Forget(size=6)))
+    assert (config.pool.recipe, config.pool.num_models, config.pool.dataset) == (RECIPE, M, "memory")
     unlearning = Unlearning.create(tmp_path / "u", dataset(), config)
     unlearn(unlearning, dataset(), show_progress=False)
     assert not (unlearning.path / "before").exists()
@@ -228,20 +227,48 @@ def test_run_that_is_there_is_taken_as_it_is(done, tmp_path):
     with pytest.raises(
         ConfigError, match=r"decides these, so leave them out: recipe.epochs is 2 there and 50 here"
     ):
-        resolved(dataclasses.replace(config, recipe=dataclasses.replace(RECIPE, epochs=50)))
+        resolved(with_pool(config, recipe=dataclasses.replace(RECIPE, epochs=50)))
     with pytest.raises(ConfigError, match=r"num_models is 4 there and 8 here"):
-        resolved(dataclasses.replace(config, num_models=8))
+        resolved(with_pool(config, num_models=8))
     with pytest.raises(RunError, match=r"is a run of other data"):
         Unlearning.create(tmp_path / "v", dataset(test=False), config)
+
+
+def with_pool(config, **changes):
+    return dataclasses.replace(config, pool=dataclasses.replace(config.pool, **changes))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("num_models = 256", "num_models is 4 there and 256 here"),  # the default, but said
+        ("[recipe]\nepochs = 50", "recipe.epochs is 2 there and 50 here"),
+        ("[queries]\nmirror = true", "queries.mirror is False there and True here"),
+        ("num_models = 4", None),
+        ("[execution]\nworkers = 1", None),
+        ("[recipe]\nepochs = 2", None),
+    ],
+)
+@pytest.mark.parametrize("by_flag", [False, True])
+def test_what_is_said_beside_a_run_is_told_from_a_default(done, tmp_path, line, message, by_flag):
+    before = done.path / "before"
+    text = "" if by_flag else f'run = "{before}"\n'
+    (tmp_path / "c.toml").write_text(f"{text}{line}\n[forget]\nsize = 6\n")
+    config = read_unlearning(tmp_path / "c.toml", str(before) if by_flag else "")
+    if message is None:
+        assert resolved(config).pool.recipe == RECIPE
+    else:
+        with pytest.raises(ConfigError, match=f"decides these, so leave them out: {message}$"):
+            resolved(config)
 
 
 def test_runs_that_cannot_be_unlearned_are_refused(tmp_path):
     run = Run.create(tmp_path / "bare", dataset(), RECIPE, num_models=M)
     with pytest.raises(RunError, match=r"bare: saved no parameters, .*: train a run with save_params = true"):
-        resolved(UnlearnConfig(run=str(run.path)))
+        UnlearnConfig.of_run(run.path)
     run = Run.create(tmp_path / "begun", dataset(), RECIPE, num_models=M, save_params=True)
     with pytest.raises(RunError, match=r"begun: lacks 4 models: finish it first"):
-        resolved(UnlearnConfig(run=str(run.path)))
+        UnlearnConfig.of_run(run.path)
     Run.from_models(
         tmp_path / "other",
         keep_mask(0, M, N),
@@ -256,13 +283,13 @@ def test_runs_that_cannot_be_unlearned_are_refused(tmp_path):
         source={"path": "x"},
     )
     with pytest.raises(RunError, match=r"other: was imported and has no recipe"):
-        resolved(UnlearnConfig(run=str(tmp_path / "other")))
+        UnlearnConfig.of_run(tmp_path / "other")
 
 
 def test_method_that_returns_nan_is_one_error_or_a_warning(done, tmp_path):
     run = str(done.path / "before")
     name = "tests.unlearning.test_protocol.unlucky"
-    config = UnlearnConfig(run=run, methods=(name,), forget=Forget(size=6, requests=2))
+    config = UnlearnConfig.of_run(run, methods=(name,), forget=Forget(size=6, requests=2))
     unlearning = Unlearning.create(tmp_path / "all", dataset(), config)
     for _ in range(2):
         with pytest.raises(
@@ -559,8 +586,8 @@ def test_every_mistake_is_one_line_and_status_2(tmp_path, config_file, capsys, o
 
 def test_written_configuration_reads_back_equal(tmp_path):
     config = configured(method={"finetune": {"epochs": 3, "rate": 0.25}})
-    (tmp_path / "c.toml").write_text(tomli_w.dumps(as_dict(config)))
-    assert read_config(tmp_path / "c.toml", UnlearnConfig) == config
+    (tmp_path / "c.toml").write_text(tomli_w.dumps(as_table(config)))
+    assert read_unlearning(tmp_path / "c.toml") == config
 
 
 # --- Runs of given memberships ---------------------------------------------------------------------------------------
