@@ -33,8 +33,9 @@ from lira.reporting.checks import check_run
 from lira.reporting.published import Comparison, compare
 from lira.reporting.unlearning import report_unlearning, verdicts_table
 from lira.scoring import pool_of, score
+from lira.store.arrays import DIVERGED, DONE
 from lira.store.config import Config, ConfigError, absolute, read_config
-from lira.store.run import DIVERGED, DONE, Run
+from lira.store.run import Run
 from lira.unlearning.config import UnlearnConfig, is_unlearning, read_unlearning, resolved, with_options
 from lira.unlearning.directory import Unlearning
 from lira.unlearning.plan import plan_unlearning

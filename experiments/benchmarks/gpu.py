@@ -50,6 +50,7 @@ from lira.engine.trained import check_trained
 from lira.learning.recipe import steps_per_epoch
 from lira.reporting.published import PUBLISHED
 from lira.store.config import read_config
+from lira.store.imported import run_of_models
 from lira.store.zarr import write_atomically
 from lira.versions import versions
 
@@ -280,7 +281,7 @@ def report(sitting: Sitting) -> None:
     )
     with tempfile.TemporaryDirectory() as place:
         source = {"path": "drawn", "file": "-", "layout": "-", "requested": M}
-        lira.Run.from_models(f"{place}/run", keep, np.arange(N) % 10, models, source=source)
+        run_of_models(f"{place}/run", keep, np.arange(N) % 10, models, source=source)
         for kept in ("nothing", "programs"):
             shutil.rmtree(f"{place}/run/scores")
             os.mkdir(f"{place}/run/scores")

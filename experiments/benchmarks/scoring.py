@@ -28,7 +28,7 @@ import scipy.stats
 
 import lira
 from lira.attacks.suite import ATTACKS, Pool, call_attack
-from lira.store.run import Run
+from lira.store.imported import run_of_models
 
 M, N, Q, REPEATS = 256, 50_000, 2, 5
 POPULATION, FEATURES = 10_000, 202  # CIFAR-10's test images, patch means and labels
@@ -118,7 +118,7 @@ def report(models: int, out: str | None) -> None:
 
     rows: dict = {"models": models, "examples": N, "queries": Q, "seconds": []}
     with tempfile.TemporaryDirectory() as place:
-        run = Run.from_models(
+        run = run_of_models(
             f"{place}/run",
             keep,
             rng.integers(0, 10, N),

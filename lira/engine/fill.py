@@ -21,7 +21,8 @@ from lira.engine.programs import Programs
 from lira.engine.progress import Bar, Clock
 from lira.engine.trained import check_trained
 from lira.learning.evaluation import answers_by_average
-from lira.store.run import DIVERGED, Run
+from lira.store.arrays import DIVERGED
+from lira.store.run import Run
 
 __all__ = [
     "Data",

@@ -24,6 +24,7 @@ from lira.exchange.confidences import as_keep, as_labels, to_entropies, to_phi
 from lira.membership import pair_rows
 from lira.metrics.alignment import member_z, require_aligned
 from lira.signals import replace_saturated
+from lira.store.imported import run_of_models
 from lira.store.run import Run
 
 __all__ = ["LAYOUTS", "LayoutError", "import_run"]
@@ -91,7 +92,7 @@ def import_run(
     found = _paired(found)
     source = {"layout": layout, "path": str(place), **found.source}
     unknown = np.full(N, -1)
-    return Run.from_models(
+    return run_of_models(
         path, found.keep, unknown if known is None else known, _rows(place, found, known), source=source
     )
 

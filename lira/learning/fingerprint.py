@@ -1,5 +1,6 @@
 """By what a model's code is known again: its variables before training, and how it is evaluated and normalised."""
 
+from collections.abc import Mapping
 from functools import lru_cache, partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from lira.learning.forward import Array
 from lira.learning.learner import Learner
 from lira.learning.training import init_model
 
-__all__ = ["evaluation_facts", "initial_norms"]
+__all__ = ["changed_norm", "changed_parameter", "evaluation_facts", "initial_norms"]
 
 
 def initial_norms(learner: Learner, x: Array) -> dict[str, list[float]]:
@@ -47,3 +48,19 @@ def evaluation_facts(learner: Learner, queries: Queries, x: Array) -> dict[str, 
         "statistics": "of each batch of queries" if queries.convention == "original" else statistics,
         "norms": norm_constants(learner.module, x),
     }
+
+
+def changed_parameter(recorded: Mapping[str, list[float]], now: Mapping[str, list[float]]) -> str:
+    """What differs between two `initial_norms`, for people; empty where nothing does."""
+    for leaf in sorted(recorded.keys() | now.keys()):
+        if leaf not in recorded or leaf not in now or not np.allclose(recorded[leaf], now[leaf], rtol=1e-5):
+            return f"the initial parameter {leaf} is another"
+    return ""
+
+
+def changed_norm(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between the norms of two `evaluation_facts`, for people; empty where nothing does."""
+    for layer in sorted(recorded.keys() | now.keys()):
+        if recorded.get(layer) != now.get(layer):
+            return f"norm {layer} is {recorded.get(layer)} there and {now.get(layer)} here"
+    return ""

@@ -15,7 +15,8 @@ from lira.learning.augment import Queries
 from lira.learning.recipe import Recipe
 from lira.membership import is_paired
 from lira.scoring import pool_of
-from lira.store.run import DIVERGED, DONE, Run
+from lira.store.arrays import DIVERGED, DONE
+from lira.store.run import Run
 
 __all__ = [
     "Check",

@@ -12,22 +12,22 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorstore as ts
 import tomli_w
 
 from lira.data.dataset import Dataset
 from lira.learning.augment import Queries
 from lira.learning.evaluation import answers_by_average
-from lira.learning.fingerprint import evaluation_facts, initial_norms
+from lira.learning.fingerprint import changed_norm, changed_parameter, evaluation_facts, initial_norms
 from lira.learning.learner import Learner
 from lira.learning.recipe import Recipe
 from lira.membership import keep_mask
+from lira.store.arrays import DONE, LOSSES, RAW_ACCURACIES, Arrays
 from lira.store.config import (
     IMPORTED,
     Config,
@@ -39,10 +39,8 @@ from lira.store.config import (
     read_config,
 )
 from lira.store.zarr import (
-    BLOCK,
     RunError,
     StoredSignal,
-    create_array,
     new_directory,
     open_array,
     read_store,
@@ -52,16 +50,10 @@ from lira.store.zarr import (
 )
 from lira.versions import versions
 
-__all__ = ["DIVERGED", "DONE", "OutdatedWarning", "Run"]
+__all__ = ["OutdatedWarning", "Run"]
 
-DONE, DIVERGED = 1, 2
 # Whose versions provenance.json names.
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "tensorstore")
-# Figures of a model, by array name: each a number, NaN where it is not known.
-ACCURACIES = ("accuracy_in", "accuracy_out", "accuracy_test")
-RAW_ACCURACIES = ("accuracy_raw_in", "accuracy_raw_out", "accuracy_raw_test")
-LOSSES = ("loss_in", "loss_last_epoch")
-FIGURES = (*ACCURACIES, *RAW_ACCURACIES, *LOSSES)
 
 
 class OutdatedWarning(UserWarning):
@@ -167,65 +159,14 @@ class Run:
         with new_directory(path) as making:
             (making / "scores").mkdir()
             run = cls(making, config, provenance)
-            run._make_arrays(rows, dataset.y, dataset.y_test)
+            arrays = Arrays.make(making, config.num_models, rows, dataset.y, dataset.y_test)
             if keep is None:
                 run._write_keep(0, config.num_models, N)
             else:
-                shape = (config.num_models, N)
-                create_array(making / "arrays" / "correct", shape, "bool", (1, min(N, BLOCK)), {})
-                run._array("keep").write(keep).result()
+                arrays.add_truths("correct", keep.shape)
+                arrays.open("keep").write(keep).result()
             run._write_provenance()
             write_atomically(making / "config.toml", tomli_w.dumps(as_dict(config)).encode())
-        return cls(path, config, provenance)
-
-    @classmethod
-    def from_models(
-        cls,
-        path: str | os.PathLike[str],
-        keep: np.ndarray,
-        labels: np.ndarray,
-        models: Iterable[Mapping[str, np.ndarray]],
-        *,
-        source: dict[str, Any],
-    ) -> "Run":
-        """Make a run directory of models that other code trained: to be scored and reported, not trained.
-
-        Its config.toml holds no recipe, because none is known, and its memberships are `keep`, of any design.
-
-        Args:
-            path: a new or empty directory.
-            keep: bool `[M, N]`, any M.
-            labels: integer `[N]`, -1 where it is not known.
-            models: for each row of `keep` its arrays by name: phi `[N, Q]`, accuracy_in, accuracy_out and
-                accuracy_test `[]`, and more, such as logits `[N, Q, C]`. Drawn one by one, so that one is in memory;
-                an error raised while drawing leaves nothing behind.
-            source: where they come from, for provenance.json.
-
-        Raises:
-            RunError: the directory cannot be written or is not empty.
-        """
-        path = Path(path).expanduser().absolute()
-        config = Config(dataset=IMPORTED, num_models=len(keep))
-        labels = np.asarray(labels, np.int32)
-        provenance = {
-            # All that is known of the examples and their order.
-            "fingerprints": {"dataset": hashlib.sha256(labels.tobytes()).hexdigest()},
-            "versions": versions(*PACKAGES),
-            "sessions": [],
-            "source": source,
-        }
-        with new_directory(path) as making:
-            (making / "scores").mkdir()
-            run = cls(making, config, provenance)
-            for index, arrays in enumerate(models):
-                if index == 0:
-                    shapes = {name: np.shape(row) for name, row in arrays.items()}
-                    run._make_arrays({name: shape for name, shape in shapes.items() if shape}, labels, None)
-                    run._array("keep").write(keep).result()
-                run.write_model(index, dict(arrays), diverged=False)
-            run._write_provenance()
-            text = tomli_w.dumps({"dataset": IMPORTED, "num_models": len(keep)})
-            write_atomically(making / "config.toml", text.encode())
         return cls(path, config, provenance)
 
     @classmethod
@@ -246,7 +187,7 @@ class Run:
         except (ConfigError, OSError, json.JSONDecodeError, KeyError, TypeError) as error:
             raise RunError(f"{path}: the run directory is damaged: {error}") from error
         run = cls(path, config, provenance)
-        if run._array("keep").shape[0] < config.num_models:
+        if run.arrays.open("keep").shape[0] < config.num_models:
             raise RunError(
                 f"{path}: the run directory is damaged: arrays/keep has fewer rows than num_models"
             )
@@ -264,13 +205,17 @@ class Run:
             warnings.warn(f"{path}: {run.outdated}", OutdatedWarning, stacklevel=2)
         return run
 
+    @property
+    def arrays(self) -> Arrays:
+        """What `arrays/` holds."""
+        return Arrays(self.path)
+
     # --- What is there ----------------------------------------------------------------------------------------------
 
     @property
     def done(self) -> np.ndarray:
         """State of every model, uint8 `[M]`: 0 missing, 1 done, 2 diverged."""
-        store = self._array("done")[: self.config.num_models]
-        return read_store(store, f"{self.path}/arrays/done")
+        return self.arrays.read("done", slice(self.config.num_models))
 
     @property
     def is_imported(self) -> bool:
@@ -315,44 +260,39 @@ class Run:
 
     def memberships(self, models: np.ndarray) -> np.ndarray:
         """Rows of the keep mask by model index, trained or not, bool `[len(models), N]`."""
-        return read_store(self._array("keep")[models], f"{self.path}/arrays/keep")
+        return self.arrays.read("keep", models)
 
     @property
     def labels(self) -> np.ndarray:
         """Labels of the examples, int32 `[N]`."""
-        return read_store(self._array("labels"), f"{self.path}/arrays/labels")
+        return self.arrays.read("labels")
 
     def holds(self, name: str) -> bool:
         """Whether an array of that name is stored."""
-        return (self.path / "arrays" / name).exists()
+        return self.arrays.holds(name)
 
     def signal(self, name: str, models: np.ndarray | None = None) -> StoredSignal:
         """A stored array by name, of the usable models or of those given by index: phi, phi_test, params, logits."""
-        rows = self.models if models is None else models
-        return StoredSignal(self._array(name), rows, f"{self.path}/arrays/{name}")
+        return self.arrays.signal(name, self.models if models is None else models)
 
     @property
     def num_test(self) -> int:
         """Held-out examples, 0 without any."""
-        return self._array("labels_test").shape[0] if self.holds("labels_test") else 0
+        return self.arrays.open("labels_test").shape[0] if self.holds("labels_test") else 0
 
     def accuracy(self, side: str, models: np.ndarray | None = None) -> np.ndarray:
         """Accuracy of the usable models, or of those given, float32 `[m]`; `side` is in, out or test (NaN without one).
 
         Where models answer with an average of their weights, raw_in, raw_out and raw_test are of the last weights.
         """
-        return self._of_models(f"accuracy_{side}", models)
+        return self.arrays.read(f"accuracy_{side}", self.models if models is None else models)
 
     def losses(self, kind: str, models: np.ndarray | None = None) -> np.ndarray:
         """Mean cross-entropy of the usable models, or of those given, float32 `[m]`.
 
         `kind` is in, members at the clean query, or last_epoch, of training. Not stored by earlier versions.
         """
-        return self._of_models(f"loss_{kind}", models)
-
-    def _of_models(self, name: str, models: np.ndarray | None) -> np.ndarray:
-        rows = self.models if models is None else models
-        return read_store(self._array(name)[rows], f"{self.path}/arrays/{name}")
+        return self.arrays.read(f"loss_{kind}", self.models if models is None else models)
 
     # --- Writing ----------------------------------------------------------------------------------------------------
 
@@ -374,28 +314,15 @@ class Run:
             raise RunError(f"{self.path}: does not go on: {self.outdated}, in another directory")
         learner = Learner.of(self.config.recipe, dataset)
         recorded = self.provenance["fingerprints"].get("initial_parameters", {})
-        now = initial_norms(learner, dataset.x)
-        for leaf in sorted(recorded.keys() | now.keys()):
-            if (
-                leaf not in recorded
-                or leaf not in now
-                or not np.allclose(recorded[leaf], now[leaf], rtol=1e-5)
-            ):
-                raise RunError(
-                    f"{self.path}: model {learner.recipe.model} has changed since the run began: the initial "
-                    f"parameter {leaf} is another; restore its code or name another directory"
-                )
-        if "evaluation" not in self.provenance:
-            return
-        before = self.provenance["evaluation"]
-        after = evaluation_facts(learner, self.config.queries, dataset.x)
-        for layer in sorted(before["norms"].keys() | after["norms"].keys()):
-            there, here = before["norms"].get(layer), after["norms"].get(layer)
-            if there != here:
-                raise RunError(
-                    f"{self.path}: model {learner.recipe.model} has changed since the run began: norm {layer} is {there} "
-                    f"there and {here} here; restore its code or name another directory"
-                )
+        change = changed_parameter(recorded, initial_norms(learner, dataset.x))
+        if not change and "evaluation" in self.provenance:
+            now = evaluation_facts(learner, self.config.queries, dataset.x)
+            change = changed_norm(self.provenance["evaluation"]["norms"], now["norms"])
+        if change:
+            raise RunError(
+                f"{self.path}: model {learner.recipe.model} has changed since the run began: {change}; restore its "
+                f"code or name another directory"
+            )
 
     def write_model(self, index: int, arrays: dict[str, np.ndarray], *, diverged: bool) -> None:
         """Write one model's rows, and `done` after all of them. A done model is never written again.
@@ -405,15 +332,7 @@ class Run:
             arrays: a row by array name: phi `[N, Q]`, accuracy_in `[]`, ... Figures that are not given are NaN.
             diverged: record it as diverged; its arrays are then not written.
         """
-        if int(self._array("done")[index].read().result()):
-            raise RunError(f"{self.path}: model {index} is done already")
-        with writing(self.path):
-            if not diverged:
-                unknown = {name: np.float32(np.nan) for name in FIGURES if self.holds(name)}
-                writes = [self._array(name)[index].write(row) for name, row in {**unknown, **arrays}.items()]
-                for write in writes:
-                    write.result()
-            self._array("done")[index].write(DIVERGED if diverged else DONE).result()
+        self.arrays.write_model(index, arrays, diverged=diverged)
 
     def add_session(self, session: dict[str, Any]) -> None:
         """Append to provenance what was done, on what and how long it took."""
@@ -468,58 +387,17 @@ class Run:
             return self
         with run.lock():
             if config.num_models > old.num_models:
-                for name in _per_model(run.path):
-                    store = run._array(name)
-                    if store.shape[0] < config.num_models:
-                        store.resize(exclusive_max=[config.num_models, *store.shape[1:]]).result()
+                run.arrays.grow(config.num_models)
                 run._write_keep(old.num_models, config.num_models, dataset.num_examples)
             write_atomically(run.path / "config.toml", tomli_w.dumps(as_dict(run.config)).encode())
         return run
 
-    def _make_arrays(
-        self, rows: Mapping[str, tuple[int, ...]], labels: np.ndarray, labels_test: np.ndarray | None
-    ) -> None:
-        """Make all arrays; `rows` holds the shapes of a model's float32 rows by name, such as phi (N, Q)."""
-        M, N = self.config.num_models, len(labels)
-        # name: (dtype, shape, chunk). A model's row is in chunks of its own: writing it never touches another's.
-        arrays: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = {
-            "keep": ("bool", (M, N), (1, min(N, BLOCK))),
-            "labels": ("int32", (N,), (N,)),
-            **dict.fromkeys(ACCURACIES, ("float32", (M,), (1,))),
-            "done": ("uint8", (M,), (1,)),
-        }
-        for name, shape in rows.items():
-            block = shape if name == "params" else (*(min(n, BLOCK) for n in shape[:1]), *shape[1:])
-            arrays[name] = ("float32", (M, *shape), (1, *block))
-        if labels_test is not None:
-            arrays["labels_test"] = ("int32", labels_test.shape, labels_test.shape)
-        for name, (dtype, shape, chunk) in arrays.items():
-            create_array(self.path / "arrays" / name, shape, dtype, chunk, {})
-        self._array("labels").write(labels).result()
-        if labels_test is not None:
-            self._array("labels_test").write(labels_test).result()
-
     def _write_keep(self, start: int, stop: int, num_examples: int) -> None:
         keep = keep_mask(self.config.membership_seed, stop, num_examples)
-        self._array("keep")[start:stop].write(keep[start:stop]).result()
+        self.arrays.open("keep")[start:stop].write(keep[start:stop]).result()
 
     def _write_provenance(self) -> None:
         write_atomically(self.path / "provenance.json", json.dumps(self.provenance, indent=2).encode())
-
-    def _array(self, name: str) -> ts.TensorStore:
-        place = self.path / "arrays" / name
-        try:
-            # `done` is the one array whose absent chunks mean something: not done.
-            return open_array(place, fill_missing=name == "done")
-        except ValueError as error:
-            raise RunError(
-                f"{self.path}: the run directory is damaged: arrays/{name} cannot be opened"
-            ) from error
-
-
-def _per_model(path: Path) -> list[str]:
-    """Names of the arrays that have a row a model."""
-    return sorted(each.name for each in (path / "arrays").iterdir() if not each.name.startswith("labels"))
 
 
 def _fingerprint(keep: np.ndarray) -> str:

@@ -19,7 +19,8 @@ from lira.data.dataset import Dataset
 from lira.engine.calibrate import programs_for
 from lira.engine.fill import Data, DivergedWarning, Learn, Learned, fill, train
 from lira.engine.programs import Programs, fit_beside
-from lira.store.run import DIVERGED, DONE, Run
+from lira.store.arrays import DIVERGED, DONE
+from lira.store.run import Run
 from lira.store.zarr import RunError
 from lira.unlearners import RETRAIN, find_method
 from lira.unlearning.config import run_config

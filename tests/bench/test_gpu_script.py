@@ -17,6 +17,7 @@ from jax.profiler import ProfileData
 
 import lira
 from lira.reporting.published import PUBLISHED
+from lira.store.imported import run_of_models
 
 SCRIPT = Path(__file__).parents[2] / "experiments/benchmarks/gpu.py"
 specification = importlib.util.spec_from_file_location("gpu_script", SCRIPT)
@@ -258,7 +259,7 @@ def test_what_shadow_models_show(tmp_path, monkeypatch):
         {"phi": row, **{name: np.array(value, np.float32) for name, value in accuracy.items()}} for row in phi
     ]
     source = {"path": "drawn", "file": "-", "layout": "-", "requested": M}
-    few = lira.Run.from_models(tmp_path / "few", keep[:4], np.zeros(N, int), rows[:4], source=source)
+    few = run_of_models(tmp_path / "few", keep[:4], np.zeros(N, int), rows[:4], source=source)
     few.add_session({"models": 4, "seconds": 60.0})
     few.add_session({"models": 0, "seconds": 20.0})
     shown = gpu.shown(few)
@@ -268,7 +269,7 @@ def test_what_shadow_models_show(tmp_path, monkeypatch):
     assert shown["accuracy_test"] == [0.25] * 4
     assert "published" not in shown
 
-    run = lira.Run.from_models(tmp_path / "run", keep, np.zeros(N, int), rows, source=source)
+    run = run_of_models(tmp_path / "run", keep, np.zeros(N, int), rows, source=source)
     shown = gpu.shown(run)
     for queries in (2, Q):
         (row,) = [

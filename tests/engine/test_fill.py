@@ -19,8 +19,9 @@ from lira.engine.plan import plan
 from lira.learning.augment import Queries
 from lira.learning.recipe import Recipe
 from lira.scoring import pool_of, score
+from lira.store.arrays import DIVERGED
 from lira.store.config import Execution
-from lira.store.run import DIVERGED, Run
+from lira.store.run import Run
 from lira.store.zarr import RunError, StoredSignal
 
 N = 120

@@ -192,11 +192,11 @@ def test_check_catches_models_that_are_not_those_that_were_trained(finished, tmp
     path = copied(finished, tmp_path / "run")
     run = Run.open(path)
     for side, value in {"in": 0.95, "raw_in": 1.0}.items():
-        run._array(f"accuracy_{side}")[:].write(np.full(4, value, np.float32)).result()
-    run._array("accuracy_out")[:].write(np.full(4, 0.2, np.float32)).result()
-    run._array("accuracy_raw_out")[:].write(np.full(4, 0.95, np.float32)).result()
-    run._array("loss_in")[:].write(np.full(4, 0.5, np.float32)).result()
-    run._array("loss_last_epoch")[:].write(np.full(4, 0.01, np.float32)).result()
+        run.arrays.open(f"accuracy_{side}")[:].write(np.full(4, value, np.float32)).result()
+    run.arrays.open("accuracy_out")[:].write(np.full(4, 0.2, np.float32)).result()
+    run.arrays.open("accuracy_raw_out")[:].write(np.full(4, 0.95, np.float32)).result()
+    run.arrays.open("loss_in")[:].write(np.full(4, 0.5, np.float32)).result()
+    run.arrays.open("loss_last_epoch")[:].write(np.full(4, 0.01, np.float32)).result()
     found = {each.name: each for each in check_trained(run, run.models)}
     assert (found["evaluation"].status, found["losses"].status) == ("fail", "warn")
     assert cli.main(["check", str(path)]) == 1
@@ -224,7 +224,7 @@ def test_a_run_of_the_old_evaluation_opens_with_a_warning_and_does_not_go_on(fin
     assert cli.main(["report", str(path)]) == 0
     assert "lira: warning: " in capsys.readouterr().err
     assert "evaluated by an earlier version" in (path / "report.html").read_text()
-    run._array("done")[3].write(0).result()
+    run.arrays.open("done")[3].write(0).result()
     with pytest.warns(OutdatedWarning), pytest.raises(RunError, match="does not go on"):
         train(run, images(), show_progress=False)
 

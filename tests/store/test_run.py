@@ -13,7 +13,8 @@ from lira.data.dataset import Dataset
 from lira.learning.augment import Queries
 from lira.learning.recipe import Recipe
 from lira.membership import keep_mask
-from lira.store.run import DIVERGED, DONE, Run
+from lira.store.arrays import DIVERGED, DONE
+from lira.store.run import Run
 from lira.store.zarr import RunError, StoredSignal, write_atomically
 
 N, M = 40, 6
@@ -241,7 +242,7 @@ def test_scores_are_stale_once_more_models_are_usable(tmp_path):
 
 
 def test_signal_reads_blocks_across_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr("lira.store.run.BLOCK", 16)
+    monkeypatch.setattr("lira.store.arrays.BLOCK", 16)
     monkeypatch.setattr("lira.store.zarr.BLOCK", 16)
     run = made(tmp_path)
     values = np.random.default_rng(0).normal(size=(4, N, 1)).astype(np.float32)

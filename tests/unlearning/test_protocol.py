@@ -20,8 +20,10 @@ from lira.engine.fill import DivergedWarning, train
 from lira.engine.programs import fit_beside
 from lira.learning.recipe import Recipe
 from lira.membership import keep_mask
+from lira.store.arrays import DIVERGED
 from lira.store.config import Config, ConfigError, Execution
-from lira.store.run import DIVERGED, Run
+from lira.store.imported import run_of_models
+from lira.store.run import Run
 from lira.store.zarr import RunError
 from lira.unlearning.config import Forget, UnlearnConfig, as_table, read_unlearning, resolved
 from lira.unlearning.directory import Unlearning, measurements
@@ -269,7 +271,7 @@ def test_runs_that_cannot_be_unlearned_are_refused(tmp_path):
     run = Run.create(tmp_path / "begun", dataset(), RECIPE, num_models=M, save_params=True)
     with pytest.raises(RunError, match=r"begun: lacks 4 models: finish it first"):
         UnlearnConfig.of_run(run.path)
-    Run.from_models(
+    run_of_models(
         tmp_path / "other",
         keep_mask(0, M, N),
         dataset().y,

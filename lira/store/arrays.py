@@ -1,0 +1,110 @@
+"""The arrays of a run: a row a model in each, and the one sign, `done`, that a model is finished.
+
+A model's arrays are written first and its `done` last; done rows are never written again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorstore as ts
+
+from lira.store.zarr import BLOCK, RunError, StoredSignal, create_array, open_array, read_store, writing
+
+__all__ = ["ACCURACIES", "DIVERGED", "DONE", "LOSSES", "RAW_ACCURACIES", "Arrays"]
+
+DONE, DIVERGED = 1, 2
+# Figures of a model, by array name: each a number, NaN where it is not known.
+ACCURACIES = ("accuracy_in", "accuracy_out", "accuracy_test")
+RAW_ACCURACIES = ("accuracy_raw_in", "accuracy_raw_out", "accuracy_raw_test")
+LOSSES = ("loss_in", "loss_last_epoch")
+FIGURES = (*ACCURACIES, *RAW_ACCURACIES, *LOSSES)
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """The Zarr arrays of the run directory `run`, by name."""
+
+    run: Path
+
+    @classmethod
+    def make(
+        cls,
+        run: Path,
+        models: int,
+        rows: Mapping[str, tuple[int, ...]],
+        labels: np.ndarray,
+        labels_test: np.ndarray | None = None,
+    ) -> "Arrays":
+        """Make all arrays; `rows` holds the shapes of a model's float32 rows by name, such as phi (N, Q)."""
+        arrays, N = cls(run), len(labels)
+        # name: (dtype, shape, chunk). A model's row is in chunks of its own: writing it never touches another's.
+        layout: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = {
+            "keep": ("bool", (models, N), (1, min(N, BLOCK))),
+            "labels": ("int32", (N,), (N,)),
+            **dict.fromkeys(ACCURACIES, ("float32", (models,), (1,))),
+            "done": ("uint8", (models,), (1,)),
+        }
+        for name, shape in rows.items():
+            block = shape if name == "params" else (*(min(n, BLOCK) for n in shape[:1]), *shape[1:])
+            layout[name] = ("float32", (models, *shape), (1, *block))
+        if labels_test is not None:
+            layout["labels_test"] = ("int32", labels_test.shape, labels_test.shape)
+        for name, (dtype, shape, chunk) in layout.items():
+            create_array(run / "arrays" / name, shape, dtype, chunk, {})
+        arrays.open("labels").write(labels).result()
+        if labels_test is not None:
+            arrays.open("labels_test").write(labels_test).result()
+        return arrays
+
+    def add_truths(self, name: str, shape: tuple[int, int]) -> None:
+        """Make one more array, bool `[M, N]`."""
+        create_array(self.run / "arrays" / name, shape, "bool", (1, min(shape[1], BLOCK)), {})
+
+    def grow(self, models: int) -> None:
+        """Give every array of models that many rows, where it has fewer."""
+        for place in sorted((self.run / "arrays").iterdir()):
+            if place.name.startswith("labels"):
+                continue
+            store = self.open(place.name)
+            if store.shape[0] < models:
+                store.resize(exclusive_max=[models, *store.shape[1:]]).result()
+
+    def holds(self, name: str) -> bool:
+        """Whether an array of that name is stored."""
+        return (self.run / "arrays" / name).exists()
+
+    def open(self, name: str) -> ts.TensorStore:
+        """One array.
+
+        Raises:
+            RunError: it is not there, or damaged.
+        """
+        try:
+            # `done` is the one array whose absent chunks mean something: not done.
+            return open_array(self.run / "arrays" / name, fill_missing=name == "done")
+        except ValueError as error:
+            raise RunError(
+                f"{self.run}: the run directory is damaged: arrays/{name} cannot be opened"
+            ) from error
+
+    def read(self, name: str, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Rows of one array, in memory."""
+        return read_store(self.open(name)[rows], f"{self.run}/arrays/{name}")
+
+    def signal(self, name: str, rows: np.ndarray) -> StoredSignal:
+        """Rows of one array, lazy."""
+        return StoredSignal(self.open(name), rows, f"{self.run}/arrays/{name}")
+
+    def write_model(self, index: int, arrays: Mapping[str, np.ndarray], *, diverged: bool) -> None:
+        """Write one model's rows, and `done` after all of them: see `Run.write_model`."""
+        if int(self.open("done")[index].read().result()):
+            raise RunError(f"{self.run}: model {index} is done already")
+        with writing(self.run):
+            if not diverged:
+                unknown = {name: np.float32(np.nan) for name in FIGURES if self.holds(name)}
+                writes = [self.open(name)[index].write(row) for name, row in {**unknown, **arrays}.items()]
+                for write in writes:
+                    write.result()
+            self.open("done")[index].write(DIVERGED if diverged else DONE).result()

@@ -1,0 +1,65 @@
+"""A run directory of models that other code trained: to be scored and reported, not trained."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+
+from lira.store.arrays import Arrays
+from lira.store.config import IMPORTED
+from lira.store.run import PACKAGES, Run
+from lira.store.zarr import new_directory, write_atomically
+from lira.versions import versions
+
+__all__ = ["run_of_models"]
+
+
+def run_of_models(
+    path: str | os.PathLike[str],
+    keep: np.ndarray,
+    labels: np.ndarray,
+    models: Iterable[Mapping[str, np.ndarray]],
+    *,
+    source: dict[str, Any],
+) -> Run:
+    """Make the directory; its config.toml holds no recipe, because none is known.
+
+    Args:
+        path: a new or empty directory.
+        keep: bool `[M, N]`, any M, memberships of any design.
+        labels: integer `[N]`, -1 where it is not known.
+        models: for each row of `keep` its arrays by name: phi `[N, Q]`, accuracy_in, accuracy_out and
+            accuracy_test `[]`, and more, such as logits `[N, Q, C]`. Drawn one by one, so that one is in memory;
+            an error raised while drawing leaves nothing behind.
+        source: where they come from, for provenance.json.
+
+    Raises:
+        RunError: the directory cannot be written or is not empty.
+    """
+    path = Path(path).expanduser().absolute()
+    labels = np.asarray(labels, np.int32)
+    provenance = {
+        # All that is known of the examples and their order.
+        "fingerprints": {"dataset": hashlib.sha256(labels.tobytes()).hexdigest()},
+        "versions": versions(*PACKAGES),
+        "sessions": [],
+        "source": source,
+    }
+    with new_directory(path) as making:
+        (making / "scores").mkdir()
+        run_arrays = Arrays(making)
+        for index, arrays in enumerate(models):
+            if index == 0:
+                shapes = {name: np.shape(row) for name, row in arrays.items()}
+                rows = {name: shape for name, shape in shapes.items() if shape}
+                Arrays.make(making, len(keep), rows, labels).open("keep").write(keep).result()
+            run_arrays.write_model(index, arrays, diverged=False)
+        write_atomically(making / "provenance.json", json.dumps(provenance, indent=2).encode())
+        text = tomli_w.dumps({"dataset": IMPORTED, "num_models": len(keep)})
+        write_atomically(making / "config.toml", text.encode())
+    return Run.open(path)
