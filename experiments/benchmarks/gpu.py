@@ -45,7 +45,7 @@ import numpy as np
 from jax.profiler import ProfileData, ProfileOptions
 
 import lira
-from lira.bench import machine, throughput
+from lira.bench import machine, sides, throughput
 from lira.engine.trained import check_trained
 from lira.learning.recipe import steps_per_epoch
 from lira.reporting.published import PUBLISHED
@@ -164,7 +164,7 @@ class Part(NamedTuple):
 def parts(sizes: Sizes) -> list[Part]:
     """All parts in their order."""
     reserved = {"mlp": 25, "wrn-28-2": 90, "cnn": 25}
-    if throughput.why_absent("torch_loop") is None:
+    if sides.why_absent("torch_loop") is None:
         reserved |= {"mlp": 45, "wrn-28-2": 150}
     return [
         Part("device", device, 25),
@@ -226,7 +226,7 @@ def training(model: str, sitting: Sitting) -> None:
     )
     rows, _ = rows_of([])
     sitting.keep(rows=rows)
-    if absent := {name: why for name in BESIDE if (why := throughput.why_absent(name))}:
+    if absent := {name: why for name in BESIDE if (why := sides.why_absent(name))}:
         sitting.keep(skipped=absent)
     if present := [name for name in BESIDE if name not in absent]:
         # PyTorch compiles for half a minute, and less for a second side of the same model.
@@ -294,7 +294,7 @@ def profile(sitting: Sitting) -> None:
     for model in sitting.sizes.models:
         sitting.needs(10, model)
         dataset, recipe, _ = throughput.workload(model, precision_of(model))
-        side = throughput.side("lira", recipe, dataset)
+        side = sides.side("lira", recipe, dataset)
         whole = steps_per_epoch(dataset.num_examples, recipe.batch_size)
         steps = whole if sitting.toy else whole * -(-20 // whole)
         steps = side.train(steps) or steps  # more, where a program is of several epochs

@@ -8,62 +8,28 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 from rich.console import Console
 from rich.table import Table
 
-from lira import attacks
-from lira.bench.machine import copy_rate, flop_per_image, matmul_rate, processor, seconds_of
+from lira.bench.machine import copy_rate, flop_per_image, matmul_rate, processor
+from lira.bench.scoring import scoring_times, spread
+from lira.bench.sides import BESIDE, side_or_why_not
 from lira.data.dataset import Dataset
 from lira.data.sources import load_dataset
-from lira.engine.calibrate import programs_for
-from lira.engine.programs import Programs, compile_programs, train_steps
-from lira.learning.augment import Queries
 from lira.learning.convolution.blocks import cache_bytes
-from lira.learning.forward import as_input
-from lira.learning.learner import Learner
 from lira.learning.models import build_model
 from lira.learning.recipe import Precision, Recipe
-from lira.membership import keep_mask
-from lira.store.config import Execution
 from lira.store.zarr import write_atomically
 from lira.versions import versions
 
-__all__ = [
-    "BESIDE",
-    "MODELS",
-    "Side",
-    "add_arguments",
-    "bench",
-    "model_rows",
-    "run",
-    "side",
-    "table",
-    "why_absent",
-    "workload",
-]
+__all__ = ["MODELS", "add_arguments", "bench", "model_rows", "run", "table", "workload"]
 
 MODELS = ("mlp", "cnn", "cnn-fast", "resnet18", "wrn-28-2")
-# What a user would do instead, and beside the last one what an expert would make of it.
-BESIDE = ("jax_loop", "vmap_plain", "torch_loop", "torch_graphs")
-
-
-class Side(NamedTuple):
-    """One way of training a model, ready to be timed."""
-
-    train: Callable[[int], int | None]  # take so many steps and wait for them; how many, if they are more
-    accuracy: Callable[[], float]  # on the held-out set, normalised by its own batch
-    models: int  # trained at a time
-    facts: dict[str, Any]
 
 
 def bench(
@@ -109,7 +75,7 @@ def bench(
         result["rows"] += rows
         result["skipped"] += skipped
         so_far(result)
-    result["scoring"] = _scoring(repeats)
+    result["scoring"] = scoring_times(repeats)
     return result
 
 
@@ -121,7 +87,7 @@ def model_rows(
     work = flop_per_image(build_model(model, dataset.num_classes), dataset.x[:1])
     sides, steps, skipped = {}, {}, []
     for name in ("lira", *beside):
-        made = _side_or_why_not(name, recipe, dataset)
+        made = side_or_why_not(name, recipe, dataset)
         if isinstance(made, str):
             skipped.append({"model": model, "side": name, "why": made})
             continue
@@ -150,8 +116,8 @@ def model_rows(
             {
                 "model": model,
                 "side": name,
-                "images_per_s": _spread(rates),
-                "lira_over_it": _spread(ratios),
+                "images_per_s": spread(rates),
+                "lira_over_it": spread(ratios),
                 "ms_per_step_and_model": 1e3 * recipe.batch_size / speed,
                 "models_per_hour": 3600 * speed / (recipe.epochs * members),
                 "mfu": speed * work / matmul_rate(precision),
@@ -203,144 +169,6 @@ def _patterns(count: int, held_out: int) -> Dataset:
     return Dataset.from_arrays(x[:count], y[:count], x_test=x[count:], y_test=y[count:])
 
 
-# --- Sides --------------------------------------------------------------------------------------------------------
-
-
-def _side_or_why_not(name: str, recipe: Recipe, dataset: Dataset) -> Side | str:
-    """A side made ready, or why there is none."""
-    if (why := why_absent(name)) is not None:
-        return why
-    try:
-        return side(name, recipe, dataset)
-    except (RuntimeError, ValueError) as error:
-        # What another framework cannot do costs its rows alone; what lira cannot do is an error.
-        if not name.startswith("torch"):
-            raise
-        return " ".join(str(error).split())[:200]
-
-
-def why_absent(name: str) -> str | None:
-    """Why this side cannot be timed on this machine, whatever the model; None if it can."""
-    if not name.startswith("torch"):
-        return None
-    if find_spec("torch") is None:
-        return "PyTorch is not installed: pip install 'lira[bench]'"
-    if name == "torch_graphs":
-        from lira.bench.torch_loop import has_cuda
-
-        if not has_cuda():
-            return "PyTorch finds no CUDA device"
-    return None
-
-
-def side(name: str, recipe: Recipe, dataset: Dataset) -> Side:
-    """Make one side ready, compiled and warm.
-
-    Args:
-        name: lira: as `lira run` trains; jax_loop: one model at a time, jitted; vmap_plain: several under `vmap`;
-            torch_loop: one model in PyTorch, compiled on a GPU; torch_graphs: that, each step as one CUDA graph.
-        recipe: of the training.
-        dataset: its data.
-    """
-    if name.startswith("torch"):
-        from lira.bench.torch_loop import TorchLoop
-
-        loop = TorchLoop(recipe, dataset, graphs=name == "torch_graphs")
-        facts = {"compile_s": loop.compile_seconds, "memory_bytes": loop.memory(), "bytes_per_image": None}
-        return Side(loop.train, loop.accuracy, 1, facts)
-    began = time.perf_counter()
-    if name == "lira":
-        programs = programs_for(recipe, Queries(), Execution(), dataset, 1024)
-    else:
-        # Grouped convolutions are so slow on CPU that two models must do.
-        wide = 16 if recipe.model == "mlp" or jax.default_backend() != "cpu" else 2
-        width = 1 if name == "jax_loop" else wide
-        programs = compile_programs(Learner.of(recipe, dataset), Queries(), dataset, 1, "xla", width)
-    return _jax_side(programs, recipe, dataset, began)
-
-
-def _jax_side(programs: Programs, recipe: Recipe, dataset: Dataset, began: float) -> Side:
-    x, y = jnp.asarray(dataset.x), jnp.asarray(dataset.y)
-    held_out = as_input(np.asarray(dataset.x_test), jnp.float32)
-    keep = jnp.ones((programs.width, len(y)), bool)
-    indices = [jnp.arange(w * programs.width, (w + 1) * programs.width) for w in range(programs.workers)]
-    states = [programs.init(index, x[:1]) for index in indices]
-    pool, epochs = ThreadPoolExecutor(programs.workers), iter(range(1 << 30))
-
-    def one_worker(steps, epoch, state, index):
-        state, taken = train_steps(programs, state, index, epoch, steps, x, y, keep)
-        return jax.block_until_ready(state), taken
-
-    def train(steps: int) -> int:
-        epoch = next(epochs) * 1000
-        states[:], (taken, *_) = zip(
-            *pool.map(partial(one_worker, steps, epoch), states, indices), strict=True
-        )
-        return taken
-
-    train(1)
-    compile_seconds = time.perf_counter() - began
-
-    def accuracy() -> float:
-        module = build_model(recipe.model, dataset.num_classes)
-
-        @jax.vmap
-        def one_model(state):
-            variables = {"params": state.params, **state.statistics}
-            logits, _ = module.apply(variables, held_out, train=True, mutable=list(state.statistics))
-            return jnp.mean(jnp.argmax(logits, axis=1) == dataset.y_test)
-
-        first = jax.tree.map(lambda leaf: leaf[:1], states[0])
-        return float(jax.jit(one_model)(first)[0])
-
-    facts = {
-        "width": programs.width,
-        "workers": programs.workers,
-        "lowering": programs.lowering,
-        "chosen": programs.why,
-        "compile_s": compile_seconds,
-        "memory_bytes": programs.memory,
-        "bytes_per_image": programs.traffic and programs.traffic / (recipe.batch_size * programs.width),
-    }
-    return Side(train, accuracy, programs.models, facts)
-
-
-# --- Scoring ------------------------------------------------------------------------------------------------------
-
-
-def _scoring(repeats: int, M: int = 256, N: int = 50_000, Q: int = 2) -> dict[str, Any]:
-    """All targets of a pool by LiRA, against refitting the Gaussians of every example for each target in a loop."""
-    keep = keep_mask(0, M, N)
-    rng = np.random.default_rng(0)
-    phi = rng.standard_normal((M, N, Q), dtype=np.float32) + keep[..., None] * np.float32(0.5)
-    ours = [seconds_of(lambda: attacks.lira_online(phi, keep)) for _ in range(repeats)]
-    # The loop takes hours: it is timed on a few hundred examples of one target.
-    part = 500
-    loop = [
-        seconds_of(lambda: _refit(phi[:, :part], keep[:, :part], 0)) * M * N / part for _ in range(repeats)
-    ]
-    return {
-        "models": M,
-        "examples": N,
-        "queries": Q,
-        "lira_online_s": _spread(ours),
-        "refit_loop_s": {**_spread(loop), "extrapolated_from": f"{part} examples of one target"},
-        "ratio": statistics.median(loop) / statistics.median(ours),
-    }
-
-
-def _refit(phi: np.ndarray, keep: np.ndarray, target: int) -> np.ndarray:
-    """The plain way: for each example, two Gaussians of the other models, and their densities."""
-    others = np.delete(np.arange(len(phi)), target)
-    scores = np.empty(phi.shape[1])
-    for n in range(phi.shape[1]):
-        inside, outside = phi[others][keep[others, n], n], phi[others][~keep[others, n], n]
-        log_in = scipy.stats.norm.logpdf(phi[target, n], np.median(inside, 0), np.std(inside, 0) + 1e-30)
-        log_out = scipy.stats.norm.logpdf(phi[target, n], np.median(outside, 0), np.std(outside, 0) + 1e-30)
-        scores[n] = np.mean(log_in - log_out)
-    return scores
-
-
 # --- Showing ------------------------------------------------------------------------------------------------------
 
 
@@ -366,7 +194,8 @@ def table(result: dict[str, Any]) -> Table:
         )
         shown.add_row(
             row["model"],
-            row["side"] + (f" {row['lowering']} {row['workers']}x{row['width']}" if "width" in row else ""),
+            row["side"]
+            + (f" {row['lowering']} {row['workers']}x{row['width']}" if "lowering" in row else ""),
             f"{speed['median']:,.0f} ({speed['min']:,.0f} to {speed['max']:,.0f})",
             f"{ratio['median']:.2f} x",
             f"{row['models_per_hour']:,.1f}",
@@ -433,7 +262,3 @@ def run(
     )
     Console(width=max(console.width, 150), soft_wrap=True).print(table(result))
     write(result)
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}

@@ -71,7 +71,10 @@ def programs_for(
         # What does not fit by the compiler's count is tried as it was asked for, on one worker.
         return (_fitting(compiled, *pinned) or compiled(*pinned)._replace(workers=1))._replace(why="pinned")
     place = _cache_file(learner, dataset, execution)
-    if (kept := _read_choice(place)) is not None and kept["lowering"] in dict(candidates):
+    widest = max(width for _, widths in candidates for width in widths)
+    kept = _read_choice(place)
+    # A choice for fewer models says nothing of wider stacks.
+    if kept is not None and kept["lowering"] in dict(candidates) and kept["widest"] >= widest:
         programs = _fitting(compiled, kept["lowering"], min(kept["width"], share))
         if programs is not None:
             return programs._replace(why="measured before: " + kept["why"])
@@ -96,7 +99,8 @@ def programs_for(
             f"not even one {recipe.model} at batch size {recipe.batch_size} fits on the device: lower recipe.batch_size"
         )
     why = "images/s by lowering and width: " + ", ".join(tried)
-    _write_choice(place, {"width": best[1].width, "lowering": best[1].lowering, "why": why})
+    chosen = {"width": best[1].width, "lowering": best[1].lowering, "widest": widest, "why": why}
+    _write_choice(place, chosen)
     programs = _fitting(compiled, best[1].lowering, min(best[1].width, share))
     return (programs or best[1])._replace(why=why)
 
@@ -131,7 +135,9 @@ def _candidates(
 ) -> list[tuple[str, list[int]]]:
     """Lowerings worth measuring for `share` models, each with the widths that are: one where nothing convolves.
 
-    On CPU Winograd in float32 alone, as bfloat16 would round its sums. On accelerators neither it nor patches, which pass
+    On CPU Winograd in float32 alone, as bfloat16 would round its sums, and XLA's own convolution in bfloat16 alone: it never
+    won in float32 (experiments/benchmarks/README.md), and took a half to a fifth of the time of patches where the processor
+    multiplies bfloat16 (Intel's AMX; 74 against 169 ms a step of CNN, 234 against 1,253 of WRN-16-1, batch 256). On accelerators neither it nor patches, which pass
     through memory with many times the bytes of XLA's own convolution (experiments/benchmarks/gpu_programs.py), nor groups,
     for which libraries are slow, and each costs half a minute of compilation: one model, or a few with a convolution each.
     """
@@ -145,8 +151,9 @@ def _candidates(
     if all(leaf.ndim <= 2 for leaf in jax.tree.leaves(variable_shapes(learner, dataset.x)["params"])):
         return [("patches", widths)]
     if jax.default_backend() == "cpu":
-        tiles = ["mixed", "winograd"] if learner.recipe.precision == "float32" else []
-        return [(how, widths) for how in (*tiles, "patches", "xla")]
+        in_float32 = learner.recipe.precision == "float32"
+        lowerings = ("mixed", "winograd", "patches") if in_float32 else ("patches", "xla")
+        return [(how, widths) for how in lowerings]
     several = execution.width or min(SEVERAL, widest)
     one = [("xla", [1])] if execution.width <= 1 else []
     return [*one, ("per_model", [several])] if several > 1 else one
@@ -186,7 +193,7 @@ def _cache_file(learner: Learner, dataset: Dataset, execution: Execution) -> Pat
 def _read_choice(place: Path) -> dict[str, Any] | None:
     try:
         choice = json.loads(place.read_text())
-        return choice if {"width", "lowering", "why"} <= choice.keys() else None
+        return choice if {"width", "lowering", "widest", "why"} <= choice.keys() else None
     except (OSError, ValueError):
         return None
 

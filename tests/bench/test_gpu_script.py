@@ -115,7 +115,7 @@ def test_time_for_a_part(left, expected):
 
 
 def test_what_is_kept_for_all_parts_is_under_ten_minutes(monkeypatch):
-    monkeypatch.setattr(gpu.throughput, "find_spec", lambda name: None)  # without PyTorch
+    monkeypatch.setattr(gpu.sides, "find_spec", lambda name: None)  # without PyTorch
     assert sum(part.seconds for part in gpu.parts(gpu.FULL)) <= 600
     for sizes in (gpu.FULL, gpu.TOY):
         parts = gpu.parts(sizes)

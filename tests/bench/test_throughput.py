@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lira.bench import machine, throughput
+from lira.bench import machine, scoring, sides, throughput
 from lira.cli import main
 from lira.learning.learner import Learner, model_key
 from lira.learning.models import build_model
@@ -47,7 +47,7 @@ def test_first_layers_input_gradient_is_not_counted():
 
 
 def test_bench_of_the_mlp_fills_every_row(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(throughput, "_scoring", partial(throughput._scoring, M=64, N=5000))
+    monkeypatch.setattr(throughput, "scoring_times", partial(throughput.scoring_times, M=64, N=5000))
     out = tmp_path / "bench.json"
     assert main(["bench", "--models", "mlp", "--repeats", "2", "--seconds", "0.05", "--out", str(out)]) == 0
     assert "mlp" in capsys.readouterr().out
@@ -83,18 +83,18 @@ def faked(monkeypatch, seconds=1e-3):
     def side(name, recipe, dataset):
         made.append((recipe.model, name))
         facts = {"bytes_per_image": None, "compile_s": 0.0, "memory_bytes": None}
-        return throughput.Side(lambda steps: time.sleep(seconds * steps), lambda: 0.5, 1, facts)
+        return sides.Side(lambda steps: time.sleep(seconds * steps), lambda: 0.5, 1, facts)
 
-    monkeypatch.setattr(throughput, "side", side)
+    monkeypatch.setattr(sides, "side", side)
     monkeypatch.setattr(throughput, "matmul_rate", lambda precision: 1e12)
     monkeypatch.setattr(throughput, "copy_rate", lambda: 1e9)
-    monkeypatch.setattr(throughput, "_scoring", partial(throughput._scoring, M=64, N=5000))
+    monkeypatch.setattr(throughput, "scoring_times", partial(throughput.scoring_times, M=64, N=5000))
     return made
 
 
 def absent(monkeypatch, name):
-    real = throughput.find_spec
-    monkeypatch.setattr(throughput, "find_spec", lambda wanted: None if wanted == name else real(wanted))
+    real = sides.find_spec
+    monkeypatch.setattr(sides, "find_spec", lambda wanted: None if wanted == name else real(wanted))
 
 
 def test_a_side_without_its_framework_is_skipped_by_name(monkeypatch):
@@ -113,14 +113,14 @@ def test_a_side_without_its_framework_is_skipped_by_name(monkeypatch):
 def test_cuda_graphs_need_a_cuda_device(monkeypatch):
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert throughput.why_absent("torch_graphs") == "PyTorch finds no CUDA device"
-    assert throughput.why_absent("torch_loop") is None
-    assert throughput.why_absent("jax_loop") is None
+    assert sides.why_absent("torch_graphs") == "PyTorch finds no CUDA device"
+    assert sides.why_absent("torch_loop") is None
+    assert sides.why_absent("jax_loop") is None
 
 
 def test_what_another_framework_cannot_do_costs_its_rows_alone(monkeypatch):
     faked(monkeypatch)
-    plain = throughput.side
+    plain = sides.side
 
     broken = {"torch_loop"}
 
@@ -129,8 +129,8 @@ def test_what_another_framework_cannot_do_costs_its_rows_alone(monkeypatch):
             raise RuntimeError("CUDA error: an illegal\nmemory access")
         return plain(name, recipe, dataset)
 
-    monkeypatch.setattr(throughput, "side", side)
-    monkeypatch.setattr(throughput, "why_absent", lambda name: None)
+    monkeypatch.setattr(sides, "side", side)
+    monkeypatch.setattr(sides, "why_absent", lambda name: None)
     rows_of = partial(throughput.model_rows, "mlp", repeats=1, seconds=0.01, precision="float32")
     rows, skipped = rows_of(["torch_loop", "torch_graphs"])
     assert [row["side"] for row in rows] == ["lira", "torch_graphs"]
@@ -158,7 +158,7 @@ def test_rows_are_in_the_file_as_soon_as_their_model_is_done(tmp_path, monkeypat
     """Cut off while the second model is timed, the first one's figures are there."""
     out = tmp_path / "bench.json"
     faked(monkeypatch)
-    plain, seen = throughput.side, []
+    plain, seen = sides.side, []
 
     def side(name, recipe, dataset):
         seen.append(json.loads(out.read_text())["rows"] if out.exists() else None)
@@ -166,7 +166,7 @@ def test_rows_are_in_the_file_as_soon_as_their_model_is_done(tmp_path, monkeypat
             raise KeyboardInterrupt
         return plain(name, recipe, dataset)
 
-    monkeypatch.setattr(throughput, "side", side)
+    monkeypatch.setattr(sides, "side", side)
     flags = ["--models", "mlp,cnn", "--beside", "", "--repeats", "1", "--seconds", "0.01", "--out", str(out)]
     assert main(["bench", *flags]) == 130
     result = json.loads(out.read_text())
@@ -199,7 +199,7 @@ def test_refit_loop_is_lira():
     keep = keep_mask(0, 16, 20)
     rng = np.random.default_rng(0)
     phi = rng.normal(size=(16, 20, 2)) + keep[..., None]
-    scores = throughput._refit(phi, keep, 3)
+    scores = scoring._refit(phi, keep, 3)
     others = np.delete(np.arange(16), 3)
     for n in (0, 7, 19):
         total = 0.0

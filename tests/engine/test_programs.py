@@ -1,4 +1,6 @@
+import dataclasses
 import json
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -86,6 +88,30 @@ def test_choice_is_made_once_for_a_device_model_and_batch_size(monkeypatch, cach
     assert all(json.loads(p.read_text())["width"] == 4 for p in cache.iterdir() if len(p.read_text()) > 1)
 
 
+def test_choice_for_few_models_does_not_hold_for_many(monkeypatch, cache):
+    tried = speeds(monkeypatch, {1: 1, 4: 4, 16: 2})
+    assert programs_for(RECIPE, Queries(), AUTO, dataset(), 1).width == 1
+    assert programs_for(RECIPE, Queries(), AUTO, dataset(), 16).width == 4
+    assert tried == [1, 1, 4, 16]
+    assert programs_for(RECIPE, Queries(), AUTO, dataset(), 1).width == 1
+    assert len(tried) == 4, "but that for many does for few"
+
+
+def test_what_costs_no_step_anything_is_no_question_and_everything_else_is(monkeypatch, cache):
+    tried = speeds(monkeypatch, {1: 1})
+    for field in dataclasses.fields(Recipe):
+        if field.name == "model":
+            continue
+        other = {int: 1, float: 0.5, bool: True, str: ""}.get(field.type) or get_args(field.type)[-1]
+        changed = dataclasses.replace(RECIPE, **{field.name: other})
+        before = len(tried)
+        programs_for(RECIPE, Queries(), AUTO, dataset(), 1)
+        calibrate_again = calibrate._cache_file(Learner.of(changed, dataset()), dataset(), AUTO)
+        known = calibrate_again.exists()
+        assert known == (field.name in calibrate.COSTLESS), field.name
+        assert len(tried) == max(before, 1)
+
+
 def test_pinned_width_and_lowering_are_not_measured(monkeypatch):
     tried = speeds(monkeypatch, {})
     programs = programs_for(RECIPE, Queries(), Execution(width=3, lowering="xla", workers=1), dataset(), 64)
@@ -95,7 +121,7 @@ def test_pinned_width_and_lowering_are_not_measured(monkeypatch):
 @pytest.mark.parametrize(
     ("backend", "precision", "execution", "share", "expected"),
     [
-        ("cpu", "float32", AUTO, 5, [(how, [1, 4]) for how in ("mixed", "winograd", "patches", "xla")]),
+        ("cpu", "float32", AUTO, 5, [(how, [1, 4]) for how in ("mixed", "winograd", "patches")]),
         ("cpu", "bfloat16", AUTO, 16, [(how, [1, 4, 16]) for how in ("patches", "xla")]),
         ("cpu", "bfloat16", Execution(width=3), 16, [("patches", [3]), ("xla", [3])]),
         ("gpu", "float32", AUTO, 256, [("xla", [1]), ("per_model", [4])]),
@@ -107,7 +133,7 @@ def test_pinned_width_and_lowering_are_not_measured(monkeypatch):
     ],
 )
 def test_candidates_of_a_network_that_convolves(backend, precision, execution, share, expected, monkeypatch):
-    """On CPU Winograd in float32 too; on a GPU, where each costs half a minute, one model or a few of them."""
+    """On CPU Winograd in float32, and XLA's own in bfloat16; on a GPU, where each costs half a minute, one model or a few of them."""
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     recipe = Recipe(model="cnn", batch_size=8, precision=precision)
     assert calibrate._candidates(Learner.of(recipe, images()), images(), execution, share) == expected
