@@ -19,6 +19,7 @@ POINT_FEATURES = rng.normal(size=(40, 3)).astype(np.float32)
 
 
 def balanced():
+    rng = np.random.default_rng(1)
     return np.argsort(rng.uniform(size=(M, N)), axis=0) < M // 2
 
 
@@ -63,6 +64,7 @@ def test_what_the_pool_does_not_hold_is_named():
 
 
 def test_one_target_and_out_models_allow_offline_attacks_only():
+    rng = np.random.default_rng(1)
     out = np.zeros((9, N), bool)
     phi = rng.normal(size=(9, N, Q)).astype(np.float32)
     with pytest.warns(UserWarning, match="is left out: .* needs .*models"):

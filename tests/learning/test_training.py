@@ -122,6 +122,7 @@ def test_examples_outside_the_keep_row_never_touch_a_model():
 
 @pytest.mark.parametrize("members", [1, 7, 30, 41])
 def test_an_epoch_is_a_permutation_of_the_members_that_wraps(members):
+    rng = np.random.default_rng(1)
     keep = np.zeros(N, bool)
     keep[rng.choice(N, members, replace=False)] = True
     recipe = Recipe(batch_size=15)  # two steps of the 60 examples' half
@@ -141,6 +142,7 @@ def test_an_epoch_is_a_permutation_of_the_members_that_wraps(members):
 
 def test_sgd_with_momentum_and_decay_against_numpy():
     """Two epochs of a linear model, gradients by hand: coupled decay on the kernel only, cosine schedule."""
+    rng = np.random.default_rng(1)
     recipe = Recipe(epochs=2, batch_size=30, learning_rate=0.1, momentum=0.9, weight_decay=0.01)
     keep = np.zeros(N, bool)
     keep[:30] = True  # one full batch, so that order does not matter
@@ -188,6 +190,7 @@ def test_variables_as_a_few_arrays_and_epochs_in_one_call_change_nothing(optimiz
 
 
 def test_loss_is_cross_entropy_and_its_gradient_does_not_scatter():
+    rng = np.random.default_rng(1)
     logits, labels = rng.normal(size=(7, 5)) * 30, np.arange(7) % 5
     with jax.enable_x64(True):
         loss, back = jax.vjp(training._cross_entropy, jnp.asarray(logits), jnp.asarray(labels))

@@ -72,6 +72,7 @@ def test_an_attack_that_finds_nobody_never_has_enough():
 
 
 def test_commands_on_a_run(tmp_path, capsys, monkeypatch):
+    rng = np.random.default_rng(1)
     few = ("lira_online", "lira_online_fixed", "base", "global_threshold")
     monkeypatch.setattr(scoring, "ATTACKS", {name: ATTACKS[name] for name in few})
     monkeypatch.setattr(enough, "curves_of", partial(curves_of, attacks=few))
