@@ -14,9 +14,6 @@ from lira.store.zarr import RunError, new_directory
 __all__ = ["export_carlini"]
 
 
-# --- The way back ---------------------------------------------------------------------------------------------------
-
-
 def export_carlini(run: Run, place: str | os.PathLike[str]) -> list[str]:
     """Write a run as the directory of the original code, whose `plot.py` then works on it.
 

@@ -35,8 +35,16 @@ BLOCK = 4096
 SCORES = 1 << 21
 
 
-def check_run(run: Run, attacks: Mapping[str, Callable] = ATTACKS) -> list[Check]:
-    """All checks of a run, as far as it has come: those that need trained models are absent without any."""
+def check_run(
+    run: Run, attacks: Mapping[str, Callable] = ATTACKS, *, pool: Pool | None = None
+) -> list[Check]:
+    """All checks of a run, as far as it has come: those that need trained models are absent without any.
+
+    Args:
+        run: the run.
+        attacks: as in `check_pool`.
+        pool: the run's, where it is there already.
+    """
     config = run.config
     requested = run.provenance["source"]["requested"] if run.is_imported else config.num_models
     checks = [check_models(run.done, requested)]
@@ -47,7 +55,8 @@ def check_run(run: Run, attacks: Mapping[str, Callable] = ATTACKS) -> list[Check
         checks.append(check_queries(config.recipe, config.queries))
     if not len(run.models):
         return checks
-    return checks + check_trained(run, run.models) + check_pool(pool_of(run), run.labels, attacks=attacks)
+    trained = check_trained(run, run.models)
+    return checks + trained + check_pool(pool or pool_of(run), run.labels, attacks=attacks)
 
 
 def check_pool(

@@ -6,11 +6,15 @@ of equality.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
 
 from lira.engine.accuracies import PAPER, POOL_SIZES, words_of
+from lira.metrics import Estimate
+from lira.reporting.evaluate import AttackFigures
 
-__all__ = ["PUBLISHED", "Comparison", "Published", "compare"]
+__all__ = ["PUBLISHED", "Comparison", "Published", "compare_published"]
 
 
 class Published(NamedTuple):
@@ -32,9 +36,7 @@ class Comparison(NamedTuple):
     metric: str
     published: float
     source: str
-    value: float | None
-    low: float | None
-    high: float | None
+    measured: Estimate  # NaN where it cannot be resolved
     verdict: str
 
 
@@ -150,13 +152,19 @@ PUBLISHED: tuple[Published, ...] = (
 )
 
 
-def compare(
-    metrics: Mapping[str, Any], *, dataset: str, num_examples: int, model: str, models: int, queries: int
+def compare_published(
+    attacks: Mapping[str, AttackFigures],
+    *,
+    dataset: str,
+    num_examples: int,
+    model: str,
+    models: int,
+    queries: int,
 ) -> list[Comparison]:
     """The published figures of this data set, model, pool size and number of queries, beside the run's own.
 
     Args:
-        metrics: the content of metrics.json.
+        attacks: what was measured, by name.
         dataset: the source, as in config.toml; `tfds:cifar10` and `folder:/data/CIFAR-10` are both cifar10.
         num_examples: of the pool; a part of the data set is another one.
         model: the recipe's.
@@ -164,7 +172,7 @@ def compare(
         queries: per example.
 
     Returns:
-        One comparison for every published figure of an attack in `metrics`; empty where nothing published matches.
+        One comparison for every published figure of an attack in `attacks`; empty where nothing published matches.
     """
     parts = words_of(dataset)
     result = []
@@ -173,25 +181,26 @@ def compare(
             row.dataset not in parts
             or num_examples != POOL_SIZES[row.dataset]
             or (row.model, row.models, row.queries or queries) != (model, models, queries)
-            or row.attack not in metrics["attacks"]
+            or row.attack not in attacks
         ):
             continue
-        attack = metrics["attacks"][row.attack]
+        attack = attacks[row.attack]
         for metric, published in row.figures.items():
             if metric in ("auc", "balanced_accuracy"):
-                value, low, high = (attack[f"{metric}{end}"] for end in ("", "_low", "_high"))
+                measured: Estimate = getattr(attack, metric)
             else:
-                value, low, high = (attack["tpr_at_fpr"][metric][end] for end in ("tpr", "low", "high"))
-            verdict = _verdict(published, value, low, high)
-            result.append(Comparison(row.attack, metric, published, row.source, value, low, high, verdict))
+                point = attack.tpr_at[float(metric)]
+                measured = Estimate(point.tpr, point.low, point.high)
+            verdict = _verdict(published, measured)
+            result.append(Comparison(row.attack, metric, published, row.source, measured, verdict))
     return result
 
 
-def _verdict(published: float, value: float | None, low: float | None, high: float | None) -> str:
-    if value is None:
+def _verdict(published: float, measured: Estimate) -> str:
+    if np.isnan(measured.value):
         return "not resolvable here"
-    if low is None or high is None:
+    if np.isnan(measured.low):
         return "no interval"
-    if low <= published <= high:
+    if measured.low <= published <= measured.high:
         return "reproduced: within the interval"
-    return "lower than published" if value < published else "higher than published"
+    return "lower than published" if measured.value < published else "higher than published"
