@@ -155,10 +155,11 @@ def _stage(verb: str, argv: list[str], shown: list[str], console: Console) -> in
         _train(run, _dataset_of(run), console)
     else:
         dataset = _dataset_if_there(run)
-        scores = score(run, dataset)
-        console.print(f"{run.path}: {len(scores)} attacks scored for {len(run.models)} models")
-        if verb == "report":
-            _print_report(report(run, dataset, warnings=shown), run.path, console)
+        evaluation = report(run, dataset, warnings=shown) if verb == "report" else None
+        scored = evaluation.attacks if evaluation else score(run, dataset)
+        console.print(f"{run.path}: {len(scored)} attacks scored for {len(run.models)} models")
+        if evaluation:
+            _print_report(evaluation, run.path, console)
     return 0
 
 

@@ -399,7 +399,7 @@ def test_lowered_confidence_fools_the_averages_and_not_u_lira(exposed):
     efficacy = averages.mia_efficacy
     assert efficacy["after"].value == pytest.approx(efficacy["retrained"].value, abs=0.02)
     for fpr in (0.001, 0.01):
-        point, chance = figures.u_lira.tpr_at[fpr], figures.retrained.tpr_at_fpr[fpr]
+        point, chance = figures.u_lira.tpr_at_fpr[fpr], figures.retrained.tpr_at_fpr[fpr]
         assert point.status == "ok"
         assert point.tpr > 10 * fpr
         assert point.low > chance.high
@@ -415,7 +415,7 @@ def test_the_figures_are_what_the_functions_say(exposed):
     scores, held = u_lira(after, world.retrained, keep, forget)
     curve = roc(scores, held)
     assert figures.u_lira.auc.value == curve.auc
-    assert figures.u_lira.tpr_at[0.01].tpr == curve.tpr_at(0.01).tpr
+    assert figures.u_lira.tpr_at_fpr[0.01].tpr == curve.tpr_at(0.01).tpr
     own = retrained_values(world.retrained, keep, forget)
     assert figures.retrained == own
     assert figures.lira["before"].auc.value == roc(*lira_after(world.before, keep, forget)).auc
@@ -450,7 +450,7 @@ def test_the_document_holds_the_figures(exposed):
     own = figures.retrained
     assert document["verdict"] == figures.verdict
     assert document["u_lira"]["after"]["auc"]["value"] == figures.u_lira.auc.value
-    assert document["u_lira"]["after"]["tpr_at_fpr"]["0.01"]["tpr"] == figures.u_lira.tpr_at[0.01].tpr
+    assert document["u_lira"]["after"]["tpr_at_fpr"]["0.01"]["tpr"] == figures.u_lira.tpr_at_fpr[0.01].tpr
     assert document["u_lira"]["retrained"]["auc"]["high"] == own.auc.high
     assert document["u_lira"]["retrained"]["tpr_at_fpr"]["0.01"]["tpr"] == own.tpr_at_fpr[0.01].value
     assert document["epsilon"]["forgetting_quality"]["retrained"]["low"] == own.quality.low
@@ -510,7 +510,7 @@ def test_accuracies_earlier_requests_and_several_queries():
     leak = roc(*update_leakage(two[2], two[1], world.keep, latest, attack=None)).auc
     assert figures.update_leakage["difference"]["after"].auc.value == leak
     # 96 non-members: 0.1 % cannot be resolved, 1 % neither.
-    assert figures.u_lira.tpr_at[0.001].status == "unresolvable"
+    assert figures.u_lira.tpr_at_fpr[0.001].status == "unresolvable"
     assert figures.worst_fpr == 0
 
 

@@ -61,7 +61,7 @@ class CurveFigures(NamedTuple):
     """What a ROC curve says at low FPR."""
 
     auc: Estimate
-    tpr_at: dict[float, OperatingPoint]  # by FPR, those of FPRS
+    tpr_at_fpr: dict[float, OperatingPoint]  # those of FPRS
 
 
 class ClassicalFigures(NamedTuple):
@@ -69,9 +69,9 @@ class ClassicalFigures(NamedTuple):
 
     mia_efficacy: dict[str, Estimate]
     psi: dict[str, Estimate]
+    psi_normalised: NormalisedPsi
     tpr: dict[str, Estimate]  # realised
     fpr: dict[str, Estimate]
-    psi_normalised: NormalisedPsi
 
 
 class ExposedExample(NamedTuple):
@@ -123,7 +123,7 @@ class MethodFigures:
     @property
     def lowest_fpr(self) -> float | None:
         """The lowest of U-LiRA's FPRs that can be resolved; None where none can."""
-        return next((fpr for fpr, point in self.u_lira.tpr_at.items() if point.status == "ok"), None)
+        return next((fpr for fpr, point in self.u_lira.tpr_at_fpr.items() if point.status == "ok"), None)
 
     @property
     def verdict(self) -> str:
@@ -137,7 +137,7 @@ class MethodFigures:
             return "over-forgotten"
         fpr, above = self.lowest_fpr, self.u_lira.auc.value > self.retrained.auc.high
         if fpr is not None:
-            above |= self.u_lira.tpr_at[fpr].tpr > self.retrained.tpr_at_fpr[fpr].high
+            above |= self.u_lira.tpr_at_fpr[fpr].tpr > self.retrained.tpr_at_fpr[fpr].high
         return "exposed" if above else "as retrained"
 
 
@@ -298,9 +298,9 @@ def _classical_at(before: Called, after: Called, retrained: Called) -> Classical
     return ClassicalFigures(
         {name: mia_efficacy(each) for name, each in called.items()},
         {name: psi(each) for name, each in called.items()},
+        psi_normalised(before, after, retrained),
         {name: mean_over_clusters(each.retain, 0, 1) for name, each in called.items()},
         {name: mean_over_clusters(each.validation, 0, 1) for name, each in called.items()},
-        psi_normalised(before, after, retrained),
     )
 
 

@@ -1,15 +1,16 @@
 """Figures as JSON, which knows neither NaN nor infinity: null in their place. Rates are fractions."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from lira.forgetting.measure import ClassicalFigures, CurveFigures, ExposedExample, MethodFigures
+from lira.forgetting import MethodFigures, NormalisedPsi
+from lira.forgetting.measure import ClassicalFigures, CurveFigures
 from lira.metrics import Estimate, LearningPoint, OperatingPoint, enough_models
 from lira.reporting.evaluate import AttackFigures, Evaluation
-from lira.reporting.implied import CONFIDENCE, DELTA, Leakage
+from lira.reporting.implied import Leakage
 from lira.reporting.unlearning_evaluation import UnlearningEvaluation
 
 __all__ = ["as_json", "learning_document", "metrics_document", "unlearning_document"]
@@ -65,7 +66,7 @@ def unlearning_document(evaluation: UnlearningEvaluation) -> dict[str, Any]:
         "num_examples": evaluation.num_examples,
         "num_requests": evaluation.num_requests,
         "methods": {
-            name: {"cost": evaluation.costs.get(name), "requests": [_method(each) for each in requests]}
+            name: {"cost": _number(evaluation.cost(name)), "requests": [_method(each) for each in requests]}
             for name, requests in evaluation.methods.items()
         },
     }
@@ -85,36 +86,35 @@ def _learning_point(point: LearningPoint) -> dict[str, Any]:
 
 
 def _attack(figures: AttackFigures) -> dict[str, Any]:
+    means = {
+        f"{fpr:g}": {**_estimate("tpr", each.tpr, ""), "status": each.status, "floor": _number(each.floor)}
+        for fpr, each in figures.mean_tpr_at.items()
+    }
     return {
         **_estimate("auc", figures.auc),
         **_estimate("balanced_accuracy", figures.balanced_accuracy),
-        "tpr_at_fpr": {f"{fpr:g}": _point(point) for fpr, point in figures.tpr_at.items()},
-        "mean_over_targets": {
-            **_estimate("auc", figures.mean_auc),
-            "tpr_at_fpr": {
-                f"{fpr:g}": {
-                    **_estimate("tpr", each.tpr, ""),
-                    "status": each.status,
-                    "floor": _number(each.floor),
-                }
-                for fpr, each in figures.mean_tpr_at.items()
-            },
-        },
+        "tpr_at_fpr": _plain(figures.tpr_at),
+        "mean_over_targets": {**_estimate("auc", figures.mean_auc), "tpr_at_fpr": means},
     }
 
 
 def _implied(implied: Leakage) -> dict[str, Any]:
-    fixed, between = implied.fixed, implied.stability
+    fixed, between, epsilon = implied.fixed, implied.stability, None
+    if implied.epsilon is not None:
+        epsilon = {
+            "delta": implied.delta,
+            "method": "one_run",
+            "confidence": implied.confidence,
+            "at_least": implied.epsilon,
+        }
+    j = {**_estimate("j", implied.youden.j, ""), "optimistic": _number(implied.youden.optimistic)}
     return {
         "fpr": implied.fpr,
-        "youden_j": {
-            **_estimate("j", implied.youden.j, ""),
-            "optimistic": _number(implied.youden.optimistic),
-        },
+        "youden_j": j,
         "information_at_least": _estimate("bits", implied.information, ""),
         "bayes_error_at_most": _estimate("error", implied.bayes_error, ""),
         "mutual_information": _estimate("bits", implied.mutual_information, ""),
-        "ppv": {f"{prior:g}": _number(value) for prior, value in implied.ppv.items()},
+        "ppv": _plain(implied.ppv),
         "fixed_threshold": fixed
         and {
             **_estimate("fpr", fixed.mean_fpr),
@@ -123,91 +123,77 @@ def _implied(implied: Leakage) -> dict[str, Any]:
         },
         "stability": between
         and {**_estimate("pearson", between.pearson), **_estimate("spearman", between.spearman)},
-        "epsilon": None
-        if implied.epsilon is None
-        else {"delta": DELTA, "method": "one_run", "confidence": CONFIDENCE, "at_least": implied.epsilon},
+        "epsilon": epsilon,
     }
 
 
 def _method(figures: MethodFigures) -> dict[str, Any]:
     own = figures.retrained
-    return {
-        "verdict": figures.verdict,
-        "num_models": figures.num_models,
-        "num_forgotten": figures.num_forgotten,
-        "attack": figures.attack,
-        "u_lira": {
-            "after": _curve(figures.u_lira),
-            "retrained": {
-                "auc": _figure(own.auc),
-                "tpr_at_fpr": {f"{fpr:g}": _estimate("tpr", tpr, "") for fpr, tpr in own.tpr_at_fpr.items()},
+    tprs = {f"{fpr:g}": _estimate("tpr", tpr, "") for fpr, tpr in own.tpr_at_fpr.items()}
+    return _plain(
+        {
+            "verdict": figures.verdict,
+            "num_models": figures.num_models,
+            "num_forgotten": figures.num_forgotten,
+            "attack": figures.attack,
+            "u_lira": {"after": figures.u_lira, "retrained": {"auc": own.auc, "tpr_at_fpr": tprs}},
+            "lira": figures.lira,
+            "classical": figures.classical,
+            "epsilon": {
+                "delta": figures.delta,
+                "largest_finite": figures.largest_epsilon,
+                "infinite": {"after": figures.infinite, "retrained": own.infinite},
+                "forgetting_quality": {"after": figures.quality, "retrained": own.quality},
+                "score": figures.score,
             },
-        },
-        "lira": _each(_curve, figures.lira),
-        "classical": {
-            name: {f"{fpr:g}": _classical(each) for fpr, each in by_fpr.items()}
-            for name, by_fpr in figures.classical.items()
-        },
-        "epsilon": {
-            "delta": figures.delta,
-            "largest_finite": figures.largest_epsilon,
-            "infinite": {"after": figures.infinite, "retrained": _figure(own.infinite)},
-            "forgetting_quality": {"after": figures.quality, "retrained": _figure(own.quality)},
-            "score": _number(figures.score),
-        },
-        "klom": {
-            "mean": {"after": figures.klom_mean, "retrained": _figure(own.klom_mean)},
-            "percentile_95": {"after": figures.klom_95, "retrained": _figure(own.klom_95)},
-        },
-        "update_leakage": {kind: _each(_curve, each) for kind, each in figures.update_leakage.items()},
-        "direction": {
-            "shift": _figure(figures.direction.shift),
-            "auc": _figure(figures.direction.auc),
-            "over_forgotten": figures.direction.over_forgotten,
-        },
-        "accuracy": {group: _each(_figure, each) for group, each in figures.accuracy.items()},
-        "worst_fpr": figures.worst_fpr,
-        "worst": [_exposed(each) for each in figures.worst],
-    }
+            "klom": {
+                "mean": {"after": figures.klom_mean, "retrained": own.klom_mean},
+                "percentile_95": {"after": figures.klom_95, "retrained": own.klom_95},
+            },
+            "update_leakage": figures.update_leakage,
+            "direction": {
+                **figures.direction._asdict(),
+                "over_forgotten": figures.direction.over_forgotten,
+            },
+            "accuracy": figures.accuracy,
+            "worst_fpr": figures.worst_fpr,
+            "worst": [
+                {
+                    "example": each.example,
+                    "found": each.found,
+                    "epsilon": each.epsilon,
+                    "epsilon_infinite": bool(np.isinf(each.epsilon)),
+                    "phi": each.phi,
+                }
+                for each in figures.worst
+            ],
+        }
+    )
 
 
-def _classical(figures: ClassicalFigures) -> dict[str, Any]:
-    normalised = figures.psi_normalised
-    return {
-        "mia_efficacy": _each(_figure, figures.mia_efficacy),
-        "psi": _each(_figure, figures.psi),
-        "psi_normalised": {
-            **_figure(normalised.estimate),
-            "status": "ok" if normalised.is_defined else "undefined",
-            "denominator": _figure(normalised.denominator),
-            "over_forgotten": normalised.over_forgotten,
-        },
-        "tpr": _each(_figure, figures.tpr),
-        "fpr": _each(_figure, figures.fpr),
-    }
-
-
-def _exposed(example: ExposedExample) -> dict[str, Any]:
-    return {
-        "example": example.example,
-        "found": example.found,
-        "epsilon": _number(example.epsilon),
-        "epsilon_infinite": bool(np.isinf(example.epsilon)),
-        "phi": example.phi,
-    }
-
-
-def _curve(figures: CurveFigures) -> dict[str, Any]:
-    points = {f"{fpr:g}": _point(point) for fpr, point in figures.tpr_at.items()}
-    return {"auc": _figure(figures.auc), "tpr_at_fpr": points}
-
-
-def _each(convert: Callable[[Any], dict[str, Any]], figures: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: convert(each) for name, each in figures.items()}
-
-
-def _figure(estimate: Estimate) -> dict[str, float | None]:
-    return _estimate("value", estimate, "")
+def _plain(value: Any) -> Any:
+    """Figures at any depth as mappings; of named tuples the fields are the keys, FPRs become text."""
+    match value:
+        case Estimate():
+            return _estimate("value", value, "")
+        case OperatingPoint():
+            return _point(value)
+        case NormalisedPsi():
+            return {
+                **_estimate("value", value.estimate, ""),
+                "status": "ok" if value.is_defined else "undefined",
+                "denominator": _plain(value.denominator),
+                "over_forgotten": value.over_forgotten,
+            }
+        case CurveFigures() | ClassicalFigures():
+            return _plain(value._asdict())
+        case Mapping():
+            return {f"{k:g}" if isinstance(k, float) else k: _plain(each) for k, each in value.items()}
+        case list():
+            return [_plain(each) for each in value]
+        case float():
+            return _number(value)
+    return value
 
 
 def _number(value: float) -> float | None:

@@ -20,8 +20,7 @@ def share(
     figure: Estimate | float, digits: int = 3, *, between: str = "–", missing: str = "undefined"
 ) -> Cell:
     """A figure and its interval as plain numbers; a dash `between` the ends is only for what is never negative."""
-    if not isinstance(figure, Estimate):
-        figure = Estimate(figure, np.nan, np.nan)
+    figure = _estimate(figure)
     if np.isnan(figure.value):
         return Cell(missing)
     interval = f"{figure.low:.{digits}f}{between}{figure.high:.{digits}f}"
@@ -36,8 +35,8 @@ def rate(figure: Estimate | OperatingPoint, *, missing: str = "undefined", digit
         missing: stands in the place of NaN; an operating point's status does so by itself.
         digits: decimals of the interval's ends; None takes as many as the upper end has as a figure of its own.
     """
-    if isinstance(figure, OperatingPoint):
-        missing, figure = figure.status, Estimate(figure.tpr, figure.low, figure.high)
+    missing = figure.status if isinstance(figure, OperatingPoint) else missing
+    figure = _estimate(figure)
     if np.isnan(figure.value):
         return Cell(missing)
     if np.isnan(figure.low):
@@ -56,6 +55,13 @@ def signed(figure: Estimate, digits: int, *, scale: float = 1) -> str:
 def percent(share: float) -> str:
     """A fraction in percent, with three figures."""
     return f"{100 * share:.{_decimals(share)}f} %"
+
+
+def _estimate(figure: Estimate | OperatingPoint | float) -> Estimate:
+    """A figure with its interval, of an operating point that of the TPR; a plain number has none."""
+    if isinstance(figure, OperatingPoint):
+        return Estimate(figure.tpr, figure.low, figure.high)
+    return figure if isinstance(figure, Estimate) else Estimate(figure, np.nan, np.nan)
 
 
 def _decimals(share: float) -> int:

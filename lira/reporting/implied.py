@@ -28,7 +28,7 @@ from lira.metrics import (
 from lira.metrics.curve import BYTES_A_SCORE
 from lira.parallel import side_by_side
 
-__all__ = ["CONFIDENCE", "DELTA", "Leakage", "leakage"]
+__all__ = ["Leakage", "leakage"]
 
 PRIORS = (0.5, 0.1, 0.01)
 DELTA = 1e-5
@@ -50,8 +50,9 @@ class Leakage:
     fixed: FixedThreshold | None  # chosen on the other models alone
     stability: Stability | None  # of the examples' vulnerability between halves of the targets
     epsilon: float | None
-    """A lower bound on that of the training at DELTA and CONFIDENCE, from the one-run bounds of all targets; None without
-    `jax_privacy`."""
+    """A lower bound on that of the training, from the one-run bounds of all targets; None without `jax_privacy`."""
+    delta: float = DELTA
+    confidence: float = CONFIDENCE
 
 
 def leakage(scores: np.ndarray, keep: np.ndarray, *, fpr: float = 1e-3) -> Leakage:

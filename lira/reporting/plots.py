@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,6 +23,7 @@ __all__ = [
     "plot_examples",
     "plot_learning_curves",
     "plot_roc",
+    "style",
 ]
 
 # Okabe and Ito's palette, which the colour-blind can tell apart.
@@ -29,6 +31,14 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#4D4D4D", "#E69F00", "#56
 DASHES = ("-", "--", "-.", ":")
 IN_COLOR, OUT_COLOR = "#D55E00", "#0072B2"
 ROC_SIZE = (6.4, 5.2)
+
+
+def style(ax: Axes, size: float, grid: Literal["both", "x"] = "both") -> None:
+    """Give axes what all figures have in common: a faint grid below the ink, and no frame."""
+    ax.tick_params(labelsize=size)
+    ax.grid(axis=grid, color="0.9", linewidth=0.7)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
 
 
 def plot_roc(curves: Mapping[str, Curve], ax: Axes | None = None) -> Axes:
@@ -75,13 +85,10 @@ def plot_roc(curves: Mapping[str, Curve], ax: Axes | None = None) -> Axes:
     ax.set(xscale="log", yscale="log", xlim=(left, 1), ylim=(left, 1))
     ax.set_xlabel("false-positive rate", fontsize=11)
     ax.set_ylabel("true-positive rate", fontsize=11)
-    ax.tick_params(labelsize=9.5)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(LogLocator(numticks=12))
         axis.set_minor_formatter(NullFormatter())
-    ax.grid(which="major", color="0.9", linewidth=0.7)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
+    style(ax, 9.5)
     if curves:
         legend = ax.legend(
             loc="lower right",
@@ -114,20 +121,10 @@ def plot_attacks(attacks: Mapping[str, AttackFigures], fpr: float) -> Figure:
     for ax, key, estimates, least in ((left, "tpr", tpr, edge), (right, "auc", auc, 0.0)):
         values, low, high = np.maximum(estimates, least)
         known = ~np.isnan(low)
-        ax.hlines(
-            rows[known],
-            low[known],
-            high[known],
-            color=OUT_COLOR,
-            linewidth=2.2,
-            alpha=0.45,
-            gid=f"{key} interval",
-        )
+        bars = ax.hlines(rows[known], low[known], high[known], color=OUT_COLOR, linewidth=2.2, alpha=0.45)
+        bars.set_gid(f"{key} interval")
         ax.plot(values, rows, "o", color=OUT_COLOR, markersize=4.5, gid=key, clip_on=False)
-        ax.grid(axis="x", color="0.9", linewidth=0.7)
-        ax.set_axisbelow(True)
-        ax.tick_params(labelsize=9)
-        ax.spines[["top", "right"]].set_visible(False)
+        style(ax, 9, grid="x")
     most = np.nanmax([fpr, *tpr[0], *tpr[2]])
     left.set(xscale="log", xlim=(edge, 1.3 * most), yticks=rows, yticklabels=names)
     left.set_xlabel(f"TPR at {100 * fpr:g} % FPR, pooled", fontsize=10)
@@ -160,9 +157,7 @@ def plot_learning_curves(curves: Mapping[str, Sequence[LearningPoint]], fpr: flo
         ax.axhline(fpr, color="0.35", linewidth=0.9, linestyle=":", gid="chance")
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_formatter(lambda size, _: f"{size:g}")
-        ax.tick_params(labelsize=8)
-        ax.grid(color="0.92", linewidth=0.7)
-        ax.spines[["top", "right"]].set_visible(False)
+        style(ax, 8)
     figure.supxlabel("models in the pool", fontsize=9.5)
     figure.supylabel(f"TPR at {100 * fpr:g} % FPR", fontsize=9.5)
     return figure

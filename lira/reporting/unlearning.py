@@ -24,7 +24,7 @@ from lira.reporting.page import embedded, named_values, render_page
 from lira.reporting.plots import example_titles, plot_examples
 from lira.reporting.unlearning_evaluation import UnlearningEvaluation, evaluate_unlearning
 from lira.reporting.unlearning_plots import method_row, plot_methods, plot_requests
-from lira.reporting.unlearning_tables import page_cards, page_tables, worst_rows
+from lira.reporting.unlearning_tables import page_cards
 from lira.reporting.write import png, write_files
 from lira.unlearning.directory import Measurements, Unlearning, measurements
 
@@ -176,8 +176,7 @@ def write_unlearning_report(
         title: heading of the page.
     """
     content = as_json(unlearning_document(evaluation))
-    first = evaluation.first
-    fpr = first.lowest_fpr
+    fpr = evaluation.first.lowest_fpr
     rows = {
         name: [method_row(each, fpr, evaluation.classical(each)) for each in requests]
         for name, requests in evaluation.methods.items()
@@ -189,16 +188,10 @@ def write_unlearning_report(
         title=title,
         warnings=list(warnings),
         metrics=evaluation,
-        forgotten=first.num_forgotten,
-        attack=first.attack,
         cards=page_cards(evaluation),
         picture=embedded(picture),
         over_time=None if over_time is None else embedded(over_time),
-        tables=page_tables(evaluation),
-        worst=worst_rows(evaluation),
-        worst_fpr=f"{100 * first.worst_fpr:g} %",
         examples={name: embedded(png(each)) for name, each in (examples or {}).items() if each},
-        largest_epsilon=f"{first.largest_epsilon:.2f}",
         facts=dict(facts or {}),
     )
     write_files(path, {"unlearning.png": picture, "report.html": page.encode(), "metrics.json": content})

@@ -37,6 +37,10 @@ class UnlearningEvaluation:
         """The first method after the last request: what is the same for all is taken from it."""
         return next(iter(self.last.values()))
 
+    def cost(self, name: str) -> float:
+        """What a method costs relative to retraining, NaN where that is not known."""
+        return self.costs.get(name, np.nan)
+
     @property
     def headline_psi(self) -> tuple[str, float]:
         """The classical attack and FPR at which psi is shown: the first at which normalised psi is defined.

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from lira.forgetting import MethodFigures
 from lira.forgetting.measure import ClassicalFigures
 from lira.metrics import Estimate
-from lira.reporting.plots import COLORS, DASHES
+from lira.reporting.plots import COLORS, DASHES, style
 
 __all__ = ["VERDICTS", "MethodRow", "method_row", "plot_methods", "plot_requests"]
 
@@ -45,7 +45,7 @@ def method_row(figures: MethodFigures, fpr: float | None, classical: ClassicalFi
     """What is drawn of a method: U-LiRA's TPR at `fpr`, its AUC, and the normalised psi of a classical attack."""
     own, tpr, retrained_tpr = figures.retrained, UNKNOWN, UNKNOWN
     if fpr is not None:
-        point = figures.u_lira.tpr_at[fpr]
+        point = figures.u_lira.tpr_at_fpr[fpr]
         tpr, retrained_tpr = Estimate(point.tpr, point.low, point.high), own.tpr_at_fpr[fpr]
     psi_n = classical.psi_normalised.estimate
     return MethodRow(figures.verdict, tpr, figures.u_lira.auc, psi_n, retrained_tpr, own.auc)
@@ -69,7 +69,7 @@ def plot_methods(rows: Mapping[str, MethodRow], *, fpr: float | None) -> Figure:
         for y, (name, row) in enumerate(rows.items()):
             missing = "unresolvable" if key == "tpr" else "undefined"
             _mark(ax, y, getattr(row, key), row.verdict, name, missing)
-        ax.grid(axis="x", color="0.9", linewidth=0.7)
+        style(ax, 9, grid="x")
     for ax, own in ((tpr, first.retrained_tpr), (auc, first.retrained_auc)):
         if not np.isnan(own.low):
             ax.axvspan(own.low, own.high, color=RANGE_COLOR, linewidth=0, gid="retrained")
@@ -123,7 +123,7 @@ def plot_requests(requests: Mapping[str, Sequence[MethodRow]], *, fpr: float | N
         count = len(next(iter(requests.values())))
         ax.set_xlim(1 - 0.05 * count, count + 0.05 * count)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        ax.grid(color="0.9", linewidth=0.7)
+        style(ax, 9)
     tpr, auc, _ = axes
     if fpr is not None:
         tpr.set_yscale("symlog", linthresh=fpr)
@@ -151,9 +151,6 @@ def _dress(
         ax.set_title(title, fontsize=10.5)
         for value in values:
             line(ax, value)
-        ax.tick_params(labelsize=9)
-        ax.set_axisbelow(True)
-        ax.spines[["top", "right"]].set_visible(False)
 
 
 def _percent(share: float, _: int) -> str:

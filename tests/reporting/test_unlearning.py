@@ -122,11 +122,11 @@ def test_either_figure_above_the_range_is_exposed(study):
     assert figures.lowest_fpr == 0.01  # 480 non-members
 
     def judged(auc, tpr):
-        own, point = figures.retrained, figures.u_lira.tpr_at[0.01]
+        own, point = figures.retrained, figures.u_lira.tpr_at_fpr[0.01]
         point = dataclasses.replace(point, tpr=own.tpr_at_fpr[0.01].high + tpr)
         curve = CurveFigures(
             dataclasses.replace(figures.u_lira.auc, value=own.auc.high + auc),
-            {**figures.u_lira.tpr_at, 0.01: point},
+            {**figures.u_lira.tpr_at_fpr, 0.01: point},
         )
         return dataclasses.replace(figures, u_lira=curve).verdict
 
@@ -316,7 +316,7 @@ def test_one_request_has_no_curves(study, tmp_path):
 def test_what_cannot_be_rendered_touches_nothing(evaluation, tmp_path):
     write_unlearning_report(tmp_path, evaluation)
     old = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    bad = dataclasses.replace(evaluation, costs={"none": float("nan")})
+    bad = dataclasses.replace(evaluation, num_models=float("nan"))
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_unlearning_report(tmp_path, bad, title="new")
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == old
