@@ -107,15 +107,13 @@ def evaluate(
     if not scores:
         raise ValueError("scores holds no attack: give at least one array [targets, examples] by name")
     keep = np.asarray(keep)
-    members = int(keep.sum())
+    (T, N), members = keep.shape, int(keep.sum())
     attacks = measure_attacks(scores, keep)
     strongest = None
     if 0 < members < keep.size:
         name, _ = strongest_attack(attacks)
         strongest = (name, leakage(scores[name], keep, fpr=LOW_FPR))
-    return Evaluation(
-        interval_note(keep), *keep.shape, members, keep.size - members, attacks, strongest, models
-    )
+    return Evaluation(interval_note(keep), T, N, members, T * N - members, attacks, strongest, models)
 
 
 def measure_attacks(scores: Mapping[str, np.ndarray], keep: np.ndarray) -> dict[str, AttackFigures]:

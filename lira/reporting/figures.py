@@ -27,11 +27,13 @@ def share(
     return Cell(f"{figure.value:.{digits}f}", "" if np.isnan(figure.low) else interval)
 
 
-def rate(figure: Estimate | OperatingPoint, *, missing: str = "undefined", digits: int | None = None) -> Cell:
+def rate(
+    figure: Estimate | OperatingPoint | float, *, missing: str = "undefined", digits: int | None = None
+) -> Cell:
     """A share and its interval in percent.
 
     Args:
-        figure: fractions; of an operating point the TPR.
+        figure: fractions; of an operating point the TPR. A plain number has no interval.
         missing: stands in the place of NaN; an operating point's status does so by itself.
         digits: decimals of the interval's ends; None takes as many as the upper end has as a figure of its own.
     """

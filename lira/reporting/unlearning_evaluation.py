@@ -80,4 +80,5 @@ def evaluate_unlearning(
         raise ValueError("methods holds nothing measured: give each at least one request's figures")
     if len(set(counts.values())) > 1:
         raise ValueError(f"methods must have the same number of requests; got {counts}")
-    return UnlearningEvaluation(interval_note(keep), *keep.shape, dict(methods), costs or {})
+    M, N = keep.shape
+    return UnlearningEvaluation(interval_note(keep), M, N, dict(methods), costs or {})
