@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import tyro
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(argv: list[str], shown: list[str], console: Console) -> int:
-    """Run one command; `shown` grows by every warning."""
+    """Run one command; `shown` grows by the text of every warning."""
     verb, rest = (argv[0], argv[1:]) if argv else ("--help", [])
     if verb in ("-h", "--help", "--version"):
         print(f"lira {__version__}" if verb == "--version" else USAGE)
@@ -231,9 +231,8 @@ def _run_or_plan(verb: str, argv: list[str], shown: list[str], console: Console)
         return 0
     run = Run.from_config(arguments.run_dir, dataset, config)
     if not (run.done == 0).any() and is_reported(run):
-        console.print(
-            f"{run.path}: is complete: {config.num_models} models trained, scored and reported; nothing to do"
-        )
+        complete = f"is complete: {config.num_models} models trained, scored and reported; nothing to do"
+        console.print(f"{run.path}: {complete}")
         return 0
     _train(run, dataset, console)
     _print_report(report(run, dataset, warnings=shown), run.path, console)
@@ -383,14 +382,7 @@ def _warnings_in_one_line() -> Iterator[list[str]]:
     """Print each warning as one line, and collect them for the report."""
     shown: list[str] = []
 
-    def show(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
+    def show(message: Warning | str, *_: object, **__: object) -> None:
         shown.append(str(message))
         print(f"lira: warning: {message}", file=sys.stderr)
 

@@ -432,10 +432,10 @@ def test_the_figures_are_what_the_functions_say(exposed):
     assert figures.worst_fpr == fpr == 0.001
     worst = figures.worst[0]
     i = np.flatnonzero(np.flatnonzero(forget) == worst.example)[0]
-    assert worst.found == np.mean(scores[held[:, i], i] >= threshold)
+    assert worst.share == np.mean(scores[held[:, i], i] >= threshold)
     assert worst.phi["after"] == pytest.approx(after[held[:, i], worst.example].mean(dtype=float))
-    assert [each.found for each in figures.worst] == sorted(
-        (each.found for each in figures.worst), reverse=True
+    assert [each.share for each in figures.worst] == sorted(
+        (each.share for each in figures.worst), reverse=True
     )
     assert np.isnan(figures.score)
     assert figures.accuracy == {}
@@ -496,7 +496,7 @@ def test_accuracies_earlier_requests_and_several_queries():
         accuracy=accuracy,
         fprs=(0.25,),
         worst=3,
-        own=own,
+        reference=own,
     )
     document = unlearning_document(evaluate_unlearning({"a": [figures]}, world.keep))["methods"]["a"]
     json.dumps(document, allow_nan=False)

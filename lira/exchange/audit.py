@@ -88,8 +88,8 @@ def audit(
     given = {"phi": phi, "logits": logits, "confidences": confidences, "losses": losses, "keep": keep}
     given |= {"labels": labels, "target": target, "member": member, "population": population}
     given |= {"target_population": target_population, "population_labels": population_labels}
-    files = {name: place for name, place in given.items() if isinstance(place, str | os.PathLike)}
-    named = ", ".join(f"{name.replace('_', '-')} {place}" for name, place in files.items())
+    files = {name: path for name, path in given.items() if isinstance(path, str | os.PathLike)}
+    named = ", ".join(f"{name.replace('_', '-')} {path}" for name, path in files.items())
     return write_audit(read_audit(given), out, facts={"files": named} if files else {}, warnings=warnings)
 
 
@@ -122,7 +122,7 @@ def read_audit(given: Mapping[str, Values | None]) -> Audit:
     values = files[kind]
     shape = values.array.shape
     if len(shape) < 2:
-        raise AuditError(f"{values.place}: must be [models, examples, ...]; got shape {tuple(shape)}")
+        raise AuditError(f"{values.name}: must be [models, examples, ...]; got shape {tuple(shape)}")
     M, N = shape[:2]
     labels = _labels(files.get("labels"), N)
     keep = _membership(files["keep"], (M, N))
@@ -131,7 +131,7 @@ def read_audit(given: Mapping[str, Values | None]) -> Audit:
         target = _as_rows(files["target"], len(shape))
         member = _membership(files["member"], (target.array.shape[0], N))
         sources.append(target)
-    _check_sides(keep, member, files["keep"].place)
+    _check_sides(keep, member, files["keep"].name)
     signals = _convert(kind, sources, labels, (keep, member))
     target_signals = None if member is None else {name: rows[M:] for name, rows in signals.items()}
     pool = Pool({name: rows[:M] for name, rows in signals.items()}, keep, target_signals)
@@ -139,7 +139,7 @@ def read_audit(given: Mapping[str, Values | None]) -> Audit:
         points = [files["population"]]
         if points[0].array.shape[0] != M:
             raise AuditError(
-                f"{points[0].place}: must hold the pool's {M} models; got {points[0].array.shape[0]} rows"
+                f"{points[0].name}: must hold the pool's {M} models; got {points[0].array.shape[0]} rows"
             )
         if "target_population" in files:
             points.append(_as_rows(files["target_population"], len(shape)))
@@ -215,7 +215,7 @@ def _facts(pool: Pool) -> dict[str, str]:
 class _File:
     """An opened array and where it is, for messages: its file, or its argument's name."""
 
-    place: str
+    name: str
     array: Rows
 
 
@@ -228,10 +228,10 @@ def _opened(name: str, values: Values) -> _File:
 def _as_rows(file: _File, axes: int) -> _File:
     """A target as one of T: where it has an axis less than the pool it is the only one."""
     if len(file.array.shape) == axes - 1:
-        return _File(file.place, np.asarray(file.array)[None])
+        return _File(file.name, np.asarray(file.array)[None])
     if len(file.array.shape) != axes:
         raise AuditError(
-            f"{file.place}: must have the {axes} axes of the pool, or one less for a single target; got shape "
+            f"{file.name}: must have the {axes} axes of the pool, or one less for a single target; got shape "
             f"{tuple(file.array.shape)}"
         )
     return file
@@ -245,31 +245,31 @@ def _membership(file: _File, shape: tuple[int, int]) -> np.ndarray:
     if values.shape != shape:
         turned = ": transpose it" if values.shape == shape[::-1] else ""
         raise AuditError(
-            f"{file.place}: must be [{shape[0]}, {shape[1]}], models and examples as in the values; got shape "
+            f"{file.name}: must be [{shape[0]}, {shape[1]}], models and examples as in the values; got shape "
             f"{values.shape}{turned}"
         )
-    with located(file.place, AuditError):
+    with located(file.name, AuditError):
         return as_keep(values, "membership")
 
 
 def _labels(file: _File | None, num_examples: int) -> np.ndarray | None:
     if file is None:
         return None
-    with located(file.place, AuditError):
+    with located(file.name, AuditError):
         return as_labels(np.asarray(file.array), num_examples)
 
 
-def _check_sides(keep: np.ndarray, member: np.ndarray | None, place: str) -> None:
+def _check_sides(keep: np.ndarray, member: np.ndarray | None, name: str) -> None:
     """What is attacked needs members and non-members, and an attack needs models that have not seen an example."""
     if keep.all():
-        raise AuditError(f"{place}: is true everywhere: no example has a model that was not trained on it")
+        raise AuditError(f"{name}: is true everywhere: no example has a model that was not trained on it")
     if member is None and not keep.any():
-        raise AuditError(f"{place}: is false everywhere: give the attacked model by --target and --member")
+        raise AuditError(f"{name}: is false everywhere: give the attacked model by --target and --member")
     attacked, what = (keep, "model") if member is None else (member, "target")
     for row, held in enumerate(attacked):
         if held.all() or not held.any():
             raise AuditError(
-                f"{place if member is None else '--member'}: {what} {row} has {'only' if held.all() else 'no'} members: "
+                f"{name if member is None else '--member'}: {what} {row} has {'only' if held.all() else 'no'} members: "
                 f"an audit needs members and non-members"
             )
 
@@ -291,11 +291,11 @@ def _convert(
     for file, keep in zip(sources, keeps, strict=False):
         if file.array.shape[1:] != first.array.shape[1:]:
             raise AuditError(
-                f"{file.place}: has shape {tuple(file.array.shape)}, and {first.place} {tuple(first.array.shape)}: all "
+                f"{file.name}: has shape {tuple(file.array.shape)}, and {first.name} {tuple(first.array.shape)}: all "
                 f"axes but the first must agree"
             )
         models = ((f"model {m}", np.asarray(file.array[m])) for m in range(file.array.shape[0]))
-        with located(file.place, AuditError):
+        with located(file.name, AuditError):
             for converted, _ in convert_models(kind, models, labels, keep):
                 if not row:
                     signals = {

@@ -149,12 +149,12 @@ def pair_order(keep: np.ndarray, names: Sequence[str], kind: str = "") -> np.nda
 
 
 @contextlib.contextmanager
-def located(place: object, error_type: type[ValueError]) -> Iterator[None]:
+def located(where: object, error_type: type[ValueError]) -> Iterator[None]:
     """Turn a ValueError into one of a type whose message begins with where it was."""
     try:
         yield
     except ValueError as error:
-        raise error_type(f"{place}: {error}") from error
+        raise error_type(f"{where}: {error}") from error
 
 
 def _with_axes(
@@ -201,7 +201,7 @@ def _with_axes(
 
 
 @jax.jit
-def _of_logits(logits, labels) -> tuple[jax.Array, jax.Array]:
+def _of_logits(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Phi `[n, Q]` in float64, and whether the first query is right."""
     return (
         logit_scaled_confidence(logits.astype(jnp.float64), labels),
@@ -210,7 +210,7 @@ def _of_logits(logits, labels) -> tuple[jax.Array, jax.Array]:
 
 
 @jax.jit
-def _entropies(logits, labels) -> tuple[jax.Array, jax.Array]:
+def _entropies(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
     return entropy(logits), modified_entropy(logits, labels)
 
 

@@ -45,7 +45,7 @@ class _Models:
 
 def import_run(
     layout: str,
-    place: str | os.PathLike[str],
+    directory: str | os.PathLike[str],
     path: str | os.PathLike[str],
     *,
     labels: np.ndarray | None = None,
@@ -56,7 +56,7 @@ def import_run(
 
     Args:
         layout: one of `LAYOUTS`.
-        place: the directory to read.
+        directory: to read.
         path: the run directory to make, new or empty.
         labels: int `[N]`, where the layout has none of its own; logits need them.
 
@@ -65,23 +65,23 @@ def import_run(
             logits contradict, memberships that the confidences contradict.
         RunError: the run directory cannot be made.
     """
-    place = Path(place).expanduser().absolute()
+    directory = Path(directory).expanduser().absolute()
     if layout not in LAYOUTS:
         raise LayoutError(f"unknown layout {layout!r}: the layouts are {', '.join(LAYOUTS)}")
-    if not place.is_dir():
-        raise LayoutError(f"{place}: is not a directory")
-    models = LAYOUTS[layout](place)
+    if not directory.is_dir():
+        raise LayoutError(f"{directory}: is not a directory")
+    models = LAYOUTS[layout](directory)
     M, N = models.keep.shape
     for row, name in zip(models.keep, models.names, strict=True):
         if row.all() or not row.any():
             raise LayoutError(
-                f"{place}: {name} was trained on {'all' if row.all() else 'none'} of the examples"
+                f"{directory}: {name} was trained on {'all' if row.all() else 'none'} of the examples"
             )
     given = models.labels if labels is None else labels
-    with located(place, LayoutError):
+    with located(directory, LayoutError):
         known = None if given is None else as_labels(given, N)
     if models.source["requested"] != M:
-        warnings.warn(f"{place}: {M} of {models.source['requested']} models are there", stacklevel=2)
+        warnings.warn(f"{directory}: {M} of {models.source['requested']} models are there", stacklevel=2)
     order = pair_order(models.keep, models.names)
     if order is not None:
         models = dataclasses.replace(
@@ -90,15 +90,15 @@ def import_run(
             keep=models.keep[order],
             signals=[models.signals[m] for m in order],
         )
-    source = {"layout": layout, "path": str(place), **models.source}
+    source = {"layout": layout, "path": str(directory), **models.source}
     stored = np.full(N, -1) if known is None else known
-    return Run.from_models(path, models.keep, stored, _rows(place, models, known), source=source)
+    return Run.from_models(path, models.keep, stored, _rows(directory, models, known), source=source)
 
 
-def _rows(place: Path, models: _Models, labels: np.ndarray | None) -> Iterator[dict[str, np.ndarray]]:
+def _rows(directory: Path, models: _Models, labels: np.ndarray | None) -> Iterator[dict[str, np.ndarray]]:
     """Each model's arrays; after the last, whether all of them fit the labels and the memberships."""
     named = zip(models.names, models.signals, strict=True)
-    with located(place, LayoutError):
+    with located(directory, LayoutError):
         converted = convert_models(models.kind, named, labels, models.keep)
         for (signals, correct), name, keep, values in zip(
             converted, models.names, models.keep, models.signals, strict=True
@@ -118,12 +118,14 @@ def _rows(place: Path, models: _Models, labels: np.ndarray | None) -> Iterator[d
 # --- The layouts ----------------------------------------------------------------------------------------------------
 
 
-def _carlini(place: Path) -> _Models:
-    folders = _numbered(place, r"experiment-(\d+)_(\d+)", "experiment-{i}_{n}")
+def _carlini(directory: Path) -> _Models:
+    folders = _numbered(directory, r"experiment-(\d+)_(\d+)", "experiment-{i}_{n}")
     requested = {int(match[2]) for match in folders.values()}
     if len(requested) > 1:
         counts = ", ".join(map(str, sorted(requested)))
-        raise LayoutError(f"{place}: holds experiments of {counts} models each: keep one set in a directory")
+        raise LayoutError(
+            f"{directory}: holds experiments of {counts} models each: keep one set in a directory"
+        )
     newest = [_last_epoch(folder) for folder in folders]
     kind = "logits" if all("logits" in each for each in newest) else "scores"
     for folder, each in zip(folders, newest, strict=True):
@@ -145,7 +147,7 @@ def _carlini(place: Path) -> _Models:
         "hparams": _read_hparams(next(iter(folders)) / "hparams.json"),
     }
     models = _of_folders(folders, files, 4 if kind == "logits" else 2, source)
-    labels, signals = np.asarray(read_array(place / "y_train.npy")), models.signals
+    labels, signals = np.asarray(read_array(directory / "y_train.npy")), models.signals
     if kind == "logits":
         if signals[0].shape[1] != 1:
             raise LayoutError(f"{files[0]}: must be [N, 1, Q, C]; got {signals[0].shape}")
@@ -153,8 +155,8 @@ def _carlini(place: Path) -> _Models:
     return dataclasses.replace(models, labels=labels, signals=signals)
 
 
-def _pytorch(place: Path) -> _Models:
-    folders = _numbered(place, r"(\d+)", "{i}")
+def _pytorch(directory: Path) -> _Models:
+    folders = _numbered(directory, r"(\d+)", "{i}")
     kind = "logits" if all((folder / "logits.npy").exists() for folder in folders) else "scores"
     numbers = [int(match[1]) for match in folders.values()]
     source = {"file": f"{kind}.npy", "requested": numbers[-1] - numbers[0] + 1}
@@ -162,9 +164,9 @@ def _pytorch(place: Path) -> _Models:
     return _of_folders(folders, files, 3 if kind == "logits" else 2, source)
 
 
-def _privacy_meter(place: Path) -> _Models:
-    keep = as_keep(np.asarray(read_array(place / "models" / "memberships.npy")), "memberships.npy")
-    files = [place / "signals" / f"{name}_signals.npy" for name in ("rmia", "loss")]
+def _privacy_meter(directory: Path) -> _Models:
+    keep = as_keep(np.asarray(read_array(directory / "models" / "memberships.npy")), "memberships.npy")
+    files = [directory / "signals" / f"{name}_signals.npy" for name in ("rmia", "loss")]
     file = next((each for each in files if each.exists()), files[0])
     values = np.asarray(read_array(file))
     if keep.ndim != 2 or values.shape != keep.shape[::-1]:
@@ -189,15 +191,15 @@ LAYOUTS: dict[str, Callable[[Path], _Models]] = {
 }
 
 
-def _numbered(place: Path, pattern: str, wanted: str) -> dict[Path, re.Match[str]]:
+def _numbered(directory: Path, pattern: str, wanted: str) -> dict[Path, re.Match[str]]:
     """The models' directories in the order of their numbers: as text, 10 comes before 2."""
     folders = {
         each: match
-        for each in place.iterdir()
+        for each in directory.iterdir()
         if (match := re.fullmatch(pattern, each.name)) and each.is_dir()
     }
     if not folders:
-        raise LayoutError(f"{place}: holds no directory {wanted}")
+        raise LayoutError(f"{directory}: holds no directory {wanted}")
     return dict(sorted(folders.items(), key=lambda item: int(item[1][1])))
 
 

@@ -78,7 +78,7 @@ class ExposedExample(NamedTuple):
     """A forgotten example that U-LiRA finds in many of the models that held it."""
 
     example: int
-    found: float  # in this share of them
+    share: float  # of them, in which it is found
     epsilon: float
     phi: dict[str, float]  # mean over them, "before", "after" and "retrained"
 
@@ -187,7 +187,7 @@ def measure(
     attack: Attack = lira_online_fixed,
     fprs: Sequence[float] = (0.1, 0.5),
     delta: float = 1e-5,
-    own: RetrainedValues | None = None,
+    reference: RetrainedValues | None = None,
     worst: int = 10,
     seed: int = 0,
 ) -> MethodFigures:
@@ -211,7 +211,7 @@ def measure(
         attack: of U-LiRA, of LiRA and on updates.
         fprs: of the classical attacks, in (0, 1).
         delta: of the examples' epsilons.
-        own: of `retrained_values`, which is the same for all methods of a request; None: computed here.
+        reference: of `retrained_values`, which is the same for all methods of a request; None: computed here.
         worst: how many of the most exposed examples are named.
         seed: of the halves that the classical attacks are fitted on.
 
@@ -229,18 +229,22 @@ def measure(
     epsilons = example_epsilons(after, retrained, keep, forget, delta=delta)
     quality = forgetting_quality(epsilons)
     divergence = klom(after, retrained, keep, forget)
-    joined = (before, after, retrained)
+
+    def lira(models: np.ndarray) -> CurveFigures:
+        return _curve(roc(*lira_after(models, keep, forget, attack=attack)))
+
+    def leakage(models: np.ndarray, on: Attack | None) -> CurveFigures:
+        return _curve(roc(*update_leakage(previous, models, keep, latest, attack=on)))
+
     return MethodFigures(
         num_models=M,
         num_forgotten=int(forget.sum()),
         attack=getattr(attack, "__name__", str(attack)),
         u_lira=_curve(curve),
-        retrained=own or retrained_values(retrained, keep, forget, attack=attack, delta=delta, seed=seed),
-        lira={
-            name: _curve(roc(*lira_after(models, keep, forget, attack=attack)))
-            for name, models in (("before", before), ("after", after))
-        },
-        classical=_classical(joined, keep, forget, joined if features is None else features, fprs, seed),
+        retrained=reference
+        or retrained_values(retrained, keep, forget, attack=attack, delta=delta, seed=seed),
+        lira={"before": lira(before), "after": lira(after)},
+        classical=_classical((before, after, retrained), keep, forget, features, fprs, seed),
         delta=delta,
         largest_epsilon=largest_epsilon(M, delta=delta),
         infinite=float(np.mean(np.isinf(epsilons))),
@@ -249,22 +253,13 @@ def measure(
         klom_mean=float(divergence.mean()),
         klom_95=float(np.quantile(divergence, 0.95)),
         update_leakage={
-            kind: {
-                name: _curve(roc(*update_leakage(previous, models, keep, latest, attack=on)))
-                for name, models in (("after", after), ("retrained", retrained))
-            }
+            kind: {"after": leakage(after, on), "retrained": leakage(retrained, on)}
             for kind, on in (("difference", None), ("lira", attack))
         },
         direction=direction(after, retrained, keep, forget),
-        accuracy={
-            group: {
-                name: mean_over_clusters(values.reshape(-1, 2).mean(axis=1), 0, 1)
-                for name, values in zip(("after", "retrained"), pair, strict=True)
-            }
-            for group, pair in (accuracy or {}).items()
-        },
+        accuracy={group: _accuracies(*pair) for group, pair in (accuracy or {}).items()},
         worst_fpr=worst_fpr,
-        worst=_worst(joined, keep, forget, scores, threshold, epsilons, worst),
+        worst=_worst((before, after, retrained), keep, forget, scores, threshold, epsilons, worst),
     )
 
 
@@ -275,17 +270,26 @@ def _curve(curve: Roc) -> CurveFigures:
     return CurveFigures(curve.auc_interval(), {fpr: curve.tpr_at(fpr) for fpr in FPRS})
 
 
+def _accuracies(after: np.ndarray, retrained: np.ndarray) -> dict[str, Estimate]:
+    """Means of the accuracies of models, float `[M]` each, with pairs as clusters."""
+    return {
+        name: mean_over_clusters(values.reshape(-1, 2).mean(axis=1), 0, 1)
+        for name, values in (("after", after), ("retrained", retrained))
+    }
+
+
 def _classical(
     ensembles: Ensembles,
     keep: np.ndarray,
     forget: np.ndarray,
-    features: Ensembles,
+    features: Ensembles | None,
     fprs: Sequence[float],
     seed: int,
 ) -> dict[str, dict[float, ClassicalFigures]]:
     attacks = {"threshold": [phi.mean(axis=2, keepdims=True, dtype=np.float64) for phi in ensembles]}
-    if features[0].shape[2] > 1:
-        attacks["logistic"] = list(features)
+    joined = ensembles if features is None else features
+    if joined[0].shape[2] > 1:
+        attacks["logistic"] = list(joined)
     figures = {}
     for name, signals in attacks.items():
         called = [called_members(values, keep, forget, fprs=fprs, seed=seed) for values in signals]

@@ -128,27 +128,27 @@ def _implied(implied: Leakage) -> dict[str, Any]:
 
 
 def _method(figures: MethodFigures) -> dict[str, Any]:
-    own = figures.retrained
-    tprs = {f"{fpr:g}": _estimate("tpr", tpr, "") for fpr, tpr in own.tpr_at_fpr.items()}
+    reference = figures.retrained
+    tprs = {f"{fpr:g}": _estimate("tpr", tpr, "") for fpr, tpr in reference.tpr_at_fpr.items()}
     return _plain(
         {
             "verdict": figures.verdict,
             "num_models": figures.num_models,
             "num_forgotten": figures.num_forgotten,
             "attack": figures.attack,
-            "u_lira": {"after": figures.u_lira, "retrained": {"auc": own.auc, "tpr_at_fpr": tprs}},
+            "u_lira": {"after": figures.u_lira, "retrained": {"auc": reference.auc, "tpr_at_fpr": tprs}},
             "lira": figures.lira,
             "classical": figures.classical,
             "epsilon": {
                 "delta": figures.delta,
                 "largest_finite": figures.largest_epsilon,
-                "infinite": {"after": figures.infinite, "retrained": own.infinite},
-                "forgetting_quality": {"after": figures.quality, "retrained": own.quality},
+                "infinite": {"after": figures.infinite, "retrained": reference.infinite},
+                "forgetting_quality": {"after": figures.quality, "retrained": reference.quality},
                 "score": figures.score,
             },
             "klom": {
-                "mean": {"after": figures.klom_mean, "retrained": own.klom_mean},
-                "percentile_95": {"after": figures.klom_95, "retrained": own.klom_95},
+                "mean": {"after": figures.klom_mean, "retrained": reference.klom_mean},
+                "percentile_95": {"after": figures.klom_95, "retrained": reference.klom_95},
             },
             "update_leakage": figures.update_leakage,
             "direction": {
@@ -160,7 +160,7 @@ def _method(figures: MethodFigures) -> dict[str, Any]:
             "worst": [
                 {
                     "example": each.example,
-                    "found": each.found,
+                    "found": each.share,
                     "epsilon": each.epsilon,
                     "epsilon_infinite": bool(np.isinf(each.epsilon)),
                     "phi": each.phi,

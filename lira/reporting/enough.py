@@ -2,11 +2,11 @@
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from lira.attacks import FewModelsError, FewModelsWarning
+from lira.attacks import FewModelsError, FewModelsWarning, SignalArray
 from lira.attacks.suite import ATTACKS, NO_SHADOWS, Pool, missing_signals, read_signal
 from lira.metrics import LearningPoint, learning_curve
 from lira.reporting.document import as_json, learning_document
@@ -80,7 +80,7 @@ def write_curves(
     write_files(path, {"enough.png": png(plot_learning_curves(curves, fpr)), "enough.json": content})
 
 
-def _is_possible(attack, signal, keep: np.ndarray, size: int) -> bool:
+def _is_possible(attack: Callable[..., np.ndarray], signal: SignalArray, keep: np.ndarray, size: int) -> bool:
     rows = slice(0, size)
     try:
         attack(np.asarray(signal[rows, slice(0, TRIAL)]), keep[rows, :TRIAL])

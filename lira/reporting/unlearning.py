@@ -74,7 +74,7 @@ def report_unlearning(
     return evaluation
 
 
-def _measure(arrays: Measurements, own: RetrainedValues) -> MethodFigures:
+def _measure(arrays: Measurements, reference: RetrainedValues) -> MethodFigures:
     accuracy = {
         side: (arrays.accuracies["after"][side], arrays.accuracies["retrained"][side])
         for side in ("retain", "forget", "test")
@@ -89,7 +89,7 @@ def _measure(arrays: Measurements, own: RetrainedValues) -> MethodFigures:
         latest=arrays.requests[-1],
         features=arrays.features,
         accuracy=accuracy,
-        own=own,
+        reference=reference,
     )
 
 

@@ -43,12 +43,12 @@ class MethodRow(NamedTuple):
 
 def method_row(figures: MethodFigures, fpr: float | None, classical: ClassicalFigures) -> MethodRow:
     """What is drawn of a method: U-LiRA's TPR at `fpr`, its AUC, and the normalised psi of a classical attack."""
-    own, tpr, retrained_tpr = figures.retrained, UNKNOWN, UNKNOWN
+    reference, tpr, retrained_tpr = figures.retrained, UNKNOWN, UNKNOWN
     if fpr is not None:
         point = figures.u_lira.tpr_at_fpr[fpr]
-        tpr, retrained_tpr = Estimate(point.tpr, point.low, point.high), own.tpr_at_fpr[fpr]
+        tpr, retrained_tpr = Estimate(point.tpr, point.low, point.high), reference.tpr_at_fpr[fpr]
     psi_n = classical.psi_normalised.estimate
-    return MethodRow(figures.verdict, tpr, figures.u_lira.auc, psi_n, retrained_tpr, own.auc)
+    return MethodRow(figures.verdict, tpr, figures.u_lira.auc, psi_n, retrained_tpr, reference.auc)
 
 
 def plot_methods(rows: Mapping[str, MethodRow], *, fpr: float | None) -> Figure:
@@ -70,9 +70,9 @@ def plot_methods(rows: Mapping[str, MethodRow], *, fpr: float | None) -> Figure:
             missing = "unresolvable" if key == "tpr" else "undefined"
             _mark(ax, y, getattr(row, key), row.verdict, name, missing)
         style(ax, 9, grid="x")
-    for ax, own in ((tpr, first.retrained_tpr), (auc, first.retrained_auc)):
-        if not np.isnan(own.low):
-            ax.axvspan(own.low, own.high, color=RANGE_COLOR, linewidth=0, gid="retrained")
+    for ax, reference in ((tpr, first.retrained_tpr), (auc, first.retrained_auc)):
+        if not np.isnan(reference.low):
+            ax.axvspan(reference.low, reference.high, color=RANGE_COLOR, linewidth=0, gid="retrained")
     if fpr is not None:
         # Linear up to the FPR itself, which guessing reaches, so that a TPR of 0 has its place.
         tpr.set_xscale("symlog", linthresh=fpr)

@@ -37,9 +37,9 @@ def verdicts_table(evaluation: UnlearningEvaluation) -> Table:
     def figure(value: Estimate | float, digits: int = 3) -> Cell:
         return share(value, digits, between=" to ")
 
-    own = first.retrained
-    tpr = rate(own.tpr_at_fpr[shown], missing="unresolvable")
-    cells = [figure(own.auc), tpr, figure(0, 2), figure(own.quality)]
+    reference = first.retrained
+    tpr = rate(reference.tpr_at_fpr[shown], missing="unresolvable")
+    cells = [figure(reference.auc), tpr, figure(0, 2), figure(reference.quality)]
     add("retrained", "the reference", "retrained", first, cells, 1.0)
     for name, each in evaluation.last.items():
         psi = figure(evaluation.classical(each).psi_normalised.estimate, 2)
