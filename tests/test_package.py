@@ -85,6 +85,17 @@ def test_a_report_builds_its_pool_once(run, monkeypatch):
     assert len(pools) == 1
 
 
+def test_a_report_computes_no_features_to_say_which_attacks_are_missing(run, monkeypatch):
+    def compute(*_):
+        raise AssertionError("features are for the attacks that read them")
+
+    monkeypatch.setattr(scoring, "_features", compute)
+    lira.score(run)
+    data = lira.Dataset.from_arrays(PIXELS, DATA.y, x_test=PIXELS[:20], y_test=DATA.y[:20])
+    lira.report(run, data)
+    assert "quantile_regression (no" in (run.path / "report.html").read_text()
+
+
 def test_what_is_asked_of_a_run(run, capsys):
     assert [check.name for check in lira.check(run)][:3] == ["models", "queries", "training"]
     curves = lira.enough(run)

@@ -103,18 +103,14 @@ class MethodFigures:
     largest_epsilon: float  # that so many models can show
     infinite: float  # share of examples with an infinite epsilon
     quality: float  # forgetting quality
-    score: (
-        float  # it times the ratios of retain and test accuracy to the retrained models'; NaN without these
-    )
+    score: float  # it times the ratios of retain and test accuracy to retraining's; NaN without these
     klom_mean: float
     klom_95: float  # 95th percentile over examples
-    update_leakage: dict[
-        str, dict[str, CurveFigures]
-    ]  # by "difference" and "lira", then "after" and "retrained"
+    update_leakage: dict[str, dict[str, CurveFigures]]
+    """By "difference" and "lira", then "after" and "retrained"."""
     direction: Direction  # exact retraining has 0 and 1/2
-    accuracy: dict[
-        str, dict[str, Estimate]
-    ]  # as given, means over models; by group, then "after" and "retrained"
+    accuracy: dict[str, dict[str, Estimate]]
+    """Means over models, by group as given, then "after" and "retrained"."""
     worst_fpr: float
     worst: list[ExposedExample]
     """Those that U-LiRA finds in most of the models that held them, at `worst_fpr`. They are picked by that share, so it

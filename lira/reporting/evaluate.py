@@ -80,9 +80,8 @@ class Evaluation:
     num_members: int  # scores of members, pooled over targets
     num_nonmembers: int
     attacks: dict[str, AttackFigures]
-    strongest: (
-        tuple[str, Leakage] | None
-    )  # the strongest attack and what it implies; None where it is undefined
+    strongest: tuple[str, Leakage] | None
+    """The strongest attack and what it implies; None without members or non-members."""
     models: list[int] | None  # indices of those attacked
 
     @property
