@@ -8,35 +8,64 @@ The way of the data: dataset, keep mask, stack of models, signals, scores, ROC c
     lira.train(run, dataset)
     scores = lira.attacks.lira_online(run.phi, run.keep)
     print(lira.metrics.roc(scores, run.keep).tpr_at(1e-3))
+    lira.report(run, dataset)
+
+The verbs of the command line are functions here. No module beside this one may bear the name of one: importing it would
+put the module in the function's place.
 """
 
-from lira import attacks, forgetting, metrics
+from lira import attacks, epsilon, forgetting, metrics
 from lira.data.dataset import Dataset
 from lira.data.sources import load_dataset
 from lira.engine.fill import train
 from lira.engine.plan import plan
+from lira.exchange.audit import audit
+from lira.exchange.export import export_carlini
+from lira.exchange.layouts import import_run
 from lira.learning.augment import Queries
 from lira.learning.recipe import Recipe
 from lira.membership import keep_mask
+from lira.reporting.checks import check_run as check
+from lira.reporting.enough import enough
+from lira.reporting.reports import compare, report
+from lira.reporting.unlearning import report_unlearning
 from lira.scoring import score
 from lira.store.config import Config, Execution
 from lira.store.run import Run
+from lira.unlearning.config import Forget, UnlearnConfig
+from lira.unlearning.directory import Unlearning
+from lira.unlearning.plan import plan_unlearning
+from lira.unlearning.protocol import unlearn
 from lira.versions import __version__
 
 __all__ = [
     "Config",
     "Dataset",
     "Execution",
+    "Forget",
     "Queries",
     "Recipe",
     "Run",
+    "UnlearnConfig",
+    "Unlearning",
     "__version__",
     "attacks",
+    "audit",
+    "check",
+    "compare",
+    "enough",
+    "epsilon",
+    "export_carlini",
     "forgetting",
+    "import_run",
     "keep_mask",
     "load_dataset",
     "metrics",
     "plan",
+    "plan_unlearning",
+    "report",
+    "report_unlearning",
     "score",
     "train",
+    "unlearn",
 ]

@@ -2,10 +2,8 @@
 
 import argparse
 import contextlib
-import dataclasses
 import io
 import itertools
-import json
 import re
 import sys
 import warnings
@@ -16,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import tyro
 from rich.console import Console
+from rich.table import Table
 
 from lira.bench import throughput
 from lira.cache import keep_compilations
@@ -24,22 +23,25 @@ from lira.data.files import read_array
 from lira.data.sources import load_dataset
 from lira.engine.fill import train
 from lira.engine.plan import plan
-from lira.exchange.audit import add_arguments, read_audit, write_audit
+from lira.exchange.audit import audit
+from lira.exchange.confidences import KINDS
 from lira.exchange.export import export_carlini
 from lira.exchange.layouts import LAYOUTS, import_run
-from lira.metrics import difference
-from lira.reporting import enough, evaluate, page, tables, write
 from lira.reporting.checks import check_run
-from lira.reporting.published import Comparison, compare
-from lira.reporting.unlearning import report_unlearning, verdicts_table
-from lira.scoring import pool_of, score
-from lira.store.arrays import DIVERGED, DONE
+from lira.reporting.enough import RULE, enough
+from lira.reporting.evaluate import LOW_FPR, Evaluation
+from lira.reporting.reports import compare, is_reported, report
+from lira.reporting.tables import attacks_table, differences_table, learning_table
+from lira.reporting.unlearning import report_unlearning
+from lira.reporting.unlearning_tables import verdicts_table
+from lira.scoring import score
 from lira.store.config import Config, ConfigError, absolute, read_config
 from lira.store.run import Run
 from lira.unlearning.config import UnlearnConfig, is_unlearning, read_unlearning, resolved, with_options
 from lira.unlearning.directory import Unlearning
 from lira.unlearning.plan import plan_unlearning
 from lira.unlearning.protocol import unlearn
+from lira.versions import __version__
 
 __all__ = ["main"]
 
@@ -66,7 +68,24 @@ usage: lira run CONFIG.toml --run-dir RUN [--num-models 256] [--recipe.epochs 50
        lira export carlini RUN DIR
                                   runs of other code, and for other code
        lira run CONFIG.toml --help
-                                  every flag"""
+                                  every flag
+       lira --version"""
+
+
+# The files of an audit, and the shapes of their arrays.
+AUDIT_FILES = {
+    "phi": "logit-scaled confidences [M, N] or [M, N, Q]",
+    "logits": "[M, N, C] or [M, N, Q, C]; [M, N] or [M, N, Q, 1] for one logit of a binary classifier",
+    "confidences": "of the label [M, N] or [M, N, Q]; with --labels whole vectors [M, N, C] or [M, N, Q, C]",
+    "losses": "cross-entropy in nats [M, N] or [M, N, Q]",
+    "keep": "[M, N], which model was trained on which example",
+    "labels": "[N], needed for logits",
+    "target": "the same values of the attacked model [N, ...], or of T of them",
+    "member": "[N] or [T, N], what the target was trained on",
+    "population": "the pool's values of points that none was trained on",
+    "target-population": "the target's values of the same points",
+    "population-labels": "their labels, needed for logits",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,8 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A file or a pipe has no width: wide enough there for the table.
     console = Console() if sys.stdout.isatty() else Console(width=120, soft_wrap=True)
     try:
-        with _warnings_in_one_line() as said:
-            return _dispatch(argv, said, console)
+        with _warnings_in_one_line() as shown:
+            return _dispatch(argv, shown, console)
     # Every error of the user's making is a ValueError or OSError with a message of its own.
     except (ValueError, OSError) as error:
         print(f"lira: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -89,26 +108,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _dispatch(argv: list[str], said: list[str], console: Console) -> int:
+def _dispatch(argv: list[str], shown: list[str], console: Console) -> int:
+    """Run one command; `shown` grows by the text of every warning."""
     verb, rest = (argv[0], argv[1:]) if argv else ("--help", [])
-    keep_compilations()
-    if verb in ("-h", "--help"):
-        print(USAGE)
+    if verb in ("-h", "--help", "--version"):
+        print(f"lira {__version__}" if verb == "--version" else USAGE)
         return 0
+    keep_compilations()
     if verb == "unlearn":
-        return _unlearn_or_plan(verb, rest, said, console)
+        return _unlearn_or_plan(verb, rest, shown, console)
     if verb in ("run", "plan"):
-        return _run_or_plan(verb, rest, said, console)
+        return _run_or_plan(verb, rest, shown, console)
     if verb in ("train", "score", "report", "check", "enough"):
-        return _stage(verb, rest, said, console)
+        return _stage(verb, rest, shown, console)
     if verb == "compare":
         return _compare(rest, console)
     if verb == "audit":
-        return _audit(rest, said, console)
+        return _audit(rest, shown, console)
     if verb in ("import", "export"):
         return _exchange(verb, rest, console)
     if verb == "bench":
-        parser = argparse.ArgumentParser(prog="lira bench", exit_on_error=False)
+        parser = _parser(verb)
         throughput.add_arguments(parser)
         throughput.run(**vars(_parse_all(parser, rest)), console=console)
         return 0
@@ -118,8 +138,8 @@ def _dispatch(argv: list[str], said: list[str], console: Console) -> int:
     )
 
 
-def _stage(verb: str, argv: list[str], said: list[str], console: Console) -> int:
-    parser = argparse.ArgumentParser(prog=f"lira {verb}", exit_on_error=False)
+def _stage(verb: str, argv: list[str], shown: list[str], console: Console) -> int:
+    parser = _parser(verb)
     parser.add_argument("run", metavar="RUN", help="a run directory")
     run = Run.open(_parse_all(parser, argv).run)
     if verb == "check":
@@ -128,78 +148,66 @@ def _stage(verb: str, argv: list[str], said: list[str], console: Console) -> int
             console.print(f"{check.status:4}  {check.name}: {check.sentence}", markup=False, highlight=False)
         return int(any(check.status == "fail" for check in checks))
     if verb == "enough":
-        curves = enough.curves_of(pool_of(run), fpr=float(evaluate.LOW_FPR))
-        enough.write_curves(run.path, curves, float(evaluate.LOW_FPR))
-        Console(width=max(console.width, 120), soft_wrap=True).print(
-            enough.table(curves, float(evaluate.LOW_FPR))
-        )
-        console.print(f"{run.path}/enough.json\n{run.path}/enough.png")
-        return 0
-    if verb == "train":
+        _print_table(learning_table(enough(run), LOW_FPR, RULE), console, 120)
+        _print_files(run.path, ("enough.json", "enough.png"), console)
+    elif verb == "train":
         _train(run, _dataset_of(run), console)
     else:
         dataset = _dataset_if_there(run)
-        scores = score(run, dataset)
-        console.print(f"{run.path}: {len(scores)} attacks scored for {len(run.models)} models")
-        if verb == "report":
-            _report(run, scores, dataset, said, console)
+        evaluation = report(run, dataset, warnings=shown) if verb == "report" else None
+        scored = evaluation.attacks if evaluation else score(run, dataset)
+        console.print(f"{run.path}: {len(scored)} attacks scored for {len(run.models)} models")
+        if evaluation:
+            _print_report(evaluation, run.path, console)
     return 0
 
 
 def _compare(argv: list[str], console: Console) -> int:
-    """Each attack less the strongest of the same run, or each attack of one run less the same of another."""
-    parser = argparse.ArgumentParser(prog="lira compare", exit_on_error=False)
+    parser = _parser("compare")
     parser.add_argument("run", metavar="RUN", help="a run directory")
     parser.add_argument("other", metavar="RUN", nargs="?", help="another run of the same memberships")
     arguments = _parse_all(parser, argv)
     run = Run.open(arguments.run)
-    keep, ours = run.keep, score(run)
-    if arguments.other is None:
-        against, _ = evaluate.strongest_attack(evaluate.evaluate(ours, keep)[0]["attacks"])
-        theirs, keep_b = dict.fromkeys(ours, ours[against]), keep
-        title = f"{run.path}: each attack less {against}"
-    else:
-        other = Run.open(arguments.other)
-        theirs, keep_b = score(other), other.keep
-        title = f"{run.path} less {other.path}"
-    rows = {
-        name: difference(scores, theirs[name], keep, keep_b=keep_b, fpr=float(evaluate.LOW_FPR))
-        for name, scores in ours.items()
-        if name in theirs and scores is not theirs[name]
-    }
-    console.print(tables.differences_table(rows, title))
+    other = None if arguments.other is None else Run.open(arguments.other)
+    against, differences = compare(run, other)
+    title = f"{run.path} less {against}" if other else f"{run.path}: each attack less {against}"
+    console.print(differences_table(differences, title))
     return 0
 
 
-def _audit(argv: list[str], said: list[str], console: Console) -> int:
-    parser = argparse.ArgumentParser(prog="lira audit", exit_on_error=False)
-    add_arguments(parser)
+def _audit(argv: list[str], shown: list[str], console: Console) -> int:
+    parser = _parser("audit")
+    values = parser.add_mutually_exclusive_group(required=True)
+    for kind in KINDS:
+        values.add_argument(f"--{kind}", metavar="F", help=AUDIT_FILES[kind])
+    for name, shape in AUDIT_FILES.items():
+        if name not in KINDS:
+            parser.add_argument(f"--{name}", metavar="F", required=name == "keep", help=shape)
+    parser.add_argument("--out", metavar="DIR", required=True, help="a new or empty directory for the report")
     files = vars(_parse_all(parser, argv))
     out = Path(files.pop("out")).expanduser().absolute()
-    named = ", ".join(f"{name.replace('_', '-')} {file}" for name, file in files.items() if file)
-    metrics = write_audit(read_audit(files), out, facts={"files": named}, said=said)
-    _show(metrics, out, console)
+    _print_report(audit(out, **files, warnings=shown), out, console)
     return 0
 
 
 def _exchange(verb: str, argv: list[str], console: Console) -> int:
-    parser = argparse.ArgumentParser(prog=f"lira {verb}", exit_on_error=False)
+    parser = _parser(verb)
     if verb == "export":
         parser.add_argument("layout", metavar="carlini", choices=["carlini"])
         parser.add_argument("run", metavar="RUN", help="a run directory")
-        parser.add_argument("place", metavar="DIR", help="a new or empty directory")
+        parser.add_argument("directory", metavar="DIR", help="a new or empty directory")
         arguments = _parse_all(parser, argv)
         run = Run.open(arguments.run)
-        missing = export_carlini(run, arguments.place)
-        console.print(f"{arguments.place}: {len(run.models)} models; {'; '.join(missing)}", markup=False)
+        missing = export_carlini(run, arguments.directory)
+        console.print(f"{arguments.directory}: {len(run.models)} models; {'; '.join(missing)}", markup=False)
         return 0
     parser.add_argument("layout", metavar=" | ".join(LAYOUTS), choices=list(LAYOUTS))
-    parser.add_argument("place", metavar="DIR", help="what other code left behind")
+    parser.add_argument("directory", metavar="DIR", help="what other code left behind")
     parser.add_argument("run", metavar="RUN", help="a new or empty directory")
     parser.add_argument("--labels", metavar="F", help="[N], where the layout holds none and has logits")
     arguments = _parse_all(parser, argv)
     labels = None if arguments.labels is None else np.asarray(read_array(arguments.labels))
-    run = import_run(arguments.layout, arguments.place, arguments.run, labels=labels)
+    run = import_run(arguments.layout, arguments.directory, arguments.run, labels=labels)
     M, N, Q = run.phi.shape
     console.print(
         f"{run.path}: {M} models, {N:,} examples, {Q} queries; next: lira report {run.path}", markup=False
@@ -207,33 +215,32 @@ def _exchange(verb: str, argv: list[str], console: Console) -> int:
     return 0
 
 
-def _run_or_plan(verb: str, argv: list[str], said: list[str], console: Console) -> int:
-    place, flags = _parse_place(verb, argv)
-    if verb == "plan" and is_unlearning(place.config):
-        return _unlearn_or_plan(verb, argv, said, console)
-    config = _with_flags(read_config(place.config), flags, f"lira {verb} CONFIG.toml --run-dir RUN")
+def _run_or_plan(verb: str, argv: list[str], shown: list[str], console: Console) -> int:
+    arguments, flags = _parse_config(verb, argv)
+    if verb == "plan" and is_unlearning(arguments.config):
+        return _unlearn_or_plan(verb, argv, shown, console)
+    config = _with_flags(read_config(arguments.config), flags, f"lira {verb} CONFIG.toml --run-dir RUN")
     if config is None:
         return 0
     config = absolute(config)
     dataset = load_dataset(config.dataset, num_examples=config.num_examples, data_dir=config.data_dir)
     if verb == "plan":
-        exists = place.run_dir and (Path(place.run_dir) / "config.toml").exists()
-        console.print(str(plan(config, dataset, Run.open(place.run_dir, dataset) if exists else None)))
+        run = Run.open(arguments.run_dir, dataset) if _exists(arguments.run_dir) else None
+        console.print(str(plan(config, dataset, run)))
         return 0
-    run = Run.from_config(place.run_dir, dataset, config)
-    if not (run.done == 0).any() and _is_reported(run):
-        console.print(
-            f"{run.path}: is complete: {config.num_models} models trained, scored and reported; nothing to do"
-        )
+    run = Run.from_config(arguments.run_dir, dataset, config)
+    if not (run.done == 0).any() and is_reported(run):
+        complete = f"is complete: {config.num_models} models trained, scored and reported; nothing to do"
+        console.print(f"{run.path}: {complete}")
         return 0
     _train(run, dataset, console)
-    _report(run, score(run, dataset), dataset, said, console)
+    _print_report(report(run, dataset, warnings=shown), run.path, console)
     return 0
 
 
-def _unlearn_or_plan(verb: str, argv: list[str], said: list[str], console: Console) -> int:
-    place, flags = _parse_place(verb, argv)
-    config = with_options(read_unlearning(place.config, _flag_value(flags, "--run")))
+def _unlearn_or_plan(verb: str, argv: list[str], shown: list[str], console: Console) -> int:
+    arguments, flags = _parse_config(verb, argv)
+    config = with_options(read_unlearning(arguments.config, _flag_value(flags, "--run")))
     config = _with_flags(config, flags, f"lira {verb} CONFIG.toml --run-dir UNLEARN")
     if config is None:
         return 0
@@ -241,21 +248,18 @@ def _unlearn_or_plan(verb: str, argv: list[str], said: list[str], console: Conso
     pool = config.pool
     dataset = load_dataset(pool.dataset, num_examples=pool.num_examples, data_dir=pool.data_dir)
     if verb == "plan":
-        exists = place.run_dir and (Path(place.run_dir) / "config.toml").exists()
-        console.print(
-            str(plan_unlearning(config, dataset, Unlearning.open(place.run_dir) if exists else None))
-        )
+        unlearning = Unlearning.open(arguments.run_dir) if _exists(arguments.run_dir) else None
+        console.print(str(plan_unlearning(config, dataset, unlearning)))
         return 0
-    unlearning = Unlearning.create(place.run_dir, dataset, config)
+    unlearning = Unlearning.create(arguments.run_dir, dataset, config)
     if unlearning.is_complete():
         console.print(f"{unlearning.path}: all models are trained, retrained and unlearned")
     else:
         console.print(f"{unlearning.path}:\n{plan_unlearning(config, dataset, unlearning)}")
         unlearn(unlearning, dataset)
-    metrics = report_unlearning(unlearning, dataset, warnings=said)
-    Console(width=max(console.width, 132), soft_wrap=True).print(verdicts_table(metrics))
-    for name in ("metrics.json", "unlearning.png", "report.html"):
-        console.print(str(unlearning.path / name))
+    evaluation = report_unlearning(unlearning, dataset, warnings=shown)
+    _print_table(verdicts_table(evaluation), console, 132)
+    _print_files(unlearning.path, ("metrics.json", "unlearning.png", "report.html"), console)
     return 0
 
 
@@ -268,86 +272,19 @@ def _train(run: Run, dataset: Dataset, console: Console) -> None:
         console.print(f"{run.path}: all {run.config.num_models} models are trained; nothing to train")
 
 
-def _report(
-    run: Run, scores: dict[str, np.ndarray], dataset: Dataset | None, said: list[str], console: Console
-) -> None:
-    """Write metrics.json, the pictures and report.html, and print the table."""
-    keep = run.keep
-    metrics, curves = evaluate.evaluate(scores, keep)
-    metrics = {**metrics, "models": run.models.tolist()}
-    first = next(iter(scores))
-    images = dataset.x if dataset is not None and dataset.is_image else None
-    write.write_report(
-        run.path,
-        metrics=metrics,
-        curves=curves,
-        examples=write.example_figure(
-            run.phi, keep, scores[first], metrics["attacks"][first], run.labels, images
-        ),
-        facts={**_facts(run), **page.attacks_left_out(pool_of(run, dataset))},
-        warnings=said,
-        checks=check_run(run),
-        published=_published(run, metrics),
-    )
-    _show(metrics, run.path, console)
+def _print_report(evaluation: Evaluation, path: Path, console: Console) -> None:
+    _print_table(attacks_table(evaluation), console, 100)
+    _print_files(path, ("metrics.json", "roc.png", "attacks.png", "report.html"), console)
 
 
-def _show(metrics: dict[str, Any], path: Path, console: Console) -> None:
-    # A narrower terminal wraps the table; cutting it would lose the attacks' names.
-    Console(width=max(console.width, 100), soft_wrap=True).print(tables.table(metrics))
-    for name in ("metrics.json", "roc.png", "attacks.png", "report.html"):
+def _print_table(table: Table, console: Console, width: int) -> None:
+    """Print a table that needs a width: a narrower terminal wraps it; cutting it would lose the attacks' names."""
+    Console(width=max(console.width, width), soft_wrap=True).print(table)
+
+
+def _print_files(path: Path, names: Sequence[str], console: Console) -> None:
+    for name in names:
         console.print(str(path / name))
-
-
-def _published(run: Run, metrics: dict[str, Any]) -> list[Comparison]:
-    if run.is_imported:  # data set and model are not known by name
-        return []
-    M, N, Q = run.phi.shape
-    config = run.config
-    return compare(
-        metrics, dataset=config.dataset, num_examples=N, model=config.recipe.model, models=M, queries=Q
-    )
-
-
-def _facts(run: Run) -> dict[str, str]:
-    """What the page says about the run."""
-    config, done = run.config, run.done
-    _, N, Q = run.phi.shape
-    facts = {
-        "data set": f"{config.dataset}, {N:,} examples",
-        "shadow models": f"{len(run.models)} attacked; {np.sum(done == DONE)} done and {np.sum(done == DIVERGED)} "
-        f"diverged of {config.num_models} requested",
-    }
-    for side in ("in", "out", "test"):
-        values = run.accuracy(side)
-        if len(values) and not np.isnan(values).all():
-            facts[f"accuracy {side}"] = f"{values.mean():.2%} (models' standard deviation {values.std():.2%})"
-    if run.is_imported:
-        source = run.provenance["source"]
-        facts["source"] = f"{source['path']}, {source['file']} ({source['layout']})"
-        facts["queries"] = f"{Q}"
-    else:
-        queries = config.queries
-        facts["queries"] = f"{Q} (mirror {queries.mirror}, shift {queries.shift})"
-        recipe = dataclasses.asdict(config.recipe)
-        facts["recipe"] = ", ".join(f"{key} {value}" for key, value in recipe.items())
-        facts["training"] = "; ".join(
-            f"{s['models']} models in {s['seconds']:.0f} s on {s['device']}"
-            for s in run.provenance["sessions"]
-        )
-    facts["versions"] = ", ".join(f"{name} {number}" for name, number in run.provenance["versions"].items())
-    return facts
-
-
-def _is_reported(run: Run) -> bool:
-    """Whether the report on disk is of the models that are there now."""
-    try:
-        models = json.loads((run.path / "metrics.json").read_text())["models"]
-    except (OSError, ValueError, KeyError):
-        return False
-    return models == run.models.tolist() and all(
-        (run.path / name).exists() for name in ("roc.png", "report.html")
-    )
 
 
 def _dataset_of(run: Run) -> Dataset:
@@ -373,28 +310,34 @@ def _dataset_if_there(run: Run) -> Dataset | None:
         return None
 
 
-def _parse_place(verb: str, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+def _parser(verb: str, **options: Any) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"lira {verb}", exit_on_error=False, **options)
+
+
+def _parse_config(verb: str, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """The configuration and the directory, which a plan can do without; and the flags that overlay the configuration."""
-    parser = argparse.ArgumentParser(
-        prog=f"lira {verb}", add_help=False, allow_abbrev=False, exit_on_error=False
-    )
+    parser = _parser(verb, add_help=False, allow_abbrev=False)
     parser.add_argument("config", metavar="CONFIG.toml")
     parser.add_argument("--run-dir", required=verb != "plan" and "--help" not in argv)
     return _parse(parser, argv)
 
 
+def _exists(run_dir: str | None) -> bool:
+    return run_dir is not None and (Path(run_dir) / "config.toml").exists()
+
+
 def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Parse known arguments; a mistake is a ConfigError of one line, not argparse's usage page."""
-    said = io.StringIO()
+    stderr = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(stderr):
             return parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
         raise ConfigError(f"{parser.prog}: {error}") from error
     except SystemExit as error:
         if error.code == 0:
             raise
-        raise ConfigError(said.getvalue().strip().splitlines()[-1]) from error
+        raise ConfigError(stderr.getvalue().strip().splitlines()[-1]) from error
 
 
 def _parse_all(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
@@ -407,8 +350,8 @@ def _parse_all(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Nam
 
 def _with_flags(config: C, flags: list[str], prog: str) -> C | None:
     """Overlay the flags, one for every field; None if help was asked for. Tyro's box of an error becomes one line."""
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said):
+    stderr = io.StringIO()
+    with contextlib.redirect_stderr(stderr):
         try:
             return tyro.cli(
                 type(config), default=config, args=flags, prog=prog, description="Flags overlay CONFIG.toml."
@@ -416,7 +359,7 @@ def _with_flags(config: C, flags: list[str], prog: str) -> C | None:
         except SystemExit as stop:
             if stop.code == 0:
                 return None
-            raise ConfigError(_unboxed(said.getvalue())) from stop
+            raise ConfigError(_unboxed(stderr.getvalue())) from stop
 
 
 def _flag_value(flags: list[str], name: str) -> str:
@@ -429,11 +372,11 @@ def _flag_value(flags: list[str], name: str) -> str:
 def _unboxed(box: str) -> str:
     """The message in tyro's box, drawn in Unicode or ASCII: what stands above the first rule, and what was meant."""
     lines = [line.strip("│|+╭╮╰╯ ") for line in box.splitlines()[1:]]
-    told = list(itertools.dropwhile(_is_rule, lines))
-    message = " ".join(itertools.takewhile(lambda line: not _is_rule(line), told))
-    meant = (
-        [line.split()[0] for line in told if re.match(r"--\w", line)] if "Perhaps you meant:" in told else []
-    )
+    content = list(itertools.dropwhile(_is_rule, lines))
+    message = " ".join(itertools.takewhile(lambda line: not _is_rule(line), content))
+    meant = []
+    if "Perhaps you meant:" in content:
+        meant = [line.split()[0] for line in content if re.match(r"--\w", line)]
     return message + (f"; did you mean {meant[0]}?" if meant else "")
 
 
@@ -444,13 +387,13 @@ def _is_rule(line: str) -> bool:
 @contextlib.contextmanager
 def _warnings_in_one_line() -> Iterator[list[str]]:
     """Print each warning as one line, and collect them for the report."""
-    said: list[str] = []
+    shown: list[str] = []
 
-    def show(message, category, filename, lineno, file=None, line=None):
-        said.append(str(message))
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        shown.append(str(message))
         print(f"lira: warning: {message}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = show
-        yield said
+        yield shown

@@ -21,7 +21,7 @@ PATCHES = 8
 HELD = 1 << 29
 
 
-def score(run: Run, dataset: Dataset | None = None) -> dict[str, np.ndarray]:
+def score(run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None) -> dict[str, np.ndarray]:
     """Every attack on every usable model of the run, computed where the stored scores are absent or out of date.
 
     A target's whole pair is left out where the memberships are complementary pairs, as all trained here are; in
@@ -30,6 +30,7 @@ def score(run: Run, dataset: Dataset | None = None) -> dict[str, np.ndarray]:
     Args:
         run: the run.
         dataset: its data, which `quantile_regression` reads; None goes without that attack.
+        pool: `pool_of(run, dataset)`, where it is there already.
 
     Returns:
         Scores `[m, N]` by attack. Attacks that need more models than there are are left out, with a warning; those
@@ -43,11 +44,11 @@ def score(run: Run, dataset: Dataset | None = None) -> dict[str, np.ndarray]:
         raise RunError(
             f"{run.path}: has {pairs} complete pairs of models, and the attacks need two: train it first"
         )
-    pool, scores = None, {}
+    scores = {}
     for name, attack in ATTACKS.items():
         stored = run.scores(name)
         if stored is None:
-            pool = pool or _held(pool_of(run, dataset))
+            pool = _held(pool or pool_of(run, dataset))
             computed = attack_pool(pool, {name: attack})
             if name not in computed:
                 continue

@@ -61,6 +61,7 @@ def test_readme_model_and_method(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     module = build_model("my_models.Net", 10)
     variables = module.init(model_key(0, 0), np.zeros((1, 8, 8, 1)), False)
-    assert np.shape(module.apply(variables, np.zeros((2, 8, 8, 1)), False)) == (2, 10)
+    logits: Any = module.apply(variables, np.zeros((2, 8, 8, 1)), False)
+    assert logits.shape == (2, 10)
     assert method_options("my_methods.soften", {"epochs": 3}) == {"epochs": 3, "rate": 0.1}
     assert find_method("my_methods.soften").__name__ == "soften"

@@ -24,6 +24,8 @@ from lira.forgetting import (
 )
 from lira.membership import keep_mask
 from lira.metrics import roc
+from lira.reporting.document import unlearning_document
+from lira.reporting.unlearning_evaluation import evaluate_unlearning
 
 
 class World:
@@ -254,8 +256,9 @@ def test_a_model_that_holds_nothing_of_the_forget_set_is_no_obstacle():
     world.keep[0, world.forget], world.keep[1, world.forget] = False, True
     (called,) = called_members(world.before, world.keep, world.forget, fprs=[0.3])
     assert np.isfinite(np.stack(called)).all()
-    document = measure(world.before, world.before, world.retrained, world.keep, world.forget)
-    json.dumps(document, allow_nan=False)
+    figures = measure(world.before, world.before, world.retrained, world.keep, world.forget)
+    evaluation = evaluate_unlearning({"none": [figures]}, world.keep)
+    json.dumps(unlearning_document(evaluation), allow_nan=False)
 
 
 # --- Ensembles ------------------------------------------------------------------------------------------------------
@@ -389,56 +392,82 @@ def exposed():
 
 
 def test_lowered_confidence_fools_the_averages_and_not_u_lira(exposed):
-    world, _, document = exposed
+    world, _, figures = exposed
+    averages = figures.classical["threshold"][0.5]
+    normalised = averages.psi_normalised.estimate
+    assert normalised.low < 0 < normalised.high
+    efficacy = averages.mia_efficacy
+    assert efficacy["after"].value == pytest.approx(efficacy["retrained"].value, abs=0.02)
+    for fpr in (0.001, 0.01):
+        point, chance = figures.u_lira.tpr_at_fpr[fpr], figures.retrained.tpr_at_fpr[fpr]
+        assert point.status == "ok"
+        assert point.tpr > 10 * fpr
+        assert point.low > chance.high
+    # The examples it names are those whose gap was large.
+    named = [each.example for each in figures.worst[:5]]
+    assert (world.gap[named] == 7).all()
+    assert world.forget[named].all()
+
+
+def test_the_figures_are_what_the_functions_say(exposed):
+    world, after, figures = exposed
+    keep, forget = world.keep, world.forget
+    scores, held = u_lira(after, world.retrained, keep, forget)
+    curve = roc(scores, held)
+    assert figures.u_lira.auc.value == curve.auc
+    assert figures.u_lira.tpr_at_fpr[0.01].tpr == curve.tpr_at(0.01).tpr
+    own = retrained_values(world.retrained, keep, forget)
+    assert figures.retrained == own
+    assert figures.lira["before"].auc.value == roc(*lira_after(world.before, keep, forget)).auc
+    leak = figures.update_leakage["difference"]
+    for name, models in (("after", after), ("retrained", world.retrained)):
+        expected = roc(*update_leakage(world.before, models, keep, forget, attack=None)).auc
+        assert leak[name].auc.value == expected
+    epsilons = example_epsilons(after, world.retrained, keep, forget)
+    assert figures.quality == forgetting_quality(epsilons)
+    assert figures.infinite == np.isinf(epsilons).mean()
+    assert figures.klom_mean == klom(after, world.retrained, keep, forget).mean()
+    assert figures.direction == direction(after, world.retrained, keep, forget)
+    fpr, threshold = exposure_threshold(curve)
+    assert figures.worst_fpr == fpr == 0.001
+    worst = figures.worst[0]
+    i = np.flatnonzero(np.flatnonzero(forget) == worst.example)[0]
+    assert worst.share == np.mean(scores[held[:, i], i] >= threshold)
+    assert worst.phi["after"] == pytest.approx(after[held[:, i], worst.example].mean(dtype=float))
+    assert [each.share for each in figures.worst] == sorted(
+        (each.share for each in figures.worst), reverse=True
+    )
+    assert np.isnan(figures.score)
+    assert figures.accuracy == {}
+
+
+def test_the_document_holds_the_figures(exposed):
+    world, _, figures = exposed
+    evaluation = evaluate_unlearning({"lowered": [figures]}, world.keep, costs={"lowered": 0.1})
+    document = json.loads(json.dumps(unlearning_document(evaluation), allow_nan=False))
+    assert document["methods"]["lowered"]["cost"] == 0.1
+    (document,) = document["methods"]["lowered"]["requests"]
+    own = figures.retrained
+    assert document["verdict"] == figures.verdict
+    assert document["u_lira"]["after"]["auc"]["value"] == figures.u_lira.auc.value
+    assert document["u_lira"]["after"]["tpr_at_fpr"]["0.01"]["tpr"] == figures.u_lira.tpr_at_fpr[0.01].tpr
+    assert document["u_lira"]["retrained"]["auc"]["high"] == own.auc.high
+    assert document["u_lira"]["retrained"]["tpr_at_fpr"]["0.01"]["tpr"] == own.tpr_at_fpr[0.01].value
+    assert document["epsilon"]["forgetting_quality"]["retrained"]["low"] == own.quality.low
+    assert document["epsilon"]["forgetting_quality"]["after"] == figures.quality
+    assert document["epsilon"]["infinite"]["after"] == figures.infinite
+    assert document["klom"]["mean"]["after"] == figures.klom_mean
+    assert document["direction"]["shift"]["value"] == figures.direction.shift.value
+    assert document["lira"]["before"]["auc"]["value"] == figures.lira["before"].auc.value
+    leak = document["update_leakage"]["difference"]["retrained"]["auc"]["value"]
+    assert leak == figures.update_leakage["difference"]["retrained"].auc.value
     averages = document["classical"]["threshold"]["0.5"]
     assert averages["psi_normalised"]["low"] < 0 < averages["psi_normalised"]["high"]
     assert averages["mia_efficacy"]["after"]["value"] == pytest.approx(
         averages["mia_efficacy"]["retrained"]["value"], abs=0.02
     )
-    ours = document["u_lira"]
-    for fpr in ("0.001", "0.01"):
-        found, chance = ours["after"]["tpr_at_fpr"][fpr], ours["retrained"]["tpr_at_fpr"][fpr]
-        assert found["status"] == "ok"
-        assert found["tpr"] > 10 * float(fpr)
-        assert found["low"] > chance["high"]
-    # The examples it names are those whose gap was large.
-    named = [row["example"] for row in document["worst"][:5]]
-    assert (world.gap[named] == 7).all()
-    assert world.forget[named].all()
-
-
-def test_the_document_holds_what_the_functions_say(exposed):
-    world, after, document = exposed
-    document = json.loads(json.dumps(document, allow_nan=False))
-    keep, forget = world.keep, world.forget
-    scores, held = u_lira(after, world.retrained, keep, forget)
-    curve = roc(scores, held)
-    assert document["u_lira"]["after"]["auc"]["value"] == curve.auc
-    assert document["u_lira"]["after"]["tpr_at_fpr"]["0.01"]["tpr"] == curve.tpr_at(0.01).tpr
-    own = retrained_values(world.retrained, keep, forget)
-    assert document["u_lira"]["retrained"]["auc"]["high"] == own.auc.high
-    assert document["epsilon"]["forgetting_quality"]["retrained"]["low"] == own.quality.low
-    assert document["lira"]["before"]["auc"]["value"] == roc(*lira_after(world.before, keep, forget)).auc
-    leak = document["update_leakage"]["difference"]
-    for name, models in (("after", after), ("retrained", world.retrained)):
-        expected = roc(*update_leakage(world.before, models, keep, forget, attack=None)).auc
-        assert leak[name]["auc"]["value"] == expected
-    epsilons = example_epsilons(after, world.retrained, keep, forget)
-    assert document["epsilon"]["forgetting_quality"]["after"] == forgetting_quality(epsilons)
-    assert document["epsilon"]["infinite"]["after"] == np.isinf(epsilons).mean()
-    assert document["klom"]["mean"]["after"] == klom(after, world.retrained, keep, forget).mean()
-    assert (
-        document["direction"]["shift"]["value"] == direction(after, world.retrained, keep, forget).shift.value
-    )
-    fpr, threshold = exposure_threshold(curve)
-    assert document["worst_fpr"] == fpr == 0.001
-    worst = document["worst"][0]
-    i = np.flatnonzero(np.flatnonzero(forget) == worst["example"])[0]
-    assert worst["found"] == np.mean(scores[held[:, i], i] >= threshold)
-    assert worst["phi"]["after"] == pytest.approx(after[held[:, i], worst["example"]].mean(dtype=float))
-    assert [row["found"] for row in document["worst"]] == sorted(
-        (row["found"] for row in document["worst"]), reverse=True
-    )
+    assert document["worst_fpr"] == 0.001
+    assert document["worst"][0]["example"] == figures.worst[0].example
     assert (document["epsilon"]["score"], document["accuracy"]) == (None, {})
 
 
@@ -456,7 +485,7 @@ def test_accuracies_earlier_requests_and_several_queries():
         "forget": (np.linspace(0, 1, 8), np.full(8, np.nan)),
     }
     own = retrained_values(two[2], world.keep, forget, redraws=3)
-    document = measure(
+    figures = measure(
         two[0],
         two[1],
         two[2],
@@ -467,21 +496,22 @@ def test_accuracies_earlier_requests_and_several_queries():
         accuracy=accuracy,
         fprs=(0.25,),
         worst=3,
-        own=own,
+        reference=own,
     )
+    document = unlearning_document(evaluate_unlearning({"a": [figures]}, world.keep))["methods"]["a"]
     json.dumps(document, allow_nan=False)
-    quality = document["epsilon"]["forgetting_quality"]["after"]
-    assert document["epsilon"]["score"] == pytest.approx(quality * 0.9 * 0.8 / 0.9)
-    assert document["accuracy"]["forget"]["after"]["value"] == pytest.approx(0.5)
-    assert document["accuracy"]["forget"]["retrained"]["value"] is None
-    assert list(document["classical"]) == ["threshold", "logistic"]
-    assert list(document["classical"]["threshold"]) == ["0.25"]
-    assert len(document["worst"]) == 3
+    assert document["requests"][0]["accuracy"]["forget"]["retrained"]["value"] is None
+    assert figures.score == pytest.approx(figures.quality * 0.9 * 0.8 / 0.9)
+    assert figures.accuracy["forget"]["after"].value == pytest.approx(0.5)
+    assert np.isnan(figures.accuracy["forget"]["retrained"].value)
+    assert list(figures.classical) == ["threshold", "logistic"]
+    assert list(figures.classical["threshold"]) == [0.25]
+    assert len(figures.worst) == 3
     leak = roc(*update_leakage(two[2], two[1], world.keep, latest, attack=None)).auc
-    assert document["update_leakage"]["difference"]["after"]["auc"]["value"] == leak
+    assert figures.update_leakage["difference"]["after"].auc.value == leak
     # 96 non-members: 0.1 % cannot be resolved, 1 % neither.
-    assert document["u_lira"]["after"]["tpr_at_fpr"]["0.001"]["status"] == "unresolvable"
-    assert document["worst_fpr"] == 0
+    assert figures.u_lira.tpr_at_fpr[0.001].status == "unresolvable"
+    assert figures.worst_fpr == 0
 
 
 @pytest.mark.parametrize(

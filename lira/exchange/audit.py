@@ -1,34 +1,33 @@
-"""`lira audit`: every attack on anyone's confidences, from files to a report.
+"""Every attack on anyone's confidences, from arrays or files to a report.
 
 Axes are read by position, so nothing is guessed: models, examples, then what the kind of values says (see
-`confidences.to_phi`). Without an outside target every model of the pool is attacked by the others.
+`confidences.to_signals`). Without an outside target every model of the pool is attacked by the others.
 """
 
-import argparse
 import dataclasses
 import os
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lira.attacks.suite import Pool, attack_pool
 from lira.data.files import Rows, read_array
-from lira.exchange.confidences import KINDS, as_keep, as_labels, to_entropies, to_phi
-from lira.membership import pair_rows
-from lira.metrics.alignment import member_z, require_aligned
-from lira.reporting import evaluate, page, write
+from lira.exchange.confidences import KINDS, as_keep, as_labels, convert_models, located, pair_order
 from lira.reporting.checks import check_pool
+from lira.reporting.evaluate import Evaluation, evaluate
+from lira.reporting.reports import report_pool
 from lira.signals import replace_saturated
 from lira.store.zarr import new_directory, write_array
 
-__all__ = ["Audit", "AuditError", "add_arguments", "read_audit", "write_audit"]
+__all__ = ["Audit", "AuditError", "audit", "read_audit", "write_audit"]
+
+# An array, or the file that holds one: npy, npz (FILE.npz:name), Zarr or CSV.
+Values = np.ndarray | str | os.PathLike[str]
 
 
 class AuditError(ValueError):
-    """Files that cannot be audited; the message names the file and what to do."""
+    """Arrays that cannot be audited; the message names the file, or the argument, and what to do."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,81 +45,105 @@ class Audit:
         return self.pool.keep if self.member is None else self.member
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `lira audit`."""
-    values = parser.add_mutually_exclusive_group(required=True)
-    shapes = {
-        "phi": "logit-scaled confidences [M, N] or [M, N, Q]",
-        "logits": "[M, N, C] or [M, N, Q, C]; [M, N] or [M, N, Q, 1] for one logit of a binary classifier",
-        "confidences": "of the label [M, N] or [M, N, Q]; with --labels whole vectors [M, N, C] or [M, N, Q, C]",
-        "losses": "cross-entropy in nats [M, N] or [M, N, Q]",
-    }
-    for kind in KINDS:
-        values.add_argument(f"--{kind}", metavar="F", help=shapes[kind])
-    parser.add_argument(
-        "--keep", metavar="F", required=True, help="[M, N], which model was trained on which example"
-    )
-    parser.add_argument("--labels", metavar="F", help="[N], needed for logits")
-    parser.add_argument(
-        "--target", metavar="F", help="the same values of the attacked model [N, ...], or of T of them"
-    )
-    parser.add_argument("--member", metavar="F", help="[N] or [T, N], what the target was trained on")
-    parser.add_argument(
-        "--population", metavar="F", help="the pool's values of points that none was trained on"
-    )
-    parser.add_argument("--target-population", metavar="F", help="the target's values of the same points")
-    parser.add_argument("--population-labels", metavar="F", help="their labels, needed for logits")
-    parser.add_argument("--out", metavar="DIR", required=True, help="a new or empty directory for the report")
+def audit(
+    out: str | os.PathLike[str],
+    *,
+    keep: Values,
+    phi: Values | None = None,
+    logits: Values | None = None,
+    confidences: Values | None = None,
+    losses: Values | None = None,
+    labels: Values | None = None,
+    target: Values | None = None,
+    member: Values | None = None,
+    population: Values | None = None,
+    target_population: Values | None = None,
+    population_labels: Values | None = None,
+    warnings: Iterable[str] = (),
+) -> Evaluation:
+    """Attack models that anyone trained, and write a report: `read_audit` and `write_audit` in one.
+
+    Args:
+        out: a new or empty directory; it appears whole or not at all.
+        keep: bool `[M, N]`, which model was trained on which example. All arguments but `out` are arrays or files.
+        phi: logit-scaled confidences `[M, N]` or `[M, N, Q]`. Exactly one of the four kinds of values is given.
+        logits: `[M, N, C]` or `[M, N, Q, C]`; `[M, N]` or `[M, N, Q, 1]` for one logit of a binary classifier.
+        confidences: of the label `[M, N]` or `[M, N, Q]`; with `labels` whole vectors `[M, N, C]` or `[M, N, Q, C]`.
+        losses: cross-entropy in nats `[M, N]` or `[M, N, Q]`.
+        labels: int `[N]`; logits need them.
+        target: the same values of the attacked model `[N, ...]`, or of T of them; None attacks every model of the pool.
+        member: `[N]` or `[T, N]`, what the target was trained on.
+        population: the pool's values of points that none was trained on.
+        target_population: the target's values of the same points.
+        population_labels: their labels.
+        warnings: as for `write_audit`.
+
+    Returns:
+        What was measured.
+
+    Raises:
+        AuditError: as `read_audit` and `write_audit`.
+        RunError: the directory is not empty, or cannot be written.
+    """
+    given = {"phi": phi, "logits": logits, "confidences": confidences, "losses": losses, "keep": keep}
+    given |= {"labels": labels, "target": target, "member": member, "population": population}
+    given |= {"target_population": target_population, "population_labels": population_labels}
+    files = {name: path for name, path in given.items() if isinstance(path, str | os.PathLike)}
+    named = ", ".join(f"{name.replace('_', '-')} {path}" for name, path in files.items())
+    return write_audit(read_audit(given), out, facts={"files": named} if files else {}, warnings=warnings)
 
 
-def read_audit(files: Mapping[str, str | None]) -> Audit:
-    """Open, check and convert the files of an audit.
+def read_audit(given: Mapping[str, Values | None]) -> Audit:
+    """Check and convert the arrays of an audit.
 
     Rows of `keep` that are complementary pairs are brought together, so that a target's mate can be left out with it.
 
     Args:
-        files: by the names of the flags, with underscores; one of `KINDS`, and keep.
+        given: arrays, or the files that hold them, by the argument's name of `audit`; one of `KINDS`, and keep.
 
     Raises:
-        AuditError: files do not fit each other, or hold what cannot be: NaN, probabilities in place of logits, one
+        AuditError: arrays do not fit each other, or hold what cannot be: NaN, probabilities in place of logits, one
             class or one side of membership only, labels or memberships that the values contradict.
         FileError: a file cannot be read.
     """
-    kind = next(kind for kind in KINDS if files.get(kind))
-    given = {name: _File(str(place), read_array(place)) for name, place in files.items() if place}
+    files = {name: _opened(name, values) for name, values in given.items() if values is not None}
+    kinds = [kind for kind in KINDS if kind in files]
+    if len(kinds) != 1 or "keep" not in files:
+        raise AuditError(f"an audit needs keep and one of {', '.join(KINDS)}; got {', '.join(files)}")
+    (kind,) = kinds
     needs = [("target", "member"), ("member", "target"), ("population_labels", "population")]
     needs += [("target_population", "target"), ("target_population", "population")]
-    if "target" in given:
+    if "target" in files:
         needs.append(("population", "target_population"))
     for one, other in needs:
-        if one in given and other not in given:
+        if one in files and other not in files:
             one, other = one.replace("_", "-"), other.replace("_", "-")
             raise AuditError(f"--{one} is given without --{other}: it needs that too")
-    values = given[kind]
+    values = files[kind]
     shape = values.array.shape
     if len(shape) < 2:
-        raise AuditError(f"{values.place}: must be [models, examples, ...]; got shape {tuple(shape)}")
+        raise AuditError(f"{values.name}: must be [models, examples, ...]; got shape {tuple(shape)}")
     M, N = shape[:2]
-    labels = _labels(given.get("labels"), N)
-    keep = _membership(given["keep"], (M, N))
+    labels = _labels(files.get("labels"), N)
+    keep = _membership(files["keep"], (M, N))
     member, sources = None, [values]
-    if "target" in given:
-        target = _as_rows(given["target"], len(shape))
-        member = _membership(given["member"], (target.array.shape[0], N))
+    if "target" in files:
+        target = _as_rows(files["target"], len(shape))
+        member = _membership(files["member"], (target.array.shape[0], N))
         sources.append(target)
-    _check_sides(keep, member, given["keep"].place)
-    signals = _convert(kind, sources, labels, keep, member)
+    _check_sides(keep, member, files["keep"].name)
+    signals = _convert(kind, sources, labels, (keep, member))
     target_signals = None if member is None else {name: rows[M:] for name, rows in signals.items()}
     pool = Pool({name: rows[:M] for name, rows in signals.items()}, keep, target_signals)
-    if "population" in given:
-        points = [given["population"]]
+    if "population" in files:
+        points = [files["population"]]
         if points[0].array.shape[0] != M:
             raise AuditError(
-                f"{points[0].place}: must hold the pool's {M} models; got {points[0].array.shape[0]} rows"
+                f"{points[0].name}: must hold the pool's {M} models; got {points[0].array.shape[0]} rows"
             )
-        if "target_population" in given:
-            points.append(_as_rows(given["target_population"], len(shape)))
-        known = _labels(given.get("population_labels"), points[0].array.shape[1])
+        if "target_population" in files:
+            points.append(_as_rows(files["target_population"], len(shape)))
+        known = _labels(files.get("population_labels"), points[0].array.shape[1])
         answers = _convert(kind, points, known)["phi"]
         theirs = answers[M:] if len(points) > 1 else None
         pool = dataclasses.replace(pool, population=answers[:M], target_population=theirs)
@@ -133,18 +156,18 @@ def write_audit(
     out: str | os.PathLike[str],
     *,
     facts: Mapping[str, str] | None = None,
-    said: Iterable[str] = (),
-) -> dict[str, Any]:
+    warnings: Iterable[str] = (),
+) -> Evaluation:
     """Attack the pool and write metrics.json, pictures, report.html and scores/ into a new or empty directory.
 
     Args:
         audit: from `read_audit`, or made of arrays.
         out: the directory; it appears whole or not at all.
         facts: more to say about the audit on the page.
-        said: warnings for the page; read once the attacks are done, so that it may still grow until then.
+        warnings: shown at the top of the page; read once the attacks are done, so that they may still grow until then.
 
     Returns:
-        The content of metrics.json.
+        What was measured.
 
     Raises:
         AuditError: the pool allows no attack.
@@ -155,39 +178,34 @@ def write_audit(
         scores = attack_pool(pool)
         if not scores:
             raise AuditError("no attack is possible with these models: each was left out for want of others")
-        metrics, curves = evaluate.evaluate(scores, audit.membership)
         # In the order of the files, whatever order pairs were brought into.
         order = np.arange(len(audit.membership)) if audit.models is None else audit.models
-        metrics = {**metrics, "models": sorted(order.tolist())}
+        models = sorted(order.tolist())
         (making / "scores").mkdir()
         for name, values in scores.items():
-            write_array(making / "scores" / name, values[np.argsort(order)], {"models": metrics["models"]})
-        first = next(iter(scores))
-        write.write_report(
+            write_array(making / "scores" / name, values[np.argsort(order)], {"models": models})
+        evaluation = evaluate(scores, audit.membership, models)
+        report_pool(
             making,
-            metrics=metrics,
-            curves=curves,
-            examples=None
-            if pool.target is not None
-            else write.example_figure(
-                pool.signals["phi"], pool.keep, scores[first], metrics["attacks"][first], audit.labels
-            ),
+            pool,
+            scores,
+            evaluation,
+            labels=audit.labels,
             facts={**_facts(pool), **(facts or {})},
             checks=check_pool(pool, audit.labels, audit.member),
-            warnings=said,
+            warnings=warnings,
         )
-    return metrics
+    return evaluation
 
 
 def _facts(pool: Pool) -> dict[str, str]:
     M, N, Q = pool.signals["phi"].shape
-    facts = {"shadow models": f"{M}", "examples": f"{N:,}", "queries": f"{Q}"}
-    if pool.target is None:
-        design = "with its pair" if pool.leave == "pair" else "alone"
-        facts["targets"] = f"every model of the pool, left out of it {design}"
-    else:
-        facts["targets"] = f"{pool.target['phi'].shape[0]} outside the pool"
-    return {**facts, **page.attacks_left_out(pool)}
+    targets = (
+        f"every model of the pool, left out of it {'with its pair' if pool.leave == 'pair' else 'alone'}"
+    )
+    if pool.target is not None:
+        targets = f"{pool.target['phi'].shape[0]} outside the pool"
+    return {"shadow models": f"{M}", "examples": f"{N:,}", "queries": f"{Q}", "targets": targets}
 
 
 # --- From files to arrays -------------------------------------------------------------------------------------------
@@ -195,19 +213,25 @@ def _facts(pool: Pool) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _File:
-    """An opened array and where it is, for messages."""
+    """An opened array and where it is, for messages: its file, or its argument's name."""
 
-    place: str
+    name: str
     array: Rows
+
+
+def _opened(name: str, values: Values) -> _File:
+    if isinstance(values, str | os.PathLike):
+        return _File(str(values), read_array(values))
+    return _File(name, np.asarray(values))
 
 
 def _as_rows(file: _File, axes: int) -> _File:
     """A target as one of T: where it has an axis less than the pool it is the only one."""
     if len(file.array.shape) == axes - 1:
-        return _File(file.place, np.asarray(file.array)[None])
+        return _File(file.name, np.asarray(file.array)[None])
     if len(file.array.shape) != axes:
         raise AuditError(
-            f"{file.place}: must have the {axes} axes of the pool, or one less for a single target; got shape "
+            f"{file.name}: must have the {axes} axes of the pool, or one less for a single target; got shape "
             f"{tuple(file.array.shape)}"
         )
     return file
@@ -221,100 +245,75 @@ def _membership(file: _File, shape: tuple[int, int]) -> np.ndarray:
     if values.shape != shape:
         turned = ": transpose it" if values.shape == shape[::-1] else ""
         raise AuditError(
-            f"{file.place}: must be [{shape[0]}, {shape[1]}], models and examples as in the values; got shape "
+            f"{file.name}: must be [{shape[0]}, {shape[1]}], models and examples as in the values; got shape "
             f"{values.shape}{turned}"
         )
-    try:
+    with located(file.name, AuditError):
         return as_keep(values, "membership")
-    except ValueError as error:
-        raise AuditError(f"{file.place}: {error}") from error
 
 
 def _labels(file: _File | None, num_examples: int) -> np.ndarray | None:
     if file is None:
         return None
-    try:
+    with located(file.name, AuditError):
         return as_labels(np.asarray(file.array), num_examples)
-    except ValueError as error:
-        raise AuditError(f"{file.place}: {error}") from error
 
 
-def _check_sides(keep: np.ndarray, member: np.ndarray | None, place: str) -> None:
+def _check_sides(keep: np.ndarray, member: np.ndarray | None, name: str) -> None:
     """What is attacked needs members and non-members, and an attack needs models that have not seen an example."""
     if keep.all():
-        raise AuditError(f"{place}: is true everywhere: no example has a model that was not trained on it")
+        raise AuditError(f"{name}: is true everywhere: no example has a model that was not trained on it")
     if member is None and not keep.any():
-        raise AuditError(f"{place}: is false everywhere: give the attacked model by --target and --member")
+        raise AuditError(f"{name}: is false everywhere: give the attacked model by --target and --member")
     attacked, what = (keep, "model") if member is None else (member, "target")
     for row, held in enumerate(attacked):
         if held.all() or not held.any():
             raise AuditError(
-                f"{place if member is None else '--member'}: {what} {row} has {'only' if held.all() else 'no'} members: "
+                f"{name if member is None else '--member'}: {what} {row} has {'only' if held.all() else 'no'} members: "
                 f"an audit needs members and non-members"
             )
 
 
 def _convert(
     kind: str,
-    sources: list[_File],
+    sources: Sequence[_File],
     labels: np.ndarray | None,
-    keep: np.ndarray | None = None,
-    member: np.ndarray | None = None,
+    keeps: Sequence[np.ndarray | None] = (None, None),
 ) -> dict[str, np.ndarray]:
     """Phi of all rows of the sources, and the entropies where they say what all classes get.
 
     Each finite float32 `[rows, N, Q]`; one row of the sources is in memory at a time.
     """
-    shape, precision = sources[0].array.shape, np.dtype(np.float64)
+    first = sources[0]
     count = sum(each.array.shape[0] for each in sources)
     signals: dict[str, np.ndarray] = {}
-    start = 0
-    for file, membership in zip(sources, (keep, member), strict=False):
-        accuracy, z = [], []
-        if file.array.shape[1:] != shape[1:]:
+    row = 0
+    for file, keep in zip(sources, keeps, strict=False):
+        if file.array.shape[1:] != first.array.shape[1:]:
             raise AuditError(
-                f"{file.place}: has shape {tuple(file.array.shape)}, and {sources[0].place} {tuple(shape)}: all axes but "
-                f"the first must agree"
+                f"{file.name}: has shape {tuple(file.array.shape)}, and {first.name} {tuple(first.array.shape)}: all "
+                f"axes but the first must agree"
             )
-        for row in range(file.array.shape[0]):
-            values = np.asarray(file.array[row])
-            try:
-                phi, correct = to_phi(kind, values, labels)
-                rows = {"phi": phi, **to_entropies(kind, values, labels)}
-            except ValueError as error:
-                raise AuditError(f"{file.place}: model {row}: {error}") from error
-            if not start + row:
-                signals = {name: np.empty((count, *phi.shape), np.float32) for name in rows}
-                precision = values.dtype if values.dtype.kind == "f" else precision
-            for name, converted in rows.items():
-                signals[name][start + row] = converted
-            if membership is not None:
-                held = membership[row] if membership[row].any() else ~membership[row]
-                accuracy.append(np.nan if correct is None else correct[held].mean())
-                z.append(member_z(phi, membership[row]))
-        start += file.array.shape[0]
-        if membership is not None:
-            try:
-                require_aligned(np.array(accuracy), np.array(z), membership, labels)
-            except ValueError as error:
-                raise AuditError(f"{file.place}: {error}") from error
+        models = ((f"model {m}", np.asarray(file.array[m])) for m in range(file.array.shape[0]))
+        with located(file.name, AuditError):
+            for converted, _ in convert_models(kind, models, labels, keep):
+                if not row:
+                    signals = {
+                        name: np.empty((count, *each.shape), np.float32) for name, each in converted.items()
+                    }
+                for name, each in converted.items():
+                    signals[name][row] = each
+                row += 1
+    given = np.asarray(first.array[0]).dtype
+    precision = given if given.kind == "f" else np.dtype(np.float64)
     return {**signals, "phi": replace_saturated(signals["phi"], precision)}
 
 
 def _paired(audit: Audit) -> Audit:
     """The audit with complementary rows side by side; rows without a mate are left out."""
     pool = audit.pool
-    order = pair_rows(pool.keep)
-    if not len(order):
-        return audit
-    if len(order) < len(pool.keep):
-        lost = sorted(set(range(len(pool.keep))) - set(order.tolist()))
-        warnings.warn(
-            f"models {', '.join(map(str, lost))} are left out, because the others are complementary pairs and the mate is "
-            f"missing",
-            stacklevel=3,
-        )
-    elif (order == np.arange(len(order))).all():
+    order = pair_order(pool.keep, list(map(str, range(len(pool.keep)))), "models ")
+    if order is None or np.array_equal(order, np.arange(len(pool.keep))):
         return audit
     paired = dataclasses.replace(
         pool,

@@ -1,11 +1,15 @@
-"""Anyone's confidences: one model's values become phi, and what does not fit its labels is refused."""
+"""Anyone's confidences: models' values become signals, and what does not fit labels or memberships is refused."""
 
-from collections.abc import Iterator
+import contextlib
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lira.membership import pair_rows
+from lira.metrics.alignment import member_z, require_aligned
 from lira.signals import (
     entropy,
     is_correct,
@@ -17,15 +21,50 @@ from lira.signals import (
     phi_from_probabilities,
 )
 
-__all__ = ["KINDS", "as_keep", "as_labels", "to_entropies", "to_phi"]
+__all__ = ["KINDS", "as_keep", "as_labels", "convert_models", "located", "pair_order", "to_signals"]
 
 KINDS = ("phi", "logits", "confidences", "losses")
 # Values converted at once: 64 MiB in float64.
 BLOCK_VALUES = 1 << 23
 
 
-def to_phi(kind: str, values: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Turn one model's values into phi.
+def convert_models(
+    kind: str,
+    models: Iterable[tuple[str, np.ndarray]],
+    labels: np.ndarray | None,
+    keep: np.ndarray | None = None,
+) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray | None]]:
+    """Turn the values of models into signals, one by one; after the last, see that all fit labels and memberships.
+
+    Args:
+        kind: one of `KINDS`.
+        models: the name of each, for messages, and its values, number `[N, ...]`.
+        labels: int `[N]`.
+        keep: bool `[M, N]`, a row for each; None: not known.
+
+    Yields:
+        Of each model what `to_signals` returns.
+
+    Raises:
+        ValueError: as `to_signals`, naming the model, and as `require_aligned`.
+    """
+    accuracy, z = [], []
+    for index, (name, values) in enumerate(models):
+        with located(name, ValueError):
+            signals, correct = to_signals(kind, values, labels)
+        if keep is not None:
+            held = keep[index] if keep[index].any() else ~keep[index]
+            accuracy.append(np.nan if correct is None else correct[held].mean())
+            z.append(member_z(signals["phi"], keep[index]))
+        yield signals, correct
+    if keep is not None:
+        require_aligned(np.array(accuracy), np.array(z), keep, labels)
+
+
+def to_signals(
+    kind: str, values: np.ndarray, labels: np.ndarray | None
+) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """Turn one model's values into phi, and into entropies where they say what all classes get.
 
     What the axes mean follows from the kind alone, but for confidences:
 
@@ -41,69 +80,81 @@ def to_phi(kind: str, values: np.ndarray, labels: np.ndarray | None) -> tuple[np
         labels: int `[N]`; logits and probability vectors need them.
 
     Returns:
-        phi, float64 `[N, Q]`, infinite where a confidence is saturated (see `signals.replace_saturated`); and whether
-        the clean query, the first, is classified right, bool `[N]`, None where only the label's class is known.
+        Signals by name, float64 `[N, Q]`: phi, infinite where a confidence is saturated (see
+        `signals.replace_saturated`); from logits and from whole probability vectors also entropy and modified_entropy in
+        nats, in which a probability of 0 counts as the smallest float64. And whether the clean query, the first, is
+        classified right, bool `[N]`, None where only the label's class is known.
 
     Raises:
         ValueError: the axes or labels do not fit, a value is NaN or impossible for its kind, or logits look like
             probabilities.
 
-    >>> phi, correct = to_phi("logits", np.array([[2.0, 5.0], [1.0, 0.0]]), np.array([1, 1]))
-    >>> print(phi.tolist(), correct)
+    >>> signals, correct = to_signals("logits", np.array([[2.0, 5.0], [1.0, 0.0]]), np.array([1, 1]))
+    >>> print(signals["phi"].tolist(), correct)
     [[3.0], [-1.0]] [ True False]
     """
     kind, values, known = _with_axes(kind, values, labels)
     if kind in ("phi", "losses", "confidences"):
         convert = {"phi": np.float64, "losses": phi_from_losses, "confidences": phi_from_confidences}[kind]
-        phi, correct = np.asarray(convert(values)), None
+        phi = np.asarray(convert(values))
         _check_nan(phi)
-        return phi, correct
-    phi, correct = np.empty(values.shape[:2]), np.empty(len(values), bool)
+        return {"phi": phi}, None
+    signals = {name: np.empty(values.shape[:2]) for name in ("phi", "entropy", "modified_entropy")}
+    correct = np.empty(len(values), bool)
     for block in _blocks(values):
         part = np.asarray(values[block])
         asked = np.broadcast_to(known[block, None], part.shape[:2])
+        logits = part.astype(np.float64)
         if part.shape[-1] == 1:
-            phi[block] = phi_from_binary_logits(part[..., 0], asked)
-            correct[block] = phi[block, 0] > 0
+            phi = phi_from_binary_logits(part[..., 0], asked)
+            right = phi[:, 0] > 0
+            logits = np.concatenate([np.zeros_like(logits), logits], axis=-1)
         elif kind == "probabilities":
-            phi[block] = phi_from_probabilities(part, asked)
-            correct[block] = part[:, 0].argmax(axis=-1) == known[block]
+            phi = phi_from_probabilities(part, asked)
+            right = part[:, 0].argmax(axis=-1) == known[block]
+            logits = np.log(np.maximum(logits, np.finfo(np.float64).tiny))
         else:
             with jax.enable_x64(True):
-                phi[block], correct[block] = _of_logits(part, asked)
-    _check_nan(phi)
-    return phi, correct
+                phi, right = _of_logits(part, asked)
+        with jax.enable_x64(True):
+            entropies = _entropies(logits, asked)
+        for signal, each in zip(signals.values(), (phi, *entropies), strict=True):
+            signal[block] = each
+        correct[block] = right
+    _check_nan(signals["phi"])
+    return signals, correct
 
 
-def to_entropies(kind: str, values: np.ndarray, labels: np.ndarray | None) -> dict[str, np.ndarray]:
-    """The entropy and the modified entropy of one model's values, where these say what all classes get.
+def pair_order(keep: np.ndarray, names: Sequence[str], kind: str = "") -> np.ndarray | None:
+    """The order of models, int `[m]`, that brings complementary pairs together; None where there are no pairs.
 
     Args:
-        kind: as for `to_phi`.
-        values: as for `to_phi`.
-        labels: as for `to_phi`.
+        keep: bool `[M, N]`.
+        names: of the models, for the warning.
+        kind: stands before the names.
 
-    Returns:
-        entropy and modified_entropy, float64 `[N, Q]` in nats, from logits and from whole probability vectors; nothing
-        from values of the label's class alone. A probability of 0 counts as the smallest float64.
-
-    Raises:
-        ValueError: as `to_phi`.
+    Warns:
+        UserWarning: naming those that are left out, because the others are pairs and their mate is missing.
     """
-    kind, values, known = _with_axes(kind, values, labels)
-    if kind not in ("logits", "probabilities"):
-        return {}
-    found = {name: np.empty(values.shape[:2]) for name in ("entropy", "modified_entropy")}
-    for block in _blocks(values):
-        part = np.asarray(values[block], np.float64)
-        asked = np.broadcast_to(known[block, None], part.shape[:2])
-        if part.shape[-1] == 1:
-            part = np.concatenate([np.zeros_like(part), part], axis=-1)
-        elif kind == "probabilities":
-            part = np.log(np.maximum(part, np.finfo(np.float64).tiny))
-        with jax.enable_x64(True):
-            found["entropy"][block], found["modified_entropy"][block] = _entropies(part, asked)
-    return found
+    order = pair_rows(keep)
+    if not len(order):
+        return None
+    lost = [names[m] for m in sorted(set(range(len(keep))) - set(order.tolist()))]
+    if lost:
+        warnings.warn(
+            f"{kind}{', '.join(lost)}: left out, because the other models are complementary pairs and the mate is missing",
+            stacklevel=4,
+        )
+    return order
+
+
+@contextlib.contextmanager
+def located(where: object, error_type: type[ValueError]) -> Iterator[None]:
+    """Turn a ValueError into one of a type whose message begins with where it was."""
+    try:
+        yield
+    except ValueError as error:
+        raise error_type(f"{where}: {error}") from error
 
 
 def _with_axes(
@@ -150,7 +201,7 @@ def _with_axes(
 
 
 @jax.jit
-def _of_logits(logits, labels) -> tuple[jax.Array, jax.Array]:
+def _of_logits(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Phi `[n, Q]` in float64, and whether the first query is right."""
     return (
         logit_scaled_confidence(logits.astype(jnp.float64), labels),
@@ -159,7 +210,7 @@ def _of_logits(logits, labels) -> tuple[jax.Array, jax.Array]:
 
 
 @jax.jit
-def _entropies(logits, labels) -> tuple[jax.Array, jax.Array]:
+def _entropies(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
     return entropy(logits), modified_entropy(logits, labels)
 
 

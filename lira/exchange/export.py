@@ -14,10 +14,7 @@ from lira.store.zarr import RunError, new_directory
 __all__ = ["export_carlini"]
 
 
-# --- The way back ---------------------------------------------------------------------------------------------------
-
-
-def export_carlini(run: Run, place: str | os.PathLike[str]) -> list[str]:
+def export_carlini(run: Run, directory: str | os.PathLike[str]) -> list[str]:
     """Write a run as the directory of the original code, whose `plot.py` then works on it.
 
     Of each usable model: keep.npy, hparams.json, scores (phi in float64, what the original computes of its logits) and
@@ -26,7 +23,7 @@ def export_carlini(run: Run, place: str | os.PathLike[str]) -> list[str]:
 
     Args:
         run: the run.
-        place: a new or empty directory; it appears whole or not at all.
+        directory: a new or empty one; it appears whole or not at all.
 
     Returns:
         What is not there, in sentences.
@@ -34,13 +31,13 @@ def export_carlini(run: Run, place: str | os.PathLike[str]) -> list[str]:
     Raises:
         RunError: the directory exists and is not empty, or cannot be written; or the run has no model.
     """
-    place = Path(place).expanduser().absolute()
+    directory = Path(directory).expanduser().absolute()
     models, labels = run.models, run.labels
     if not len(models):
         raise RunError(f"{run.path}: has no usable model to export")
     has_logits, has_labels = run.holds("logits"), bool((labels >= 0).all())
     epoch = run.provenance["source"].get("epoch", 0) if run.is_imported else run.config.recipe.epochs
-    with new_directory(place) as making:
+    with new_directory(directory) as making:
         if has_labels:
             np.save(making / "y_train.npy", labels)
         for model, keep in zip(models, run.keep, strict=True):

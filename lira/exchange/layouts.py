@@ -13,16 +13,14 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lira.data.files import read_array
-from lira.exchange.confidences import as_keep, as_labels, to_entropies, to_phi
-from lira.membership import pair_rows
-from lira.metrics.alignment import member_z, require_aligned
+from lira.exchange.confidences import as_keep, as_labels, convert_models, located, pair_order, to_signals
 from lira.signals import replace_saturated
 from lira.store.imported import run_of_models
 from lira.store.run import Run
@@ -35,7 +33,7 @@ class LayoutError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Found:
+class _Models:
     """What a directory holds, opened but not read: `signals[m]` is a model's logits [N, Q, C] or phi [N, Q]."""
 
     names: list[str]  # of the models, for messages
@@ -48,7 +46,7 @@ class _Found:
 
 def import_run(
     layout: str,
-    place: str | os.PathLike[str],
+    directory: str | os.PathLike[str],
     path: str | os.PathLike[str],
     *,
     labels: np.ndarray | None = None,
@@ -59,7 +57,7 @@ def import_run(
 
     Args:
         layout: one of `LAYOUTS`.
-        place: the directory to read.
+        directory: to read.
         path: the run directory to make, new or empty.
         labels: int `[N]`, where the layout has none of its own; logits need them.
 
@@ -68,96 +66,67 @@ def import_run(
             logits contradict, memberships that the confidences contradict.
         RunError: the run directory cannot be made.
     """
-    place = Path(place).expanduser().absolute()
+    directory = Path(directory).expanduser().absolute()
     if layout not in LAYOUTS:
         raise LayoutError(f"unknown layout {layout!r}: the layouts are {', '.join(LAYOUTS)}")
-    if not place.is_dir():
-        raise LayoutError(f"{place}: is not a directory")
-    found = LAYOUTS[layout](place)
-    N = found.keep.shape[1]
-    for row, name in zip(found.keep, found.names, strict=True):
+    if not directory.is_dir():
+        raise LayoutError(f"{directory}: is not a directory")
+    models = LAYOUTS[layout](directory)
+    M, N = models.keep.shape
+    for row, name in zip(models.keep, models.names, strict=True):
         if row.all() or not row.any():
             raise LayoutError(
-                f"{place}: {name} was trained on {'all' if row.all() else 'none'} of the examples"
+                f"{directory}: {name} was trained on {'all' if row.all() else 'none'} of the examples"
             )
-    try:
-        given = found.labels if labels is None else labels
+    given = models.labels if labels is None else labels
+    with located(directory, LayoutError):
         known = None if given is None else as_labels(given, N)
-    except ValueError as error:
-        raise LayoutError(f"{place}: {error}") from error
-    if found.source["requested"] != len(found.keep):
-        warnings.warn(
-            f"{place}: {len(found.keep)} of {found.source['requested']} models are there", stacklevel=2
+    if models.source["requested"] != M:
+        warnings.warn(f"{directory}: {M} of {models.source['requested']} models are there", stacklevel=2)
+    order = pair_order(models.keep, models.names)
+    if order is not None:
+        models = dataclasses.replace(
+            models,
+            names=[models.names[m] for m in order],
+            keep=models.keep[order],
+            signals=[models.signals[m] for m in order],
         )
-    found = _paired(found)
-    source = {"layout": layout, "path": str(place), **found.source}
-    unknown = np.full(N, -1)
-    return run_of_models(
-        path, found.keep, unknown if known is None else known, _rows(place, found, known), source=source
-    )
+    source = {"layout": layout, "path": str(directory), **models.source}
+    stored = np.full(N, -1) if known is None else known
+    return run_of_models(path, models.keep, stored, _rows(directory, models, known), source=source)
 
 
-def _paired(found: _Found) -> _Found:
-    """The models in complementary pairs, where that is the pool's design; those without a mate are left out."""
-    order = pair_rows(found.keep)
-    if not len(order):
-        return found
-    lost = sorted(set(range(len(found.keep))) - set(order.tolist()))
-    if lost:
-        warnings.warn(
-            f"{', '.join(found.names[m] for m in lost)}: left out, because the other models are complementary pairs and "
-            f"the mate is missing",
-            stacklevel=3,
-        )
-    return dataclasses.replace(
-        found,
-        names=[found.names[m] for m in order],
-        keep=found.keep[order],
-        signals=[found.signals[m] for m in order],
-    )
-
-
-def _rows(place: Path, found: _Found, labels: np.ndarray | None) -> Iterator[dict[str, np.ndarray]]:
+def _rows(directory: Path, models: _Models, labels: np.ndarray | None) -> Iterator[dict[str, np.ndarray]]:
     """Each model's arrays; after the last, whether all of them fit the labels and the memberships."""
-    accuracies, z = [], []
-    for name, keep, values in zip(found.names, found.keep, found.signals, strict=True):
-        try:
-            phi, correct = to_phi(found.kind, values, labels)
-            if np.isinf(phi).any():
-                raise ValueError("holds infinite confidences: leave that model out")
-        except ValueError as error:
-            raise LayoutError(f"{place}: {name}: {error}") from error
-        inside, outside = (
-            (np.nan, np.nan) if correct is None else (correct[keep].mean(), correct[~keep].mean())
-        )
-        accuracies.append(inside)
-        z.append(member_z(phi, keep))
-        arrays = {
-            "phi": phi.astype(np.float32),
-            "accuracy_in": np.float32(inside),
-            "accuracy_out": np.float32(outside),
-            "accuracy_test": np.float32(np.nan),
-        }
-        entropies = to_entropies(found.kind, values, labels)
-        arrays |= {name: each.astype(np.float32) for name, each in entropies.items()}
-        if found.kind == "logits":
-            arrays["logits"] = np.asarray(values, np.float32)
-        yield arrays
-    try:
-        require_aligned(np.array(accuracies), np.array(z), found.keep, labels)
-    except ValueError as error:
-        raise LayoutError(f"{place}: {error}") from error
+    named = zip(models.names, models.signals, strict=True)
+    with located(directory, LayoutError):
+        converted = convert_models(models.kind, named, labels, models.keep)
+        for (signals, correct), name, keep, values in zip(
+            converted, models.names, models.keep, models.signals, strict=True
+        ):
+            if np.isinf(signals["phi"]).any():
+                raise ValueError(f"{name}: holds infinite confidences: leave that model out")
+            inside, outside = (
+                (np.nan, np.nan) if correct is None else (correct[keep].mean(), correct[~keep].mean())
+            )
+            figures = {"accuracy_in": inside, "accuracy_out": outside, "accuracy_test": np.nan}
+            arrays = {name: np.asarray(each, np.float32) for name, each in {**signals, **figures}.items()}
+            if models.kind == "logits":
+                arrays["logits"] = np.asarray(values, np.float32)
+            yield arrays
 
 
 # --- The layouts ----------------------------------------------------------------------------------------------------
 
 
-def _carlini(place: Path) -> _Found:
-    folders = _numbered(place, r"experiment-(\d+)_(\d+)", "experiment-{i}_{n}")
+def _carlini(directory: Path) -> _Models:
+    folders = _numbered(directory, r"experiment-(\d+)_(\d+)", "experiment-{i}_{n}")
     requested = {int(match[2]) for match in folders.values()}
     if len(requested) > 1:
         counts = ", ".join(map(str, sorted(requested)))
-        raise LayoutError(f"{place}: holds experiments of {counts} models each: keep one set in a directory")
+        raise LayoutError(
+            f"{directory}: holds experiments of {counts} models each: keep one set in a directory"
+        )
     newest = [_last_epoch(folder) for folder in folders]
     kind = "logits" if all("logits" in each for each in newest) else "scores"
     for folder, each in zip(folders, newest, strict=True):
@@ -172,37 +141,33 @@ def _carlini(place: Path) -> _Found:
                 f"{file}: is this model's last epoch, and {files[0].name} that of {files[0].parts[-3]}: bring all "
                 f"models to one epoch, or remove the later files"
             )
-    signals = _same_shapes(files, 4 if kind == "logits" else 2)
-    if kind == "logits":
-        if signals[0].shape[1] != 1:
-            raise LayoutError(f"{files[0]}: must be [N, 1, Q, C]; got {signals[0].shape}")
-        signals = [each[:, 0] for each in signals]
     source = {
         "file": f"{kind}/{files[0].name}",
         "epoch": int(files[0].stem),
         "requested": requested.pop(),
         "hparams": _read_hparams(next(iter(folders)) / "hparams.json"),
     }
-    names = [folder.name for folder in folders]
-    labels = np.asarray(read_array(place / "y_train.npy"))
-    keep = _keep(folders, len(signals[0]))
-    return _Found(names, keep, labels, "logits" if kind == "logits" else "phi", signals, source)
+    models = _of_folders(folders, files, 4 if kind == "logits" else 2, source)
+    labels, signals = np.asarray(read_array(directory / "y_train.npy")), models.signals
+    if kind == "logits":
+        if signals[0].shape[1] != 1:
+            raise LayoutError(f"{files[0]}: must be [N, 1, Q, C]; got {signals[0].shape}")
+        signals = [each[:, 0] for each in signals]
+    return dataclasses.replace(models, labels=labels, signals=signals)
 
 
-def _pytorch(place: Path) -> _Found:
-    folders = _numbered(place, r"(\d+)", "{i}")
+def _pytorch(directory: Path) -> _Models:
+    folders = _numbered(directory, r"(\d+)", "{i}")
     kind = "logits" if all((folder / "logits.npy").exists() for folder in folders) else "scores"
-    signals = _same_shapes([folder / f"{kind}.npy" for folder in folders], 3 if kind == "logits" else 2)
-    keep = _keep(folders, len(signals[0]))
     numbers = [int(match[1]) for match in folders.values()]
     source = {"file": f"{kind}.npy", "requested": numbers[-1] - numbers[0] + 1}
-    names = [folder.name for folder in folders]
-    return _Found(names, keep, None, "logits" if kind == "logits" else "phi", signals, source)
+    files = [folder / f"{kind}.npy" for folder in folders]
+    return _of_folders(folders, files, 3 if kind == "logits" else 2, source)
 
 
-def _privacy_meter(place: Path) -> _Found:
-    keep = as_keep(np.asarray(read_array(place / "models" / "memberships.npy")), "memberships.npy")
-    files = [place / "signals" / f"{name}_signals.npy" for name in ("rmia", "loss")]
+def _privacy_meter(directory: Path) -> _Models:
+    keep = as_keep(np.asarray(read_array(directory / "models" / "memberships.npy")), "memberships.npy")
+    files = [directory / "signals" / f"{name}_signals.npy" for name in ("rmia", "loss")]
     file = next((each for each in files if each.exists()), files[0])
     values = np.asarray(read_array(file))
     if keep.ndim != 2 or values.shape != keep.shape[::-1]:
@@ -213,31 +178,29 @@ def _privacy_meter(place: Path) -> _Found:
         )
     # Both files hold the softmax of the label in its newer versions; loss_signals.npy holds losses in older ones.
     kind = "losses" if file == files[1] and np.nanmax(values) > 1 else "confidences"
-    try:
-        phi = np.stack([to_phi(kind, column, None)[0] for column in values.T])
-    except ValueError as error:
-        raise LayoutError(f"{file}: {error}") from error
+    with located(file, LayoutError):
+        phi = np.stack([to_signals(kind, column, None)[0]["phi"] for column in values.T])
     phi = replace_saturated(phi, values.dtype)
     source = {"file": f"signals/{file.name}", "requested": len(keep)}
-    return _Found([f"model {m}" for m in range(len(keep))], keep, None, "phi", list(phi), source)
+    return _Models([f"model {m}" for m in range(len(keep))], keep, None, "phi", list(phi), source)
 
 
-LAYOUTS: dict[str, Callable[[Path], _Found]] = {
+LAYOUTS: dict[str, Callable[[Path], _Models]] = {
     "carlini": _carlini,
     "pytorch": _pytorch,
     "privacy-meter": _privacy_meter,
 }
 
 
-def _numbered(place: Path, pattern: str, wanted: str) -> dict[Path, re.Match[str]]:
+def _numbered(directory: Path, pattern: str, wanted: str) -> dict[Path, re.Match[str]]:
     """The models' directories in the order of their numbers: as text, 10 comes before 2."""
     folders = {
         each: match
-        for each in place.iterdir()
+        for each in directory.iterdir()
         if (match := re.fullmatch(pattern, each.name)) and each.is_dir()
     }
     if not folders:
-        raise LayoutError(f"{place}: holds no directory {wanted}")
+        raise LayoutError(f"{directory}: holds no directory {wanted}")
     return dict(sorted(folders.items(), key=lambda item: int(item[1][1])))
 
 
@@ -269,14 +232,15 @@ def _read_hparams(file: Path) -> dict[str, Any]:
         raise LayoutError(f"{file}: is not valid JSON: {error}") from error
 
 
-def _keep(folders: Sequence[Path] | dict[Path, Any], num_examples: int) -> np.ndarray:
-    """The models' memberships, bool `[M, N]`."""
-    rows = []
+def _of_folders(folders: Iterable[Path], files: Sequence[Path], axes: int, source: dict[str, Any]) -> _Models:
+    """Models of a directory each: its keep.npy, and a file of logits (three axes or more) or of phi (two)."""
+    signals, rows = _same_shapes(files, axes), []
     for folder in folders:
         row = as_keep(np.asarray(read_array(folder / "keep.npy")), f"{folder}/keep.npy")
-        if row.shape != (num_examples,):
+        if row.shape != signals[0].shape[:1]:
             raise LayoutError(
-                f"{folder}/keep.npy: must be [{num_examples}], as many as the model was asked about; got {row.shape}"
+                f"{folder}/keep.npy: must be [{len(signals[0])}], as many as the model was asked about; got {row.shape}"
             )
         rows.append(row)
-    return np.stack(rows)
+    names = [folder.name for folder in folders]
+    return _Models(names, np.stack(rows), None, "logits" if axes > 2 else "phi", signals, source)

@@ -16,12 +16,13 @@ from lira.forgetting.classical import (
     psi_normalised,
 )
 from lira.forgetting.ensembles import example_epsilons, forgetting_quality, klom, largest_epsilon
-from lira.forgetting.measure import Direction, direction, exposure_threshold, measure
+from lira.forgetting.measure import Direction, MethodFigures, direction, exposure_threshold, measure
 
 __all__ = [
     "Attack",
     "Called",
     "Direction",
+    "MethodFigures",
     "NormalisedPsi",
     "RetrainedValues",
     "called_members",

@@ -1,7 +1,8 @@
-"""Everything that is measured of one unlearning method at one request, as one document."""
+"""Everything that is measured of one unlearning method at one request."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,19 +10,39 @@ from lira.attacks import lira_online_fixed
 from lira.forgetting._check import check_ensembles, joined_pool
 from lira.forgetting.attacks import FPRS, Attack, lira_after, u_lira, update_leakage
 from lira.forgetting.chance import RetrainedValues, retrained_values
-from lira.forgetting.classical import Called, called_members, mia_efficacy, psi, psi_normalised
+from lira.forgetting.classical import (
+    Called,
+    NormalisedPsi,
+    called_members,
+    mia_efficacy,
+    psi,
+    psi_normalised,
+)
 from lira.forgetting.ensembles import example_epsilons, forgetting_quality, klom, largest_epsilon
 from lira.metrics import (
     Estimate,
+    OperatingPoint,
     Roc,
     example_tpr,
     mean_over_clusters,
     most_and_least_vulnerable,
     roc,
 )
-from lira.metrics.document import estimate_entry, number, point_entry
 
-__all__ = ["Direction", "direction", "exposure_threshold", "measure"]
+__all__ = [
+    "ClassicalFigures",
+    "CurveFigures",
+    "Direction",
+    "ExposedExample",
+    "MethodFigures",
+    "direction",
+    "exposure_threshold",
+    "measure",
+]
+
+
+# phi, or other features, of the models before, after and retrained, float [M, N, Q] each.
+Ensembles = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class Direction(NamedTuple):
@@ -34,6 +55,86 @@ class Direction(NamedTuple):
     def over_forgotten(self) -> bool:
         """Below: the shift's whole interval is negative, and the AUC, which outliers do not move, agrees."""
         return bool(self.shift.high < 0 and self.auc.value < 0.5)
+
+
+class CurveFigures(NamedTuple):
+    """What a ROC curve says at low FPR."""
+
+    auc: Estimate
+    tpr_at_fpr: dict[float, OperatingPoint]  # those of FPRS
+
+
+class ClassicalFigures(NamedTuple):
+    """A classical attack at one FPR, by the models that it attacks: "before", "after" and "retrained"."""
+
+    mia_efficacy: dict[str, Estimate]
+    psi: dict[str, Estimate]
+    psi_normalised: NormalisedPsi
+    tpr: dict[str, Estimate]  # realised
+    fpr: dict[str, Estimate]
+
+
+class ExposedExample(NamedTuple):
+    """A forgotten example that U-LiRA finds in many of the models that held it."""
+
+    example: int
+    share: float  # of them, in which it is found
+    epsilon: float
+    phi: dict[str, float]  # mean over them, "before", "after" and "retrained"
+
+
+@dataclass(frozen=True, eq=False)
+class MethodFigures:
+    """What was measured of one method at one request.
+
+    Beside a figure of the unlearned models, "after", stands the retrained models' own, "retrained": for U-LiRA, epsilon and
+    KLoM the range of `retrained_values`, elsewhere the figure with the retrained models in place of the unlearned ones.
+    """
+
+    num_models: int
+    num_forgotten: int
+    attack: str
+    u_lira: CurveFigures
+    retrained: RetrainedValues
+    lira: dict[str, CurveFigures]  # "before" and "after"
+    classical: dict[str, dict[float, ClassicalFigures]]
+    """By attack ("threshold", and "logistic" where there are several features), then by FPR."""
+    delta: float  # of the examples' epsilons
+    largest_epsilon: float  # that so many models can show
+    infinite: float  # share of examples with an infinite epsilon
+    quality: float  # forgetting quality
+    score: float  # it times the ratios of retain and test accuracy to retraining's; NaN without these
+    klom_mean: float
+    klom_95: float  # 95th percentile over examples
+    update_leakage: dict[str, dict[str, CurveFigures]]
+    """By "difference" and "lira", then "after" and "retrained"."""
+    direction: Direction  # exact retraining has 0 and 1/2
+    accuracy: dict[str, dict[str, Estimate]]
+    """Means over models, by group as given, then "after" and "retrained"."""
+    worst_fpr: float
+    worst: list[ExposedExample]
+    """Those that U-LiRA finds in most of the models that held them, at `worst_fpr`. They are picked by that share, so it
+    is high by choice for the few at the top."""
+
+    @property
+    def lowest_fpr(self) -> float | None:
+        """The lowest of U-LiRA's FPRs that can be resolved; None where none can."""
+        return next((fpr for fpr, point in self.u_lira.tpr_at_fpr.items() if point.status == "ok"), None)
+
+    @property
+    def verdict(self) -> str:
+        """What is said of the method: "over-forgotten", "exposed" or "as retrained".
+
+        Over-forgotten: see `Direction`. Exposed: U-LiRA's AUC, or its TPR at the lowest resolvable FPR, lies above the
+        range that holds 95 % of exact retrainings; of two such figures about one retraining in twenty has one above.
+        "As retrained" says that neither shows a difference, with so many models and examples, and no more.
+        """
+        if self.direction.over_forgotten:
+            return "over-forgotten"
+        fpr, above = self.lowest_fpr, self.u_lira.auc.value > self.retrained.auc.high
+        if fpr is not None:
+            above |= self.u_lira.tpr_at_fpr[fpr].tpr > self.retrained.tpr_at_fpr[fpr].high
+        return "exposed" if above else "as retrained"
 
 
 def direction(after: np.ndarray, retrained: np.ndarray, keep: np.ndarray, forget: np.ndarray) -> Direction:
@@ -64,8 +165,8 @@ def exposure_threshold(curve: Roc) -> tuple[float, float]:
         (FPR, threshold). Where none can be: 0 and the threshold without a false positive.
     """
     points = [curve.tpr_at(fpr) for fpr in FPRS]
-    found = next((point for point in points if point.status == "ok"), None)
-    return (found.fpr, found.threshold) if found else (0.0, points[0].threshold)
+    lowest = next((point for point in points if point.status == "ok"), None)
+    return (lowest.fpr, lowest.threshold) if lowest else (0.0, points[0].threshold)
 
 
 def measure(
@@ -82,10 +183,10 @@ def measure(
     attack: Attack = lira_online_fixed,
     fprs: Sequence[float] = (0.1, 0.5),
     delta: float = 1e-5,
-    own: RetrainedValues | None = None,
+    reference: RetrainedValues | None = None,
     worst: int = 10,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> MethodFigures:
     """Measure one method at one request; what each figure is, its own function says.
 
     After several requests `forget` is everything forgotten so far and `before` the original models, so that the
@@ -106,27 +207,9 @@ def measure(
         attack: of U-LiRA, of LiRA and on updates.
         fprs: of the classical attacks, in (0, 1).
         delta: of the examples' epsilons.
-        own: of `retrained_values`, which is the same for all methods of a request; None: computed here.
+        reference: of `retrained_values`, which is the same for all methods of a request; None: computed here.
         worst: how many of the most exposed examples are named.
         seed: of the halves that the classical attacks are fitted on.
-
-    Returns:
-        A document for JSON, in which nothing is NaN (null instead). A figure with an interval is {"value", "low",
-        "high"}. Beside "after" stands "retrained", the retrained models' own value: for `u_lira`, `epsilon` and `klom` the
-        range of `retrained_values`, elsewhere the figure with the retrained models in place of the unlearned ones.
-
-        - `u_lira`, `lira` (before and after), `update_leakage` (by `difference` and `lira`): curves, {"auc",
-          "tpr_at_fpr": {"0.001": ...}}.
-        - `classical`: by attack ("threshold", and "logistic" where there are several features), then by FPR:
-          `mia_efficacy`, `psi` and the realised `tpr` and `fpr` before, after and retrained, and `psi_normalised`
-          with its `status` ("ok" or "undefined") and `over_forgotten`.
-        - `epsilon`: share of `infinite` ones and `forgetting_quality`; `largest_finite` is what so many models can
-          show. `score` multiplies the quality by the ratios of retain and test accuracy, null without these.
-        - `klom`: `mean` and `percentile_95` over examples.
-        - `direction`: `shift`, `auc` and `over_forgotten`; exact retraining has 0 and 1/2.
-        - `accuracy`: as given, means over models.
-        - `worst`: the examples that U-LiRA finds in most of the models that held them, at `worst_fpr`. They are
-          picked by that share, so it is high by choice for the few at the top.
 
     Raises:
         ValueError: an argument is out of range, shapes disagree, rows are not paired, the forget set is empty or leaves
@@ -142,133 +225,108 @@ def measure(
     epsilons = example_epsilons(after, retrained, keep, forget, delta=delta)
     quality = forgetting_quality(epsilons)
     divergence = klom(after, retrained, keep, forget)
-    found = direction(after, retrained, keep, forget)
-    own = own or retrained_values(retrained, keep, forget, attack=attack, delta=delta, seed=seed)
-    return {
-        "num_models": M,
-        "num_forgotten": int(forget.sum()),
-        "attack": getattr(attack, "__name__", str(attack)),
-        "u_lira": {
-            "after": _curve(curve),
-            "retrained": {
-                "auc": _figure(own.auc),
-                "tpr_at_fpr": {
-                    f"{fpr:g}": estimate_entry("tpr", tpr, "") for fpr, tpr in own.tpr_at_fpr.items()
-                },
-            },
-        },
-        "lira": {
-            name: _curve(roc(*lira_after(models, keep, forget, attack=attack)))
-            for name, models in (("before", before), ("after", after))
-        },
-        "classical": _classical(before, after, retrained, keep, forget, features, fprs, seed),
-        "epsilon": {
-            "delta": delta,
-            "largest_finite": largest_epsilon(M, delta=delta),
-            "infinite": {"after": float(np.mean(np.isinf(epsilons))), "retrained": _figure(own.infinite)},
-            "forgetting_quality": {"after": quality, "retrained": _figure(own.quality)},
-            "score": _score(quality, accuracy or {}),
-        },
-        "klom": {
-            "mean": {"after": float(divergence.mean()), "retrained": _figure(own.klom_mean)},
-            "percentile_95": {
-                "after": float(np.quantile(divergence, 0.95)),
-                "retrained": _figure(own.klom_95),
-            },
-        },
-        "update_leakage": {
-            kind: {
-                name: _curve(roc(*update_leakage(previous, models, keep, latest, attack=on)))
-                for name, models in (("after", after), ("retrained", retrained))
-            }
+
+    def lira(models: np.ndarray) -> CurveFigures:
+        return _curve(roc(*lira_after(models, keep, forget, attack=attack)))
+
+    def leakage(models: np.ndarray, on: Attack | None) -> CurveFigures:
+        return _curve(roc(*update_leakage(previous, models, keep, latest, attack=on)))
+
+    return MethodFigures(
+        num_models=M,
+        num_forgotten=int(forget.sum()),
+        attack=getattr(attack, "__name__", str(attack)),
+        u_lira=_curve(curve),
+        retrained=reference
+        or retrained_values(retrained, keep, forget, attack=attack, delta=delta, seed=seed),
+        lira={"before": lira(before), "after": lira(after)},
+        classical=_classical((before, after, retrained), keep, forget, features, fprs, seed),
+        delta=delta,
+        largest_epsilon=largest_epsilon(M, delta=delta),
+        infinite=float(np.mean(np.isinf(epsilons))),
+        quality=quality,
+        score=_score(quality, accuracy or {}),
+        klom_mean=float(divergence.mean()),
+        klom_95=float(np.quantile(divergence, 0.95)),
+        update_leakage={
+            kind: {"after": leakage(after, on), "retrained": leakage(retrained, on)}
             for kind, on in (("difference", None), ("lira", attack))
         },
-        "direction": {
-            "shift": _figure(found.shift),
-            "auc": _figure(found.auc),
-            "over_forgotten": found.over_forgotten,
-        },
-        "accuracy": {
-            group: {
-                name: _figure(mean_over_clusters(values.reshape(-1, 2).mean(axis=1), 0, 1))
-                for name, values in zip(("after", "retrained"), pair, strict=True)
-            }
-            for group, pair in (accuracy or {}).items()
-        },
-        "worst_fpr": worst_fpr,
-        "worst": _worst((before, after, retrained), keep, forget, scores, threshold, epsilons, worst),
-    }
+        direction=direction(after, retrained, keep, forget),
+        accuracy={group: _accuracies(*pair) for group, pair in (accuracy or {}).items()},
+        worst_fpr=worst_fpr,
+        worst=_worst((before, after, retrained), keep, forget, scores, threshold, epsilons, worst),
+    )
 
 
-# --- Parts of the document ------------------------------------------------------------------------------------------
+# --- Parts ----------------------------------------------------------------------------------------------------------
 
 
-def _figure(estimate: Estimate) -> dict[str, float | None]:
-    return estimate_entry("value", estimate, "")
+def _curve(curve: Roc) -> CurveFigures:
+    return CurveFigures(curve.auc_interval(), {fpr: curve.tpr_at(fpr) for fpr in FPRS})
 
 
-def _curve(curve: Roc) -> dict[str, Any]:
+def _accuracies(after: np.ndarray, retrained: np.ndarray) -> dict[str, Estimate]:
+    """Means of the accuracies of models, float `[M]` each, with pairs as clusters."""
     return {
-        "auc": _figure(curve.auc_interval()),
-        "tpr_at_fpr": {f"{fpr:g}": point_entry(curve.tpr_at(fpr)) for fpr in FPRS},
+        name: mean_over_clusters(values.reshape(-1, 2).mean(axis=1), 0, 1)
+        for name, values in (("after", after), ("retrained", retrained))
     }
 
 
-def _classical(before, after, retrained, keep, forget, features, fprs, seed) -> dict[str, Any]:
-    ensembles = (before, after, retrained)
-    attacks = {"threshold": tuple(phi.mean(axis=2, keepdims=True, dtype=np.float64) for phi in ensembles)}
+def _classical(
+    ensembles: Ensembles,
+    keep: np.ndarray,
+    forget: np.ndarray,
+    features: Ensembles | None,
+    fprs: Sequence[float],
+    seed: int,
+) -> dict[str, dict[float, ClassicalFigures]]:
+    attacks = {"threshold": [phi.mean(axis=2, keepdims=True, dtype=np.float64) for phi in ensembles]}
     joined = ensembles if features is None else features
     if joined[0].shape[2] > 1:
-        attacks["logistic"] = joined
-    found = {}
+        attacks["logistic"] = list(joined)
+    figures = {}
     for name, signals in attacks.items():
         called = [called_members(values, keep, forget, fprs=fprs, seed=seed) for values in signals]
-        found[name] = {f"{fpr:g}": _psi_entry(*each) for fpr, *each in zip(fprs, *called, strict=True)}
-    return found
+        figures[name] = {fpr: _classical_at(*each) for fpr, *each in zip(fprs, *called, strict=True)}
+    return figures
 
 
-def _psi_entry(before: Called, after: Called, retrained: Called) -> dict[str, Any]:
-    normalised = psi_normalised(before, after, retrained)
+def _classical_at(before: Called, after: Called, retrained: Called) -> ClassicalFigures:
     called = {"before": before, "after": after, "retrained": retrained}
-    return {
-        "mia_efficacy": {name: _figure(mia_efficacy(each)) for name, each in called.items()},
-        "psi": {name: _figure(psi(each)) for name, each in called.items()},
-        "psi_normalised": {
-            **_figure(normalised.estimate),
-            "status": "ok" if normalised.is_defined else "undefined",
-            "denominator": _figure(normalised.denominator),
-            "over_forgotten": normalised.over_forgotten,
-        },
-        "tpr": {name: _figure(mean_over_clusters(each.retain, 0, 1)) for name, each in called.items()},
-        "fpr": {name: _figure(mean_over_clusters(each.validation, 0, 1)) for name, each in called.items()},
-    }
+    return ClassicalFigures(
+        {name: mia_efficacy(each) for name, each in called.items()},
+        {name: psi(each) for name, each in called.items()},
+        psi_normalised(before, after, retrained),
+        {name: mean_over_clusters(each.retain, 0, 1) for name, each in called.items()},
+        {name: mean_over_clusters(each.validation, 0, 1) for name, each in called.items()},
+    )
 
 
-def _score(quality: float, accuracy: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> float | None:
-    """The challenge's final score, None without the accuracies that it needs."""
+def _score(quality: float, accuracy: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> float:
+    """The challenge's final score, NaN without the accuracies that it needs."""
     for group in ("retain", "test"):
-        if group not in accuracy:
-            return None
-        after, retrained = (float(np.mean(values)) for values in accuracy[group])
+        after, retrained = (float(np.mean(values)) for values in accuracy.get(group, (np.nan, np.nan)))
         quality *= after / retrained if retrained else np.nan
-    return number(quality)
+    return quality
 
 
-def _worst(ensembles, keep, forget, scores, threshold, epsilons, count) -> list[dict[str, Any]]:
+def _worst(
+    ensembles: Ensembles,
+    keep: np.ndarray,
+    forget: np.ndarray,
+    scores: np.ndarray,
+    threshold: float,
+    epsilons: np.ndarray,
+    count: int,
+) -> list[ExposedExample]:
     held, among = keep[:, forget], np.flatnonzero(forget)
     exposed, _ = most_and_least_vulnerable(scores, held, threshold, count=count)
     shares = example_tpr(scores, held, threshold)
-    return [
-        {
-            "example": int(among[i]),
-            "found": float(shares[i]),
-            "epsilon": number(epsilons[i]),
-            "epsilon_infinite": bool(np.isinf(epsilons[i])),
-            # Of the models that held it.
-            "phi": {
-                name: float(values[held[:, i], among[i]].mean(dtype=np.float64))
-                for name, values in zip(("before", "after", "retrained"), ensembles, strict=True)
-            },
-        }
-        for i in exposed
-    ]
+
+    def mean_phi(i: int) -> dict[str, float]:
+        means = [float(phi[held[:, i], among[i]].mean(dtype=np.float64)) for phi in ensembles]
+        return dict(zip(("before", "after", "retrained"), means, strict=True))
+
+    return [ExposedExample(int(among[i]), float(shares[i]), float(epsilons[i]), mean_phi(i)) for i in exposed]

@@ -36,8 +36,16 @@ BLOCK = 4096
 SCORES = 1 << 21
 
 
-def check_run(run: Run, attacks: Mapping[str, Callable] = ATTACKS) -> list[Check]:
-    """All checks of a run, as far as it has come: those that need trained models are absent without any."""
+def check_run(
+    run: Run, attacks: Mapping[str, Callable] = ATTACKS, *, pool: Pool | None = None
+) -> list[Check]:
+    """All checks of a run, as far as it has come: those that need trained models are absent without any.
+
+    Args:
+        run: the run.
+        attacks: as in `check_pool`.
+        pool: the run's, where it is there already.
+    """
     config = run.config
     requested = run.provenance["source"]["requested"] if run.is_imported else config.num_models
     checks = [check_models(run.done, requested)]
@@ -48,7 +56,8 @@ def check_run(run: Run, attacks: Mapping[str, Callable] = ATTACKS) -> list[Check
         checks.append(check_queries(config.recipe, config.queries))
     if not len(run.models):
         return checks
-    return checks + check_trained(run, run.models) + check_pool(pool_of(run), run.labels, attacks=attacks)
+    trained = check_trained(run, run.models)
+    return checks + trained + check_pool(pool or pool_of(run), run.labels, attacks=attacks)
 
 
 def check_pool(
@@ -93,36 +102,31 @@ def check_pool(
 def check_models(done: np.ndarray, requested: int) -> Check:
     """Models trained against requested; `done` is the run's, uint8 `[M]`."""
     trained, diverged = int(np.sum(done == DONE)), int(np.sum(done == DIVERGED))
+    status, sentence = "ok", f"all {requested} models are there"
     if trained + diverged < requested:
-        return Check(
-            "models", "fail", f"{trained} of {requested} models are there: figures of fewer models are others"
-        )
-    if diverged:
-        return Check(
-            "models", "warn", f"{diverged} of {requested} models diverged; they and their mates are left out"
-        )
-    return Check("models", "ok", f"all {requested} models are there")
+        status = "fail"
+        sentence = f"{trained} of {requested} models are there: figures of fewer models are others"
+    elif diverged:
+        status = "warn"
+        sentence = f"{diverged} of {requested} models diverged; they and their mates are left out"
+    return Check("models", status, sentence)
 
 
 def check_counts(keep: np.ndarray) -> Check:
     """IN and OUT models of every example; `keep` is bool `[M, N]`."""
     inside = keep.sum(axis=0)
     outside = len(keep) - inside
-    text = (
-        f"examples have {inside.min()} to {inside.max()} IN and {outside.min()} to {outside.max()} OUT models"
-    )
+    counts = f"{inside.min()} to {inside.max()} IN and {outside.min()} to {outside.max()} OUT"
+    text = f"examples have {counts} models"
     design = "in complementary pairs" if is_paired(keep) else "in no pairs, so each target is left out alone"
+    name = "IN and OUT models"
     if not outside.min():
-        return Check("IN and OUT models", "fail", f"{text}: one without an OUT model cannot be attacked")
+        return Check(name, "fail", f"{text}: one without an OUT model cannot be attacked")
     if not inside.min():
-        return Check(
-            "IN and OUT models", "warn", f"{text}: one without an IN model allows offline attacks only"
-        )
+        return Check(name, "warn", f"{text}: one without an IN model allows offline attacks only")
     if min(inside.min(), outside.min()) < 8:
-        return Check(
-            "IN and OUT models", "warn", f"{text}, {design}: below eight a shared variance is better"
-        )
-    return Check("IN and OUT models", "ok", f"{text}, {design}")
+        return Check(name, "warn", f"{text}, {design}: below eight a shared variance is better")
+    return Check(name, "ok", f"{text}, {design}")
 
 
 def check_classes(labels: np.ndarray, keep: np.ndarray) -> Check:
@@ -132,9 +136,8 @@ def check_classes(labels: np.ndarray, keep: np.ndarray) -> Check:
     seen = np.stack([np.bincount(labels[row], minlength=classes) > 0 for row in keep])
     unseen = int((~seen).sum()) - len(absent) * len(keep)
     if len(absent):
-        return Check(
-            "classes", "warn", f"no example has class {', '.join(map(str, absent))} of 0 to {classes - 1}"
-        )
+        missing = ", ".join(map(str, absent))
+        return Check("classes", "warn", f"no example has class {missing} of 0 to {classes - 1}")
     if unseen and keep.any():
         return Check("classes", "warn", f"{unseen} times a model was trained on no example of a class")
     return Check("classes", "ok", f"all {classes} classes have examples in every model")
@@ -144,21 +147,17 @@ def check_queries(recipe: Recipe, queries: Queries) -> Check:
     """The queries against the training augmentation: their mismatch costs most (Carlini et al. 2022, section VI-B)."""
     mismatches = []
     if recipe.flip != queries.mirror:
-        mismatches.append(
-            f"training mirrors {'at random' if recipe.flip else 'nothing'}, and the queries do "
-            f"{'' if queries.mirror else 'not '}mirror"
-        )
+        training, asked = "at random" if recipe.flip else "nothing", "" if queries.mirror else "not "
+        mismatches.append(f"training mirrors {training}, and the queries do {asked}mirror")
     if (recipe.crop_pad > 0) != (queries.shift > 0):
-        mismatches.append(
-            f"training shifts by up to {recipe.crop_pad} pixels, and the queries by {queries.shift}"
-        )
+        shifts = f"training shifts by up to {recipe.crop_pad} pixels, and the queries by {queries.shift}"
+        mismatches.append(shifts)
     if queries.convention == "original":
-        return Check(
-            "queries",
-            "warn",
+        sentence = (
             "by the released code's convention, each batch of 5,000 examples normalised by itself, members or not: to "
-            "match its numbers, not to attack a model as it is used",
+            "match its numbers, not to attack a model as it is used"
         )
+        return Check("queries", "warn", sentence)
     if mismatches:
         return Check("queries", "warn", f"{'; '.join(mismatches)}: the attack is weaker than it could be")
     return Check("queries", "ok", f"the {len(queries.views)} queries match the training augmentation")
@@ -186,19 +185,15 @@ def check_confidences(phi: SignalArray, name: str = "confidences") -> Check:
         return Check(name, "fail", f"{len(stuck)} of {M} models say the same of every example: {models}")
     value, count = max(top, bottom, key=lambda end: end[1])
     tied = count / (M * N * Q) if count > 1 else 0.0
+    span = f"phi from {low.min():.1f} to {high.max():.1f}"
+    status, sentence = "ok", f"{span}, finite, neither saturated nor constant"
     if tied > 1e-4:
         status = "fail" if tied > 0.05 else "warn"
-        return Check(
-            name, status, f"{tied:.2%} of the values are {value:.4g} exactly: saturated, and tied for attacks"
-        )
-    if constant:
+        sentence = f"{tied:.2%} of the values are {value:.4g} exactly: saturated, and tied for attacks"
+    elif constant:
         status = "fail" if constant > N / 2 else "warn"
-        return Check(
-            name, status, f"of {constant:,} of {N:,} examples all models say the same, whatever the query"
-        )
-    return Check(
-        name, "ok", f"phi from {low.min():.1f} to {high.max():.1f}, finite, neither saturated nor constant"
-    )
+        sentence = f"of {constant:,} of {N:,} examples all models say the same, whatever the query"
+    return Check(name, status, sentence)
 
 
 def _extreme(end: Callable, block: np.ndarray, value: float, count: int) -> tuple[float, int]:
@@ -214,11 +209,8 @@ def check_direction(scores: np.ndarray, keep: np.ndarray) -> Check:
     auc, error, _ = _figures(scores, keep)
     text = f"AUC of the global threshold {auc:.3f} +- {1.96 * error:.3f}"
     if auc + LIMIT * error < 0.5:
-        return Check(
-            "direction",
-            "fail",
-            f"{text}, below 0.5: wrong sign, inverted membership, or rows in another order",
-        )
+        text += ", below 0.5: wrong sign, inverted membership, or rows in another order"
+        return Check("direction", "fail", text)
     if auc + 1.96 * error < 0.5:
         return Check("direction", "warn", f"{text}, below 0.5: look at the sign and at the order of rows")
     return Check("direction", "ok", text)

@@ -1,26 +1,22 @@
 """How many shadow models are enough? Every attack within disjoint parts of one pool, from few models to all of them."""
 
-import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from rich import box
-from rich.table import Column, Table
-from rich.text import Text
 
-from lira.attacks import FewModelsError, FewModelsWarning
+from lira.attacks import FewModelsError, FewModelsWarning, SignalArray
 from lira.attacks.suite import ATTACKS, NO_SHADOWS, Pool, missing_signals, read_signal
-from lira.metrics import LearningPoint, enough_models, learning_curve
-from lira.metrics.document import estimate_entry, point_entry
-from lira.reporting.plots import percent, plot_learning_curves
-from lira.reporting.write import png
-from lira.store.zarr import write_atomically
+from lira.metrics import LearningPoint, learning_curve
+from lira.reporting.document import as_json, learning_document
+from lira.reporting.evaluate import LOW_FPR
+from lira.reporting.plots import plot_learning_curves
+from lira.reporting.write import png, write_files
+from lira.scoring import pool_of
+from lira.store.run import Run
 
-__all__ = ["RULE", "curves_of", "table", "write_curves"]
+__all__ = ["RULE", "curves_of", "enough", "write_curves"]
 
 RULE = (
     "enough: the smallest number from which on the shortfall of TPR against the largest number tried stays below 5 % of "
@@ -63,66 +59,31 @@ def curves_of(
         attack, signal = ATTACKS[name], read_signal(ATTACKS[name], pool.signals)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FewModelsWarning)  # the curve is there to show it
-            enough = [size for size in sizes if _is_possible(attack, signal, pool.keep, size)]
-            if enough:
-                curves[name] = learning_curve(attack, signal, pool.keep, enough, fpr=fpr)
+            possible = [size for size in sizes if _is_possible(attack, signal, pool.keep, size)]
+            if possible:
+                curves[name] = learning_curve(attack, signal, pool.keep, possible, fpr=fpr)
     return curves
 
 
-def table(curves: Mapping[str, list[LearningPoint]], fpr: float) -> Table:
-    """TPR at `fpr` by attack and number of models, and how many are enough."""
-    sizes = sorted({point.num_models for points in curves.values() for point in points})
-    result = Table(
-        Column("attack", overflow="fold", no_wrap=True),
-        *(Column(f"{size}", justify="right") for size in sizes),
-        "enough",
-        title=f"TPR at {100 * fpr:g} % FPR by number of models",
-        title_justify="left",
-        caption=Text(RULE),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    for name, points in curves.items():
-        by_size = {point.num_models: point.tpr for point in points}
-        cells = [_cell(by_size[size]) if size in by_size else "" for size in sizes]
-        enough = enough_models(points)
-        result.add_row(Text(name), *cells, "more" if enough is None else f"{enough}")
-    return result
+def enough(run: Run, *, fpr: float = LOW_FPR) -> dict[str, list[LearningPoint]]:
+    """`curves_of` a run's usable models, which are written to its enough.json and enough.png, too."""
+    curves = curves_of(pool_of(run), fpr=fpr)
+    write_curves(run.path, curves, fpr)
+    return curves
 
 
-def write_curves(path: str | os.PathLike[str], curves: Mapping[str, list[LearningPoint]], fpr: float) -> None:
+def write_curves(
+    path: str | os.PathLike[str], curves: Mapping[str, Sequence[LearningPoint]], fpr: float
+) -> None:
     """Write enough.json and enough.png into a directory; each file whole or not at all."""
-    document: dict[str, Any] = {"rule": RULE, "fpr": fpr, "attacks": {}}
-    for name, points in curves.items():
-        document["attacks"][name] = {
-            "enough": enough_models(points),
-            "points": [
-                {
-                    "num_models": int(point.num_models),
-                    "num_subpools": int(point.num_subpools),
-                    "tpr_at_fpr": point_entry(point.tpr),
-                    **estimate_entry("auc", point.auc),
-                    **estimate_entry("shortfall", point.shortfall.tpr),
-                }
-                for point in points
-            ],
-        }
-    write_atomically(Path(path) / "enough.png", png(plot_learning_curves(curves, fpr)))
-    write_atomically(Path(path) / "enough.json", json.dumps(document, indent=2, allow_nan=False).encode())
+    content = as_json(learning_document(RULE, curves, fpr))
+    write_files(path, {"enough.png": png(plot_learning_curves(curves, fpr)), "enough.json": content})
 
 
-def _is_possible(attack, signal, keep: np.ndarray, size: int) -> bool:
+def _is_possible(attack: Callable[..., np.ndarray], signal: SignalArray, keep: np.ndarray, size: int) -> bool:
     rows = slice(0, size)
     try:
         attack(np.asarray(signal[rows, slice(0, TRIAL)]), keep[rows, :TRIAL])
     except FewModelsError:
         return False
     return True
-
-
-def _cell(point) -> str:
-    if point.status != "ok":
-        return point.status
-    interval = "" if np.isnan(point.low) else f"\n{100 * point.low:.2f}–{100 * point.high:.2f}"
-    return percent(point.tpr) + interval

@@ -1,36 +1,104 @@
-"""From scores to the content of metrics.json and to curves."""
+"""From scores to figures: every attack's, with their intervals, and the curves to draw."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from lira.membership import is_paired
-from lira.metrics import MIN_CLUSTERS, Roc, mean_over_targets, roc
+from lira.metrics import MIN_CLUSTERS, Estimate, OperatingPoint, Roc, mean_over_targets, roc
 from lira.metrics.curve import BYTES_A_SCORE
-from lira.metrics.document import estimate_entry, point_entry
 from lira.parallel import side_by_side
-from lira.reporting.implied import leakage
-from lira.reporting.plots import Curve
+from lira.reporting.implied import Leakage, leakage
 
-__all__ = ["FPRS", "evaluate", "low_fpr_threshold", "strongest_attack"]
+__all__ = [
+    "FPRS",
+    "LOW_FPR",
+    "AttackFigures",
+    "Curve",
+    "Evaluation",
+    "MeanRate",
+    "evaluate",
+    "interval_note",
+    "low_fpr_threshold",
+    "measure_attacks",
+    "strongest_attack",
+]
 
 FPRS = (1e-5, 1e-4, 1e-3, 1e-2)
 # The operating point that headlines, legends and per-example figures quote.
-LOW_FPR = "0.001"
+LOW_FPR = 1e-3
 CURVE_POINTS = 2000
 
 
-def evaluate(scores: Mapping[str, np.ndarray], keep: np.ndarray) -> tuple[dict[str, Any], dict[str, Curve]]:
-    """Measure every attack, those of different cores side by side: one full ROC curve is held for each.
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A pooled ROC curve thinned for drawing: G realised operating points, the first at no false positive."""
+
+    fpr: np.ndarray  # float64 [G], ascending from 0
+    tpr: np.ndarray  # float64 [G]
+    low: np.ndarray  # float64 [G], the 95 % interval's ends; NaN where there is none
+    high: np.ndarray  # float64 [G]
+    num_nonmembers: int
+    auc: float
+    low_fpr_tpr: float  # TPR at 0.1 % FPR; NaN where that is not resolvable
+
+    @property
+    def floor(self) -> float:
+        """The lowest FPR that can be resolved, 1 / non-members."""
+        return 1 / self.num_nonmembers
+
+
+class MeanRate(NamedTuple):
+    """A TPR at an FPR, averaged over targets."""
+
+    tpr: Estimate  # NaN unless `status` is "ok"
+    status: str  # "ok", "unresolvable" (by some target) or "undefined"
+    floor: float  # the lowest FPR that every target resolves; NaN where one has no non-members
+
+
+@dataclass(frozen=True, eq=False)
+class AttackFigures:
+    """What was measured of one attack: pooled over targets, and averaged over them."""
+
+    auc: Estimate
+    balanced_accuracy: Estimate
+    tpr_at: dict[float, OperatingPoint]  # by FPR, those of FPRS
+    mean_auc: Estimate
+    mean_tpr_at: dict[float, MeanRate]
+    curve: Curve | None  # None where it is undefined: no members or no non-members
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What was measured of every attack on the same targets."""
+
+    interval: str  # what the intervals of pooled figures are
+    num_models: int  # attacked
+    num_examples: int
+    num_members: int  # scores of members, pooled over targets
+    num_nonmembers: int
+    attacks: dict[str, AttackFigures]
+    strongest: tuple[str, Leakage] | None
+    """The strongest attack and what it implies; None without members or non-members."""
+    models: list[int] | None  # indices of those attacked
+
+    @property
+    def curves(self) -> dict[str, Curve]:
+        """The curves to draw, of the attacks that have one."""
+        return {name: each.curve for name, each in self.attacks.items() if each.curve is not None}
+
+
+def evaluate(
+    scores: Mapping[str, np.ndarray], keep: np.ndarray, models: list[int] | None = None
+) -> Evaluation:
+    """Measure every attack, and what the strongest implies.
 
     Args:
         scores: float `[T, N]` by attack, higher = more likely a member.
         keep: bool `[T, N]`, true where the target was trained on the example.
-
-    Returns:
-        The content of metrics.json, in which nothing is NaN (null instead), and the curves to draw. An attack whose
-        curve is undefined (no members or no non-members at all) has none.
+        models: indices of the targets, for metrics.json.
 
     Raises:
         ValueError: there is no attack, shapes disagree, or a score is NaN.
@@ -38,73 +106,44 @@ def evaluate(scores: Mapping[str, np.ndarray], keep: np.ndarray) -> tuple[dict[s
     if not scores:
         raise ValueError("scores holds no attack: give at least one array [targets, examples] by name")
     keep = np.asarray(keep)
-    members = int(keep.sum())
-    nonmembers = keep.size - members
+    (T, N), members = keep.shape, int(keep.sum())
+    attacks = measure_attacks(scores, keep)
+    strongest = None
+    if 0 < members < keep.size:
+        name, _ = strongest_attack(attacks)
+        strongest = (name, leakage(scores[name], keep, fpr=LOW_FPR))
+    return Evaluation(interval_note(keep), T, N, members, T * N - members, attacks, strongest, models)
+
+
+def measure_attacks(scores: Mapping[str, np.ndarray], keep: np.ndarray) -> dict[str, AttackFigures]:
+    """Measure attacks, those of different cores side by side: one full ROC curve is held for each."""
     measured = side_by_side(
         lambda values: _measure(values, keep), scores.values(), bytes_each=BYTES_A_SCORE * keep.size
     )
-    attacks = {name: entry for name, (entry, _) in zip(scores, measured, strict=True)}
-    curves = {name: curve for name, (_, curve) in zip(scores, measured, strict=True) if curve is not None}
-    strongest = None
-    if members and nonmembers:
-        name, _ = strongest_attack(attacks)
-        strongest = {"attack": name, **leakage(scores[name], keep)}
-    metrics = {
-        "description": "pooled over targets, except under mean_over_targets; rates are fractions",
-        "interval": interval_note(keep),
-        "num_models": keep.shape[0],
-        "num_examples": keep.shape[1],
-        "num_members": members,
-        "num_nonmembers": nonmembers,
-        "attacks": attacks,
-        "strongest": strongest,
-    }
-    return metrics, curves
+    return dict(zip(scores, measured, strict=True))
 
 
-def _measure(scores: np.ndarray, keep: np.ndarray) -> tuple[dict[str, Any], Curve | None]:
-    """One attack's entry in metrics.json, and its curve to draw if it is defined."""
+def _measure(scores: np.ndarray, keep: np.ndarray) -> AttackFigures:
     curve = roc(scores, keep)
-    points = [curve.tpr_at(fpr) for fpr in FPRS]
-    entry = {
-        **estimate_entry("auc", curve.auc_interval()),
-        **estimate_entry("balanced_accuracy", curve.balanced_accuracy_interval()),
-        "tpr_at_fpr": {f"{point.fpr:g}": point_entry(point) for point in points},
-        "mean_over_targets": _mean_over_targets(scores, keep),
-    }
-    if not (curve.num_members and curve.num_nonmembers):
-        return entry, None
-    low = next(point.tpr for point in points if f"{point.fpr:g}" == LOW_FPR)
-    return entry, _thin(curve, low)
+    points = {fpr: curve.tpr_at(fpr) for fpr in FPRS}
+    means = mean_over_targets(scores, keep, list(FPRS))
+    # Every target must resolve an FPR before its TPR may be averaged.
+    fewest = int(np.min(np.sum(~keep, axis=1)))
+    undefined = not fewest or not keep.any(axis=1).all()
+    floor = 1 / fewest if fewest else float("nan")
 
+    def mean_rate(tpr: Estimate) -> MeanRate:
+        status = "undefined" if undefined else "ok" if np.isfinite(tpr.value) else "unresolvable"
+        return MeanRate(tpr, status, floor)
 
-def low_fpr_threshold(attack: Mapping[str, Any]) -> tuple[float, float]:
-    """The global operating point at which examples are judged: 0.1 % FPR, else the lowest resolvable one above it.
-
-    Args:
-        attack: one attack's entry in the metrics.
-
-    Returns:
-        (FPR, threshold). Where no listed FPR is resolvable: 0 and the threshold without a false positive.
-    """
-    for fpr, point in attack["tpr_at_fpr"].items():
-        if float(fpr) >= float(LOW_FPR) and point["status"] == "ok":
-            break
-    else:
-        fpr, point = "0", attack["tpr_at_fpr"][LOW_FPR]
-    return float(fpr), np.inf if point["threshold"] is None else point["threshold"]
-
-
-def strongest_attack(attacks: Mapping[str, Any]) -> tuple[str, str | None]:
-    """The strongest attack at the lowest listed FPR from 0.1 % up that is resolvable, and that FPR; else by AUC."""
-    first = next(iter(attacks.values()))
-    for fpr, point in first["tpr_at_fpr"].items():
-        if float(fpr) >= float(LOW_FPR) and point["status"] == "ok":
-            return max(attacks, key=lambda name: attacks[name]["tpr_at_fpr"][fpr]["tpr"]), fpr
-    return max(attacks, key=lambda name: attacks[name]["auc"] or 0), None
-
-
-# --- From metrics to plain numbers ----------------------------------------------------------------------------------
+    return AttackFigures(
+        curve.auc_interval(),
+        curve.balanced_accuracy_interval(),
+        points,
+        means["auc"],
+        {fpr: mean_rate(tpr) for fpr, tpr in means["tpr_at_fpr"].items()},
+        _thin(curve, points[LOW_FPR].tpr) if curve.num_members and curve.num_nonmembers else None,
+    )
 
 
 def _thin(curve: Roc, low_fpr_tpr: float) -> Curve:
@@ -113,21 +152,30 @@ def _thin(curve: Roc, low_fpr_tpr: float) -> Curve:
     wanted = np.append(0, np.geomspace(1, curve.num_nonmembers, CURVE_POINTS - 1))
     index = np.unique(np.searchsorted(false, wanted * (1 + 1e-12), side="right") - 1)
     fpr = false[index] / curve.num_nonmembers
-    tpr, low, high = curve.band(fpr)
-    return Curve(fpr, tpr, low, high, curve.num_nonmembers, curve.auc, low_fpr_tpr)
+    return Curve(fpr, *curve.band(fpr), curve.num_nonmembers, curve.auc, low_fpr_tpr)
 
 
-def _mean_over_targets(scores: np.ndarray, keep: np.ndarray) -> dict[str, Any]:
-    means: dict[str, Any] = mean_over_targets(scores, keep, list(FPRS))
-    # Every target must resolve an FPR before its TPR may be averaged.
-    fewest = int(np.min(np.sum(~keep, axis=1)))
-    defined = fewest > 0 and bool(keep.any(axis=1).all())
-    tprs = {}
-    for fpr, estimate in means["tpr_at_fpr"].items():
-        status = "undefined" if not defined else "ok" if np.isfinite(estimate.value) else "unresolvable"
-        floor = 1 / fewest if fewest else None
-        tprs[f"{fpr:g}"] = {**estimate_entry("tpr", estimate, ""), "status": status, "floor": floor}
-    return {**estimate_entry("auc", means["auc"]), "tpr_at_fpr": tprs}
+def low_fpr_threshold(attack: AttackFigures) -> tuple[float, float]:
+    """The global operating point at which examples are judged: 0.1 % FPR, else the lowest resolvable one above it.
+
+    Returns:
+        (FPR, threshold). Where no listed FPR is resolvable: 0 and the threshold without a false positive.
+    """
+    point = _lowest_resolved(attack)
+    return (point.fpr, point.threshold) if point else (0.0, attack.tpr_at[LOW_FPR].threshold)
+
+
+def strongest_attack(attacks: Mapping[str, AttackFigures]) -> tuple[str, float | None]:
+    """The strongest attack at the lowest listed FPR from 0.1 % up that is resolvable, and that FPR; else by AUC."""
+    point = _lowest_resolved(next(iter(attacks.values())))
+    if point is None:
+        return max(attacks, key=lambda name: np.nan_to_num(attacks[name].auc.value)), None
+    return max(attacks, key=lambda name: attacks[name].tpr_at[point.fpr].tpr), point.fpr
+
+
+def _lowest_resolved(attack: AttackFigures) -> OperatingPoint | None:
+    points = (point for fpr, point in attack.tpr_at.items() if fpr >= LOW_FPR and point.status == "ok")
+    return next(points, None)
 
 
 def interval_note(keep: np.ndarray) -> str:

@@ -1,11 +1,9 @@
-"""What one attack's scores imply beyond its ROC curve: information, precision, transfer, stability, epsilon.
-
-Plain numbers for metrics.json: null stands where a figure is undefined or has no interval.
-"""
+"""What one attack's scores imply beyond its ROC curve: information, precision, transfer, stability, epsilon."""
 
 import importlib.util
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,11 @@ import numpy as np
 from lira.epsilon import target_epsilons
 from lira.metrics import (
     MIN_CLUSTERS,
+    Estimate,
+    FixedThreshold,
+    Stability,
     UndefinedMetricWarning,
+    Youden,
     bayes_error_bound,
     fixed_threshold,
     information_bound,
@@ -24,40 +26,49 @@ from lira.metrics import (
     youden,
 )
 from lira.metrics.curve import BYTES_A_SCORE
-from lira.metrics.document import estimate_entry, number
 from lira.parallel import side_by_side
 
-__all__ = ["leakage"]
+__all__ = ["Leakage", "leakage"]
 
 PRIORS = (0.5, 0.1, 0.01)
 DELTA = 1e-5
 CONFIDENCE = 0.95
 
 
-def leakage(scores: np.ndarray, keep: np.ndarray, *, fpr: float = 1e-3) -> dict[str, Any]:
-    """What the scores of one attack imply, for a pool in which every model is a target.
+@dataclass(frozen=True, eq=False)
+class Leakage:
+    """What the scores of one attack imply, for a pool in which every model is a target."""
+
+    fpr: float  # of the operating points, a fraction
+    youden: Youden  # held out, with the `optimistic` maximum over thresholds of the same scores
+    information: Estimate  # at least so many bits, a bound that holds for the held-out J
+    bayes_error: Estimate  # at most, as well
+    mutual_information: Estimate  # bits, estimated from binned scores
+    ppv: dict[
+        float, float
+    ]  # by prior, at the pooled operating point's expected FPR; empty where that is unresolvable
+    fixed: FixedThreshold | None  # chosen on the other models alone
+    stability: Stability | None  # of the examples' vulnerability between halves of the targets
+    epsilon: float | None
+    """A lower bound on that of the training, from the one-run bounds of all targets; None without `jax_privacy`."""
+    delta: float = DELTA
+    confidence: float = CONFIDENCE
+
+
+def leakage(scores: np.ndarray, keep: np.ndarray, *, fpr: float = 1e-3) -> Leakage:
+    """Work out what the scores of one attack imply.
 
     Args:
         scores: float `[T, N]`, higher = more likely a member, made with each target's pair left out.
         keep: bool `[T, N]`.
         fpr: of the operating points, a fraction.
 
-    Returns:
-        - youden_j, held out, with the `optimistic` maximum over thresholds of the same scores;
-        - information_at_least (bits) and bayes_error_at_most, bounds that hold for the held-out J;
-        - mutual_information, an estimate from binned scores;
-        - ppv: by prior, at the pooled operating point's expected FPR;
-        - fixed_threshold: chosen on the other models alone, with the FPR and TPR that it realises (means over targets);
-        - stability of the examples' vulnerability between halves of the targets;
-        - epsilon: a lower bound on that of the training, at 95 %, from the one-run bounds of all targets; null without
-          `jax_privacy`.
-
     Raises:
         ValueError: shapes disagree, or a score is NaN.
     """
     scores, keep = np.asarray(scores), np.asarray(keep)
     with warnings.catch_warnings():
-        # An undefined figure is null here.
+        # An undefined figure is NaN or None here.
         warnings.simplefilter("ignore", UndefinedMetricWarning)
         curve = roc(scores, keep)
         point, clusters = curve.tpr_at(fpr), curve.num_clusters
@@ -73,44 +84,31 @@ def leakage(scores: np.ndarray, keep: np.ndarray, *, fpr: float = 1e-3) -> dict[
         if clusters >= 2 and importlib.util.find_spec("jax_privacy"):
             parts["epsilon"] = lambda: _epsilon(scores, keep)
         figures = side_by_side(lambda part: part(), parts.values(), bytes_each=BYTES_A_SCORE * scores.size)
-        by_name = dict(zip(parts, figures, strict=True))
-        found = by_name["youden"]
-        implied: dict[str, Any] = {
-            "fpr": fpr,
-            "youden_j": {**estimate_entry("j", found.j, ""), "optimistic": number(found.optimistic)},
-            "information_at_least": estimate_entry("bits", information_bound(found.j), ""),
-            "bayes_error_at_most": estimate_entry("error", bayes_error_bound(found.j), ""),
-            "mutual_information": estimate_entry("bits", by_name["information"].bits, ""),
-            "ppv": {
-                f"{prior:g}": number(float(ppv(point.tpr, point.expected_fpr, prior)))
-                for prior in PRIORS
-                if point.status == "ok"
-            },
-            "fixed_threshold": None,
-            "stability": None,
-            "epsilon": by_name.get("epsilon"),
-        }
-    fixed, between = by_name.get("fixed"), by_name.get("stability")
-    # Undefined where the other models have too few non-members for one false positive.
-    if fixed is not None and np.isfinite(fixed.mean_fpr.value):
-        implied["fixed_threshold"] = {
-            **estimate_entry("fpr", fixed.mean_fpr),
-            **estimate_entry("tpr", fixed.mean_tpr),
-            "largest_fpr": float(np.max(fixed.target_fpr)),
-        }
-    if between is not None:
-        implied["stability"] = {
-            **estimate_entry("pearson", between.pearson),
-            **estimate_entry("spearman", between.spearman),
-        }
-    return implied
+    by_name = dict(zip(parts, figures, strict=True))
+    fixed = by_name.get("fixed")
+    if fixed is not None and not np.isfinite(fixed.mean_fpr.value):
+        fixed = None  # the other models have too few non-members for one false positive
+    j = by_name["youden"].j
+    return Leakage(
+        fpr,
+        by_name["youden"],
+        information_bound(j),
+        bayes_error_bound(j),
+        by_name["information"].bits,
+        {prior: float(ppv(point.tpr, point.expected_fpr, prior)) for prior in PRIORS}
+        if point.status == "ok"
+        else {},
+        fixed,
+        by_name.get("stability"),
+        by_name.get("epsilon"),
+    )
 
 
-def _epsilon(scores: np.ndarray, keep: np.ndarray) -> dict[str, Any]:
+def _epsilon(scores: np.ndarray, keep: np.ndarray) -> float:
     """The median of the targets' bounds: all bound one epsilon, that of the training.
 
     If each is too large with probability a, half of them are with probability 2 a at most (Markov), however dependent
     they are.
     """
     each = target_epsilons(scores, keep, delta=DELTA, confidence=1 - (1 - CONFIDENCE) / 2)
-    return {"delta": DELTA, "method": "one_run", "confidence": CONFIDENCE, "at_least": float(np.median(each))}
+    return float(np.median(each))

@@ -1,8 +1,8 @@
 """Figures: computed arrays in, artists out; nothing is computed here but where to put ink."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,18 +11,19 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from lira.metrics import LearningPoint
+from lira.reporting.evaluate import AttackFigures, Curve
+from lira.reporting.figures import percent
 
 __all__ = [
     "COLORS",
     "DASHES",
     "ROC_SIZE",
-    "Curve",
-    "decimals",
-    "percent",
+    "example_titles",
     "plot_attacks",
     "plot_examples",
     "plot_learning_curves",
     "plot_roc",
+    "style",
 ]
 
 # Okabe and Ito's palette, which the colour-blind can tell apart.
@@ -32,22 +33,12 @@ IN_COLOR, OUT_COLOR = "#D55E00", "#0072B2"
 ROC_SIZE = (6.4, 5.2)
 
 
-@dataclass(frozen=True, eq=False)
-class Curve:
-    """A pooled ROC curve thinned for drawing: G realised operating points, the first at no false positive."""
-
-    fpr: np.ndarray  # float64 [G], ascending from 0
-    tpr: np.ndarray  # float64 [G]
-    low: np.ndarray  # float64 [G], the 95 % interval's ends; NaN where there is none
-    high: np.ndarray  # float64 [G]
-    num_nonmembers: int
-    auc: float
-    low_fpr_tpr: float  # TPR at 0.1 % FPR; NaN where that is not resolvable
-
-    @property
-    def floor(self) -> float:
-        """The lowest FPR that can be resolved, 1 / non-members."""
-        return 1 / self.num_nonmembers
+def style(ax: Axes, size: float, grid: Literal["both", "x"] = "both") -> None:
+    """Give axes what all figures have in common: a faint grid below the ink, and no frame."""
+    ax.tick_params(labelsize=size)
+    ax.grid(axis=grid, color="0.9", linewidth=0.7)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
 
 
 def plot_roc(curves: Mapping[str, Curve], ax: Axes | None = None) -> Axes:
@@ -94,13 +85,10 @@ def plot_roc(curves: Mapping[str, Curve], ax: Axes | None = None) -> Axes:
     ax.set(xscale="log", yscale="log", xlim=(left, 1), ylim=(left, 1))
     ax.set_xlabel("false-positive rate", fontsize=11)
     ax.set_ylabel("true-positive rate", fontsize=11)
-    ax.tick_params(labelsize=9.5)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(LogLocator(numticks=12))
         axis.set_minor_formatter(NullFormatter())
-    ax.grid(which="major", color="0.9", linewidth=0.7)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
+    style(ax, 9.5)
     if curves:
         legend = ax.legend(
             loc="lower right",
@@ -113,45 +101,35 @@ def plot_roc(curves: Mapping[str, Curve], ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_attacks(attacks: Mapping[str, Mapping[str, Any]], fpr: str) -> Figure:
+def plot_attacks(attacks: Mapping[str, AttackFigures], fpr: float) -> Figure:
     """Draw every attack's pooled TPR at one FPR and its pooled AUC, with their 95 % intervals; the strongest on top.
 
     Args:
-        attacks: by name, as in metrics.json.
-        fpr: a key of their `tpr_at_fpr`, resolved by all of them.
+        attacks: what was measured, by name.
+        fpr: a key of their `tpr_at`, resolved by all of them.
     """
-    points = {name: attack["tpr_at_fpr"][fpr] for name, attack in attacks.items()}
-    names = sorted(points, key=lambda name: points[name]["tpr"])
+    names = sorted(attacks, key=lambda name: attacks[name].tpr_at[fpr].tpr)
+    # Value and the interval's ends of each attack, float64 [3, attacks].
+    points = [attacks[name].tpr_at[fpr] for name in names]
+    tpr = np.array([(point.tpr, point.low, point.high) for point in points]).T
+    auc = np.array([dataclasses.astuple(attacks[name].auc) for name in names]).T
     rows = np.arange(len(names))
     figure = Figure(figsize=(8.4, 1.2 + 0.26 * len(names)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     # Logarithmic axes cannot take a measured zero: it stands at the left edge.
-    shown = [points[name]["tpr"] for name in names if points[name]["tpr"] > 0]
-    edge = min([*shown, float(fpr)]) / 3
-    panels = (
-        (left, [points[name] for name in names], "tpr", "low", "high", edge),
-        (right, [attacks[name] for name in names], "auc", "auc_low", "auc_high", 0.0),
-    )
-    for ax, entries, key, low, high, least in panels:
-        values = np.array([max(entry[key], least) for entry in entries])
-        ends = [
-            [
-                values[row] if entry[end] is None else max(entry[end], least)
-                for row, entry in enumerate(entries)
-            ]
-            for end in (low, high)
-        ]
-        ax.hlines(rows, *ends, color=OUT_COLOR, linewidth=2.2, alpha=0.45, gid=f"{key} interval")
+    edge = np.min(tpr[0], where=tpr[0] > 0, initial=fpr) / 3
+    for ax, key, estimates, least in ((left, "tpr", tpr, edge), (right, "auc", auc, 0.0)):
+        values, low, high = np.maximum(estimates, least)
+        known = ~np.isnan(low)
+        bars = ax.hlines(rows[known], low[known], high[known], color=OUT_COLOR, linewidth=2.2, alpha=0.45)
+        bars.set_gid(f"{key} interval")
         ax.plot(values, rows, "o", color=OUT_COLOR, markersize=4.5, gid=key, clip_on=False)
-        ax.grid(axis="x", color="0.9", linewidth=0.7)
-        ax.set_axisbelow(True)
-        ax.tick_params(labelsize=9)
-        ax.spines[["top", "right"]].set_visible(False)
-    most = max([float(fpr), *(points[name]["high"] or points[name]["tpr"] for name in names)])
+        style(ax, 9, grid="x")
+    most = np.nanmax([fpr, *tpr[0], *tpr[2]])
     left.set(xscale="log", xlim=(edge, 1.3 * most), yticks=rows, yticklabels=names)
-    left.set_xlabel(f"TPR at {100 * float(fpr):g} % FPR, pooled", fontsize=10)
+    left.set_xlabel(f"TPR at {100 * fpr:g} % FPR, pooled", fontsize=10)
     right.set_xlabel("AUC, pooled", fontsize=10)
-    for ax, chance in ((left, float(fpr)), (right, 0.5)):
+    for ax, chance in ((left, fpr), (right, 0.5)):
         ax.axvline(chance, color="0.35", linewidth=0.9, linestyle=":", gid="chance")
     return figure
 
@@ -179,9 +157,7 @@ def plot_learning_curves(curves: Mapping[str, Sequence[LearningPoint]], fpr: flo
         ax.axhline(fpr, color="0.35", linewidth=0.9, linestyle=":", gid="chance")
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_formatter(lambda size, _: f"{size:g}")
-        ax.tick_params(labelsize=8)
-        ax.grid(color="0.92", linewidth=0.7)
-        ax.spines[["top", "right"]].set_visible(False)
+        style(ax, 8)
     figure.supxlabel("models in the pool", fontsize=9.5)
     figure.supylabel(f"TPR at {100 * fpr:g} % FPR", fontsize=9.5)
     return figure
@@ -238,6 +214,13 @@ def plot_examples(
     return figure
 
 
+def example_titles(examples: np.ndarray, labels: np.ndarray | None) -> list[str]:
+    """Titles for `plot_examples`: the examples' numbers, and their classes where these are known (not -1)."""
+    return [
+        f"example {i}" + ("" if labels is None or labels[i] < 0 else f", class {labels[i]}") for i in examples
+    ]
+
+
 def _draw_example(
     ax: Axes, phi: np.ndarray, keep: np.ndarray, sides: tuple[str, str], image: np.ndarray | None
 ) -> None:
@@ -265,14 +248,3 @@ def _draw_example(
         inset.imshow(pixels, cmap="gray" if pixels.ndim == 2 else None, interpolation="nearest")
         inset.set_anchor("NW")
         inset.set_axis_off()
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.{decimals(share)}f} %"
-
-
-def decimals(share: float) -> int:
-    """Decimals of a percentage, so that three figures count and the table stays narrow."""
-    return next(
-        (digits for bound, digits in ((0.1, 1), (0.01, 2), (1e-4, 3), (1e-9, 4)) if share >= bound), 0
-    )

@@ -6,11 +6,15 @@ of equality.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
 
 from lira.engine.accuracies import PAPER, POOL_SIZES, words_of
+from lira.metrics import Estimate
+from lira.reporting.evaluate import AttackFigures
 
-__all__ = ["PUBLISHED", "Comparison", "Published", "compare"]
+__all__ = ["PUBLISHED", "Comparison", "Published", "compare_published"]
 
 
 class Published(NamedTuple):
@@ -32,9 +36,7 @@ class Comparison(NamedTuple):
     metric: str
     published: float
     source: str
-    value: float | None
-    low: float | None
-    high: float | None
+    measured: Estimate  # NaN where it cannot be resolved
     verdict: str
 
 
@@ -44,119 +46,60 @@ LEAVE_ONE_OUT = "arXiv 2603.07567"
 RMIA = "Zarifzadeh et al. 2024"
 
 
-def _rows(
-    source: str,
-    dataset: str,
-    model: str,
-    models: int,
-    queries: int | None,
-    attacks: dict[str, dict[str, float]],
-):
-    return [
-        Published(source, dataset, model, models, queries, name, figures) for name, figures in attacks.items()
-    ]
-
+# Source, data set, model, models and queries of what was published.
+PAPER_1 = (PAPER, "cifar10", "wrn-28-2", 256, 1)
+PAPER_2 = (PAPER, "cifar10", "wrn-28-2", 256, 2)
+PAPER_18 = (PAPER, "cifar10", "wrn-28-2", 256, 18)
+PAPER_100 = (PAPER, "cifar100", "wrn-28-2", 256, 18)
+ORIGINAL_16 = (ORIGINAL, "cifar10", "wrn-28-2", 16, 2)
+PORT_RESNET = (PORT, "cifar10", "resnet18", 16, 2)
+PORT_WIDE = (PORT, "cifar10", "wrn-28-10", 16, 2)
+LEAVE_256 = (LEAVE_ONE_OUT, "cifar10", "resnet18", 256, 18)
+# Its 254 reference models are a pool of 256 less the target's pair.
+RMIA_256 = (RMIA, "cifar10", "wrn-28-2", 256, None)
 
 PUBLISHED: tuple[Published, ...] = (
-    *_rows(PAPER, "cifar10", "wrn-28-2", 256, 1, {"lira_online": {"0.001": 0.056, "1e-05": 0.010}}),
-    *_rows(PAPER, "cifar10", "wrn-28-2", 256, 2, {"lira_online": {"0.001": 0.075, "1e-05": 0.018}}),
-    *_rows(
-        PAPER,
-        "cifar10",
-        "wrn-28-2",
-        256,
-        18,
-        {
-            "lira_online": {"balanced_accuracy": 0.638, "0.001": 0.084, "1e-05": 0.022},
-            "lira_offline": {"0.001": 0.071},
-        },
-    ),
-    *_rows(
-        PAPER,
-        "cifar100",
-        "wrn-28-2",
-        256,
-        18,
-        {
-            "lira_online": {"balanced_accuracy": 0.826, "0.001": 0.276, "1e-05": 0.112},
-            "lira_offline": {"0.001": 0.223},
-        },
-    ),
-    *_rows(
-        ORIGINAL,
-        "cifar10",
-        "wrn-28-2",
-        16,
-        2,
-        {
-            "lira_online": {"auc": 0.6675, "0.001": 0.0104},
-            "lira_online_fixed": {"auc": 0.6831, "0.001": 0.0541},
-            "lira_offline": {"auc": 0.5465, "0.001": 0.0073},
-            "lira_offline_fixed": {"auc": 0.5518, "0.001": 0.0259},
-            "global_threshold": {"auc": 0.5900, "0.001": 0.0007},
-        },
-    ),
-    *_rows(
-        PORT,
-        "cifar10",
-        "resnet18",
-        16,
-        2,
-        {
-            "lira_online": {"auc": 0.6548, "0.001": 0.0068},
-            "lira_online_fixed": {"auc": 0.6700, "0.001": 0.0464},
-            "lira_offline": {"auc": 0.5250, "0.001": 0.0041},
-            "lira_offline_fixed": {"auc": 0.5270, "0.001": 0.0192},
-            "global_threshold": {"auc": 0.5948, "0.001": 0.0006},
-        },
-    ),
-    *_rows(
-        PORT,
-        "cifar10",
-        "wrn-28-10",
-        16,
-        2,
-        {
-            "lira_online_fixed": {"auc": 0.702, "0.001": 0.0704},
-            "lira_offline_fixed": {"auc": 0.570, "0.001": 0.0370},
-        },
-    ),
-    *_rows(
-        LEAVE_ONE_OUT,
-        "cifar10",
-        "resnet18",
-        256,
-        18,
-        {
-            "lira_online": {"auc": 0.7648, "0.001": 0.10268, "1e-05": 0.03956},
-            "lira_online_fixed": {"auc": 0.7628, "0.001": 0.09135, "1e-05": 0.02876},
-            "lira_offline": {"auc": 0.5558, "0.001": 0.03262, "1e-05": 0.00762},
-        },
-    ),
-    # Its 254 reference models are a pool of 256 less the target's pair.
-    *_rows(
-        RMIA,
-        "cifar10",
-        "wrn-28-2",
-        256,
-        None,
-        {
-            "lira_online": {"auc": 0.7204, "0.0001": 0.0339},
-            "rmia_online": {"auc": 0.7225, "0.0001": 0.0431},
-            "rmia_offline": {"auc": 0.7171, "0.0001": 0.0418},
-            "attack_p": {"auc": 0.5819, "0.0001": 0.0001},
-        },
-    ),
+    Published(*PAPER_1, "lira_online", {"0.001": 0.056, "1e-05": 0.010}),
+    Published(*PAPER_2, "lira_online", {"0.001": 0.075, "1e-05": 0.018}),
+    Published(*PAPER_18, "lira_online", {"balanced_accuracy": 0.638, "0.001": 0.084, "1e-05": 0.022}),
+    Published(*PAPER_18, "lira_offline", {"0.001": 0.071}),
+    Published(*PAPER_100, "lira_online", {"balanced_accuracy": 0.826, "0.001": 0.276, "1e-05": 0.112}),
+    Published(*PAPER_100, "lira_offline", {"0.001": 0.223}),
+    Published(*ORIGINAL_16, "lira_online", {"auc": 0.6675, "0.001": 0.0104}),
+    Published(*ORIGINAL_16, "lira_online_fixed", {"auc": 0.6831, "0.001": 0.0541}),
+    Published(*ORIGINAL_16, "lira_offline", {"auc": 0.5465, "0.001": 0.0073}),
+    Published(*ORIGINAL_16, "lira_offline_fixed", {"auc": 0.5518, "0.001": 0.0259}),
+    Published(*ORIGINAL_16, "global_threshold", {"auc": 0.5900, "0.001": 0.0007}),
+    Published(*PORT_RESNET, "lira_online", {"auc": 0.6548, "0.001": 0.0068}),
+    Published(*PORT_RESNET, "lira_online_fixed", {"auc": 0.6700, "0.001": 0.0464}),
+    Published(*PORT_RESNET, "lira_offline", {"auc": 0.5250, "0.001": 0.0041}),
+    Published(*PORT_RESNET, "lira_offline_fixed", {"auc": 0.5270, "0.001": 0.0192}),
+    Published(*PORT_RESNET, "global_threshold", {"auc": 0.5948, "0.001": 0.0006}),
+    Published(*PORT_WIDE, "lira_online_fixed", {"auc": 0.702, "0.001": 0.0704}),
+    Published(*PORT_WIDE, "lira_offline_fixed", {"auc": 0.570, "0.001": 0.0370}),
+    Published(*LEAVE_256, "lira_online", {"auc": 0.7648, "0.001": 0.10268, "1e-05": 0.03956}),
+    Published(*LEAVE_256, "lira_online_fixed", {"auc": 0.7628, "0.001": 0.09135, "1e-05": 0.02876}),
+    Published(*LEAVE_256, "lira_offline", {"auc": 0.5558, "0.001": 0.03262, "1e-05": 0.00762}),
+    Published(*RMIA_256, "lira_online", {"auc": 0.7204, "0.0001": 0.0339}),
+    Published(*RMIA_256, "rmia_online", {"auc": 0.7225, "0.0001": 0.0431}),
+    Published(*RMIA_256, "rmia_offline", {"auc": 0.7171, "0.0001": 0.0418}),
+    Published(*RMIA_256, "attack_p", {"auc": 0.5819, "0.0001": 0.0001}),
 )
 
 
-def compare(
-    metrics: Mapping[str, Any], *, dataset: str, num_examples: int, model: str, models: int, queries: int
+def compare_published(
+    attacks: Mapping[str, AttackFigures],
+    *,
+    dataset: str,
+    num_examples: int,
+    model: str,
+    models: int,
+    queries: int,
 ) -> list[Comparison]:
     """The published figures of this data set, model, pool size and number of queries, beside the run's own.
 
     Args:
-        metrics: the content of metrics.json.
+        attacks: what was measured, by name.
         dataset: the source, as in config.toml; `tfds:cifar10` and `folder:/data/CIFAR-10` are both cifar10.
         num_examples: of the pool; a part of the data set is another one.
         model: the recipe's.
@@ -164,34 +107,32 @@ def compare(
         queries: per example.
 
     Returns:
-        One comparison for every published figure of an attack in `metrics`; empty where nothing published matches.
+        One comparison for every published figure of an attack in `attacks`; empty where nothing published matches.
     """
     parts = words_of(dataset)
     result = []
     for row in PUBLISHED:
-        if (
-            row.dataset not in parts
-            or num_examples != POOL_SIZES[row.dataset]
-            or (row.model, row.models, row.queries or queries) != (model, models, queries)
-            or row.attack not in metrics["attacks"]
-        ):
+        if row.dataset not in parts or num_examples != POOL_SIZES[row.dataset] or row.attack not in attacks:
             continue
-        attack = metrics["attacks"][row.attack]
+        if (row.model, row.models, row.queries or queries) != (model, models, queries):
+            continue
+        attack = attacks[row.attack]
         for metric, published in row.figures.items():
             if metric in ("auc", "balanced_accuracy"):
-                value, low, high = (attack[f"{metric}{end}"] for end in ("", "_low", "_high"))
+                measured: Estimate = getattr(attack, metric)
             else:
-                value, low, high = (attack["tpr_at_fpr"][metric][end] for end in ("tpr", "low", "high"))
-            verdict = _verdict(published, value, low, high)
-            result.append(Comparison(row.attack, metric, published, row.source, value, low, high, verdict))
+                point = attack.tpr_at[float(metric)]
+                measured = Estimate(point.tpr, point.low, point.high)
+            verdict = _verdict(published, measured)
+            result.append(Comparison(row.attack, metric, published, row.source, measured, verdict))
     return result
 
 
-def _verdict(published: float, value: float | None, low: float | None, high: float | None) -> str:
-    if value is None:
+def _verdict(published: float, measured: Estimate) -> str:
+    if np.isnan(measured.value):
         return "not resolvable here"
-    if low is None or high is None:
+    if np.isnan(measured.low):
         return "no interval"
-    if low <= published <= high:
+    if measured.low <= published <= measured.high:
         return "reproduced: within the interval"
-    return "lower than published" if value < published else "higher than published"
+    return "lower than published" if measured.value < published else "higher than published"

@@ -5,31 +5,24 @@ cannot be resolved and one that is undefined are three different things everywhe
 """
 
 import io
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from lira.attacks import SignalArray
 from lira.metrics import most_and_least_vulnerable
-from lira.reporting.evaluate import low_fpr_threshold, strongest_attack
-from lira.reporting.page import comparison_cells, report_page
-from lira.reporting.plots import (
-    COLORS,
-    ROC_SIZE,
-    Curve,
-    plot_attacks,
-    plot_examples,
-    plot_roc,
-)
+from lira.reporting.document import as_json, metrics_document
+from lira.reporting.evaluate import AttackFigures, Curve, Evaluation, low_fpr_threshold, strongest_attack
+from lira.reporting.page import report_page
+from lira.reporting.plots import COLORS, ROC_SIZE, example_titles, plot_attacks, plot_examples, plot_roc
 from lira.reporting.published import Comparison
 from lira.store.zarr import write_atomically
 
-__all__ = ["example_figure", "png", "write_report"]
+__all__ = ["example_figure", "png", "write_files", "write_report"]
+
 # Drawn always, because LiRA must beat it.
 BASELINE = "global_threshold"
 PNG_DPI = 200
@@ -39,7 +32,7 @@ def example_figure(
     phi: SignalArray,
     keep: np.ndarray,
     scores: np.ndarray,
-    attack: Mapping[str, Any],
+    attack: AttackFigures,
     labels: np.ndarray | None = None,
     images: np.ndarray | None = None,
 ) -> Figure | None:
@@ -49,7 +42,7 @@ def example_figure(
         phi: float `[M, N, Q]`, anything that slices along N.
         keep: bool `[M, N]`.
         scores: float `[M, N]`, the attack's.
-        attack: its entry in the metrics.
+        attack: what was measured of it.
         labels: int `[N]`, for the titles; -1 where it is not known.
         images: `[N, H, W, C]`, drawn as insets.
 
@@ -61,18 +54,14 @@ def example_figure(
     if not len(shown):
         return None
     values = np.stack([np.asarray(phi[:, i : i + 1])[:, 0] for i in shown], axis=1)
-    titles = [
-        f"example {i}" + (f", class {labels[i]}" if labels is not None and labels[i] >= 0 else "")
-        for i in shown
-    ]
-    return plot_examples(values, keep[:, shown], titles, None if images is None else images[shown])
+    pictures = None if images is None else images[shown]
+    return plot_examples(values, keep[:, shown], example_titles(shown, labels), pictures)
 
 
 def write_report(
     path: str | os.PathLike[str],
+    evaluation: Evaluation,
     *,
-    metrics: Mapping[str, Any],
-    curves: Mapping[str, Curve],
     examples: Figure | None = None,
     facts: Mapping[str, str] | None = None,
     warnings: Iterable[str] = (),
@@ -90,39 +79,38 @@ def write_report(
 
     Args:
         path: the directory.
-        metrics: from `evaluate`.
-        curves: from `evaluate`.
+        evaluation: from `evaluate`.
         examples: from `plot_examples`.
         facts: what to say about the run, such as data set, recipe, accuracies and versions, in order.
         warnings: shown at the top of the page.
         checks: name, status ("ok", "warn" or "fail") and a sentence of each, see `engine.trained.Check`; failed ones stand among
             the warnings too.
-        published: from `published.compare`.
+        published: from `compare_published`.
         title: heading of the page.
     """
-    content = json.dumps(metrics, indent=2, allow_nan=False).encode()
-    drawn = _drawn(curves)
+    content = as_json(metrics_document(evaluation))
+    attacks, drawn = evaluation.attacks, _drawn(evaluation.curves)
     figure = Figure(figsize=ROC_SIZE, layout="constrained")
     plot_roc(drawn, figure.add_subplot())
     pictures = {"roc": png(figure)}
-    _, resolved = strongest_attack(metrics["attacks"])
-    if len(metrics["attacks"]) > 1 and resolved is not None:
-        pictures["attacks"] = png(plot_attacks(metrics["attacks"], resolved))
+    _, resolved = strongest_attack(attacks)
+    if len(attacks) > 1 and resolved is not None:
+        pictures["attacks"] = png(plot_attacks(attacks, resolved))
+    files = {f"{name}.png": picture for name, picture in pictures.items()}
     if examples is not None:
         pictures["examples"] = png(examples)
     checks = list(checks)
     failed = [f"check failed: {name}: {sentence}" for name, status, sentence in checks if status == "fail"]
     page = report_page(
-        metrics,
+        evaluation,
         pictures,
         list(drawn),
         facts=dict(facts or {}),
         warnings=[*failed, *warnings],
         checks=checks,
-        published=[comparison_cells(each) for each in published],
+        published=list(published),
         title=title,
     )
-    files = {f"{name}.png": pictures[name] for name in ("roc", "attacks") if name in pictures}
     write_files(path, {**files, "report.html": page.encode(), "metrics.json": content})
 
 

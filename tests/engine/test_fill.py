@@ -186,6 +186,7 @@ def test_kill_9_leaves_a_run_that_resumes(tmp_path):
         states.append(int((run.done > 0).sum()))
         assert np.isfinite(np.asarray(run.phi)).all()
     assert 0 < states[1] < states[2] < models
+    run = Run.open(path, dataset())
     train(run, dataset(), show_progress=False)
     np.testing.assert_allclose(np.asarray(run.phi), np.asarray(whole.phi), rtol=1e-3, atol=1e-3)
 

@@ -179,7 +179,9 @@ def test_pairs_that_are_apart_are_brought_together(files):
     np.testing.assert_array_equal(phi_of(audit), PHI)
     assert audit.models is not None
     np.testing.assert_array_equal(order[audit.models], np.arange(M))
-    with pytest.warns(UserWarning, match="models 2 are left out, because the others are complementary pairs"):
+    with pytest.warns(
+        UserWarning, match="models 2: left out, because the other models are complementary pairs"
+    ):
         audit = read_audit(files(phi=PHI[[0, 1, 2, 4, 5]], keep=KEEP[[0, 1, 2, 4, 5]]))
     np.testing.assert_array_equal(audit.pool.keep, KEEP[[0, 1, 4, 5]])
 
@@ -349,8 +351,8 @@ def test_an_audit_does_not_overwrite(files, tmp_path, capsys):
 
 
 def test_write_audit_takes_arrays(tmp_path):
-    metrics = write_audit(
+    evaluation = write_audit(
         Audit(Pool({"phi": PHI}, KEEP)), tmp_path / "out", facts={"made by": "another framework"}
     )
-    assert metrics["attacks"]["lira_online"]["auc"] == roc(attacks.lira_online(PHI, KEEP), KEEP).auc
+    assert evaluation.attacks["lira_online"].auc.value == roc(attacks.lira_online(PHI, KEEP), KEEP).auc
     assert "another framework" in (tmp_path / "out/report.html").read_text()

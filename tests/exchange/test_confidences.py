@@ -6,7 +6,7 @@ from scipy.special import softmax
 from scipy.stats import mannwhitneyu
 
 from lira.exchange import confidences
-from lira.exchange.confidences import as_keep, as_labels, to_phi
+from lira.exchange.confidences import as_keep, as_labels, to_signals
 from lira.metrics.alignment import member_z, require_aligned
 
 N, Q, C = 40, 3, 5
@@ -41,7 +41,8 @@ CORRECT = LOGITS[:, 0].argmax(axis=-1) == LABELS
 )
 def test_every_kind_gives_the_same_phi_with_and_without_queries(kind, values, knows_class):
     for given_values, expected in ((values, PHI), (values[:, 0], PHI[:, :1])):
-        phi, correct = to_phi(kind, given_values, LABELS)
+        signals, correct = to_signals(kind, given_values, LABELS)
+        phi = signals["phi"]
         assert phi.dtype == np.float64
         np.testing.assert_allclose(phi, expected.astype(np.float64), rtol=1e-10, atol=1e-10)
         if knows_class:
@@ -55,7 +56,8 @@ def test_one_logit_is_a_binary_classifier(shape):
     z = RNG.normal(size=shape)
     labels = np.arange(N) % 2
     both = np.stack([np.zeros(shape), z], axis=-1).reshape(N, -1, 2)
-    phi, correct = to_phi("logits", z, labels)
+    signals, correct = to_signals("logits", z, labels)
+    phi = signals["phi"]
     np.testing.assert_allclose(phi, exact(both, labels).astype(np.float64), rtol=1e-10, atol=1e-10)
     np.testing.assert_array_equal(correct, (z.reshape(N, -1)[:, 0] > 0) == labels)
 
@@ -63,10 +65,10 @@ def test_one_logit_is_a_binary_classifier(shape):
 def test_large_arrays_go_through_in_blocks(monkeypatch):
     monkeypatch.setattr(confidences, "BLOCK_VALUES", 20 * Q * C)
     np.testing.assert_allclose(
-        to_phi("logits", LOGITS, LABELS)[0], PHI.astype(np.float64), rtol=1e-10, atol=1e-10
+        to_signals("logits", LOGITS, LABELS)[0]["phi"], PHI.astype(np.float64), rtol=1e-10, atol=1e-10
     )
     np.testing.assert_allclose(
-        to_phi("confidences", P, LABELS)[0], PHI.astype(np.float64), rtol=1e-10, atol=1e-10
+        to_signals("confidences", P, LABELS)[0]["phi"], PHI.astype(np.float64), rtol=1e-10, atol=1e-10
     )
 
 
@@ -103,7 +105,7 @@ def changed(values, index, value):
 )
 def test_what_cannot_be_is_refused(kind, values, labels, message):
     with pytest.raises(ValueError, match=message):
-        to_phi(kind, values, labels)
+        to_signals(kind, values, labels)
 
 
 def test_membership_is_boolean_or_zero_and_one():

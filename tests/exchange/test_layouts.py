@@ -170,8 +170,7 @@ def test_imported_runs_are_scored_and_reported(tmp_path, M, paired):
     p = softmax(logits[:M].astype(np.float64), axis=-1)
     np.testing.assert_allclose(entropies, -xlogy(p, p).sum(axis=-1), rtol=1e-5, atol=1e-12)
     np.testing.assert_allclose(scores["entropy_threshold"], -entropies.mean(axis=2), rtol=1e-5)
-    metrics, curves = evaluate.evaluate(scores, run.keep)
-    write.write_report(run.path, metrics=metrics, curves=curves)
+    write.write_report(run.path, evaluate.evaluate(scores, run.keep))
     assert Run.open(run.path).scores("lira_online") is not None
 
 

@@ -13,7 +13,8 @@ from lira.learning.recipe import Recipe
 from lira.membership import keep_mask
 from lira.metrics import enough_models, learning_curve
 from lira.reporting import enough
-from lira.reporting.enough import curves_of, table, write_curves
+from lira.reporting.enough import RULE, curves_of, write_curves
+from lira.reporting.tables import learning_table
 from lira.store.config import Execution
 from lira.store.run import Run
 
@@ -60,7 +61,7 @@ def test_figure_and_document_hold_every_point(curves, tmp_path):
         assert written["enough"] == enough_models(points)
         assert [each["num_models"] for each in written["points"]] == [p.num_models for p in points]
         assert [each["tpr_at_fpr"]["tpr"] for each in written["points"]] == [p.tpr.tpr for p in points]
-    columns = [str(column.header) for column in table(curves, 0.01).columns]
+    columns = [str(column.header) for column in learning_table(curves, 0.01, RULE).columns]
     assert columns == ["attack", "4", "8", "16", "32", "enough"]
 
 

@@ -13,8 +13,10 @@ from rich.console import Console
 from lira import metrics as measure
 from lira import parallel
 from lira.membership import keep_mask
-from lira.metrics import example_tpr
+from lira.metrics import Estimate, example_tpr
 from lira.reporting import evaluate, page, plots, tables, write
+from lira.reporting.document import metrics_document
+from lira.reporting.figures import percent, rate
 from lira.reporting.plots import plot_attacks
 from lira.reporting.published import Comparison
 
@@ -33,8 +35,10 @@ def pool(num_models=M, num_examples=N, seed=0):
 
 @pytest.fixture(scope="module")
 def evaluated():
+    """Scores, memberships, what was measured, and the content of metrics.json."""
     scores, keep = pool()
-    return scores, keep, *evaluate.evaluate(scores, keep)
+    evaluation = evaluate.evaluate(scores, keep)
+    return scores, keep, evaluation, metrics_document(evaluation)
 
 
 def numbers(value):
@@ -45,15 +49,17 @@ def numbers(value):
 
 
 def test_side_by_side_nothing_changes(evaluated, monkeypatch):
-    scores, keep, metrics, curves = evaluated
+    scores, keep, evaluation, metrics = evaluated
     for cores in (1, 4):
         monkeypatch.setattr(parallel, "cores", lambda cores=cores: cores)
-        again, drawn = evaluate.evaluate(scores, keep)
-        assert json.dumps(again) == json.dumps(metrics)
-        assert list(drawn) == list(curves) == list(scores)
-        for name, curve in drawn.items():
+        again = evaluate.evaluate(scores, keep)
+        assert json.dumps(metrics_document(again)) == json.dumps(metrics)
+        assert list(again.curves) == list(evaluation.curves) == list(scores)
+        for name, curve in again.curves.items():
             for field in dataclasses.fields(curve):
-                np.testing.assert_array_equal(getattr(curve, field.name), getattr(curves[name], field.name))
+                np.testing.assert_array_equal(
+                    getattr(curve, field.name), getattr(evaluation.curves[name], field.name)
+                )
 
 
 def test_an_attacks_error_is_the_reports(evaluated):
@@ -68,7 +74,7 @@ def test_an_attacks_error_is_the_reports(evaluated):
 
 
 def test_the_document_holds_what_the_roc_says(evaluated):
-    scores, keep, metrics, _ = evaluated
+    scores, keep, _, metrics = evaluated
     metrics = json.loads(json.dumps(metrics, allow_nan=False))
     assert (metrics["num_models"], metrics["num_examples"]) == (M, N)
     assert metrics["num_members"] == metrics["num_nonmembers"] == M * N // 2
@@ -105,13 +111,13 @@ def test_the_document_holds_what_the_roc_says(evaluated):
 
 
 def test_fpr_keys_are_the_fractions_of_the_format(evaluated):
-    for attack in evaluated[2]["attacks"].values():
+    for attack in evaluated[3]["attacks"].values():
         for part in (attack, attack["mean_over_targets"]):
             assert list(part["tpr_at_fpr"]) == ["1e-05", "0.0001", "0.001", "0.01"]
 
 
 def test_the_unresolvable_is_null_with_its_floor(evaluated):
-    scores, keep, metrics, _ = evaluated
+    scores, keep, _, metrics = evaluated
     for name, attack in metrics["attacks"].items():
         entry = attack["tpr_at_fpr"]["0.0001"]
         assert (entry["tpr"], entry["low"], entry["high"]) == (None, None, None)
@@ -127,37 +133,40 @@ def test_the_unresolvable_is_null_with_its_floor(evaluated):
 
 def test_zero_is_measured_and_not_null():
     keep = keep_mask(0, M, N)
-    metrics, _ = evaluate.evaluate({"reversed": np.where(keep, -1.0, 1.0)}, keep)
-    entry = metrics["attacks"]["reversed"]["tpr_at_fpr"]["0.01"]
+    evaluation = evaluate.evaluate({"reversed": np.where(keep, -1.0, 1.0)}, keep)
+    entry = metrics_document(evaluation)["attacks"]["reversed"]["tpr_at_fpr"]["0.01"]
     assert (entry["tpr"], entry["status"], entry["false_positives"]) == (0, "ok", 0)
     assert entry["threshold"] is None  # All non-members tie at the top: only infinity keeps them out.
-    assert evaluate.low_fpr_threshold(metrics["attacks"]["reversed"]) == (0.001, np.inf)
+    assert evaluate.low_fpr_threshold(evaluation.attacks["reversed"]) == (0.001, np.inf)
 
 
 def test_one_class_is_undefined_everywhere_and_still_reported(tmp_path):
     scores = {"attack": np.random.default_rng(0).normal(size=(4, 50))}
     with pytest.warns(measure.UndefinedMetricWarning):
-        metrics, curves = evaluate.evaluate(scores, np.ones((4, 50), bool))
+        evaluation = evaluate.evaluate(scores, np.ones((4, 50), bool))
+    metrics = metrics_document(evaluation)
     attack = metrics["attacks"]["attack"]
-    assert (attack["auc"], attack["balanced_accuracy"], curves) == (None, None, {})
+    assert (attack["auc"], attack["balanced_accuracy"], evaluation.curves) == (None, None, {})
+    assert metrics["strongest"] is None
     for part in (attack, attack["mean_over_targets"]):
         assert {entry["status"] for entry in part["tpr_at_fpr"].values()} == {"undefined"}
-    write.write_report(tmp_path, metrics=metrics, curves=curves)
+    write.write_report(tmp_path, evaluation)
     assert "undefined" in (tmp_path / "report.html").read_text()
-    assert "undefined" in rendered(metrics, 100)
+    assert "undefined" in rendered(evaluation, 100)
 
 
 @pytest.mark.parametrize("num_models", [1, 4, 7])
 def test_pools_of_other_sizes_hold_no_nan(num_models):
     """One target; two pairs, too few for intervals; an unpaired pool."""
     scores, keep = pool(8)
-    metrics, curves = evaluate.evaluate({"a": scores["lira_online"][:num_models]}, keep[:num_models])
+    evaluation = evaluate.evaluate({"a": scores["lira_online"][:num_models]}, keep[:num_models])
+    metrics = metrics_document(evaluation)
     json.dumps(metrics, allow_nan=False)
     assert metrics["attacks"]["a"]["auc"] > 0.5
     interval = {1: "of the one target", 4: "none, because 2 complementary pairs", 7: "95 %, models resampled"}
     assert interval[num_models] in metrics["interval"]
     assert (metrics["attacks"]["a"]["auc_low"] is None) == (num_models == 4)
-    assert len(plots.plot_roc(curves).collections) == (num_models != 4)
+    assert len(plots.plot_roc(evaluation.curves).collections) == (num_models != 4)
 
 
 def test_infinite_scores_are_ordered():
@@ -165,7 +174,7 @@ def test_infinite_scores_are_ordered():
     values = scores["lira_online"].copy()
     values[keep & (values > 3)] = np.inf
     values[~keep & (values < -1)] = -np.inf
-    metrics, _ = evaluate.evaluate({"a": values}, keep)
+    metrics = metrics_document(evaluate.evaluate({"a": values}, keep))
     assert all(leaf is None or isinstance(leaf, str) or np.isfinite(leaf) for leaf in numbers(metrics))
 
 
@@ -179,8 +188,7 @@ def test_no_attack_is_refused():
 
 def test_curves_are_thinned_to_realised_points():
     scores, keep = pool(32, 2000)
-    _, curves = evaluate.evaluate(scores, keep)
-    for name, curve in curves.items():
+    for name, curve in evaluate.evaluate(scores, keep).curves.items():
         roc = measure.roc(scores[name], keep)
         assert 1000 < len(curve.fpr) <= 2000
         assert (np.diff(curve.fpr) > 0).all()
@@ -195,7 +203,7 @@ def test_curves_are_thinned_to_realised_points():
 
 
 def test_every_attack_has_a_line_and_a_band(evaluated):
-    scores, _, _, curves = evaluated
+    scores, curves = evaluated[0], evaluated[2].curves
     own = Figure().add_subplot()
     assert plots.plot_roc(curves, own) is own
     lines = {line.get_gid(): line for line in own.lines}
@@ -211,7 +219,7 @@ def test_every_attack_has_a_line_and_a_band(evaluated):
 
 
 def test_the_floor_is_one_over_the_nonmembers(evaluated):
-    ax = plots.plot_roc(evaluated[3])
+    ax = plots.plot_roc(evaluated[2].curves)
     (line,) = [line for line in ax.lines if line.get_gid() == "floor"]
     assert list(np.asarray(line.get_xdata())) == [1 / 3200, 1 / 3200]
     (zone,) = [patch for patch in ax.patches if patch.get_gid() == "floor"]
@@ -227,14 +235,14 @@ def test_a_curve_whose_first_step_is_a_tie_starts_at_the_floor():
     """Below the first realised FPR the TPR is that at no false positive."""
     keep = np.array([[True, True, False, False, False, False, False, False, False, False]])
     scores = np.array([[9.0, 1, 5, 5, 5, 5, 0, 0, 0, 0]])
-    ax = plots.plot_roc(evaluate.evaluate({"a": scores}, keep)[1])
+    ax = plots.plot_roc(evaluate.evaluate({"a": scores}, keep).curves)
     x, y = np.asarray(ax.lines[0].get_data())
     np.testing.assert_allclose(x[:2], [1 / 8, 4 / 8])
     np.testing.assert_allclose(y[:2], [1 / 2, 1])
 
 
 def test_many_attacks_stay_apart(evaluated):
-    curve = evaluated[3]["lira_online"]
+    curve = evaluated[2].curves["lira_online"]
     ax = plots.plot_roc({f"attack {i}": curve for i in range(8)})
     assert len({str(line.get_color()) for line in ax.lines[:8]}) == 8
 
@@ -279,7 +287,7 @@ def test_the_examples_at_risk_are_drawn_from_the_scores():
     scores, keep = pool()
     values = scores["lira_online"]
     phi = np.random.default_rng(0).normal(size=(M, N, 2))
-    attack = evaluate.evaluate(scores, keep)[0]["attacks"]["lira_online"]
+    attack = evaluate.evaluate(scores, keep).attacks["lira_online"]
     labels = np.where(np.arange(N) % 2, -1, 7)  # of every other example the class is not known
     figure = write.example_figure(phi, keep, values, attack, labels)
     assert figure is not None
@@ -303,16 +311,16 @@ def test_example_figures_refuse_what_does_not_fit():
 # --- The terminal table ---------------------------------------------------------------------------------------------
 
 
-def rendered(metrics, width):
+def rendered(evaluation, width):
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(tables.table(metrics))
+    console.print(tables.attacks_table(evaluation))
     return console.export_text()
 
 
 @pytest.mark.parametrize("width", [100, 120])
 def test_the_table_fits_and_wraps_no_number(evaluated, width):
-    metrics = evaluated[2]
-    text = rendered(metrics, width)
+    _, _, evaluation, metrics = evaluated
+    text = rendered(evaluation, width)
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
     for name, attack in metrics["attacks"].items():
@@ -328,14 +336,14 @@ def test_the_table_fits_and_wraps_no_number(evaluated, width):
 
 
 def test_a_name_that_looks_like_markup_is_shown_as_it_is(evaluated):
-    metrics = {**evaluated[2], "attacks": {"[red]x[/red]": evaluated[2]["attacks"]["lira_online"]}}
-    assert "[red]x[/red]" in rendered(metrics, 100)
+    attacks = {"[red]x[/red]": evaluated[2].attacks["lira_online"]}
+    assert "[red]x[/red]" in rendered(dataclasses.replace(evaluated[2], attacks=attacks), 100)
 
 
 @pytest.mark.parametrize(
     ("point", "shown"),
     [
-        ((0.0, None, None), ("0 %", "")),
+        ((0.0, np.nan, np.nan), ("0 %", "")),
         ((0.0, 0.0, 0.0012), ("0 %", "0.000–0.120")),
         ((0.00002, 0.0, 0.11), ("0.0020 %", "0.0–11.0")),
         ((0.00005, 0.00004, 0.00006), ("0.0050 %", "0.0040–0.0060")),
@@ -344,8 +352,7 @@ def test_a_name_that_looks_like_markup_is_shown_as_it_is(evaluated):
     ],
 )
 def test_rates_keep_three_figures(point, shown):
-    tpr, low, high = point
-    assert tables.rate_cells({"status": "ok", "tpr": tpr, "low": low, "high": high}) == shown
+    assert rate(Estimate(*point)) == shown
 
 
 # --- The page -------------------------------------------------------------------------------------------------------
@@ -376,8 +383,8 @@ class Page(HTMLParser):
 
 
 def test_every_attack_has_its_figure_and_interval(evaluated):
-    attacks = evaluated[2]["attacks"]
-    figure = plot_attacks(attacks, "0.01")
+    attacks = evaluated[3]["attacks"]
+    figure = plot_attacks(evaluated[2].attacks, 0.01)
     left, right = figure.axes
     names = [label.get_text() for label in left.get_yticklabels()]
     assert sorted(names) == sorted(attacks)
@@ -392,13 +399,19 @@ def test_every_attack_has_its_figure_and_interval(evaluated):
         assert (start, stop, y) == (attacks[name]["auc_low"], attacks[name]["auc_high"], row)
 
 
-def test_a_measured_zero_and_no_interval_are_drawn():
-    attack = {"auc": 0.5, "auc_low": None, "auc_high": None}
+def test_a_measured_zero_and_no_interval_are_drawn(evaluated):
+    attack = evaluated[2].attacks["lira_online"]
+    unknown = {"low": np.nan, "high": np.nan}
     attacks = {
-        name: {**attack, "tpr_at_fpr": {"0.001": {"tpr": tpr, "low": None, "high": None}}}
+        name: dataclasses.replace(
+            attack,
+            auc=Estimate(0.5, **unknown),
+            tpr_at={0.001: dataclasses.replace(attack.tpr_at[0.001], tpr=tpr, **unknown)},
+        )
         for name, tpr in (("nothing", 0.0), ("something", 0.01))
     }
-    left, _ = plot_attacks(attacks, "0.001").axes
+    left, right = plot_attacks(attacks, 0.001).axes
+    assert not any(len(bars.get_paths()) for ax in (left, right) for bars in ax.collections)
     points = next(line for line in left.lines if line.get_gid() == "tpr")
     assert np.asarray(points.get_xdata()).tolist() == [left.get_xlim()[0], 0.01]
 
@@ -409,29 +422,29 @@ def test_the_picture_holds_the_strongest_and_the_baseline(tmp_path):
     keep = keep_mask(0, 8, 1000)
     strengths = {"global_threshold": 0.0, **{f"attack_{i}": 0.3 * i for i in range(1, 12)}}
     scores = {name: rng.normal(size=keep.shape) + d * keep for name, d in strengths.items()}
-    metrics, curves = evaluate.evaluate(scores, keep)
-    write.write_report(tmp_path, metrics=metrics, curves=curves)
+    evaluation = evaluate.evaluate(scores, keep)
+    write.write_report(tmp_path, evaluation)
     page = (tmp_path / "report.html").read_text()
     assert "The 8 strongest attacks at low FPR" in page
     colored = re.findall(r'background: (#\w+)"></span>(\w+)<', page)
     names = {name for _, name in colored}
     assert names == {"global_threshold", *(f"attack_{i}" for i in range(5, 12))}
     assert len(set(colored)) == 8, "one colour each, the same in both tables"
-    assert metrics["strongest"]["attack"] == "attack_11"
+    assert metrics_document(evaluation)["strongest"]["attack"] == "attack_11"
 
 
+LOWER = "lower than published"
 HOSTILE = "<script>alert('x')</script>\" onload=\"y"
 
 
 @pytest.fixture(scope="module")
 def written(evaluated, tmp_path_factory):
-    _, keep, metrics, curves = evaluated
+    _, keep, evaluation, _ = evaluated
     path = tmp_path_factory.mktemp("report") / "new"
     phi = np.random.default_rng(0).normal(size=(M, 2))
     write.write_report(
         path,
-        metrics=metrics,
-        curves=curves,
+        evaluation,
         examples=plots.plot_examples(phi, keep[:, :2], ["a", "b"]),
         facts={"data set": HOSTILE, HOSTILE: "value"},
         warnings=[f"model 7 of {HOSTILE} diverged"],
@@ -444,7 +457,7 @@ def test_all_files_are_written(written, evaluated):
     assert sorted(file.name for file in written.iterdir()) == [
         *("attacks.png", "metrics.json", "report.html", "roc.png")
     ]
-    assert json.loads((written / "metrics.json").read_text()) == evaluated[2]
+    assert json.loads((written / "metrics.json").read_text()) == evaluated[3]
     assert (written / "roc.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -461,14 +474,15 @@ def test_the_page_is_self_contained(written):
 
 def test_the_page_holds_the_numbers(written, evaluated):
     text = Page((written / "report.html").read_text()).text
-    for name, attack in evaluated[2]["attacks"].items():
+    for name, attack in evaluated[3]["attacks"].items():
+        points = evaluated[2].attacks[name].tpr_at
         assert name in text
         for shown in (
             f"{attack['auc']:.3f}",
             f"{attack['auc_low']:.3f}–{attack['auc_high']:.3f}",
             f"{attack['mean_over_targets']['auc']:.3f}",
-            tables.rate_cells(attack["tpr_at_fpr"]["0.01"])[0],
-            tables.rate_cells(attack["tpr_at_fpr"]["0.001"])[1],
+            percent(attack["tpr_at_fpr"]["0.01"]["tpr"]),
+            rate(points[0.001]).interval,
         ):
             assert shown in text
     for words in (
@@ -488,27 +502,27 @@ def test_what_comes_from_outside_is_escaped(written):
 
 
 def test_checks_and_published_figures_have_sections_of_their_own(evaluated, tmp_path):
-    _, _, metrics, curves = evaluated
+    evaluation, nan = evaluated[2], float("nan")
     rows = [
+        Comparison("lira_online", "0.001", 0.084, f"source {HOSTILE}", Estimate(0.0723, 0.07, 0.075), LOWER),
         Comparison(
-            "lira_online", "0.001", 0.084, f"source {HOSTILE}", 0.0723, 0.07, 0.075, "lower than published"
+            "lira_online", "balanced_accuracy", 0.638, "source", Estimate(0.63, 0.62, 0.64), "reproduced"
         ),
-        Comparison("lira_online", "balanced_accuracy", 0.638, "source", 0.63, 0.62, 0.64, "reproduced"),
-        Comparison("lira_online", "1e-05", 0.022, "source", None, None, None, "not resolvable here"),
-        Comparison("global_threshold", "auc", 0.59, "source", 0.6, None, None, "no interval"),
+        Comparison("lira_online", "1e-05", 0.022, "source", Estimate(nan, nan, nan), "not resolvable here"),
+        Comparison("global_threshold", "auc", 0.59, "source", Estimate(0.6, nan, nan), "no interval"),
     ]
     checks = [
         ("models", "ok", "all there"),
         ("direction", "fail", f"wrong sign {HOSTILE}"),
         ("a", "warn", "few"),
     ]
-    write.write_report(tmp_path, metrics=metrics, curves=curves, checks=checks, published=rows)
+    write.write_report(tmp_path, evaluation, checks=checks, published=rows)
     html = (tmp_path / "report.html").read_text()
     page = Page(html)
     assert page.open == []
     assert "<script" not in html
     for shown in (
-        *("Did I reproduce it?", "TPR at 0.1 % FPR", "8.40 %", "7.23 %", "7.00–7.50", "lower than published"),
+        *("Did I reproduce it?", "TPR at 0.1 % FPR", "8.40 %", "7.23 %", "7.00–7.50", LOWER),
         *(
             "balanced accuracy",
             "0.638",
@@ -523,27 +537,28 @@ def test_checks_and_published_figures_have_sections_of_their_own(evaluated, tmp_
     # A failed check stands among the warnings at the top as well.
     assert page.text.index(f"check failed: direction: wrong sign {HOSTILE}") < page.text.index("ROC curves")
     assert page.text.count("wrong sign") == 2
-    write.write_report(tmp_path, metrics=metrics, curves=curves)
+    write.write_report(tmp_path, evaluation)
     text = Page((tmp_path / "report.html").read_text()).text
     assert "Checks" not in text
     assert "reproduce" not in text
 
 
 def test_the_headline_is_the_strongest_attack(evaluated):
-    attacks = evaluated[2]["attacks"]
+    attacks = evaluated[3]["attacks"]
     headline = page._headline(evaluated[2])
     assert headline["attack"] == max(attacks, key=lambda name: attacks[name]["tpr_at_fpr"]["0.001"]["tpr"])
     assert headline["cards"][0][0] == "TPR at 0.1 % FPR"
 
 
 def test_a_failing_write_leaves_the_old_report(evaluated, tmp_path, monkeypatch):
-    _, _, metrics, curves = evaluated
-    write.write_report(tmp_path, metrics=metrics, curves=curves, title="old")
+    evaluation = evaluated[2]
+    write.write_report(tmp_path, evaluation, title="old")
     old = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
 
     # What cannot be rendered touches nothing.
+    bad: Any = [float("nan")]
     with pytest.raises(ValueError, match="not JSON compliant"):
-        write.write_report(tmp_path, metrics={**metrics, "bad": float("nan")}, curves=curves, title="new")
+        write.write_report(tmp_path, dataclasses.replace(evaluation, models=bad), title="new")
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == old
 
     # A kill before the rename leaves the old file whole.
@@ -552,19 +567,19 @@ def test_a_failing_write_leaves_the_old_report(evaluated, tmp_path, monkeypatch)
 
     monkeypatch.setattr("os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        write.write_report(tmp_path, metrics=metrics, curves={}, title="new")
+        write.write_report(tmp_path, evaluation, title="new")
     assert {name: (tmp_path / name).read_bytes() for name in old} == old
 
 
 def test_a_report_of_few_nonmembers_falls_back_to_auc(tmp_path):
     """40 non-members resolve nothing below 2.5 %: the page then leads with the AUC and still has examples."""
     scores, keep = pool(4, 20)
-    metrics, curves = evaluate.evaluate(scores, keep)
-    assert [card[0] for card in page._headline(metrics)["cards"]] == ["AUC", "balanced accuracy"]
-    fpr, threshold = evaluate.low_fpr_threshold(metrics["attacks"]["lira_online"])
+    evaluation = evaluate.evaluate(scores, keep)
+    assert [card[0] for card in page._headline(evaluation)["cards"]] == ["AUC", "balanced accuracy"]
+    fpr, threshold = evaluate.low_fpr_threshold(evaluation.attacks["lira_online"])
     assert fpr == 0
     assert threshold > scores["lira_online"][~keep].max()
-    write.write_report(tmp_path, metrics=metrics, curves=curves)
+    write.write_report(tmp_path, evaluation)
     text = Page((tmp_path / "report.html").read_text()).text
     assert "none, because 2 complementary pairs" in text
     assert "unresolvable" in text

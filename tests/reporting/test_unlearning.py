@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -6,17 +7,14 @@ import numpy as np
 import pytest
 
 from lira.forgetting import measure, retrained_values, u_lira
+from lira.forgetting.measure import CurveFigures
 from lira.membership import keep_mask
-from lira.metrics import example_tpr, roc
-from lira.reporting.plots import percent
-from lira.reporting.unlearning import (
-    exposed_figure,
-    headline_fpr,
-    unlearning_metrics,
-    verdict,
-    write_unlearning_report,
-)
-from lira.reporting.unlearning_plots import VERDICTS, plot_methods, plot_requests
+from lira.metrics import Estimate, example_tpr, roc
+from lira.reporting.document import unlearning_document
+from lira.reporting.figures import percent
+from lira.reporting.unlearning import exposed_figure, write_unlearning_report
+from lira.reporting.unlearning_evaluation import evaluate_unlearning
+from lira.reporting.unlearning_plots import VERDICTS, MethodRow, plot_methods, plot_requests
 
 M, N, F = 16, 300, 30
 HOSTILE = "<script>alert('x')</script>\" onload=\"y"
@@ -33,7 +31,7 @@ class Study:
             return (2.0 * held + rng.normal(size=(M, N)))[..., None].astype(np.float32)
 
         before = draw(self.keep)
-        self.documents = {"none": [], HOSTILE: [], "ascent": []}
+        self.figures = {"none": [], HOSTILE: [], "ascent": []}
         for request in (1, 2):
             self.forget = np.arange(N) < request * F
             rest = self.keep & ~self.forget
@@ -43,10 +41,10 @@ class Study:
             own = retrained_values(self.retrained, self.keep, self.forget, redraws=10)
             for name, after in self.after.items():
                 accuracy = {"retain": (np.full(M, 0.987), np.full(M, 1.0)), "test": (np.full(M, np.nan),) * 2}
-                document = measure(
-                    before, after, self.retrained, self.keep, self.forget, own=own, accuracy=accuracy
+                figures = measure(
+                    before, after, self.retrained, self.keep, self.forget, reference=own, accuracy=accuracy
                 )
-                self.documents[name].append(document)
+                self.figures[name].append(figures)
 
 
 @pytest.fixture(scope="module")
@@ -55,17 +53,22 @@ def study():
 
 
 @pytest.fixture(scope="module")
-def metrics(study):
-    return unlearning_metrics(study.documents, study.keep, costs={"none": 0.0, "ascent": 0.0523})
+def evaluation(study):
+    return evaluate_unlearning(study.figures, study.keep, costs={"none": 0.0, "ascent": 0.0523})
 
 
 @pytest.fixture(scope="module")
-def written(study, metrics, tmp_path_factory):
+def metrics(evaluation):
+    return unlearning_document(evaluation)
+
+
+@pytest.fixture(scope="module")
+def written(study, evaluation, tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "new"
     figure = exposed_figure(study.after["none"], study.retrained, study.keep, study.forget)
     write_unlearning_report(
         path,
-        metrics=metrics,
+        evaluation,
         examples={HOSTILE: figure, "none": None},
         facts={HOSTILE: "value"},
         warnings=[f"model 7 of {HOSTILE} diverged"],
@@ -115,14 +118,17 @@ def test_untouched_is_exposed_retrained_is_not_and_ascent_is_over_forgotten(metr
 
 
 def test_either_figure_above_the_range_is_exposed(study):
+    figures = study.figures[HOSTILE][1]
+    assert figures.lowest_fpr == 0.01  # 480 non-members
+
     def judged(auc, tpr):
-        document = json.loads(json.dumps(study.documents[HOSTILE][1]))
-        curves = document["u_lira"]
-        curves["after"]["auc"]["value"] = curves["retrained"]["auc"]["high"] + auc
-        key = headline_fpr(document)
-        assert key == "0.01"  # 480 non-members
-        curves["after"]["tpr_at_fpr"][key]["tpr"] = curves["retrained"]["tpr_at_fpr"][key]["high"] + tpr
-        return verdict(document)
+        own, point = figures.retrained, figures.u_lira.tpr_at_fpr[0.01]
+        point = dataclasses.replace(point, tpr=own.tpr_at_fpr[0.01].high + tpr)
+        curve = CurveFigures(
+            dataclasses.replace(figures.u_lira.auc, value=own.auc.high + auc),
+            {**figures.u_lira.tpr_at_fpr, 0.01: point},
+        )
+        return dataclasses.replace(figures, u_lira=curve).verdict
 
     assert judged(-0.001, -0.001) == "as retrained"
     assert judged(0.001, -0.001) == "exposed"
@@ -135,55 +141,51 @@ def test_the_document_is_json_with_all_that_was_measured(study, metrics, written
     assert (read["num_models"], read["num_examples"], read["num_requests"]) == (M, N, 2)
     assert [method["cost"] for method in read["methods"].values()] == [0.0, None, 0.0523]
     assert "complementary pairs of models resampled" in read["interval"]
-    for name, documents in study.documents.items():
-        for document, each in zip(documents, read["methods"][name]["requests"], strict=True):
-            assert {key: value for key, value in each.items() if key != "verdict"} == document
+    for name, requests in study.figures.items():
+        for figures, each in zip(requests, read["methods"][name]["requests"], strict=True):
+            assert each["verdict"] == figures.verdict
+            assert each["u_lira"]["after"]["auc"]["value"] == figures.u_lira.auc.value
+            assert [worst["example"] for worst in each["worst"]] == [w.example for w in figures.worst]
 
 
 def test_nothing_measured_and_unequal_requests_are_refused(study):
     with pytest.raises(ValueError, match="methods holds nothing measured"):
-        unlearning_metrics({}, study.keep)
+        evaluate_unlearning({}, study.keep)
     with pytest.raises(ValueError, match="methods holds nothing measured"):
-        unlearning_metrics({"none": []}, study.keep)
-    some = study.documents["none"]
+        evaluate_unlearning({"none": []}, study.keep)
+    some = study.figures["none"]
     with pytest.raises(ValueError, match=r"same number of requests; got \{'a': 2, 'b': 1\}"):
-        unlearning_metrics({"a": some, "b": some[:1]}, study.keep)
+        evaluate_unlearning({"a": some, "b": some[:1]}, study.keep)
 
 
 # --- Figures --------------------------------------------------------------------------------------------------------
 
 
-def row(verdict="exposed", psi_n=None):
-    def interval(x):
-        return {"value": x, "low": x - 0.01, "high": x + 0.01}
+UNKNOWN = Estimate(np.nan, np.nan, np.nan)
 
-    return {
-        "verdict": verdict,
-        "tpr": interval(0.05),
-        "auc": interval(0.7),
-        "psi_n": psi_n or interval(0.4),
-        "retrained_tpr": interval(0.01),
-        "retrained_auc": interval(0.5),
-    }
+
+def row(verdict="exposed", psi_n=None):
+    tpr, auc, psi, own_tpr, own_auc = (Estimate(x, x - 0.01, x + 0.01) for x in (0.05, 0.7, 0.4, 0.01, 0.5))
+    return MethodRow(verdict, tpr, auc, psi_n or psi, own_tpr, own_auc)
 
 
 def test_every_method_has_a_mark_and_an_interval_in_each_panel():
-    unknown = {"value": None, "low": None, "high": None}
-    rows = {"a": row(), "b": row("over-forgotten", unknown), "c": row("as retrained")}
+    rows = {"a": row(), "b": row("over-forgotten", UNKNOWN), "c": row("as retrained")}
     figure = plot_methods(rows, fpr=0.001)
     tpr, auc, psi_n = figure.axes
     for ax, key in ((tpr, "tpr"), (auc, "auc")):
         for y, (name, each) in enumerate(rows.items()):
             interval, mark = (line for line in ax.lines if line.get_gid() == name)
-            np.testing.assert_array_equal(interval.get_xdata(), [each[key]["low"], each[key]["high"]])
-            np.testing.assert_array_equal(mark.get_xdata(), [each[key]["value"]])
+            figure_drawn = getattr(each, key)
+            np.testing.assert_array_equal(interval.get_xdata(), [figure_drawn.low, figure_drawn.high])
+            np.testing.assert_array_equal(mark.get_xdata(), [figure_drawn.value])
             np.testing.assert_array_equal(mark.get_ydata(), [y])
-            assert (mark.get_color(), mark.get_marker()) == VERDICTS[each["verdict"]]
+            assert (mark.get_color(), mark.get_marker()) == VERDICTS[each.verdict]
         (band,) = [patch for patch in ax.patches if patch.get_gid() == "retrained"]
-        left, right = rows["a"][f"retrained_{key}"]["low"], rows["a"][f"retrained_{key}"]["high"]
+        own = getattr(rows["a"], f"retrained_{key}")
         extent = band.get_window_extent()
         assert (extent.x0, extent.x1) == pytest.approx(
-            [ax.transData.transform((x, 0))[0] for x in (left, right)]
+            [ax.transData.transform((x, 0))[0] for x in (own.low, own.high)]
         )
     assert [text.get_text() for text in psi_n.texts] == ["undefined"]
     assert {line.get_gid() for line in psi_n.lines} >= {"a", "c"}
@@ -197,8 +199,7 @@ def test_every_method_has_a_mark_and_an_interval_in_each_panel():
 
 
 def test_what_cannot_be_resolved_is_said_and_not_drawn():
-    unknown = {"value": None, "low": None, "high": None}
-    rows = {"a": {**row(), "tpr": unknown, "retrained_tpr": unknown}}
+    rows = {"a": row()._replace(tpr=UNKNOWN, retrained_tpr=UNKNOWN)}
     figure = plot_methods(rows, fpr=None)
     assert [text.get_text() for text in figure.axes[0].texts] == ["unresolvable"]
     figure.draw_without_rendering()
@@ -206,8 +207,7 @@ def test_what_cannot_be_resolved_is_said_and_not_drawn():
 
 
 def test_requests_make_a_line_a_method():
-    unknown = {"value": None, "low": None, "high": None}
-    figure = plot_requests({"a": [row(), row(psi_n=unknown)], "b": [row(), row()]}, fpr=0.01)
+    figure = plot_requests({"a": [row(), row(psi_n=UNKNOWN)], "b": [row(), row()]}, fpr=0.01)
     for ax in figure.axes:
         lines = {line.get_gid(): line for line in ax.lines}
         assert {"a", "b"} <= set(lines)
@@ -219,8 +219,7 @@ def test_requests_make_a_line_a_method():
 
 
 def test_requests_are_counted_in_whole_numbers_where_one_figure_is_known():
-    unknown = {"value": None, "low": None, "high": None}
-    figure = plot_requests({"a": [row(psi_n=unknown), row()]}, fpr=0.01)
+    figure = plot_requests({"a": [row(psi_n=UNKNOWN), row()]}, fpr=0.01)
     figure.draw_without_rendering()
     for ax in figure.axes:
         low, high = ax.get_xlim()
@@ -307,16 +306,17 @@ def test_every_method_stands_beside_the_retrained_models(written, metrics):
 
 
 def test_one_request_has_no_curves(study, tmp_path):
-    once = unlearning_metrics({name: each[:1] for name, each in study.documents.items()}, study.keep)
-    write_unlearning_report(tmp_path, metrics=once)
+    once = evaluate_unlearning({name: each[:1] for name, each in study.figures.items()}, study.keep)
+    write_unlearning_report(tmp_path, once)
     page = Page((tmp_path / "report.html").read_text())
     assert len(page.references) == 1
     assert "Over requests" not in page.text
 
 
-def test_what_cannot_be_rendered_touches_nothing(metrics, tmp_path):
-    write_unlearning_report(tmp_path, metrics=metrics)
+def test_what_cannot_be_rendered_touches_nothing(evaluation, tmp_path):
+    write_unlearning_report(tmp_path, evaluation)
     old = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    bad = dataclasses.replace(evaluation, num_models=float("nan"))
     with pytest.raises(ValueError, match="not JSON compliant"):
-        write_unlearning_report(tmp_path, metrics={**metrics, "bad": float("nan")}, title="new")
+        write_unlearning_report(tmp_path, bad, title="new")
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == old

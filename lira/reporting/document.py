@@ -1,0 +1,227 @@
+"""Figures as JSON, which knows neither NaN nor infinity: null in their place. Rates are fractions."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lira.forgetting import MethodFigures, NormalisedPsi
+from lira.forgetting.measure import ClassicalFigures, CurveFigures
+from lira.metrics import Estimate, LearningPoint, OperatingPoint, enough_models
+from lira.reporting.evaluate import AttackFigures, Evaluation
+from lira.reporting.implied import Leakage
+from lira.reporting.unlearning_evaluation import UnlearningEvaluation
+
+__all__ = ["as_json", "learning_document", "metrics_document", "unlearning_document"]
+
+
+def as_json(document: Mapping[str, Any]) -> bytes:
+    """The content of a JSON file.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+    """
+    return json.dumps(document, indent=2, allow_nan=False).encode()
+
+
+def metrics_document(evaluation: Evaluation) -> dict[str, Any]:
+    """The content of metrics.json."""
+    document = {
+        "description": "pooled over targets, except under mean_over_targets; rates are fractions",
+        "interval": evaluation.interval,
+        "num_models": evaluation.num_models,
+        "num_examples": evaluation.num_examples,
+        "num_members": evaluation.num_members,
+        "num_nonmembers": evaluation.num_nonmembers,
+        "attacks": {name: _attack(each) for name, each in evaluation.attacks.items()},
+        "strongest": None,
+    }
+    if evaluation.strongest is not None:
+        name, implied = evaluation.strongest
+        document["strongest"] = {"attack": name, **_implied(implied)}
+    if evaluation.models is not None:
+        document["models"] = evaluation.models
+    return document
+
+
+def learning_document(rule: str, curves: Mapping[str, Sequence[LearningPoint]], fpr: float) -> dict[str, Any]:
+    """The content of enough.json: by attack how many models are enough by `rule`, and the points of its curve."""
+    return {
+        "rule": rule,
+        "fpr": fpr,
+        "attacks": {
+            name: {"enough": enough_models(points), "points": [_learning_point(each) for each in points]}
+            for name, points in curves.items()
+        },
+    }
+
+
+def unlearning_document(evaluation: UnlearningEvaluation) -> dict[str, Any]:
+    """The content of an unlearning's metrics.json."""
+    return {
+        "description": "of everything forgotten up to each request; rates are fractions; higher attack = less forgotten",
+        "interval": evaluation.interval,
+        "num_models": evaluation.num_models,
+        "num_examples": evaluation.num_examples,
+        "num_requests": evaluation.num_requests,
+        "methods": {
+            name: {"cost": _number(evaluation.cost(name)), "requests": [_method(each) for each in requests]}
+            for name, requests in evaluation.methods.items()
+        },
+    }
+
+
+# --- Parts of the documents -----------------------------------------------------------------------------------------
+
+
+def _learning_point(point: LearningPoint) -> dict[str, Any]:
+    return {
+        "num_models": int(point.num_models),
+        "num_subpools": int(point.num_subpools),
+        "tpr_at_fpr": _point(point.tpr),
+        **_estimate("auc", point.auc),
+        **_estimate("shortfall", point.shortfall.tpr),
+    }
+
+
+def _attack(figures: AttackFigures) -> dict[str, Any]:
+    means = {
+        f"{fpr:g}": {**_estimate("tpr", each.tpr, ""), "status": each.status, "floor": _number(each.floor)}
+        for fpr, each in figures.mean_tpr_at.items()
+    }
+    return {
+        **_estimate("auc", figures.auc),
+        **_estimate("balanced_accuracy", figures.balanced_accuracy),
+        "tpr_at_fpr": _plain(figures.tpr_at),
+        "mean_over_targets": {**_estimate("auc", figures.mean_auc), "tpr_at_fpr": means},
+    }
+
+
+def _implied(implied: Leakage) -> dict[str, Any]:
+    fixed, between, epsilon = implied.fixed, implied.stability, None
+    if implied.epsilon is not None:
+        epsilon = {
+            "delta": implied.delta,
+            "method": "one_run",
+            "confidence": implied.confidence,
+            "at_least": implied.epsilon,
+        }
+    j = {**_estimate("j", implied.youden.j, ""), "optimistic": _number(implied.youden.optimistic)}
+    return {
+        "fpr": implied.fpr,
+        "youden_j": j,
+        "information_at_least": _estimate("bits", implied.information, ""),
+        "bayes_error_at_most": _estimate("error", implied.bayes_error, ""),
+        "mutual_information": _estimate("bits", implied.mutual_information, ""),
+        "ppv": _plain(implied.ppv),
+        "fixed_threshold": fixed
+        and {
+            **_estimate("fpr", fixed.mean_fpr),
+            **_estimate("tpr", fixed.mean_tpr),
+            "largest_fpr": float(np.max(fixed.target_fpr)),
+        },
+        "stability": between
+        and {**_estimate("pearson", between.pearson), **_estimate("spearman", between.spearman)},
+        "epsilon": epsilon,
+    }
+
+
+def _method(figures: MethodFigures) -> dict[str, Any]:
+    reference = figures.retrained
+    tprs = {f"{fpr:g}": _estimate("tpr", tpr, "") for fpr, tpr in reference.tpr_at_fpr.items()}
+    return _plain(
+        {
+            "verdict": figures.verdict,
+            "num_models": figures.num_models,
+            "num_forgotten": figures.num_forgotten,
+            "attack": figures.attack,
+            "u_lira": {"after": figures.u_lira, "retrained": {"auc": reference.auc, "tpr_at_fpr": tprs}},
+            "lira": figures.lira,
+            "classical": figures.classical,
+            "epsilon": {
+                "delta": figures.delta,
+                "largest_finite": figures.largest_epsilon,
+                "infinite": {"after": figures.infinite, "retrained": reference.infinite},
+                "forgetting_quality": {"after": figures.quality, "retrained": reference.quality},
+                "score": figures.score,
+            },
+            "klom": {
+                "mean": {"after": figures.klom_mean, "retrained": reference.klom_mean},
+                "percentile_95": {"after": figures.klom_95, "retrained": reference.klom_95},
+            },
+            "update_leakage": figures.update_leakage,
+            "direction": {
+                **figures.direction._asdict(),
+                "over_forgotten": figures.direction.over_forgotten,
+            },
+            "accuracy": figures.accuracy,
+            "worst_fpr": figures.worst_fpr,
+            "worst": [
+                {
+                    "example": each.example,
+                    "found": each.share,
+                    "epsilon": each.epsilon,
+                    "epsilon_infinite": bool(np.isinf(each.epsilon)),
+                    "phi": each.phi,
+                }
+                for each in figures.worst
+            ],
+        }
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Figures at any depth as mappings; of named tuples the fields are the keys, FPRs become text."""
+    match value:
+        case Estimate():
+            return _estimate("value", value, "")
+        case OperatingPoint():
+            return _point(value)
+        case NormalisedPsi():
+            return {
+                **_estimate("value", value.estimate, ""),
+                "status": "ok" if value.is_defined else "undefined",
+                "denominator": _plain(value.denominator),
+                "over_forgotten": value.over_forgotten,
+            }
+        case CurveFigures() | ClassicalFigures():
+            return _plain(value._asdict())
+        case Mapping():
+            return {f"{k:g}" if isinstance(k, float) else k: _plain(each) for k, each in value.items()}
+        case list():
+            return [_plain(each) for each in value]
+        case float():
+            return _number(value)
+    return value
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _estimate(name: str, estimate: Estimate, prefix: str | None = None) -> dict[str, float | None]:
+    """`{name: value, name_low: ..., name_high: ...}`, or with another `prefix` than `name_` to low and high."""
+    prefix = f"{name}_" if prefix is None else prefix
+    return {
+        name: _number(estimate.value),
+        f"{prefix}low": _number(estimate.low),
+        f"{prefix}high": _number(estimate.high),
+    }
+
+
+def _point(point: OperatingPoint) -> dict[str, Any]:
+    """What a TPR at an FPR is, and how far it can be trusted."""
+    return {
+        "tpr": _number(point.tpr),
+        "low": _number(point.low),
+        "high": _number(point.high),
+        "status": point.status,
+        "threshold": _number(point.threshold),
+        "false_positives": point.false_positives,
+        "allowed_false_positives": point.allowed,
+        "expected_fpr": _number(point.expected_fpr),
+        "distinct_examples": point.distinct_examples,
+        "floor": _number(point.floor),
+        "tpr_at_zero_fpr": _number(point.tpr_at_zero),
+    }

@@ -1,0 +1,175 @@
+"""The verbs that end in figures: report a run, or any pool of models; compare a run's attacks, or two runs."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lira.attacks.suite import Pool, missing_signals
+from lira.data.dataset import Dataset
+from lira.metrics import Difference, difference
+from lira.reporting.checks import check_run
+from lira.reporting.evaluate import LOW_FPR, Evaluation, evaluate, measure_attacks, strongest_attack
+from lira.reporting.page import named_values
+from lira.reporting.published import Comparison, compare_published
+from lira.reporting.write import example_figure, write_report
+from lira.scoring import pool_of, score
+from lira.store.arrays import DIVERGED, DONE
+from lira.store.run import Run
+
+__all__ = ["Differences", "compare", "is_reported", "report", "report_pool"]
+
+
+def report(run: Run, dataset: Dataset | None = None, *, warnings: Iterable[str] = ()) -> Evaluation:
+    """Score a run where that is not done, and write metrics.json, the pictures and report.html into it.
+
+    Args:
+        run: the run.
+        dataset: its data, for pictures and for `quantile_regression`; None goes without both.
+        warnings: shown at the top of the page; read once the attacks are done, so that they may still grow until then.
+
+    Returns:
+        What was measured.
+
+    Raises:
+        RunError: fewer than four trained models are usable.
+    """
+    pool = pool_of(run, dataset)
+    scores = score(run, dataset, pool=pool)
+    evaluation = evaluate(scores, pool.keep, run.models.tolist())
+    report_pool(
+        run.path,
+        pool,
+        scores,
+        evaluation,
+        labels=run.labels,
+        images=dataset.x if dataset is not None and dataset.is_image else None,
+        facts=_facts(run),
+        checks=check_run(run, pool=pool),
+        published=_published(run, evaluation),
+        warnings=warnings,
+    )
+    return evaluation
+
+
+def report_pool(
+    path: str | os.PathLike[str],
+    pool: Pool,
+    scores: Mapping[str, np.ndarray],
+    evaluation: Evaluation,
+    *,
+    labels: np.ndarray | None = None,
+    images: np.ndarray | None = None,
+    facts: Mapping[str, str],
+    **parts: Any,
+) -> None:
+    """Write the report of any pool: see `write_report`.
+
+    Args:
+        path: the directory.
+        pool: what is attacked, and with what.
+        scores: float `[T, N]` by attack; examples are judged by the first.
+        evaluation: of these scores.
+        labels: int `[N]`, for the examples' titles; -1 where it is not known.
+        images: `[N, H, W, C]`, drawn as insets.
+        facts: what to say about the pool; the attacks that read what it does not hold are added.
+        **parts: see `write_report`.
+    """
+    first, missing = next(iter(scores)), missing_signals(pool)
+    left_out = ", ".join(f"{name} (no {signal})" for name, signal in missing.items())
+    examples = None
+    if pool.target is None:
+        attack = evaluation.attacks[first]
+        examples = example_figure(pool.signals["phi"], pool.keep, scores[first], attack, labels, images)
+    facts = {**facts, **({"attacks left out": left_out} if missing else {})}
+    write_report(path, evaluation, examples=examples, facts=facts, **parts)
+
+
+def is_reported(run: Run) -> bool:
+    """Whether the report on disk is of the models that are there now."""
+    try:
+        models = json.loads((run.path / "metrics.json").read_text())["models"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return models == run.models.tolist() and all(
+        (run.path / name).exists() for name in ("roc.png", "report.html")
+    )
+
+
+class Differences(NamedTuple):
+    """Attacks of a run less what they are compared with, on the same targets."""
+
+    against: str  # an attack of the same run, or another run's path
+    by_attack: dict[str, Difference]
+
+
+def compare(run: Run, other: Run | None = None, *, fpr: float = LOW_FPR) -> Differences:
+    """Each attack less the strongest of the same run, or each attack of one run less the same of another.
+
+    Args:
+        run: scored where that is not done.
+        other: another run of the same memberships.
+        fpr: of the TPRs, a fraction.
+
+    Raises:
+        RunError: fewer than four trained models are usable.
+        ValueError: the memberships differ.
+    """
+    scores, keep = score(run), run.keep
+    if other is None:
+        against, _ = strongest_attack(measure_attacks(scores, keep))
+        theirs, keep_b = {name: scores[against] for name in scores if name != against}, keep
+    else:
+        against, theirs, keep_b = str(other.path), score(other), other.keep
+    differences = {
+        name: difference(scores[name], theirs[name], keep, keep_b=keep_b, fpr=fpr)
+        for name in scores
+        if name in theirs
+    }
+    return Differences(against, differences)
+
+
+def _published(run: Run, evaluation: Evaluation) -> list[Comparison]:
+    if run.is_imported:  # data set and model are not known by name
+        return []
+    M, N, Q = run.phi.shape
+    config = run.config
+    return compare_published(
+        evaluation.attacks,
+        dataset=config.dataset,
+        num_examples=N,
+        model=config.recipe.model,
+        models=M,
+        queries=Q,
+    )
+
+
+def _facts(run: Run) -> dict[str, str]:
+    """What the page says about the run."""
+    config, done = run.config, run.done
+    _, N, Q = run.phi.shape
+    facts = {
+        "data set": f"{config.dataset}, {N:,} examples",
+        "shadow models": f"{len(run.models)} attacked; {np.sum(done == DONE)} done and {np.sum(done == DIVERGED)} "
+        f"diverged of {config.num_models} requested",
+    }
+    for side in ("in", "out", "test"):
+        values = run.accuracy(side)
+        if len(values) and not np.isnan(values).all():
+            facts[f"accuracy {side}"] = f"{values.mean():.2%} (models' standard deviation {values.std():.2%})"
+    if run.is_imported:
+        source = run.provenance["source"]
+        facts["source"] = f"{source['path']}, {source['file']} ({source['layout']})"
+        facts["queries"] = f"{Q}"
+    else:
+        queries = config.queries
+        facts["queries"] = f"{Q} (mirror {queries.mirror}, shift {queries.shift})"
+        facts["recipe"] = named_values(dataclasses.asdict(config.recipe))
+        facts["training"] = "; ".join(
+            f"{s['models']} models in {s['seconds']:.0f} s on {s['device']}"
+            for s in run.provenance["sessions"]
+        )
+    return {**facts, "versions": named_values(run.provenance["versions"])}

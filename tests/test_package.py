@@ -1,0 +1,128 @@
+"""`import lira`: the verbs of the command line as functions, on a run made in memory."""
+
+import importlib
+import inspect
+import json
+import pkgutil
+import types
+import warnings
+from functools import partial
+
+import numpy as np
+import pytest
+
+import lira
+from lira import scoring
+from lira.attacks.suite import ATTACKS, attack_pool
+from lira.cli import main
+from lira.exchange import audit as exchange
+
+VERBS = ("plan", "train", "score", "report", "check", "enough", "compare", "unlearn", "audit")
+FEW = ("lira_online", "lira_online_fixed", "global_threshold")
+PIXELS = np.random.default_rng(0).integers(0, 256, (80, 4, 4, 1)).astype(np.uint8)
+DATA = lira.Dataset.from_arrays(PIXELS, np.arange(80) % 2)
+
+pytestmark = pytest.mark.filterwarnings("ignore::lira.attacks.FewModelsWarning")
+
+
+@pytest.fixture(autouse=True)
+def _few_attacks_are_enough(monkeypatch):
+    few = {name: ATTACKS[name] for name in FEW}
+    monkeypatch.setattr(scoring, "ATTACKS", few)
+    monkeypatch.setattr(exchange, "attack_pool", partial(attack_pool, attacks=few))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    recipe = lira.Recipe(epochs=2, batch_size=10)
+    execution = lira.Execution(width=8)
+    path = tmp_path_factory.mktemp("runs") / "run"
+    run = lira.Run.create(path, DATA, recipe, num_models=8, execution=execution)
+    lira.train(run, DATA, show_progress=False)
+    return run
+
+
+def test_every_verb_is_a_function_whatever_is_imported():
+    """Importing a submodule puts it into its package, in the place of a function of that name."""
+    for module in pkgutil.walk_packages(lira.__path__, "lira."):
+        if module.name not in ("lira.__main__", "lira.bench.torch_loop"):
+            importlib.import_module(module.name)
+    for verb in VERBS:
+        assert inspect.isfunction(getattr(lira, verb)), verb
+    modules = {name for name in lira.__all__ if isinstance(getattr(lira, name), types.ModuleType)}
+    assert modules == {"attacks", "epsilon", "forgetting", "metrics"}
+
+
+def test_the_version_is_named(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"lira {lira.__version__}\n"
+
+
+def test_a_report_in_python_is_that_of_the_command(run, capsys):
+    evaluation = lira.report(run, DATA)
+    document = json.loads((run.path / "metrics.json").read_text())
+    assert evaluation.attacks["lira_online"].auc.value == document["attacks"]["lira_online"]["auc"]
+    page = (run.path / "report.html").read_text()
+    assert main(["report", str(run.path)]) == 0
+    assert "lira_online" in capsys.readouterr().out
+    assert json.loads((run.path / "metrics.json").read_text()) == document
+    # The command knows nothing of data that was given in memory, so its page has no pictures of examples.
+    assert page.split("data:image")[0] == (run.path / "report.html").read_text().split("data:image")[0]
+
+
+def test_a_report_builds_its_pool_once(run, monkeypatch):
+    pools = []
+
+    def build(*arguments, **options):
+        pools.append(arguments)
+        return pool_class(*arguments, **options)
+
+    pool_class = scoring.Pool
+    monkeypatch.setattr(scoring, "Pool", build)
+    for scored in (run.path / "scores").glob("*/zarr.json"):
+        scored.unlink()
+    assert main(["report", str(run.path)]) == 0
+    assert len(pools) == 1
+
+
+def test_a_report_computes_no_features_to_say_which_attacks_are_missing(run, monkeypatch):
+    def compute(*_):
+        raise AssertionError("features are for the attacks that read them")
+
+    monkeypatch.setattr(scoring, "_features", compute)
+    lira.score(run)
+    data = lira.Dataset.from_arrays(PIXELS, DATA.y, x_test=PIXELS[:20], y_test=DATA.y[:20])
+    lira.report(run, data)
+
+
+def test_what_is_asked_of_a_run(run, capsys):
+    assert [check.name for check in lira.check(run)][:3] == ["models", "queries", "training"]
+    curves = lira.enough(run)
+    assert {"lira_online", "lira_online_fixed"} <= curves.keys()
+    assert "enough" in json.loads((run.path / "enough.json").read_text())["attacks"]["lira_online"]
+    against, differences = lira.compare(run)
+    assert {against, *differences} == set(FEW)
+    assert against not in differences
+    against, differences = lira.compare(run, run)
+    assert (against, set(differences)) == (str(run.path), set(FEW))
+    assert differences["lira_online"].auc.value == 0
+
+
+def test_an_audit_takes_arrays_or_files(run, tmp_path, capsys):
+    phi, keep = np.asarray(run.phi), run.keep
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        evaluation = lira.audit(tmp_path / "arrays", phi=phi, keep=keep)
+        np.save(tmp_path / "phi.npy", phi)
+        lira.audit(tmp_path / "files", phi=tmp_path / "phi.npy", keep=keep)
+    first, second = (
+        json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("arrays", "files")
+    )
+    assert first == second
+    assert first["attacks"]["lira_online"]["auc"] == evaluation.attacks["lira_online"].auc.value
+    assert f"phi {tmp_path}/phi.npy" in (tmp_path / "files/report.html").read_text()
+    with pytest.raises(ValueError, match="an audit needs keep and one of phi, logits, confidences, losses"):
+        lira.audit(tmp_path / "none", keep=keep)
+    with pytest.raises(ValueError, match=r"keep: must be \[8, 80\].*got shape \(80, 8\): transpose it"):
+        lira.audit(tmp_path / "none", phi=phi, keep=keep.T)
+    assert not (tmp_path / "none").exists()
