@@ -12,8 +12,8 @@ from rich import box
 from rich.table import Column, Table
 from rich.text import Text
 
-from lira.attacks import FewModelsError, FewModelsWarning
-from lira.attacks.suite import ATTACKS, NO_SHADOWS, Pool, missing_signals, read_signal
+from lira.attacks import FewModelsWarning, UnfitPoolError
+from lira.attacks.suite import ATTACKS, Pool
 from lira.metrics import LearningPoint, enough_models, learning_curve
 from lira.metrics.document import estimate_entry, point_entry
 from lira.reporting.plots import percent, plot_learning_curves
@@ -56,11 +56,10 @@ def curves_of(
     M = len(pool.keep)
     sizes = sorted({2**k for k in range(2, 20) if 2**k <= M} | {M})
     curves = {}
-    missing = missing_signals(pool)
     for name in attacks:
-        if name in NO_SHADOWS or name in missing:
+        if not ATTACKS[name].uses_shadows or ATTACKS[name].missing(pool) is not None:
             continue
-        attack, signal = ATTACKS[name], read_signal(ATTACKS[name], pool.signals)
+        attack, signal = ATTACKS[name].function, ATTACKS[name].read(pool.signals)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FewModelsWarning)  # the curve is there to show it
             enough = [size for size in sizes if _is_possible(attack, signal, pool.keep, size)]
@@ -116,7 +115,7 @@ def _is_possible(attack, signal, keep: np.ndarray, size: int) -> bool:
     rows = slice(0, size)
     try:
         attack(np.asarray(signal[rows, slice(0, TRIAL)]), keep[rows, :TRIAL])
-    except FewModelsError:
+    except UnfitPoolError:
         return False
     return True
 
