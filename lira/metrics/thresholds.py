@@ -10,13 +10,12 @@ from lira.metrics._shared import (
     UNDEFINED,
     Estimate,
     UndefinedMetricWarning,
-    allowed_false_positives,
     check_fpr,
     check_scores,
     cluster_margin,
     clusters_of,
-    ratio,
 )
+from lira.metrics.counting import allowed_false_positives, ratio
 from lira.metrics.curve import Roc, roc
 
 __all__ = ["FixedThreshold", "Youden", "fixed_threshold", "ppv", "youden"]
