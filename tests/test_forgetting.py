@@ -467,7 +467,7 @@ def test_accuracies_earlier_requests_and_several_queries():
         accuracy=accuracy,
         fprs=(0.25,),
         worst=3,
-        own=own,
+        chance=own,
     )
     json.dumps(document, allow_nan=False)
     quality = document["epsilon"]["forgetting_quality"]["after"]

@@ -13,12 +13,7 @@ from lira.attacks._pool import FewModelsWarning, FlooredVarianceWarning, SignalA
 from lira.attacks.bavaria import bavaria_offline, bavaria_online
 from lira.attacks.calibration import base, difficulty_calibration, difficulty_calibration_both
 from lira.attacks.classifier import classifier_features, shadow_classifier
-from lira.attacks.likelihood_ratio import (
-    lira_offline,
-    lira_offline_fixed,
-    lira_online,
-    lira_online_fixed,
-)
+from lira.attacks.likelihood_ratio import lira_offline, lira_offline_fixed, lira_online, lira_online_fixed
 from lira.attacks.multivariate import lira_online_multivariate
 from lira.attacks.quantile import quantile_regression
 from lira.attacks.rank import attack_p, attack_r

@@ -1,6 +1,8 @@
 """Moments of the IN and OUT sides without what each target leaves out, in float64 under jit."""
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -10,9 +12,10 @@ import numpy as np
 from lira.attacks._opponents import Block, Side
 from lira.attacks._pool import Array
 
-__all__ = ["PooledSums", "float64", "moments", "pooled_sums"]
+__all__ = ["PooledSums", "Walk", "float64", "moments", "pooled_sums", "side_sums"]
 
 Tree = TypeVar("Tree")
+Walk = Iterable[tuple[slice, Block]]
 
 
 class PooledSums(NamedTuple):
@@ -45,12 +48,15 @@ def moments(values: Array, side: Side) -> tuple[jax.Array, jax.Array, jax.Array]
     return rest, mean - deviation / jnp.maximum(rest, 1), left
 
 
-def pooled_sums(walk: Iterable[tuple[slice, Block]]) -> list[PooledSums]:
+def side_sums(walk: Walk, sums: Callable[[Block, Side], Tree]) -> list[Tree]:
+    """What `sums` gives of the IN and of the OUT side of each block, added up over the blocks."""
+    parts = ([sums(block, side) for side in (block.inside, block.outside)] for _, block in walk)
+    return functools.reduce(partial(jax.tree.map, jnp.add), parts)
+
+
+def pooled_sums(walk: Walk) -> list[PooledSums]:
     """Sum the moments of the IN and of the OUT side over all blocks of a pool."""
-    totals = sum(
-        np.stack([_sums(block, side) for side in (block.inside, block.outside)]) for _, block in walk
-    )
-    return [PooledSums(*side) for side in np.asarray(totals)]
+    return [PooledSums(*np.asarray(sums)) for sums in side_sums(walk, _sums)]
 
 
 @jax.jit

@@ -22,6 +22,7 @@ from lira.attacks._pool import (
 __all__ = ["Block", "Group", "Opponents", "Side", "opponents_of"]
 
 UNCUT = (None, None)
+SIDES: tuple[str, ...] = ("IN", "OUT", "IN or OUT")
 
 
 class Group(NamedTuple):
@@ -197,15 +198,9 @@ def opponents_of(
         )
     if groups[0].cuts != UNCUT:
         total, either = fewest * N, fewest.sum()
-    return Opponents(
-        phi,
-        keep,
-        target,
-        leave,
-        groups,
-        {"IN": int(fewest[0]), "OUT": int(fewest[1]), "IN or OUT": int(either)},
-        {"IN": int(total[0]), "OUT": int(total[1])},
-    )
+    by_side = dict(zip(SIDES, map(int, (*fewest, either)), strict=True))
+    totals = dict(zip(SIDES[:2], map(int, total), strict=True))
+    return Opponents(phi, keep, target, leave, groups, by_side, totals)
 
 
 def _store(scores: np.ndarray, computed: Iterable[tuple[np.ndarray, slice, Array]]) -> None:
@@ -262,7 +257,7 @@ def _cut_one(values: Array, mask: Array, rows: Array, cut: int) -> Side:
     rank = jnp.cumsum(mask, axis=0)
     mask = mask & (rank <= cut + 1)
     last = mask & (rank == cut + 1)
-    own = mask[rows]
+    is_target = mask[rows]
     last_value = jnp.where(last[..., None], values, 0).sum(axis=0)
-    removed = jnp.where(own[..., None], values[rows], last_value)
-    return Side(mask, removed, own | last.any(axis=0))
+    removed = jnp.where(is_target[..., None], values[rows], last_value)
+    return Side(mask, removed, is_target | last.any(axis=0))

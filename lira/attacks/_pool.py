@@ -4,13 +4,14 @@ import contextlib
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lira.membership import is_paired
+from lira.signals import Array, SignalArray
 
 __all__ = [
     "Array",
@@ -26,8 +27,6 @@ __all__ = [
     "read_where_it_is",
     "scoring",
 ]
-
-Array = np.ndarray | jax.Array
 
 # Elements of [M, n, Q] that one compiled step works on. What it makes of them in float64, 2 MiB an array, stays in a
 # CPU's cache: three times as fast as 32 MiB. Accelerators have fewer and longer steps, of so many times the elements.
@@ -49,18 +48,6 @@ class FewModelsWarning(UserWarning):
 
 class FlooredVarianceWarning(UserWarning):
     """Some variances were too small to divide by and were raised to a floor."""
-
-
-class SignalArray(Protocol):
-    """Anything that slices to numbers along its example axis: a NumPy array, a lazy `Run.phi`, a Zarr array.
-
-    Slices are of some hundred examples in ascending order: what decompresses large chunks should keep the last one, as
-    `Run.phi` does.
-    """
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    def __getitem__(self, index: tuple[slice, slice], /) -> object: ...
 
 
 def check_pool(

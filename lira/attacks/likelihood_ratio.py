@@ -6,14 +6,14 @@ float64, in blocks of examples, so memory does not grow with N.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lira.attacks._moments import float64, moments, pooled_sums
+from lira.attacks._moments import Walk, float64, moments, pooled_sums
 from lira.attacks._opponents import Block, Group, Opponents, Side, opponents_of
 from lira.attacks._pool import Array, FewModelsWarning, FlooredVarianceWarning, SignalArray
 
@@ -256,9 +256,7 @@ def _score(
     return jnp.mean(score, axis=-1).astype(jnp.float32), floored
 
 
-def _fixed_variances(
-    walk: Iterable[tuple[slice, Block]], online: bool, original: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def _fixed_variances(walk: Walk, online: bool, original: bool) -> tuple[np.ndarray, np.ndarray]:
     """One variance a side for each target, `[T]` or `[1]`, from a first pass over all examples."""
     variances = []
     for count, within, total, squares in pooled_sums(walk):

@@ -4,14 +4,14 @@ Queries of one example say much the same, and the univariate attack, which avera
 in each (Carlini et al. 2022, arXiv 2112.03570, section VI-B). A covariance of few models has to be shrunk.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lira.attacks._moments import float64
+from lira.attacks._moments import Walk, float64, side_sums
 from lira.attacks._opponents import Block, Group, Side, opponents_of
 from lira.attacks._pool import Array, SignalArray
 
@@ -96,14 +96,9 @@ def _scatter(values: Array, side: Side) -> tuple[jax.Array, jax.Array, jax.Array
     return rest, mean[:, None] - away / jnp.maximum(rest, 1), scatter[:, :, None] - lost
 
 
-def _pooled_covariances(walk: Iterable[tuple[slice, Block]]) -> np.ndarray:
+def _pooled_covariances(walk: Walk) -> np.ndarray:
     """Mean within-example covariance of each side for each target, `[2, Q, Q, T]`, from a pass over all examples."""
-    totals = None
-    for _, block in walk:
-        sums = [_sums(block, side) for side in (block.inside, block.outside)]
-        totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
-    assert totals is not None
-    pooled = np.stack([scatter / np.maximum(count, 1) for count, scatter in totals])
+    pooled = np.stack([scatter / np.maximum(count, 1) for count, scatter in side_sums(walk, _sums)])
     spread = np.trace(pooled, axis1=1, axis2=2)[:, None, None] > 0
     return np.where(spread, pooled, np.eye(pooled.shape[1])[..., None])
 

@@ -12,14 +12,7 @@ from sklearn.kernel_approximation import Nystroem
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lira.attacks._pool import (
-    SignalArray,
-    UnfitPoolError,
-    blocks,
-    check_pool,
-    check_population,
-    read_block,
-)
+from lira.attacks._pool import SignalArray, UnfitPoolError, blocks, check_pool, check_population, read_block
 
 __all__ = ["quantile_regression"]
 

@@ -59,23 +59,20 @@ def attack_p(
     """
     M, N, Q = check_pool(phi, np.asarray(keep), target, leave)
     check_population(population, target_population, (M, N, Q), target)
-    if target is None:
-        own = _losses(phi, "phi")
-        theirs = own if population is None else _losses(population, "population")
-    else:
-        if population is not None and target_population is None:
-            raise UnfitPoolError(
-                "attack_p ranks outside targets among target_population: pass it, or neither"
-            )
-        own = _losses(target, "target")
-        theirs = own if target_population is None else _losses(target_population, "target_population")
+    if target is not None and population is not None and target_population is None:
+        raise UnfitPoolError("attack_p ranks outside targets among target_population: pass it, or neither")
+    attacked = _losses(phi, "phi") if target is None else _losses(target, "target")
+    points = population if target is None else target_population
+    name = "population" if target is None else "target_population"
+    compared = attacked if points is None else _losses(points, name)
+    size = compared.shape[1]
     # x itself, where it is part of its own population, is not above itself.
-    points = theirs.shape[1] - (theirs is own)
-    scores = np.empty(own.shape, np.float32)
+    others = size - (compared is attacked)
+    scores = np.empty(attacked.shape, np.float32)
 
     def share(row: int) -> None:
-        below = np.searchsorted(np.sort(theirs[row]), own[row], "right")
-        scores[row] = (theirs.shape[1] - below) / points
+        below = np.searchsorted(np.sort(compared[row]), attacked[row], "right")
+        scores[row] = (size - below) / others
 
     side_by_side(share, range(len(scores)))
     return scores

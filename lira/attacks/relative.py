@@ -191,13 +191,13 @@ def _share_beaten(ratios: np.ndarray, population: np.ndarray | None, gamma: floa
     scores = np.empty(ratios.shape, np.float32)
 
     def share(row: int) -> None:
-        own, theirs = ratios[row], others[row]
-        beaten = np.searchsorted(np.sort(theirs), own - margin, "right")
+        ratio = ratios[row]
+        beaten = np.searchsorted(np.sort(others[row]), ratio - margin, "right")
         if margin <= 0:  # x beats itself
             beaten -= itself
         # R is next to 1 wherever all models are sure: the root is steep there, so that float32 tells scores apart.
-        root = np.sqrt(np.abs(own))
-        scores[row] = (beaten + 0.5 + 0.5 * np.sign(own) * root / (1 + root)) / points
+        root = np.sqrt(np.abs(ratio))
+        scores[row] = (beaten + 0.5 + 0.5 * np.sign(ratio) * root / (1 + root)) / points
 
     side_by_side(share, range(len(scores)))
     return scores
@@ -211,8 +211,7 @@ def _choose_a(opponents: Opponents) -> np.ndarray:
     sums = np.zeros((opponents.num_targets, 2))
     with scoring(opponents.phi, opponents.target):
         for group in opponents.groups:
-            for _, block in opponents.blocks(group, _doubt):
-                sums[group.rows] += _mean_doubts(block)
+            sums[group.rows] = sum(_mean_doubts(block) for _, block in opponents.blocks(group, _doubt))
     inside, outside = sums.T
     # Without doubt p is 1 for any a.
     return np.where(outside > 0, np.minimum(inside / np.where(outside > 0, outside, 1.0), 1.0), DEFAULT_A)

@@ -83,8 +83,8 @@ def called_members(
         held, rest = keep[model], ~forget & ~fitting
         scores, thresholds = _fit(features[model], held & fitting, ~(held | forget) & fitting, fprs, model)
         for i, (asked, side) in enumerate(((forget, held), (rest, held), (rest, ~held))):
-            found = scores[asked & side] > thresholds[:, None]
-            rates[:, i, model // 2] += np.count_nonzero(found, axis=1) / np.count_nonzero(asked)
+            called = scores[asked & side] > thresholds[:, None]
+            rates[:, i, model // 2] += np.count_nonzero(called, axis=1) / np.count_nonzero(asked)
     return [Called(*rate) for rate in rates]
 
 

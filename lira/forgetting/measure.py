@@ -11,14 +11,7 @@ from lira.forgetting.attacks import FPRS, Attack, lira_after, u_lira, update_lea
 from lira.forgetting.chance import RetrainedValues, retrained_values
 from lira.forgetting.classical import Called, called_members, mia_efficacy, psi, psi_normalised
 from lira.forgetting.ensembles import example_epsilons, forgetting_quality, klom, largest_epsilon
-from lira.metrics import (
-    Estimate,
-    Roc,
-    example_tpr,
-    mean_over_clusters,
-    most_and_least_vulnerable,
-    roc,
-)
+from lira.metrics import Estimate, Roc, example_tpr, mean_over_clusters, most_and_least_vulnerable, roc
 from lira.metrics.document import estimate_entry, number, point_entry
 
 __all__ = ["Direction", "direction", "exposure_threshold", "measure"]
@@ -64,8 +57,8 @@ def exposure_threshold(curve: Roc) -> tuple[float, float]:
         (FPR, threshold). Where none can be: 0 and the threshold without a false positive.
     """
     points = [curve.tpr_at(fpr) for fpr in FPRS]
-    found = next((point for point in points if point.status == "ok"), None)
-    return (found.fpr, found.threshold) if found else (0.0, points[0].threshold)
+    resolved = next((point for point in points if point.status == "ok"), None)
+    return (resolved.fpr, resolved.threshold) if resolved else (0.0, points[0].threshold)
 
 
 def measure(
@@ -82,7 +75,7 @@ def measure(
     attack: Attack = lira_online_fixed,
     fprs: Sequence[float] = (0.1, 0.5),
     delta: float = 1e-5,
-    own: RetrainedValues | None = None,
+    chance: RetrainedValues | None = None,
     worst: int = 10,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -106,7 +99,7 @@ def measure(
         attack: of U-LiRA, of LiRA and on updates.
         fprs: of the classical attacks, in (0, 1).
         delta: of the examples' epsilons.
-        own: of `retrained_values`, which is the same for all methods of a request; None: computed here.
+        chance: of `retrained_values`, which is the same for all methods of a request; None: computed here.
         worst: how many of the most exposed examples are named.
         seed: of the halves that the classical attacks are fitted on.
 
@@ -136,14 +129,15 @@ def measure(
     latest = forget if latest is None else latest
     M, _, _ = check_ensembles(keep, forget, before=before, after=after, retrained=retrained)
     check_ensembles(keep, latest, previous=previous, after=after)
+    ensembles = (before, after, retrained)
     scores, held = u_lira(after, retrained, keep, forget, attack=attack)
     curve = roc(scores, held)
     worst_fpr, threshold = exposure_threshold(curve)
     epsilons = example_epsilons(after, retrained, keep, forget, delta=delta)
     quality = forgetting_quality(epsilons)
     divergence = klom(after, retrained, keep, forget)
-    found = direction(after, retrained, keep, forget)
-    own = own or retrained_values(retrained, keep, forget, attack=attack, delta=delta, seed=seed)
+    side = direction(after, retrained, keep, forget)
+    chance = chance or retrained_values(retrained, keep, forget, attack=attack, delta=delta, seed=seed)
     return {
         "num_models": M,
         "num_forgotten": int(forget.sum()),
@@ -151,9 +145,9 @@ def measure(
         "u_lira": {
             "after": _curve(curve),
             "retrained": {
-                "auc": _figure(own.auc),
+                "auc": _figure(chance.auc),
                 "tpr_at_fpr": {
-                    f"{fpr:g}": estimate_entry("tpr", tpr, "") for fpr, tpr in own.tpr_at_fpr.items()
+                    f"{fpr:g}": estimate_entry("tpr", tpr, "") for fpr, tpr in chance.tpr_at_fpr.items()
                 },
             },
         },
@@ -161,19 +155,19 @@ def measure(
             name: _curve(roc(*lira_after(models, keep, forget, attack=attack)))
             for name, models in (("before", before), ("after", after))
         },
-        "classical": _classical(before, after, retrained, keep, forget, features, fprs, seed),
+        "classical": _classical(ensembles, keep, forget, features, fprs, seed),
         "epsilon": {
             "delta": delta,
             "largest_finite": largest_epsilon(M, delta=delta),
-            "infinite": {"after": float(np.mean(np.isinf(epsilons))), "retrained": _figure(own.infinite)},
-            "forgetting_quality": {"after": quality, "retrained": _figure(own.quality)},
+            "infinite": {"after": float(np.mean(np.isinf(epsilons))), "retrained": _figure(chance.infinite)},
+            "forgetting_quality": {"after": quality, "retrained": _figure(chance.quality)},
             "score": _score(quality, accuracy or {}),
         },
         "klom": {
-            "mean": {"after": float(divergence.mean()), "retrained": _figure(own.klom_mean)},
+            "mean": {"after": float(divergence.mean()), "retrained": _figure(chance.klom_mean)},
             "percentile_95": {
                 "after": float(np.quantile(divergence, 0.95)),
-                "retrained": _figure(own.klom_95),
+                "retrained": _figure(chance.klom_95),
             },
         },
         "update_leakage": {
@@ -184,9 +178,9 @@ def measure(
             for kind, on in (("difference", None), ("lira", attack))
         },
         "direction": {
-            "shift": _figure(found.shift),
-            "auc": _figure(found.auc),
-            "over_forgotten": found.over_forgotten,
+            "shift": _figure(side.shift),
+            "auc": _figure(side.auc),
+            "over_forgotten": side.over_forgotten,
         },
         "accuracy": {
             group: {
@@ -196,7 +190,7 @@ def measure(
             for group, pair in (accuracy or {}).items()
         },
         "worst_fpr": worst_fpr,
-        "worst": _worst((before, after, retrained), keep, forget, scores, threshold, epsilons, worst),
+        "worst": _worst(ensembles, keep, forget, scores, threshold, epsilons, worst),
     }
 
 
@@ -214,17 +208,26 @@ def _curve(curve: Roc) -> dict[str, Any]:
     }
 
 
-def _classical(before, after, retrained, keep, forget, features, fprs, seed) -> dict[str, Any]:
-    ensembles = (before, after, retrained)
+Ensembles = tuple[np.ndarray, np.ndarray, np.ndarray]  # before, after and retrained, float [M, N, Q] each
+
+
+def _classical(
+    ensembles: Ensembles,
+    keep: np.ndarray,
+    forget: np.ndarray,
+    features: Ensembles | None,
+    fprs: Sequence[float],
+    seed: int,
+) -> dict[str, Any]:
     attacks = {"threshold": tuple(phi.mean(axis=2, keepdims=True, dtype=np.float64) for phi in ensembles)}
     joined = ensembles if features is None else features
     if joined[0].shape[2] > 1:
         attacks["logistic"] = joined
-    found = {}
+    figures = {}
     for name, signals in attacks.items():
         called = [called_members(values, keep, forget, fprs=fprs, seed=seed) for values in signals]
-        found[name] = {f"{fpr:g}": _psi_entry(*each) for fpr, *each in zip(fprs, *called, strict=True)}
-    return found
+        figures[name] = {f"{fpr:g}": _psi_entry(*each) for fpr, *each in zip(fprs, *called, strict=True)}
+    return figures
 
 
 def _psi_entry(before: Called, after: Called, retrained: Called) -> dict[str, Any]:
@@ -254,7 +257,15 @@ def _score(quality: float, accuracy: Mapping[str, tuple[np.ndarray, np.ndarray]]
     return number(quality)
 
 
-def _worst(ensembles, keep, forget, scores, threshold, epsilons, count) -> list[dict[str, Any]]:
+def _worst(
+    ensembles: Ensembles,
+    keep: np.ndarray,
+    forget: np.ndarray,
+    scores: np.ndarray,
+    threshold: float,
+    epsilons: np.ndarray,
+    count: int,
+) -> list[dict[str, Any]]:
     held, among = keep[:, forget], np.flatnonzero(forget)
     exposed, _ = most_and_least_vulnerable(scores, held, threshold, count=count)
     shares = example_tpr(scores, held, threshold)
@@ -262,7 +273,7 @@ def _worst(ensembles, keep, forget, scores, threshold, epsilons, count) -> list[
         {
             "example": int(among[i]),
             "found": float(shares[i]),
-            "epsilon": number(epsilons[i]),
+            "epsilon": number(float(epsilons[i])),
             "epsilon_infinite": bool(np.isinf(epsilons[i])),
             # Of the models that held it.
             "phi": {

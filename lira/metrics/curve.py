@@ -21,14 +21,7 @@ from lira.metrics._shared import (
     resample_margin,
     resample_rates,
 )
-from lira.metrics.counting import (
-    allowed_false_positives,
-    area,
-    descending,
-    last_within,
-    ratio,
-    tie_ends,
-)
+from lira.metrics.counting import allowed_false_positives, area, descending, last_within, ratio, tie_ends
 
 __all__ = ["BYTES_A_SCORE", "OperatingPoint", "Roc", "roc"]
 
@@ -305,8 +298,8 @@ def _count(cells: np.ndarray, ends: np.ndarray, kinds: int) -> np.ndarray:
         first, last = np.searchsorted(ends, start, side="right"), np.searchsorted(ends, stop, side="left")
         lengths = np.diff(np.minimum(ends[first : last + 1], stop), prepend=start)
         interval = np.repeat(np.arange(len(lengths)), lengths)
-        found = np.bincount(interval * kinds + part, minlength=len(lengths) * kinds)
-        counts[first : last + 1] += found.reshape(-1, kinds)
+        in_part = np.bincount(interval * kinds + part, minlength=len(lengths) * kinds)
+        counts[first : last + 1] += in_part.reshape(-1, kinds)
     return np.ascontiguousarray(np.cumsum(counts, axis=0).T)
 
 

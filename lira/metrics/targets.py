@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from lira.membership import is_paired
-from lira.metrics._shared import Estimate, check_scores, cluster_margin
+from lira.metrics._shared import check_scores
 from lira.metrics.counting import allowed_false_positives, area, count_points, last_within, ratio
+from lira.metrics.means import mean_over_clusters
 
 __all__ = ["mean_over_targets"]
 
@@ -23,19 +24,14 @@ def mean_over_targets(scores: np.ndarray, keep: np.ndarray, fprs: list[float]) -
     """
     scores, keep = check_scores(scores, keep)
     curves = [count_points(row, member) for row, member in zip(scores, keep, strict=True)]
-    aucs = np.array([area(false, true) for false, true in curves])
+    aucs = [area(false, true) for false, true in curves]
     tprs = np.full((len(scores), len(fprs)), np.nan)
     for values, (false, true) in zip(tprs, curves, strict=True):
         allowed = allowed_false_positives(fprs, false[-1])
         resolved = allowed >= 1
         values[resolved] = ratio(true[last_within(false, allowed[resolved])], true[-1])
-    paired = is_paired(keep)
-    return {
-        "auc": _mean(aucs, paired),
-        "tpr_at_fpr": {fpr: _mean(tprs[:, i], paired) for i, fpr in enumerate(fprs)},
-    }
-
-
-def _mean(values: np.ndarray, paired: bool) -> Estimate:
-    clusters = values.reshape(-1, 2).mean(axis=1) if paired else values
-    return Estimate.around(values.mean(), cluster_margin(clusters))
+    figures = np.column_stack([aucs, tprs])  # [T, 1 + F]
+    if is_paired(keep):
+        figures = figures.reshape(-1, 2, figures.shape[1]).mean(axis=1)
+    auc, *means = (mean_over_clusters(column) for column in figures.T)
+    return {"auc": auc, "tpr_at_fpr": dict(zip(fprs, means, strict=True))}

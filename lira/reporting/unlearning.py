@@ -94,7 +94,7 @@ def report_unlearning(
                     latest=found.requests[-1],
                     features=found.features,
                     accuracy=accuracy,
-                    own=references[models],
+                    chance=references[models],
                 )
             )
             if k == requests[-1]:

@@ -44,7 +44,7 @@ class Study:
             for name, after in self.after.items():
                 accuracy = {"retain": (np.full(M, 0.987), np.full(M, 1.0)), "test": (np.full(M, np.nan),) * 2}
                 document = measure(
-                    before, after, self.retrained, self.keep, self.forget, own=own, accuracy=accuracy
+                    before, after, self.retrained, self.keep, self.forget, chance=own, accuracy=accuracy
                 )
                 self.documents[name].append(document)
 
