@@ -21,7 +21,9 @@ from lira.attacks._pool import (
 
 __all__ = ["Block", "Group", "Opponents", "Side", "opponents_of"]
 
-UNCUT = (None, None)
+# How many IN and OUT models an example keeps; None: all that are left.
+Cuts = tuple[int | None, int | None]
+UNCUT: Cuts = (None, None)
 SIDES: tuple[str, ...] = ("IN", "OUT", "IN or OUT")
 
 
@@ -29,8 +31,7 @@ class Group(NamedTuple):
     """Targets that share their cuts."""
 
     rows: np.ndarray  # int [T'], which targets
-    # How many IN and OUT models an example keeps; None: all that are left.
-    cuts: tuple[int | None, int | None] = UNCUT
+    cuts: Cuts = UNCUT
 
 
 class Side(NamedTuple):
@@ -51,7 +52,7 @@ class Block(NamedTuple):
     outside: Side
 
 
-def as_it_is(phi: Array) -> Array:
+def _as_it_is(phi: Array) -> Array:
     """No transform."""
     return phi
 
@@ -106,7 +107,7 @@ class Opponents:
     def blocks(
         self,
         group: Group,
-        transform: Callable[[Any], Array] = as_it_is,
+        transform: Callable[[Any], Array] = _as_it_is,
         shape: tuple[int, int, int] | None = None,
     ) -> Iterator[tuple[slice, Block]]:
         """Walk over all examples for one group of targets. To be called within `scoring`.
@@ -130,7 +131,7 @@ class Opponents:
     def score(
         self,
         scorer: Callable[[Group], Callable[[Block], Array]],
-        transform: Callable[[Any], Array] = as_it_is,
+        transform: Callable[[Any], Array] = _as_it_is,
         *,
         shape: tuple[int, int, int] | None = None,
         dtype: DTypeLike = np.float32,
@@ -215,8 +216,6 @@ def _store(scores: np.ndarray, computed: Iterable[tuple[np.ndarray, slice, Array
 
 
 # --- Parted on the device: what a target removes takes as much memory as phi, for each side -------------------------
-
-Cuts = tuple[int | None, int | None]
 
 
 @jax.jit

@@ -20,6 +20,7 @@ __all__ = ["bavaria_offline", "bavaria_online"]
 
 # The prior's weight, in models, on the mean (kappa_0), and half of that on the variance (alpha_0).
 KAPPA, ALPHA = 1.0, 2.0
+Prior = tuple[Array, Array]  # pooled mean and total variance of a side for each target, [T]
 
 
 def bavaria_online(
@@ -81,9 +82,6 @@ def _attack(
         return partial(_score, prior_out=prior_out, prior_in=prior_in if online else None, peaks=peaks)
 
     return opponents.score(scorer)
-
-
-Prior = tuple[Array, Array]
 
 
 def _prior(sums: PooledSums) -> Prior:

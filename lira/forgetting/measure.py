@@ -16,6 +16,10 @@ from lira.metrics.document import estimate_entry, number, point_entry
 
 __all__ = ["Direction", "direction", "exposure_threshold", "measure"]
 
+Ensembles = tuple[np.ndarray, np.ndarray, np.ndarray]  # before, after and retrained, float [M, N, Q] each
+# Of unlearned and of retrained models, float [M] each, by what it is measured on.
+Accuracies = Mapping[str, tuple[np.ndarray, np.ndarray]]
+
 
 class Direction(NamedTuple):
     """On which side of the retrained models the unlearned ones stand, over the forgotten examples that they held."""
@@ -71,7 +75,7 @@ def measure(
     previous: np.ndarray | None = None,
     latest: np.ndarray | None = None,
     features: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
-    accuracy: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+    accuracy: Accuracies | None = None,
     attack: Attack = lira_online_fixed,
     fprs: Sequence[float] = (0.1, 0.5),
     delta: float = 1e-5,
@@ -130,45 +134,30 @@ def measure(
     M, _, _ = check_ensembles(keep, forget, before=before, after=after, retrained=retrained)
     check_ensembles(keep, latest, previous=previous, after=after)
     ensembles = (before, after, retrained)
+    ensembles = (before, after, retrained)
     scores, held = u_lira(after, retrained, keep, forget, attack=attack)
     curve = roc(scores, held)
     worst_fpr, threshold = exposure_threshold(curve)
     epsilons = example_epsilons(after, retrained, keep, forget, delta=delta)
-    quality = forgetting_quality(epsilons)
     divergence = klom(after, retrained, keep, forget)
-    side = direction(after, retrained, keep, forget)
     chance = chance or retrained_values(retrained, keep, forget, attack=attack, delta=delta, seed=seed)
     return {
         "num_models": M,
         "num_forgotten": int(forget.sum()),
         "attack": getattr(attack, "__name__", str(attack)),
-        "u_lira": {
-            "after": _curve(curve),
-            "retrained": {
-                "auc": _figure(chance.auc),
-                "tpr_at_fpr": {
-                    f"{fpr:g}": estimate_entry("tpr", tpr, "") for fpr, tpr in chance.tpr_at_fpr.items()
-                },
-            },
-        },
+        "u_lira": {"after": _curve(curve), "retrained": _chance_curve(chance)},
         "lira": {
-            name: _curve(roc(*lira_after(models, keep, forget, attack=attack)))
-            for name, models in (("before", before), ("after", after))
+            "before": _curve(roc(*lira_after(before, keep, forget, attack=attack))),
+            "after": _curve(roc(*lira_after(after, keep, forget, attack=attack))),
         },
         "classical": _classical(ensembles, keep, forget, features, fprs, seed),
-        "epsilon": {
-            "delta": delta,
-            "largest_finite": largest_epsilon(M, delta=delta),
-            "infinite": {"after": float(np.mean(np.isinf(epsilons))), "retrained": _figure(chance.infinite)},
-            "forgetting_quality": {"after": quality, "retrained": _figure(chance.quality)},
-            "score": _score(quality, accuracy or {}),
-        },
+        "epsilon": _epsilon_entry(epsilons, chance, accuracy or {}, M, delta),
         "klom": {
-            "mean": {"after": float(divergence.mean()), "retrained": _figure(chance.klom_mean)},
-            "percentile_95": {
-                "after": float(np.quantile(divergence, 0.95)),
-                "retrained": _figure(chance.klom_95),
-            },
+            name: {"after": float(value), "retrained": _figure(retraining)}
+            for name, value, retraining in (
+                ("mean", divergence.mean(), chance.klom_mean),
+                ("percentile_95", np.quantile(divergence, 0.95), chance.klom_95),
+            )
         },
         "update_leakage": {
             kind: {
@@ -177,18 +166,8 @@ def measure(
             }
             for kind, on in (("difference", None), ("lira", attack))
         },
-        "direction": {
-            "shift": _figure(side.shift),
-            "auc": _figure(side.auc),
-            "over_forgotten": side.over_forgotten,
-        },
-        "accuracy": {
-            group: {
-                name: _figure(mean_over_clusters(values.reshape(-1, 2).mean(axis=1), 0, 1))
-                for name, values in zip(("after", "retrained"), pair, strict=True)
-            }
-            for group, pair in (accuracy or {}).items()
-        },
+        "direction": _direction_entry(direction(after, retrained, keep, forget)),
+        "accuracy": {group: _accuracy_entry(*pair) for group, pair in (accuracy or {}).items()},
         "worst_fpr": worst_fpr,
         "worst": _worst(ensembles, keep, forget, scores, threshold, epsilons, worst),
     }
@@ -208,7 +187,39 @@ def _curve(curve: Roc) -> dict[str, Any]:
     }
 
 
-Ensembles = tuple[np.ndarray, np.ndarray, np.ndarray]  # before, after and retrained, float [M, N, Q] each
+def _chance_curve(chance: RetrainedValues) -> dict[str, Any]:
+    return {
+        "auc": _figure(chance.auc),
+        "tpr_at_fpr": {f"{fpr:g}": estimate_entry("tpr", tpr, "") for fpr, tpr in chance.tpr_at_fpr.items()},
+    }
+
+
+def _accuracy_entry(after: np.ndarray, retrained: np.ndarray) -> dict[str, Any]:
+    return {
+        name: _figure(mean_over_clusters(values.reshape(-1, 2).mean(axis=1), 0, 1))
+        for name, values in (("after", after), ("retrained", retrained))
+    }
+
+
+def _direction_entry(side: Direction) -> dict[str, Any]:
+    return {
+        "shift": _figure(side.shift),
+        "auc": _figure(side.auc),
+        "over_forgotten": side.over_forgotten,
+    }
+
+
+def _epsilon_entry(
+    epsilons: np.ndarray, chance: RetrainedValues, accuracy: Accuracies, num_models: int, delta: float
+) -> dict[str, Any]:
+    quality = forgetting_quality(epsilons)
+    return {
+        "delta": delta,
+        "largest_finite": largest_epsilon(num_models, delta=delta),
+        "infinite": {"after": float(np.mean(np.isinf(epsilons))), "retrained": _figure(chance.infinite)},
+        "forgetting_quality": {"after": quality, "retrained": _figure(chance.quality)},
+        "score": _score(quality, accuracy),
+    }
 
 
 def _classical(
@@ -247,7 +258,7 @@ def _psi_entry(before: Called, after: Called, retrained: Called) -> dict[str, An
     }
 
 
-def _score(quality: float, accuracy: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> float | None:
+def _score(quality: float, accuracy: Accuracies) -> float | None:
     """The challenge's final score, None without the accuracies that it needs."""
     for group in ("retain", "test"):
         if group not in accuracy:
