@@ -19,6 +19,7 @@ from scipy import optimize, special, stats
 
 from lira.membership import is_paired
 from lira.metrics import roc
+from lira.metrics.counting import last_within
 
 __all__ = ["EpsilonBound", "epsilon_bounds", "gaussian_epsilon", "target_epsilons"]
 
@@ -174,7 +175,7 @@ def target_epsilons(
     for half, other in ((first, ~first), (~first, first)):
         curve = roc(scores[other], keep[other])
         wanted = np.geomspace(1, curve.num_nonmembers / 2, GRID)
-        points = np.unique(np.searchsorted(curve.false_positives, wanted, side="right") - 1)
+        points = np.unique(last_within(curve.false_positives, wanted))
         counts = np.stack([curve.true_positives, curve.false_positives])[:, points]
         totals = np.array([curve.num_members, curve.num_nonmembers])
         # One average target.

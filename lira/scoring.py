@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from lira.attacks import SignalArray
 from lira.attacks.suite import ATTACKS, Pool, attack_pool
@@ -33,8 +34,8 @@ def score(run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None)
         pool: `pool_of(run, dataset)`, where it is there already.
 
     Returns:
-        Scores `[m, N]` by attack. Attacks that need more models than there are are left out, with a warning; those
-        that read what is not stored, silently (see `suite.missing_signals`).
+        Scores `[m, N]` by attack. Attacks that cannot run on such a pool are left out, with a warning; those that read
+        what is not stored, silently (see `suite.missing_signals`).
 
     Raises:
         RunError: fewer than four trained models are usable.
@@ -93,7 +94,7 @@ class _Features:
     y: np.ndarray
     num_classes: int
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         """The features."""
         return _features(self.x, self.y, self.num_classes).astype(dtype or np.float32, copy=False)
 

@@ -5,6 +5,7 @@ of logits: losses, confidences, probability vectors, one binary logit (NumPy, fl
 """
 
 import warnings
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,9 @@ from numpy.typing import DTypeLike
 Array = jax.Array | np.ndarray
 
 __all__ = [
+    "Array",
     "SaturatedWarning",
+    "SignalArray",
     "entropy",
     "is_correct",
     "logit_scaled_confidence",
@@ -30,6 +33,18 @@ __all__ = [
 
 class SaturatedWarning(UserWarning):
     """Confidences of exactly 0 or 1, or losses of 0: what low false-positive rates live on was rounded away."""
+
+
+class SignalArray(Protocol):
+    """Anything that slices to numbers along its example axis: a NumPy array, a lazy `Run.phi`, a Zarr array.
+
+    Slices are of some hundred examples in ascending order: what decompresses large chunks should keep the last one, as
+    `Run.phi` does.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __getitem__(self, index: tuple[slice, slice], /) -> object: ...
 
 
 # --- From logits ----------------------------------------------------------------------------------------------------

@@ -5,19 +5,15 @@ All share one signature,
     attack(phi [M, N, Q], keep [M, N], *, target=None [T, N, Q], leave="pair") -> scores [T, N]
 
 With `target=None` every model of the pool is attacked in turn (T = M) by the others. Attacks that compare x with other
-points take `population [M, Z, Q]`, and `target_population [T, Z, Q]` with outside targets.
+points take `population [M, Z, Q]`, and `target_population [T, Z, Q]` with outside targets. What an attack cannot do on a
+pool it refuses with `UnfitPoolError`, whose message names an attack that can. `suite.ATTACKS` lists them all.
 """
 
-from lira.attacks._pool import FewModelsError, FewModelsWarning, FlooredVarianceWarning, SignalArray
+from lira.attacks._pool import FewModelsWarning, FlooredVarianceWarning, SignalArray, UnfitPoolError
 from lira.attacks.bavaria import bavaria_offline, bavaria_online
 from lira.attacks.calibration import base, difficulty_calibration, difficulty_calibration_both
 from lira.attacks.classifier import classifier_features, shadow_classifier
-from lira.attacks.likelihood_ratio import (
-    lira_offline,
-    lira_offline_fixed,
-    lira_online,
-    lira_online_fixed,
-)
+from lira.attacks.likelihood_ratio import lira_offline, lira_offline_fixed, lira_online, lira_online_fixed
 from lira.attacks.multivariate import lira_online_multivariate
 from lira.attacks.quantile import quantile_regression
 from lira.attacks.rank import attack_p, attack_r
@@ -31,10 +27,10 @@ from lira.attacks.threshold import (
 )
 
 __all__ = [
-    "FewModelsError",
     "FewModelsWarning",
     "FlooredVarianceWarning",
     "SignalArray",
+    "UnfitPoolError",
     "attack_p",
     "attack_r",
     "base",

@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lira.attacks._pool import Block, Side
-
-Array = np.ndarray | jax.Array
+from lira.attacks._opponents import Block, Side
+from lira.attacks._pool import Array
 
 __all__ = ["count", "log_confidence", "log_mean", "log_sum", "losses", "total"]
 
@@ -58,7 +57,7 @@ def log_sum(values: Array, side: Side) -> jax.Array:
     return jnp.where(removed == largest, jnp.log(others) + unit, jnp.log1p(share) + largest)
 
 
-def _apart(values, mask, absent: float):
+def _apart(values: Array, mask: Array, absent: float) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The largest and second largest of a side, `[n, Q]`, and all values but the largest; `absent` for the others."""
     rest = jnp.where(mask[..., None], values, absent)
     at = jnp.argmax(rest, axis=0)

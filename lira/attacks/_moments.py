@@ -1,15 +1,21 @@
 """Moments of the IN and OUT sides without what each target leaves out, in float64 under jit."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lira.attacks._pool import Block, Side, blocks
+from lira.attacks._opponents import Block, Side
+from lira.attacks._pool import Array
 
-__all__ = ["PooledSums", "float64", "moments", "pooled_sums"]
+__all__ = ["PooledSums", "Walk", "float64", "moments", "pooled_sums", "side_sums"]
+
+Tree = TypeVar("Tree")
+Walk = Iterable[tuple[slice, Block]]
 
 
 class PooledSums(NamedTuple):
@@ -21,12 +27,12 @@ class PooledSums(NamedTuple):
     squares: np.ndarray
 
 
-def float64(*arrays):
+def float64(arrays: Tree) -> Tree:
     """Widen every array but masks."""
     return jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype != bool else a, arrays)
 
 
-def moments(values: jax.Array, side: Side):
+def moments(values: Array, side: Side) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Count `[T, n, 1]`, mean and sum of squared deviations `[T, n, Q]` of a side without what each target removes."""
     mask = side.mask[..., None]
     count = jnp.sum(mask, axis=0)
@@ -42,24 +48,24 @@ def moments(values: jax.Array, side: Side):
     return rest, mean - deviation / jnp.maximum(rest, 1), left
 
 
-def pooled_sums(read: Callable[[slice], Block], shape: tuple[int, int, int]) -> list[PooledSums]:
-    """Sum the moments of the IN and of the OUT side in a pass over a pool of `shape` (M, N, Q)."""
-    totals = None
-    for examples, fresh in blocks(*shape):
-        block = read(examples)
-        sums = [np.asarray(_sums(block.values, side, fresh)) for side in (block.inside, block.outside)]
-        totals = sums if totals is None else [a + b for a, b in zip(totals, sums, strict=True)]
-    assert totals is not None
-    return [PooledSums(*side) for side in totals]
+def side_sums(walk: Walk, sums: Callable[[Block, Side], Tree]) -> list[Tree]:
+    """What `sums` gives of the IN and of the OUT side of each block, added up over the blocks."""
+    parts = ([sums(block, side) for side in (block.inside, block.outside)] for _, block in walk)
+    return functools.reduce(partial(jax.tree.map, jnp.add), parts)
+
+
+def pooled_sums(walk: Walk) -> list[PooledSums]:
+    """Sum the moments of the IN and of the OUT side over all blocks of a pool."""
+    return [PooledSums(*np.asarray(sums)) for sums in side_sums(walk, _sums)]
 
 
 @jax.jit
-def _sums(values, side: Side, fresh):
+def _sums(block: Block, side: Side) -> jax.Array:
     """The sums of a block's fresh examples, `[4, T]`."""
-    values, side = float64(values, side)
+    values, side = float64((block.values, side))
     count, mean, squares = moments(values, side)
     count = jnp.broadcast_to(count, mean.shape)
-    fresh = fresh[:, None]
+    fresh = block.fresh[:, None]
     return jnp.stack(
         [
             jnp.sum(jnp.where(fresh, part, 0.0), axis=(1, 2))

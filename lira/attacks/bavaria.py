@@ -4,6 +4,7 @@ Mean and variance of an example's phi carry a normal-inverse-gamma prior, centre
 model a side is enough, or none. IN and OUT have priors of their own.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -12,22 +13,14 @@ import numpy as np
 from scipy.special import gammaln
 
 from lira.attacks._moments import PooledSums, float64, moments, pooled_sums
-from lira.attacks._pool import (
-    Block,
-    FewModelsError,
-    SignalArray,
-    blocks,
-    check_pool,
-    group_targets,
-    read_sides,
-    scoring,
-    store,
-)
+from lira.attacks._opponents import Block, Group, opponents_of
+from lira.attacks._pool import Array, SignalArray
 
 __all__ = ["bavaria_offline", "bavaria_online"]
 
 # The prior's weight, in models, on the mean (kappa_0), and half of that on the variance (alpha_0).
 KAPPA, ALPHA = 1.0, 2.0
+Prior = tuple[Array, Array]  # pooled mean and total variance of a side for each target, [T]
 
 
 def bavaria_online(
@@ -54,7 +47,8 @@ def bavaria_online(
         where all phi of a side are equal, v is 1.
 
     Raises:
-        ValueError: shapes disagree, phi is not finite, or a whole side is without models.
+        ValueError: shapes disagree, or phi is not finite.
+        UnfitPoolError: a whole side is without models.
     """
     return _attack(phi, keep, target, leave, online=True)
 
@@ -71,44 +65,37 @@ def bavaria_offline(
     return _attack(phi, keep, target, leave, online=False)
 
 
-def _attack(phi, keep, target, leave, *, online: bool) -> np.ndarray:
-    keep = np.asarray(keep)
-    M, N, Q = check_pool(phi, keep, target, leave)
-    scores = np.empty((M if target is None else target.shape[0], N), np.float32)
+def _attack(
+    phi: SignalArray, keep: np.ndarray, target: SignalArray | None, leave: str, *, online: bool
+) -> np.ndarray:
+    opponents = opponents_of(phi, keep, target, leave)
+    name = f"bavaria_{'online' if online else 'offline'}"
+    opponents.require_any(name, "OUT", "global_threshold, which needs none")
+    if online:
+        opponents.require_any(name, "IN", "bavaria_offline, which needs none")
     # The log-gamma part of Student's density at each number of models that a side can have.
-    alpha = ALPHA + np.arange(M + 1) / 2
+    alpha = ALPHA + np.arange(len(opponents.keep) + 1) / 2
     peaks = gammaln(alpha + 0.5) - gammaln(alpha)
-    for group in group_targets(keep, target, leave)[0]:
-        read = partial(read_sides, phi, keep, target, leave, group)
-        with scoring(phi, target):
-            inside, outside = pooled_sums(read, (M, N, Q))
-            priors = _prior(outside, "OUT", online), _prior(inside, "IN", online) if online else None
-            store(
-                scores,
-                (
-                    (group.rows, examples, _score(read(examples), *priors, peaks))
-                    for examples, _ in blocks(M, N, Q)
-                ),
-            )
-    return scores
+
+    def scorer(group: Group) -> Callable[[Block], jax.Array]:
+        prior_in, prior_out = map(_prior, pooled_sums(opponents.blocks(group)))
+        return partial(_score, prior_out=prior_out, prior_in=prior_in if online else None, peaks=peaks)
+
+    return opponents.score(scorer)
 
 
-def _prior(sums: PooledSums, side: str, online: bool) -> tuple[np.ndarray, np.ndarray]:
+def _prior(sums: PooledSums) -> Prior:
     """Pooled mean and total variance of a side for each target, `[T]`."""
-    if not sums.models.all():
-        raise FewModelsError(
-            f"bavaria_{'online' if online else 'offline'} needs {side} models once the target's are left out, and there "
-            f"are none: use {'bavaria_offline' if side == 'IN' else 'global_threshold'}, which needs none, or more models"
-        )
-    mean = sums.total / sums.models
-    variance = sums.squares / sums.models - np.square(mean)
+    models = np.maximum(sums.models, 1)  # of the IN side there may be none offline
+    mean = sums.total / models
+    variance = sums.squares / models - np.square(mean)
     return mean, np.where(variance > 0, variance, 1.0)
 
 
 @jax.jit
-def _score(block: Block, prior_out, prior_in, peaks):
+def _score(block: Block, *, prior_out: Prior, prior_in: Prior | None, peaks: Array) -> jax.Array:
     """Scores `[T, n]` of one block; online where `prior_in` is given."""
-    attacked, values, inside, outside = float64(*block)
+    attacked, values, _, inside, outside = float64(block)
     out = _predictive(attacked, *moments(values, outside), *prior_out)
     if prior_in is None:
         _, deviation, variance = out
@@ -119,7 +106,9 @@ def _score(block: Block, prior_out, prior_in, peaks):
     return jnp.mean(score, axis=-1).astype(jnp.float32)
 
 
-def _predictive(attacked, count, mean, squares, prior_mean, prior_variance):
+def _predictive(
+    attacked: Array, count: Array, mean: Array, squares: Array, prior_mean: Array, prior_variance: Array
+) -> tuple[Array, Array, Array]:
     """Student's t of a side: its models' count `[T, n, 1]`, deviation and squared scale `[T, n, Q]`."""
     prior_mean, prior_variance = prior_mean[:, None, None], prior_variance[:, None, None]
     kappa, alpha = KAPPA + count, ALPHA + count / 2
@@ -132,7 +121,7 @@ def _predictive(attacked, count, mean, squares, prior_mean, prior_variance):
     return count, attacked - centre, beta * (kappa + 1) / (alpha * kappa)
 
 
-def _log_density(count, deviation, variance, peaks):
+def _log_density(count: Array, deviation: Array, variance: Array, peaks: Array) -> Array:
     """Student's t, less the constant log(pi) / 2 that both sides share."""
     alpha = ALPHA + count / 2
     spread = 2 * alpha * variance

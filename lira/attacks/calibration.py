@@ -10,16 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lira.attacks._averages import count, log_confidence, log_mean, losses, total
-from lira.attacks._pool import (
-    Block,
-    SignalArray,
-    check_pool,
-    group_targets,
-    need_models,
-    scoring,
-    sided_blocks,
-    store,
-)
+from lira.attacks._opponents import Block, opponents_of
+from lira.attacks._pool import SignalArray
 
 __all__ = ["base", "difficulty_calibration", "difficulty_calibration_both"]
 
@@ -44,7 +36,8 @@ def difficulty_calibration(
         float32 `[T, N]`, higher = more likely a member.
 
     Raises:
-        ValueError: shapes disagree, phi is not finite, or an example is left without an OUT model.
+        ValueError: shapes disagree, or phi is not finite.
+        UnfitPoolError: an example is left without an OUT model.
 
     A target at confidence 0.9 against OUT models at 0.5 and 0.75, log 0.9 - (log 0.5 + log 0.75) / 2:
 
@@ -79,22 +72,9 @@ def base(
     >>> base(phi[1:], np.zeros((2, 1), bool), target=phi[:1]).round(3)  # log (0.9 / 0.625)
     array([[0.365]], dtype=float32)
     """
-    keep = np.asarray(keep)
-    M, N, _ = check_pool(phi, keep, target, leave)
-    groups, fewest = group_targets(keep, target, leave)
-    left = M - (0 if target is not None else {"pair": 2, "one": 1}[leave])
-    if groups[0].cuts != (None, None):
-        left = fewest.sum()
-    if left < 1:
-        raise ValueError(
-            f"base needs 1 model besides the target's and has {left}: use attack_p or global_threshold, which need "
-            f"none, or more models"
-        )
-    scores = np.empty((M if target is None else target.shape[0], N), np.float32)
-    with scoring(phi, target):
-        walk = sided_blocks(phi, keep, target, leave, groups, log_confidence)
-        store(scores, ((rows, examples, _base(block)) for rows, examples, _, block in walk))
-    return scores
+    opponents = opponents_of(phi, keep, target, leave)
+    opponents.require("base", "IN or OUT", 1, "attack_p or global_threshold, which need none")
+    return opponents.score(lambda _: _base, log_confidence)
 
 
 @jax.jit
@@ -102,20 +82,15 @@ def _base(block: Block) -> jax.Array:
     return jnp.mean(block.attacked - log_mean(block, "all"), axis=-1)
 
 
-def _calibrate(name: str, phi, keep, target, leave) -> np.ndarray:
-    keep = np.asarray(keep)
-    M, N, _ = check_pool(phi, keep, target, leave)
-    groups, fewest = group_targets(keep, target, leave)
-    needed = {"OUT": "attack_p or global_threshold, which need no reference models"}
+def _calibrate(
+    name: str, phi: SignalArray, keep: np.ndarray, target: SignalArray | None, leave: str
+) -> np.ndarray:
+    opponents = opponents_of(phi, keep, target, leave)
+    opponents.require(name, "OUT", 1, "attack_p or global_threshold, which need no reference models")
     both = name == "difficulty_calibration_both"
     if both:
-        needed["IN"] = "difficulty_calibration, which needs no IN models"
-    need_models(name, fewest, **needed)
-    scores = np.empty((M if target is None else target.shape[0], N), np.float32)
-    with scoring(phi, target):
-        walk = sided_blocks(phi, keep, target, leave, groups, losses)
-        store(scores, ((rows, examples, _difference(block, both=both)) for rows, examples, _, block in walk))
-    return scores
+        opponents.require(name, "IN", 1, "difficulty_calibration, which needs no IN models")
+    return opponents.score(lambda _: partial(_difference, both=both), losses)
 
 
 @partial(jax.jit, static_argnames="both")

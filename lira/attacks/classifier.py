@@ -13,7 +13,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from lira.attacks._pool import FewModelsError, SignalArray, blocks, check_pool, read_block
+from lira.attacks._pool import SignalArray, UnfitPoolError, blocks, check_pool, read_block
 
 __all__ = ["classifier_features", "shadow_classifier"]
 
@@ -51,14 +51,19 @@ def shadow_classifier(
         float32 `[T, N]`, higher = more likely a member.
 
     Raises:
-        ValueError: shapes disagree, a feature is not finite, the pool has fewer than two pairs (two models with
-            "one"), or no model of a half has both members and non-members.
+        ValueError: shapes disagree, or a feature is not finite.
+        UnfitPoolError: the pool has fewer than two pairs (two models with "one"), or no model of a half has both members
+            and non-members.
     """
     if kind not in ROWS:
         raise ValueError(f'kind must be "logistic" or "svc"; got {kind!r}')
     keep = np.asarray(keep)
     M, N, F = check_pool(features, keep, target, leave, "features", "features")
     every = np.arange(M)
+    if not M:
+        raise UnfitPoolError(
+            "shadow_classifier learns from shadow models, and there are none: use global_threshold"
+        )
     if target is not None:
         taught = [every]
         attacked = [np.arange(target.shape[0])]
@@ -67,7 +72,7 @@ def shadow_classifier(
         attacked = [np.flatnonzero(half == 0), np.flatnonzero(half == 1)]
         taught = attacked[::-1]
         if not len(attacked[1]):
-            raise FewModelsError(
+            raise UnfitPoolError(
                 f"shadow_classifier needs two {'pairs of models' if leave == 'pair' else 'models'}, one to learn from "
                 f"and one to attack, and the pool has one: use global_threshold, which needs none, or more models"
             )
@@ -144,7 +149,9 @@ class _Features:
         return np.concatenate(columns, axis=2)
 
 
-def _fit(features, keep: np.ndarray, taught: list[np.ndarray], kind: str, seed: int) -> list[Pipeline]:
+def _fit(
+    features: SignalArray, keep: np.ndarray, taught: list[np.ndarray], kind: str, seed: int
+) -> list[Pipeline]:
     """Fit one classifier to each group of models, all in one pass over the features."""
     M, N, F = features.shape
     draws = [_draw(keep, models, ROWS[kind] // (2 * len(models)), seed) for models in taught]
@@ -175,7 +182,7 @@ def _draw(keep: np.ndarray, models: np.ndarray, count: int, seed: int) -> tuple[
         drawn.append(np.stack([np.full(len(chosen), model), chosen]))
     drawn = np.concatenate(drawn, axis=1)
     if not drawn.size:
-        raise FewModelsError(
+        raise UnfitPoolError(
             "shadow_classifier needs models with both members and non-members to learn from, and there are none: "
             "use global_threshold, which needs no shadow models"
         )

@@ -6,27 +6,16 @@ float64, in blocks of examples, so memory does not grow with N.
 """
 
 import warnings
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lira.attacks._moments import float64, moments, pooled_sums
-from lira.attacks._pool import (
-    Block,
-    FewModelsError,
-    FewModelsWarning,
-    FlooredVarianceWarning,
-    Side,
-    SignalArray,
-    blocks,
-    check_pool,
-    group_targets,
-    read_sides,
-    scoring,
-    store,
-)
+from lira.attacks._moments import Walk, float64, moments, pooled_sums
+from lira.attacks._opponents import Block, Group, Opponents, Side, opponents_of
+from lira.attacks._pool import Array, FewModelsWarning, FlooredVarianceWarning, SignalArray
 
 __all__ = [
     "lira_offline",
@@ -67,7 +56,7 @@ def lira_online(
 
     Raises:
         ValueError: shapes disagree, or phi is not finite.
-        FewModelsError: an example has fewer than two models on a side.
+        UnfitPoolError: an example has fewer than two models on a side.
 
     Warns:
         FewModelsWarning: fewer than eight models on a side. FlooredVarianceWarning: with the number of floored ones.
@@ -130,42 +119,42 @@ def lira_offline_fixed(
 # --- One attack: one pass over the examples, two with a fixed variance ----------------------------------------------
 
 
-def _attack(phi, keep, target, leave, convention, *, online: bool, fixed: bool) -> np.ndarray:
+def _attack(
+    phi: SignalArray,
+    keep: np.ndarray,
+    target: SignalArray | None,
+    leave: str,
+    convention: str,
+    *,
+    online: bool,
+    fixed: bool,
+) -> np.ndarray:
     if convention not in ("paper", "original"):
         raise ValueError(f'convention must be "paper" or "original"; got {convention!r}')
-    keep = np.asarray(keep)
-    M, N, Q = check_pool(phi, keep, target, leave)
     original = convention == "original"
-    targets = M if target is None else target.shape[0]
-    scores = np.empty((targets, N), np.float32)
-    floored = []
     # The original code cuts each side to its smallest count over all examples, once the target is left out.
-    groups, fewest = group_targets(keep, target, leave, cut=original)
-    _check_counts(fewest, online, fixed)
-    for group in groups:
-        read = partial(read_sides, phi, keep, target, leave, group)
-        with scoring(phi, target):
-            variances = _fixed_variances(read, (M, N, Q), online, original) if fixed else None
+    opponents = opponents_of(phi, keep, target, leave, cut=original)
+    _check_counts(opponents, online, fixed)
+    floored = []
 
-            def score(examples, fresh, read=read, variances=variances):
-                block = read(examples)
-                middles = [
-                    _middle(block.values, side.mask) if original else None
-                    for side in (block.inside, block.outside)
-                ]
-                values, count = _score(block, middles, variances, fresh, online=online, original=original)
-                floored.append(count)
-                return values
+    def scorer(group: Group) -> Callable[[Block], jax.Array]:
+        variances = _fixed_variances(opponents.blocks(group), online, original) if fixed else None
 
-            store(
-                scores,
-                ((group.rows, examples, score(examples, fresh)) for examples, fresh in blocks(M, N, Q)),
-            )
+        def score(block: Block) -> jax.Array:
+            sides = (block.inside, block.outside)
+            middles = [_middle(block.values, side.mask) for side in sides] if original else None
+            values, count = _score(block, middles, variances, online=online)
+            floored.append(count)
+            return values
+
+        return score
+
+    scores = opponents.score(scorer)
     total = sum(map(int, floored))
     if total:
         warnings.warn(
-            f"{total:,} of {scores.size * Q * (1 + online):,} variances were floored: shadow models agree on phi "
-            f"to rounding; the fixed-variance attack is not affected",
+            f"{total:,} of {scores.size * phi.shape[2] * (1 + online):,} variances were floored: shadow models agree on "
+            f"phi to rounding; the fixed-variance attack is not affected",
             FlooredVarianceWarning,
             stacklevel=3,
         )
@@ -174,32 +163,28 @@ def _attack(phi, keep, target, leave, convention, *, online: bool, fixed: bool) 
     return scores
 
 
-def _check_counts(fewest: np.ndarray, online: bool, fixed: bool) -> None:
-    """Raise where an example keeps too few IN or OUT models for a variance; `fewest` has the least of each."""
+def _check_counts(opponents: Opponents, online: bool, fixed: bool) -> None:
+    """Raise where an example keeps too few IN or OUT models for a variance, and warn where it keeps few."""
     name = f"lira_{'online' if online else 'offline'}{'_fixed' if fixed else ''}"
-    sides = {"IN": int(fewest[0]), "OUT": int(fewest[1])} if online else {"OUT": int(fewest[1])}
-    needed = 1 if fixed else 2
-    for side, count in sides.items():
-        if count < needed:
-            if count == 1:
-                remedy = f"use {name}_fixed, which needs one, or more models"
-            elif side == "IN":
-                remedy = "use lira_offline or lira_offline_fixed, which need no IN models, or more models"
-            else:
-                remedy = "use global_threshold, which needs no shadow models, or more models"
-            raise FewModelsError(
-                f"{name} needs {needed} {side} models for every example once the target's are left out, and an "
-                f"example has {count}: {remedy}"
-            )
-    if not fixed and min(sides.values()) < 8:
+    sides = ("IN", "OUT") if online else ("OUT",)
+    for side in sides:
+        if opponents.fewest[side] == 1:
+            remedy = f"{name}_fixed, which needs one"
+        elif side == "IN":
+            remedy = "lira_offline or lira_offline_fixed, which need no IN models"
+        else:
+            remedy = "global_threshold, which needs no shadow models"
+        opponents.require(name, side, 1 if fixed else 2, remedy)
+    fewest = min(opponents.fewest[side] for side in sides)
+    if not fixed and fewest < 8:
         warnings.warn(
-            f"{name} estimates each variance from {min(sides.values())} models; below eight {name}_fixed is better",
+            f"{name} estimates each variance from {fewest} models; below eight {name}_fixed is better",
             FewModelsWarning,
             stacklevel=4,
         )
 
 
-def _middle(values, mask) -> np.ndarray:
+def _middle(values: Array, mask: Array) -> np.ndarray:
     """What the median of a side becomes with none or one value removed, `[5, n, Q]`.
 
     [0] is the median of all c values. With one removed it is the mean of the elements (c - 2) // 2 and
@@ -218,7 +203,7 @@ def _middle(values, mask) -> np.ndarray:
 # --- The arithmetic, float64 under jit ------------------------------------------------------------------------------
 
 
-def _median(side: Side, middle) -> jax.Array:
+def _median(side: Side, middle: Array) -> jax.Array:
     """The median of a side without what each target removes, `[T, n, Q]`; `middle` is what `_middle` found."""
     everything, low, after_low, high, after_high = middle
     without = 0.5 * (
@@ -227,20 +212,29 @@ def _median(side: Side, middle) -> jax.Array:
     return jnp.where(side.removes[..., None], without, everything)
 
 
-@partial(jax.jit, static_argnames=("online", "original"))
-def _score(block: Block, middles, variances, fresh, *, online: bool, original: bool):
-    """Scores `[T, n]` of one block, and how many variances were floored among its fresh examples."""
-    attacked, values, inside, outside = float64(*block)
+@partial(jax.jit, static_argnames="online")
+def _score(
+    block: Block,
+    middles: Sequence[Array] | None,
+    variances: tuple[Array, Array] | None,
+    *,
+    online: bool,
+) -> tuple[jax.Array, jax.Array]:
+    """Scores `[T, n]` of one block, and how many variances were floored among its fresh examples.
+
+    `middles` are those of both sides by the original convention, else None.
+    """
+    attacked, values, fresh, inside, outside = float64(block)
     floored = jnp.zeros((), jnp.int64)
     terms = []
     for index, side in enumerate((inside, outside)):
         if side is inside and not online:
             continue
         count, mean, squares = moments(values, side)
-        centre = _median(side, middles[index]) if original else mean
+        centre = mean if middles is None else _median(side, middles[index])
         if variances is None:
             variance = squares / jnp.maximum(count, 1)
-            floor = ORIGINAL_SD_FLOOR**2 if original else jnp.square(SD_FLOOR * (1 + jnp.abs(mean)))
+            floor = jnp.square(SD_FLOOR * (1 + jnp.abs(mean))) if middles is None else ORIGINAL_SD_FLOOR**2
             low = jnp.broadcast_to((variance < floor) & fresh[:, None], attacked.shape)
             floored += jnp.sum(low)
             variance = jnp.maximum(variance, floor)
@@ -255,17 +249,17 @@ def _score(block: Block, middles, variances, fresh, *, online: bool, original: b
             - jnp.square(deviation_in) / variance_in
             + jnp.log(variance_out / variance_in)
         )
-    elif original:
+    elif middles is not None:
         score = 0.5 * (jnp.square(deviation_out) / variance_out + jnp.log(2 * jnp.pi * variance_out))
     else:
         score = deviation_out / jnp.sqrt(variance_out)
     return jnp.mean(score, axis=-1).astype(jnp.float32), floored
 
 
-def _fixed_variances(read, shape, online: bool, original: bool) -> tuple[np.ndarray, np.ndarray]:
+def _fixed_variances(walk: Walk, online: bool, original: bool) -> tuple[np.ndarray, np.ndarray]:
     """One variance a side for each target, `[T]` or `[1]`, from a first pass over all examples."""
     variances = []
-    for count, within, total, squares in pooled_sums(read, shape):
+    for count, within, total, squares in pooled_sums(walk):
         count = np.maximum(count, 1)
         variance = squares / count - np.square(total / count) if original else within / count
         variances.append(np.where(variance > 0, variance, 1.0))

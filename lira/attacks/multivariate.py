@@ -4,25 +4,16 @@ Queries of one example say much the same, and the univariate attack, which avera
 in each (Carlini et al. 2022, arXiv 2112.03570, section VI-B). A covariance of few models has to be shrunk.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lira.attacks._moments import float64
-from lira.attacks._pool import (
-    Block,
-    FewModelsError,
-    Side,
-    SignalArray,
-    blocks,
-    check_pool,
-    group_targets,
-    read_sides,
-    scoring,
-    store,
-)
+from lira.attacks._moments import Walk, float64, side_sums
+from lira.attacks._opponents import Block, Group, Side, opponents_of
+from lira.attacks._pool import Array, SignalArray
 
 __all__ = ["lira_online_multivariate"]
 
@@ -65,51 +56,33 @@ def lira_online_multivariate(
         float32 `[T, N]`, higher = more likely a member. Where no example shows any spread, W is the identity.
 
     Raises:
-        ValueError: shapes disagree, phi is not finite, or an example has fewer than two models on a side (Q + 1 where
-            `shrinkage` is 0).
+        ValueError: shapes disagree, or phi is not finite.
+        UnfitPoolError: an example has fewer than two models on a side (Q + 1 where `shrinkage` is 0).
     """
-    keep = np.asarray(keep)
-    M, N, Q = check_pool(phi, keep, target, leave)
     if shrinkage is not None and not 0 <= shrinkage <= 1:
         raise ValueError(f"shrinkage must be between 0 and 1, or None; got {shrinkage}")
-    groups, fewest = group_targets(keep, target, leave)
-    _check_counts(fewest, Q, shrinkage)
-    scores = np.empty((M if target is None else target.shape[0], N), np.float32)
-    for group in groups:
-        read = partial(read_sides, phi, keep, target, leave, group)
-        with scoring(phi, target):
-            # A block holds Q^2 numbers for each target and example.
-            shape = (max(M, len(group.rows)), N, Q * Q)
-            pooled = _pooled_covariances(read, shape)
-            store(
-                scores,
-                (
-                    (group.rows, examples, _score(read(examples), pooled, shrinkage))
-                    for examples, _ in blocks(*shape)
-                ),
-            )
-    return scores
+    opponents = opponents_of(phi, keep, target, leave)
+    M, N, Q = opponents.shape
+    for side in ("IN", "OUT"):
+        if opponents.fewest[side] >= 2:
+            remedy = "a shrinkage above 0, which needs two"
+        else:
+            remedy = "bavaria_online or lira_online_fixed, which need fewer"
+        opponents.require("lira_online_multivariate", side, Q + 1 if shrinkage == 0 else 2, remedy)
+    # A block holds Q^2 numbers for each target and example.
+    shape = (max(M, opponents.num_targets), N, Q * Q)
 
+    def scorer(group: Group) -> Callable[[Block], jax.Array]:
+        pooled = _pooled_covariances(opponents.blocks(group, shape=shape))
+        return partial(_score, pooled=pooled, shrinkage=shrinkage)
 
-def _check_counts(fewest: np.ndarray, Q: int, shrinkage: float | None) -> None:
-    """Raise where an example keeps too few models; `fewest` has the least of IN and of OUT."""
-    needed = Q + 1 if shrinkage == 0 else 2
-    for side, count in zip(("IN", "OUT"), fewest, strict=True):
-        if count < needed:
-            if count >= 2:
-                remedy = "use a shrinkage above 0, which needs two, or more models"
-            else:
-                remedy = "use bavaria_online or lira_online_fixed, which need fewer, or more models"
-            raise FewModelsError(
-                f"lira_online_multivariate needs {needed} {side} models for every example once the target's are left "
-                f"out, and an example has {count}: {remedy}"
-            )
+    return opponents.score(scorer, shape=shape)
 
 
 # --- The arithmetic, float64 under jit, with Q x Q matrices before the targets and examples that share them ---------
 
 
-def _scatter(values: jax.Array, side: Side):
+def _scatter(values: Array, side: Side) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Count `[T, n]`, mean `[Q, T, n]` and scatter `[Q, Q, T, n]` of a side without what each target removes."""
     values = jnp.moveaxis(values, -1, 0)  # [Q, M, n]
     count = jnp.sum(side.mask, axis=0)
@@ -123,30 +96,27 @@ def _scatter(values: jax.Array, side: Side):
     return rest, mean[:, None] - away / jnp.maximum(rest, 1), scatter[:, :, None] - lost
 
 
-def _pooled_covariances(read, shape) -> np.ndarray:
+def _pooled_covariances(walk: Walk) -> np.ndarray:
     """Mean within-example covariance of each side for each target, `[2, Q, Q, T]`, from a pass over all examples."""
-    totals = None
-    for examples, fresh in blocks(*shape):
-        block = read(examples)
-        sums = [_sums(block.values, side, fresh) for side in (block.inside, block.outside)]
-        totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
-    assert totals is not None
-    pooled = np.stack([scatter / np.maximum(count, 1) for count, scatter in totals])
+    pooled = np.stack([scatter / np.maximum(count, 1) for count, scatter in side_sums(walk, _sums)])
     spread = np.trace(pooled, axis1=1, axis2=2)[:, None, None] > 0
     return np.where(spread, pooled, np.eye(pooled.shape[1])[..., None])
 
 
 @jax.jit
-def _sums(values, side: Side, fresh):
+def _sums(block: Block, side: Side) -> tuple[jax.Array, jax.Array]:
     """Over a block's fresh examples, for each target: count `[T]` and scatter `[Q, Q, T]`."""
-    count, _, scatter = _scatter(*float64(values, side))
-    return jnp.sum(jnp.where(fresh, count, 0), axis=-1), jnp.sum(jnp.where(fresh, scatter, 0.0), axis=-1)
+    count, _, scatter = _scatter(*float64((block.values, side)))
+    return (
+        jnp.sum(jnp.where(block.fresh, count, 0), axis=-1),
+        jnp.sum(jnp.where(block.fresh, scatter, 0.0), axis=-1),
+    )
 
 
 @jax.jit
-def _score(block: Block, pooled, shrinkage):
+def _score(block: Block, *, pooled: Array, shrinkage: float | None) -> jax.Array:
     """Scores `[T, n]` of one block."""
-    attacked, values, inside, outside = float64(*block)
+    attacked, values, _, inside, outside = float64(block)
     Q = pooled.shape[1]
     floor = VARIANCE_FLOOR * jnp.mean(jnp.trace(pooled, axis1=1, axis2=2) / Q, axis=0)[:, None]
     densities = []
@@ -159,13 +129,13 @@ def _score(block: Block, pooled, shrinkage):
     return (densities[0] - densities[1]).astype(jnp.float32)
 
 
-def _log_density(matrix, deviation, floor):
+def _log_density(matrix: Array, deviation: Array, floor: Array) -> Array:
     """Log of the Gaussian density, less its constant, by elimination: `[T, n]` lanes of a `[Q, Q]` and a `[Q]`.
 
     The q-th pivot is the variance of query q given those before it, and what is then left of its deviation is the
     error of predicting it from them.
     """
-    total = 0.0
+    total = jnp.zeros(())
     for _ in range(len(deviation)):
         pivot = jnp.maximum(matrix[0, 0], floor)
         total -= 0.5 * (jnp.square(deviation[0]) / pivot + jnp.log(pivot))

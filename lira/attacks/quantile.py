@@ -12,7 +12,7 @@ from sklearn.kernel_approximation import Nystroem
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lira.attacks._pool import SignalArray, blocks, check_pool, check_population, read_block
+from lira.attacks._pool import SignalArray, UnfitPoolError, blocks, check_pool, check_population, read_block
 
 __all__ = ["quantile_regression"]
 
@@ -64,8 +64,8 @@ def quantile_regression(
         float32 `[T, N]`, higher = more likely a member.
 
     Raises:
-        ValueError: shapes disagree, a value is not finite, the attacked models' population is missing, or there are fewer
-            than 10 public examples.
+        ValueError: shapes disagree, or a value is not finite.
+        UnfitPoolError: the attacked models' population is missing, or there are fewer than 10 public examples.
     """
     M, N, Q = check_pool(phi, np.asarray(keep), target, leave)
     attacked, name = (phi, "phi") if target is None else (target, "target")
@@ -74,7 +74,7 @@ def quantile_regression(
     check_population(population, target_population, (M, N, Q), target)
     publics = population if target is None else target_population
     if publics is None:
-        raise ValueError(
+        raise UnfitPoolError(
             f"quantile_regression needs {'population' if target is None else 'target_population'}, phi of the attacked "
             f"models at public examples: pass it, or use global_threshold, which needs none"
         )
@@ -114,7 +114,7 @@ def _check_rows(features: np.ndarray, population_features: np.ndarray, N: int, Z
                 f"{name} has a value that is not finite in row {np.argwhere(~np.isfinite(values))[0][0]}"
             )
     if Z < FEWEST:
-        raise ValueError(
+        raise UnfitPoolError(
             f"quantile_regression needs {FEWEST} public examples, and there are {Z}: use global_threshold, which needs none"
         )
 

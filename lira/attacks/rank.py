@@ -11,17 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from lira.attacks._averages import count, losses
+from lira.attacks._opponents import Block, opponents_of
 from lira.attacks._pool import (
-    Block,
+    Array,
     SignalArray,
+    UnfitPoolError,
     blocks,
     check_pool,
     check_population,
-    group_targets,
-    need_models,
     read_block,
-    scoring,
-    sided_blocks,
 )
 from lira.parallel import side_by_side
 
@@ -56,26 +54,25 @@ def attack_p(
         float32 `[T, N]` in [0, 1], higher = more likely a member.
 
     Raises:
-        ValueError: shapes disagree, phi is not finite, or outside targets come with `population` only.
+        ValueError: shapes disagree, or phi is not finite.
+        UnfitPoolError: outside targets come with `population` only, or there is neither population nor a second example.
     """
-    keep = np.asarray(keep)
-    M, N, Q = check_pool(phi, keep, target, leave)
+    M, N, Q = check_pool(phi, np.asarray(keep), target, leave)
     check_population(population, target_population, (M, N, Q), target)
-    if target is None:
-        own = _losses(phi, "phi")
-        theirs = own if population is None else _losses(population, "population")
-    else:
-        if population is not None and target_population is None:
-            raise ValueError("attack_p ranks outside targets among target_population: pass it, or neither")
-        own = _losses(target, "target")
-        theirs = own if target_population is None else _losses(target_population, "target_population")
+    if target is not None and population is not None and target_population is None:
+        raise UnfitPoolError("attack_p ranks outside targets among target_population: pass it, or neither")
+    attacked = _losses(phi, "phi") if target is None else _losses(target, "target")
+    points = population if target is None else target_population
+    name = "population" if target is None else "target_population"
+    compared = attacked if points is None else _losses(points, name)
+    size = compared.shape[1]
     # x itself, where it is part of its own population, is not above itself.
-    points = theirs.shape[1] - (theirs is own)
-    scores = np.empty(own.shape, np.float32)
+    others = size - (compared is attacked)
+    scores = np.empty(attacked.shape, np.float32)
 
     def share(row: int) -> None:
-        below = np.searchsorted(np.sort(theirs[row]), own[row], "right")
-        scores[row] = (theirs.shape[1] - below) / points
+        below = np.searchsorted(np.sort(compared[row]), attacked[row], "right")
+        scores[row] = (size - below) / others
 
     side_by_side(share, range(len(scores)))
     return scores
@@ -110,23 +107,22 @@ def attack_r(
         float32 `[T, N]` in [0, 1], higher = more likely a member.
 
     Raises:
-        ValueError: shapes disagree, phi is not finite, or an example is left without an OUT model.
+        ValueError: shapes disagree, or phi is not finite.
+        UnfitPoolError: an example is left without an OUT model.
     """
-    keep = np.asarray(keep)
-    M, N, _ = check_pool(phi, keep, target, leave)
-    groups, fewest = group_targets(keep, target, leave)
-    need_models("attack_r", fewest, OUT="attack_p or global_threshold, which need no reference models")
-    scores = np.empty((M if target is None else target.shape[0], N), np.float32)
-    with scoring(phi, target):
-        for rows, examples, _, block in sided_blocks(phi, keep, target, leave, groups, losses):
-            # Models of the other side go below every loss.
-            ordered = np.sort(np.where(block.outside.mask, block.values[..., 0], -np.inf).T, axis=1)
-            scores[rows, examples] = _share_above(block, ordered)
-    return scores
+    opponents = opponents_of(phi, keep, target, leave)
+    opponents.require("attack_r", "OUT", 1, "attack_p or global_threshold, which need no reference models")
+    return opponents.score(lambda _: _share_above, losses)
+
+
+def _share_above(block: Block) -> jax.Array:
+    """Share of the OUT side above what is attacked, `[T, n]`."""
+    # Models of the other side go below every loss.
+    return _rank(block, np.sort(np.where(block.outside.mask, block.values[..., 0], -np.inf).T, axis=1))
 
 
 @jax.jit
-def _share_above(block: Block, ordered) -> jax.Array:
+def _rank(block: Block, ordered: Array) -> jax.Array:
     """Share of a side above what is attacked, `[T, n]`; `ordered` [n, M] are the losses of its whole pool, sorted."""
     find = jax.vmap(partial(jnp.searchsorted, side="right", method="scan_unrolled"))
     above = ordered.shape[1] - find(ordered, block.attacked[..., 0].T).T

@@ -5,6 +5,7 @@ of population points z with R(x) / R(z) >= gamma. Ratios are taken in log space,
 of examples; the population is compared by sorting.
 """
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -13,18 +14,8 @@ import numpy as np
 from scipy.special import expit
 
 from lira.attacks._averages import count, log_confidence, log_mean, total
-from lira.attacks._pool import (
-    Block,
-    Group,
-    SignalArray,
-    check_pool,
-    check_population,
-    group_targets,
-    need_models,
-    scoring,
-    sided_blocks,
-    store,
-)
+from lira.attacks._opponents import Block, Group, Opponents, opponents_of
+from lira.attacks._pool import Array, SignalArray, UnfitPoolError, check_population, scoring
 from lira.parallel import side_by_side
 
 __all__ = ["rmia_offline", "rmia_online"]
@@ -76,17 +67,14 @@ def rmia_online(
         float32 `[T, N]`, higher = more likely a member.
 
     Raises:
-        ValueError: shapes disagree, phi is not finite, or an example is left without an IN or an OUT model.
+        ValueError: shapes disagree, or phi is not finite.
+        UnfitPoolError: an example is left without an IN or an OUT model, outside targets come with one of the two
+            populations only, or there is neither population nor a second example.
     """
-    keep, groups, fewest = _check(phi, keep, target, leave, population, target_population, gamma)
-    need_models(
-        "rmia_online",
-        fewest,
-        OUT="attack_p or global_threshold, which need no reference models",
-        IN="rmia_offline, which needs no IN models",
-    )
-    ratios = _log_ratios(phi, keep, target, leave, groups, "both", None)
-    others = _population_ratios(population, target_population, target, leave, None)
+    opponents = _opponents("rmia_online", phi, keep, target, leave, population, target_population, gamma)
+    opponents.require("rmia_online", "IN", 1, "rmia_offline, which needs no IN models")
+    ratios = _log_ratios(opponents, "both", None)
+    others = _population_ratios(opponents, population, target_population, None)
     return _share_beaten(ratios, others, gamma)
 
 
@@ -112,24 +100,31 @@ def rmia_offline(
 
     Score, population, queries, arguments and errors are otherwise those of `rmia_online`; one OUT model is enough.
     """
-    keep, groups, fewest = _check(phi, keep, target, leave, population, target_population, gamma)
+    opponents = _opponents("rmia_offline", phi, keep, target, leave, population, target_population, gamma)
     if a is not None and not 0 <= a <= 1:
         raise ValueError(f"a must be from 0 to 1, or None to choose it from the pool; got {a}")
-    need_models("rmia_offline", fewest, OUT="attack_p or global_threshold, which need no reference models")
-    targets = phi.shape[0] if target is None else target.shape[0]
-    chosen = _choose_a(phi, keep, target, leave, groups) if a is None else np.full(targets, float(a))
-    ratios = _log_ratios(phi, keep, target, leave, groups, "out", chosen)
-    others = _population_ratios(population, target_population, target, leave, chosen)
+    chosen = _choose_a(opponents) if a is None else np.full(opponents.num_targets, float(a))
+    ratios = _log_ratios(opponents, "out", chosen)
+    others = _population_ratios(opponents, population, target_population, chosen)
     return _share_beaten(ratios, others, gamma)
 
 
-def _check(phi, keep, target, leave, population, target_population, gamma):
-    keep = np.asarray(keep)
-    shape = check_pool(phi, keep, target, leave)
-    check_population(population, target_population, shape, target)
+def _opponents(
+    name: str,
+    phi: SignalArray,
+    keep: np.ndarray,
+    target: SignalArray | None,
+    leave: str,
+    population: SignalArray | None,
+    target_population: SignalArray | None,
+    gamma: float,
+) -> Opponents:
+    """Check what the attack `name` is told; its opponents have an OUT model of every example left."""
+    opponents = opponents_of(phi, keep, target, leave)
+    check_population(population, target_population, opponents.shape, target)
     if target is not None and (population is None) != (target_population is None):
         missing = "population" if population is None else "target_population"
-        raise ValueError(
+        raise UnfitPoolError(
             f"RMIA needs pool and targets on the same population: pass {missing} too, or neither"
         )
     if (
@@ -143,28 +138,21 @@ def _check(phi, keep, target, leave, population, target_population, gamma):
         )
     if not gamma >= 1:
         raise ValueError(f"gamma must be at least 1; got {gamma}")
-    return keep, *group_targets(keep, target, leave)
+    opponents.require(name, "OUT", 1, "attack_p or global_threshold, which need no reference models")
+    return opponents
 
 
-def _log_ratios(
-    phi, keep, target, leave, groups, over: str, a: np.ndarray | None, names=("phi", "target")
-) -> np.ndarray:
-    """The logarithm of R(x), mean over queries, float64 `[T, N]`."""
-    ratios = np.empty((phi.shape[0] if target is None else target.shape[0], phi.shape[1]))
-    with scoring(phi, target):
-        walk = sided_blocks(phi, keep, target, leave, groups, log_confidence, names)
-        store(
-            ratios,
-            (
-                (rows, examples, _log_ratio(block, None if a is None else a[rows], over=over))
-                for rows, examples, _, block in walk
-            ),
-        )
-    return ratios
+def _log_ratios(opponents: Opponents, over: str, a: np.ndarray | None) -> np.ndarray:
+    """The logarithm of R(x), mean over queries, float64 `[T, N]`; `a` [T] is that of each target."""
+    return opponents.score(
+        lambda group: partial(_log_ratio, a=None if a is None else a[group.rows], over=over),
+        log_confidence,
+        dtype=np.float64,
+    )
 
 
 @partial(jax.jit, static_argnames="over")
-def _log_ratio(block: Block, a, *, over: str) -> jax.Array:
+def _log_ratio(block: Block, *, a: Array | None, over: str) -> jax.Array:
     reference = log_mean(block, over)
     if a is not None:
         a = a[:, None, None]
@@ -172,19 +160,26 @@ def _log_ratio(block: Block, a, *, over: str) -> jax.Array:
     return jnp.mean(block.attacked - reference, axis=-1)
 
 
-def _population_ratios(population, target_population, target, leave, a) -> np.ndarray | None:
+def _population_ratios(
+    opponents: Opponents,
+    population: SignalArray | None,
+    target_population: SignalArray | None,
+    a: np.ndarray | None,
+) -> np.ndarray | None:
     """The logarithms of R(z) of held-out points, float64 `[T, Z]`; None without such points."""
     if population is None:
         return None
     # No model holds them, so all stand on one side. A pair is left out one model a side: then mates stand opposite,
     # and both sides are averaged together.
     keep = np.zeros(population.shape[:2], bool)
-    if target is None and leave == "pair":
+    if opponents.target is None and opponents.leave == "pair":
         keep[::2] = True
-    targets = population.shape[0] if target is None else target.shape[0]
-    groups = [Group(np.arange(targets), (None, None))]
     names = ("population", "target_population")
-    return _log_ratios(population, keep, target_population, leave, groups, "all", a, names)
+    groups = [Group(np.arange(opponents.num_targets))]
+    at_points = dataclasses.replace(
+        opponents, phi=population, keep=keep, target=target_population, groups=groups, names=names
+    )
+    return _log_ratios(at_points, "all", a)
 
 
 def _share_beaten(ratios: np.ndarray, population: np.ndarray | None, gamma: float) -> np.ndarray:
@@ -196,13 +191,13 @@ def _share_beaten(ratios: np.ndarray, population: np.ndarray | None, gamma: floa
     scores = np.empty(ratios.shape, np.float32)
 
     def share(row: int) -> None:
-        own, theirs = ratios[row], others[row]
-        beaten = np.searchsorted(np.sort(theirs), own - margin, "right")
+        ratio = ratios[row]
+        beaten = np.searchsorted(np.sort(others[row]), ratio - margin, "right")
         if margin <= 0:  # x beats itself
             beaten -= itself
         # R is next to 1 wherever all models are sure: the root is steep there, so that float32 tells scores apart.
-        root = np.sqrt(np.abs(own))
-        scores[row] = (beaten + 0.5 + 0.5 * np.sign(own) * root / (1 + root)) / points
+        root = np.sqrt(np.abs(ratio))
+        scores[row] = (beaten + 0.5 + 0.5 * np.sign(ratio) * root / (1 + root)) / points
 
     side_by_side(share, range(len(scores)))
     return scores
@@ -211,27 +206,27 @@ def _share_beaten(ratios: np.ndarray, population: np.ndarray | None, gamma: floa
 # --- The offline constant -------------------------------------------------------------------------------------------
 
 
-def _choose_a(phi, keep, target, leave, groups) -> np.ndarray:
+def _choose_a(opponents: Opponents) -> np.ndarray:
     """For each target, mean (1 - p_in) / mean (1 - p_out) over the pool's examples and queries, at most 1."""
-    sums = np.zeros((phi.shape[0] if target is None else target.shape[0], 2))
-    with scoring(phi, target):
-        for rows, _, fresh, block in sided_blocks(phi, keep, target, leave, groups, _doubt):
-            sums[rows] += _mean_doubts(block, fresh)
+    sums = np.zeros((opponents.num_targets, 2))
+    with scoring(opponents.phi, opponents.target):
+        for group in opponents.groups:
+            sums[group.rows] = sum(_mean_doubts(block) for _, block in opponents.blocks(group, _doubt))
     inside, outside = sums.T
     # Without doubt p is 1 for any a.
     return np.where(outside > 0, np.minimum(inside / np.where(outside > 0, outside, 1.0), 1.0), DEFAULT_A)
 
 
-def _doubt(phi: np.ndarray | jax.Array) -> np.ndarray:
+def _doubt(phi: Array) -> np.ndarray:
     """1 - p, float64."""
     return expit(-np.asarray(phi, np.float64))
 
 
 @jax.jit
-def _mean_doubts(block: Block, fresh) -> jax.Array:
+def _mean_doubts(block: Block) -> jax.Array:
     """Sums over fresh examples and queries of the mean 1 - p of IN and OUT models, `[T, 2]` or `[1, 2]`."""
     counts = [count(side) for side in (block.inside, block.outside)]
-    both = (counts[0] > 0) & (counts[1] > 0) & fresh[:, None]
+    both = (counts[0] > 0) & (counts[1] > 0) & block.fresh[:, None]
     return jnp.stack(
         [
             jnp.sum(jnp.where(both, total(block.values, side) / jnp.maximum(left, 1), 0.0), axis=(1, 2))

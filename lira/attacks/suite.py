@@ -1,70 +1,30 @@
-"""Every attack on one pool, called the one way: what each reads is found by the names of its arguments."""
+"""Every attack on one pool: a table of what each reads and needs, and one way to call them."""
 
-import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lira import attacks
-from lira.attacks import FewModelsError, SignalArray, classifier_features
+from lira.attacks import (
+    bavaria,
+    calibration,
+    classifier,
+    likelihood_ratio,
+    multivariate,
+    quantile,
+    rank,
+    relative,
+    threshold,
+)
+from lira.attacks._pool import SignalArray, UnfitPoolError
 from lira.cache import keep_compilations
 from lira.membership import is_paired
 
-__all__ = [
-    "ATTACKS",
-    "NO_SHADOWS",
-    "MissingSignalError",
-    "Pool",
-    "attack_pool",
-    "call_attack",
-    "missing_signals",
-    "read_signal",
-]
-
-ATTACKS: dict[str, Callable[..., np.ndarray]] = {
-    "lira_online": attacks.lira_online,
-    "lira_online_fixed": attacks.lira_online_fixed,
-    "lira_online_multivariate": attacks.lira_online_multivariate,
-    "lira_offline": attacks.lira_offline,
-    "lira_offline_fixed": attacks.lira_offline_fixed,
-    "bavaria_online": attacks.bavaria_online,
-    "bavaria_offline": attacks.bavaria_offline,
-    "rmia_online": attacks.rmia_online,
-    "rmia_offline": attacks.rmia_offline,
-    "base": attacks.base,
-    "difficulty_calibration": attacks.difficulty_calibration,
-    "difficulty_calibration_both": attacks.difficulty_calibration_both,
-    "attack_r": attacks.attack_r,
-    "attack_p": attacks.attack_p,
-    "shadow_logistic": partial(attacks.shadow_classifier, kind="logistic"),
-    "shadow_svc": partial(attacks.shadow_classifier, kind="svc"),
-    "quantile_regression": attacks.quantile_regression,
-    "global_threshold": attacks.global_threshold,
-    "loss_threshold": attacks.loss_threshold,
-    "confidence_threshold": attacks.confidence_threshold,
-    "entropy_threshold": attacks.entropy_threshold,
-    "modified_entropy_threshold": attacks.modified_entropy_threshold,
-}
-
-
-# These look at the attacked model alone.
-NO_SHADOWS = (
-    "attack_p",
-    "quantile_regression",
-    "global_threshold",
-    "loss_threshold",
-    "confidence_threshold",
-    "entropy_threshold",
-    "modified_entropy_threshold",
-)
-
-
-class MissingSignalError(ValueError):
-    """An attack reads what the pool does not hold; the message names it."""
+__all__ = ["ATTACKS", "Attack", "Pool", "attack_pool", "call_attack", "missing_signals"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,78 +52,112 @@ class Pool:
         return "pair" if is_paired(self.keep) else "one"
 
 
-def call_attack(attack: Callable[..., np.ndarray], pool: Pool) -> np.ndarray:
-    """Call an attack with the signal that its first argument names, and whatever else it takes and the pool has.
+@dataclass(frozen=True)
+class Attack:
+    """An attack: its function, and what of a `Pool` it is called with besides the memberships."""
+
+    function: Callable[..., np.ndarray]
+    """of (signal [M, N, ...], keep [M, N]), with `target` and `leave` and what it needs and takes by keyword"""
+    signal: Literal["phi", "entropy", "modified_entropy", "classifier_features"] = "phi"
+    """its first argument; the features of the classifier are made of phi, and entropy and logits where known"""
+    needs: tuple[str, ...] = ()
+    """fields of the pool that it cannot do without"""
+    takes: tuple[str, ...] = ()
+    """fields that it takes where the pool has them"""
+    uses_shadows: bool = True
+    """whether it consults models other than the attacked one"""
+
+    def read(self, signals: Mapping[str, SignalArray]) -> SignalArray:
+        """The attack's first argument, from the signals of pool or targets."""
+        if self.signal == "classifier_features":
+            return classifier.classifier_features(
+                signals["phi"], entropy=signals.get("entropy"), logits=signals.get("logits")
+            )
+        return signals[self.signal]
+
+    def missing(self, pool: Pool) -> str | None:
+        """What the attack reads and the pool, or its targets, does not hold; None where nothing is missing."""
+        stored = "phi" if self.signal == "classifier_features" else self.signal
+        if any(side is not None and stored not in side for side in (pool.signals, pool.target)):
+            return stored
+        return next((name.replace("_", " ") for name in self.needs if getattr(pool, name) is None), None)
+
+
+POPULATIONS = ("population", "target_population")
+ATTACKS: dict[str, Attack] = {
+    "lira_online": Attack(likelihood_ratio.lira_online),
+    "lira_online_fixed": Attack(likelihood_ratio.lira_online_fixed),
+    "lira_online_multivariate": Attack(multivariate.lira_online_multivariate),
+    "lira_offline": Attack(likelihood_ratio.lira_offline),
+    "lira_offline_fixed": Attack(likelihood_ratio.lira_offline_fixed),
+    "bavaria_online": Attack(bavaria.bavaria_online),
+    "bavaria_offline": Attack(bavaria.bavaria_offline),
+    "rmia_online": Attack(relative.rmia_online, takes=POPULATIONS),
+    "rmia_offline": Attack(relative.rmia_offline, takes=POPULATIONS),
+    "base": Attack(calibration.base),
+    "difficulty_calibration": Attack(calibration.difficulty_calibration),
+    "difficulty_calibration_both": Attack(calibration.difficulty_calibration_both),
+    "attack_r": Attack(rank.attack_r),
+    "attack_p": Attack(rank.attack_p, takes=POPULATIONS, uses_shadows=False),
+    "shadow_logistic": Attack(partial(classifier.shadow_classifier, kind="logistic"), "classifier_features"),
+    "shadow_svc": Attack(partial(classifier.shadow_classifier, kind="svc"), "classifier_features"),
+    "quantile_regression": Attack(
+        quantile.quantile_regression,
+        needs=("features", "population_features"),
+        takes=POPULATIONS,
+        uses_shadows=False,
+    ),
+    "global_threshold": Attack(threshold.global_threshold, uses_shadows=False),
+    "loss_threshold": Attack(threshold.loss_threshold, uses_shadows=False),
+    "confidence_threshold": Attack(threshold.confidence_threshold, uses_shadows=False),
+    "entropy_threshold": Attack(threshold.entropy_threshold, "entropy", uses_shadows=False),
+    "modified_entropy_threshold": Attack(
+        threshold.modified_entropy_threshold, "modified_entropy", uses_shadows=False
+    ),
+}
+
+
+def call_attack(attack: Attack, pool: Pool) -> np.ndarray:
+    """Call an attack with what it reads, and whatever else it takes and the pool has.
 
     Returns:
         Scores float32 `[T, N]`, `[M, N]` without outside targets.
 
     Raises:
-        MissingSignalError: it reads what the pool does not hold.
-        FewModelsError: it needs more models.
+        UnfitPoolError: it cannot run on this pool, or reads what the pool does not hold.
     """
-    given = _arguments(attack, pool)
-    target = None if pool.target is None else read_signal(attack, pool.target)
-    return attack(read_signal(attack, pool.signals), pool.keep, target=target, leave=pool.leave, **given)
+    missing = attack.missing(pool)
+    if missing is not None:
+        raise UnfitPoolError(
+            f"it reads {missing}, which the pool does not hold: use global_threshold, which reads phi alone"
+        )
+    target = None if pool.target is None else attack.read(pool.target)
+    fields = {name: getattr(pool, name) for name in (*attack.needs, *attack.takes)}
+    given = {name: value for name, value in fields.items() if value is not None}
+    return attack.function(attack.read(pool.signals), pool.keep, target=target, leave=pool.leave, **given)
 
 
-def attack_pool(
-    pool: Pool, attacks: Mapping[str, Callable[..., np.ndarray]] = ATTACKS
-) -> dict[str, np.ndarray]:
+def attack_pool(pool: Pool, attacks: Mapping[str, Attack] = ATTACKS) -> dict[str, np.ndarray]:
     """Every attack that the pool allows, by name; see `missing_signals` for those that read what it does not hold.
 
     What they compile is kept for later processes, see `keep_compilations`.
 
     Warns:
-        UserWarning: naming each attack that needs more models.
+        UserWarning: naming each attack that cannot run on such a pool, and why.
     """
     keep_compilations()
     scores = {}
     for name, attack in attacks.items():
+        if attack.missing(pool) is not None:
+            continue
         try:
             scores[name] = call_attack(attack, pool)
-        except MissingSignalError:
-            continue
-        except FewModelsError as error:
+        except UnfitPoolError as error:
             warnings.warn(f"{name} is left out: {error}", stacklevel=2)
     return scores
 
 
-def missing_signals(pool: Pool, attacks: Mapping[str, Callable[..., np.ndarray]] = ATTACKS) -> dict[str, str]:
+def missing_signals(pool: Pool, attacks: Mapping[str, Attack] = ATTACKS) -> dict[str, str]:
     """By attack what it reads and the pool does not hold."""
-    missing = {}
-    for name, attack in attacks.items():
-        try:
-            _arguments(attack, pool)
-        except MissingSignalError as error:
-            missing[name] = str(error)
-    return missing
-
-
-def _arguments(attack: Callable[..., np.ndarray], pool: Pool) -> dict[str, object]:
-    """The further arguments of an attack, once it is known that the pool holds what it reads."""
-    signal, *rest = inspect.signature(attack).parameters.values()
-    read = "phi" if signal.name == "features" else signal.name
-    for side in (pool.signals, pool.target):
-        if side is not None and read not in side:
-            raise MissingSignalError(read)
-    given = {}
-    for parameter in rest:
-        value = getattr(pool, parameter.name, None)
-        if parameter.name in ("keep", "target", "leave"):
-            continue
-        if value is not None:
-            given[parameter.name] = value
-        elif parameter.default is parameter.empty:
-            raise MissingSignalError(parameter.name.replace("_", " "))
-    return given
-
-
-def read_signal(attack: Callable[..., np.ndarray], signals: Mapping[str, SignalArray]) -> SignalArray:
-    """What an attack reads in the first place, by the name of its first argument: phi, entropy, features ..."""
-    signal = next(iter(inspect.signature(attack).parameters))
-    if signal == "features":
-        return classifier_features(
-            signals["phi"], entropy=signals.get("entropy"), logits=signals.get("logits")
-        )
-    return signals[signal]
+    missing = {name: attack.missing(pool) for name, attack in attacks.items()}
+    return {name: what for name, what in missing.items() if what is not None}

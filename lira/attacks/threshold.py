@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
-from lira.attacks._pool import SignalArray, blocks, check_pool, read_block, scoring
+from lira.attacks._pool import Array, SignalArray, blocks, check_pool, read_block, scoring
 
 __all__ = [
     "confidence_threshold",
@@ -21,8 +21,6 @@ __all__ = [
     "loss_threshold",
     "modified_entropy_threshold",
 ]
-
-Array = jax.Array | np.ndarray
 
 
 def global_threshold(
@@ -106,7 +104,14 @@ def modified_entropy_threshold(
     return _threshold(_negative_mean, modified_entropy, keep, target, leave, "modified_entropy")
 
 
-def _threshold(score: Callable[[np.ndarray], Array], signal, keep, target, leave, name) -> np.ndarray:
+def _threshold(
+    score: Callable[[np.ndarray], Array],
+    signal: SignalArray,
+    keep: np.ndarray,
+    target: SignalArray | None,
+    leave: str,
+    name: str,
+) -> np.ndarray:
     """Apply `score`, from float `[T, n, Q]` to `[T, n]`, to what is attacked, block by block in float64."""
     M, N, Q = check_pool(signal, np.asarray(keep), target, leave, name)
     attacked, called = (signal, name) if target is None else (target, "target")

@@ -7,14 +7,7 @@ the clusters of every interval, which is conditional on the examples. `measure` 
 
 from lira.forgetting.attacks import Attack, lira_after, u_lira, update_leakage
 from lira.forgetting.chance import RetrainedValues, retrained_values
-from lira.forgetting.classical import (
-    Called,
-    NormalisedPsi,
-    called_members,
-    mia_efficacy,
-    psi,
-    psi_normalised,
-)
+from lira.forgetting.classical import Called, NormalisedPsi, called_members, mia_efficacy, psi, psi_normalised
 from lira.forgetting.ensembles import example_epsilons, forgetting_quality, klom, largest_epsilon
 from lira.forgetting.measure import Direction, MethodFigures, direction, exposure_threshold, measure
 

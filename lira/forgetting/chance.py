@@ -88,11 +88,5 @@ def retrained_values(
         Estimate.around(mean, margin, 0, top)
         for mean, margin, top in zip(values.mean(axis=0), spread, highest, strict=True)
     )
-    return RetrainedValues(
-        auc,
-        dict(zip(FPRS, tprs, strict=True)),
-        infinite,
-        quality,
-        klom_mean,
-        klom_95,
-    )
+    tpr_at_fpr = dict(zip(FPRS, tprs, strict=True))
+    return RetrainedValues(auc, tpr_at_fpr, infinite, quality, klom_mean, klom_95)

@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 
 from lira.forgetting._check import check_ensembles
 from lira.metrics import Estimate, mean_over_clusters, ratio_of_means
+from lira.metrics.counting import allowed_false_positives
 
 __all__ = ["Called", "NormalisedPsi", "called_members", "mia_efficacy", "psi", "psi_normalised"]
 
@@ -82,8 +83,8 @@ def called_members(
         held, rest = keep[model], ~forget & ~fitting
         scores, thresholds = _fit(features[model], held & fitting, ~(held | forget) & fitting, fprs, model)
         for i, (asked, side) in enumerate(((forget, held), (rest, held), (rest, ~held))):
-            found = scores[asked & side] > thresholds[:, None]
-            rates[:, i, model // 2] += np.count_nonzero(found, axis=1) / np.count_nonzero(asked)
+            called = scores[asked & side] > thresholds[:, None]
+            rates[:, i, model // 2] += np.count_nonzero(called, axis=1) / np.count_nonzero(asked)
     return [Called(*rate) for rate in rates]
 
 
@@ -142,6 +143,6 @@ def _fit(
         classifier = LogisticRegression(solver="newton-cholesky", max_iter=1000)
         scores = classifier.fit(features[chosen], members[chosen]).decision_function(features)
     nonmembers = np.sort(scores[others])[::-1]
-    # The first validation example that must not be called; 0.07 * 100 allows seven before it.
-    allowed = (np.asarray(fprs) * len(nonmembers) * (1 + 1e-12)).astype(int)
+    # The first validation example that must not be called.
+    allowed = allowed_false_positives(fprs, len(nonmembers))
     return scores, nonmembers[np.minimum(allowed, len(nonmembers) - 1)]

@@ -119,7 +119,7 @@ def _epsilon(fpr: np.ndarray, fnr: np.ndarray, delta: float) -> np.ndarray:
     """Epsilon of attacks with these rates; -inf where only one kind of error was seen."""
     with np.errstate(divide="ignore", invalid="ignore"):
         # One of the logarithms is undefined where a rate is above 1 - delta, and both where both are.
-        found = np.fmax(np.log(1 - delta - fpr) - np.log(fnr), np.log(1 - delta - fnr) - np.log(fpr))
-        found = np.fmax(found, -np.inf)
+        epsilon = np.fmax(np.log(1 - delta - fpr) - np.log(fnr), np.log(1 - delta - fnr) - np.log(fpr))
+        epsilon = np.fmax(epsilon, -np.inf)
     none = (fpr == 0).astype(int) + (fnr == 0)
-    return np.select([none == 2, none == 1], [np.inf, -np.inf], found)
+    return np.select([none == 2, none == 1], [np.inf, -np.inf], epsilon)

@@ -14,12 +14,10 @@ __all__ = [
     "UNDEFINED",
     "Estimate",
     "UndefinedMetricWarning",
-    "allowed_false_positives",
     "check_fpr",
     "check_scores",
     "cluster_margin",
     "clusters_of",
-    "ratio",
     "resample_margin",
     "resample_rates",
 ]
@@ -56,7 +54,7 @@ class Estimate:
 UNDEFINED = Estimate(float("nan"), float("nan"), float("nan"))
 
 
-def check_scores(scores, keep) -> tuple[np.ndarray, np.ndarray]:
+def check_scores(scores: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return scores (floating) and keep as arrays `[T, N]`; raise ValueError for other shapes, types, and NaN."""
     scores, keep = np.asarray(scores), np.asarray(keep)
     if not np.issubdtype(scores.dtype, np.floating):
@@ -93,17 +91,6 @@ def clusters_of(keep: np.ndarray, clusters: np.ndarray | None = None) -> np.ndar
     return np.unique(np.asarray(clusters), return_inverse=True)[1]
 
 
-def allowed_false_positives(fpr, nonmembers):
-    """floor(fpr * n), where 0.07 * 100 counts as 7 although it is 7.000000000000001 or 6.999999999999999."""
-    return np.floor(fpr * nonmembers * (1 + 1e-12)).astype(np.int64)
-
-
-def ratio(count, total):
-    """Count / total, NaN where total is 0."""
-    total = np.asarray(total, np.float64)
-    return count / np.where(total == 0, np.nan, total)
-
-
 def cluster_margin(values: np.ndarray) -> float:
     """Half the 95 % interval of a mean over clusters, by Student's t; NaN below MIN_CLUSTERS."""
     if len(values) < MIN_CLUSTERS:
@@ -137,8 +124,9 @@ def resample_rates(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     rates = []
     for side in counts:
         rate = _draws(P) @ side.astype(np.float64)
-        total = rate[:, -1:]
-        rate /= np.where(total == 0, np.nan, total)  # in place: as large as all that is made here besides
+        rate /= np.where(
+            rate[:, -1:] == 0, np.nan, rate[:, -1:]
+        )  # in place: as large as all that is made here besides
         rates.append(rate)
     return rates[0], rates[1]
 

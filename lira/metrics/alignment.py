@@ -6,7 +6,8 @@ like members than non-members do.
 """
 
 import numpy as np
-from scipy.stats import rankdata
+
+from lira.metrics.counting import area, count_points
 
 __all__ = ["chance_accuracy", "member_z", "require_aligned"]
 
@@ -27,16 +28,13 @@ def member_z(phi: np.ndarray, keep: np.ndarray) -> float:
         keep: bool `[N]`.
 
     Returns:
-        z, positive where members have the larger phi; NaN without members or non-members. Ties count one half.
+        z, positive where members have the larger phi; NaN without members or non-members, or where a phi is NaN. Ties count one half.
     """
-    members = int(keep.sum())
-    others = len(keep) - members
-    if not members or not others:
-        return float("nan")
     values = phi if phi.ndim == 1 else phi.mean(axis=1)
-    above = rankdata(values)[keep].sum() - members * (members + 1) / 2
-    auc = above / (members * others)
-    return float((auc - 0.5) / np.sqrt((len(keep) + 1) / (12 * members * others)))
+    if np.isnan(values).any():
+        return float("nan")
+    false, true = count_points(values, keep)
+    return float((area(false, true) - 0.5) * np.sqrt(12 * true[-1] * false[-1] / (len(keep) + 1)))
 
 
 def require_aligned(accuracy: np.ndarray, z: np.ndarray, keep: np.ndarray, labels: np.ndarray | None) -> None:

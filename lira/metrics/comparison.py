@@ -5,14 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from lira.metrics._shared import (
-    RESAMPLES,
-    Estimate,
-    allowed_false_positives,
-    check_fpr,
-    check_scores,
-    resample_margin,
-)
+from lira.metrics._shared import RESAMPLES, Estimate, check_fpr, check_scores, resample_margin
+from lira.metrics.counting import allowed_false_positives, area, last_within, tie_ends
 from lira.metrics.curve import Roc, roc
 
 __all__ = ["Difference", "difference", "difference_of_curves"]
@@ -96,19 +90,13 @@ def _paired_draws(a: np.ndarray, b: np.ndarray, member: np.ndarray, fpr: float) 
     sides = (np.flatnonzero(~member), np.flatnonzero(member))
     allowed = allowed_false_positives(fpr, len(sides[0]))
     orders = [np.argsort(scores)[::-1] for scores in (a, b)]
-    # Where a group of ties ends, in descending order.
-    ends = [
-        np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), len(ordered) - 1)
-        for ordered in (a[orders[0]], b[orders[1]])
-    ]
+    ends = [tie_ends(scores[order]) for scores, order in zip((a, b), orders, strict=True)]
     figures = np.empty((RESAMPLES, 2, 2))
     for draw in range(RESAMPLES):
-        weights = np.zeros((2, len(member)), np.int64)
+        weights = np.zeros((2, len(member) + 1), np.int64)  # behind the last of them the point (0, 0)
         for weight, side in zip(weights, sides, strict=True):
             weight[side] = np.bincount(rng.integers(len(side), size=len(side)), minlength=len(side))
         for figure, order, end in zip(figures[draw], orders, ends, strict=True):
-            false, true = np.cumsum(weights[:, order], axis=1)[:, end]
-            false, true = np.append(0, false), np.append(0, true)
-            figure[0] = true[np.searchsorted(false, allowed, side="right") - 1] / true[-1]
-            figure[1] = np.dot(np.diff(false), true[1:] + true[:-1]) / (2 * true[-1] * false[-1])
+            false, true = np.cumsum(weights[:, np.append(-1, order)], axis=1)[:, end]
+            figure[:] = true[last_within(false, allowed)] / true[-1], area(false, true)
     return figures[:, 0] - figures[:, 1]

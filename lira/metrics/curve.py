@@ -15,14 +15,13 @@ import numpy as np
 from lira.metrics._shared import (
     Estimate,
     UndefinedMetricWarning,
-    allowed_false_positives,
     check_fpr,
     check_scores,
     clusters_of,
-    ratio,
     resample_margin,
     resample_rates,
 )
+from lira.metrics.counting import allowed_false_positives, area, descending, last_within, ratio, tie_ends
 
 __all__ = ["BYTES_A_SCORE", "OperatingPoint", "Roc", "roc"]
 
@@ -128,10 +127,7 @@ class Roc:
         """Area under the curve; a tie counts one half."""
         if not self._is_defined("AUC"):
             return float("nan")
-        # Integers: twice the area, in units of one member times one non-member, is exact.
-        steps = np.diff(self.false_positives)
-        heights = self.true_positives[1:] + self.true_positives[:-1]
-        return float(np.dot(steps, heights) / (2 * self.num_members * self.num_nonmembers))
+        return float(area(self.false_positives, self.true_positives))
 
     @cached_property
     def balanced_accuracy(self) -> float:
@@ -154,16 +150,13 @@ class Roc:
         check_fpr(fpr)
         n = self.num_nonmembers
         allowed = int(allowed_false_positives(fpr, n))
-        index = int(np.searchsorted(self.false_positives, allowed, side="right")) - 1
+        index = last_within(self.false_positives, allowed)
         threshold, realised = float(self.thresholds[index]), int(self.false_positives[index])
         status = "ok"
         if not self._is_defined("TPR"):
             status, tpr, low, high, at_zero = "undefined", *[float("nan")] * 4
         else:
-            at_zero = (
-                self.true_positives[np.searchsorted(self.false_positives, 0, side="right") - 1]
-                / self.num_members
-            )
+            at_zero = self.true_positives[last_within(self.false_positives, 0)] / self.num_members
             tpr, low, high = (float(a[0]) for a in self.band(np.array([fpr])))
             if allowed < 1:
                 status, tpr, low, high = "unresolvable", *[float("nan")] * 3
@@ -184,11 +177,12 @@ class Roc:
 
     def realised_tpr(self, fpr: float) -> float:
         """`tpr_at(fpr).tpr` without its interval: NaN where fewer than one false positive is allowed."""
-        allowed = int(allowed_false_positives(fpr, self.num_nonmembers))
-        index = int(np.searchsorted(self.false_positives, allowed, side="right")) - 1
-        if allowed < 1:
-            return float("nan")
-        return float(ratio(self.true_positives[index], self.num_members))
+        allowed = allowed_false_positives(fpr, self.num_nonmembers)
+        return float(self._tpr(allowed)) if allowed >= 1 else float("nan")
+
+    def _tpr(self, allowed: np.ndarray) -> np.ndarray:
+        """TPR at each number of false positives that are allowed."""
+        return ratio(self.true_positives[last_within(self.false_positives, allowed)], self.num_members)
 
     def band(self, fprs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """TPR and the 95 % interval's ends at each of `fprs [F]`, each float64 `[F]`; NaN ends with too few clusters.
@@ -196,9 +190,7 @@ class Roc:
         Estimate +- t(.975, P - 1) sqrt(P / (P - 1)) bootstrap standard errors over P clusters, clipped to [0, 1]; the
         threshold is chosen anew on every resample.
         """
-        allowed = allowed_false_positives(fprs, self.num_nonmembers)
-        index = np.searchsorted(self.false_positives, allowed, side="right") - 1
-        tpr = ratio(self.true_positives[index], self.num_members)
+        tpr = self._tpr(allowed_false_positives(fprs, self.num_nonmembers))
         resampled = self.resampled_tpr(fprs)
         if resampled is None:
             return tpr, np.full(len(tpr), np.nan), np.full(len(tpr), np.nan)
@@ -225,10 +217,7 @@ class Roc:
             return None
         wanted = fprs * (1 + 1e-12)
         return np.stack(
-            [
-                true[np.searchsorted(false, wanted, side="right") - 1]
-                for false, true in zip(*self._resamples, strict=True)
-            ]
+            [true[last_within(false, wanted)] for false, true in zip(*self._resamples, strict=True)]
         )
 
     def resampled_auc(self) -> np.ndarray | None:
@@ -236,12 +225,7 @@ class Roc:
         if self._resamples is None:
             return None
         # The candidates end at the last threshold; the corner (0, 0) is their first.
-        return np.concatenate(
-            [
-                np.sum(np.diff(false) * (true[:, 1:] + true[:, :-1]) / 2, axis=1)
-                for false, true in self._parts()
-            ]
-        )
+        return np.concatenate([area(false, true) for false, true in self._parts()])
 
     def _interval(self, value: float, resampled: np.ndarray | None) -> Estimate:
         margin = np.nan if resampled is None else float(resample_margin(resampled, self.num_clusters))
@@ -286,9 +270,8 @@ def roc(scores: np.ndarray, keep: np.ndarray, *, clusters: np.ndarray | None = N
     scores, keep = check_scores(scores, keep)
     group = clusters_of(keep, clusters)
     P = int(group.max()) + 1
-    ordered, cell = _descending(scores, (keep * P + group[:, None]).astype(np.uint32))
-    # One operating point a distinct score: how many scores reach it, the last of its ties included.
-    reached = np.concatenate([[0], np.flatnonzero(ordered[1:] != ordered[:-1]) + 1, [len(ordered)]])
+    ordered, cell = descending(scores, (keep * P + group[:, None]).astype(np.uint32))
+    reached = tie_ends(ordered)
     true = np.zeros(len(ordered) + 1, np.int64)
     np.cumsum(cell >= P, out=true[1:])
     true = true[reached]
@@ -305,27 +288,6 @@ def roc(scores: np.ndarray, keep: np.ndarray, *, clusters: np.ndarray | None = N
     )
 
 
-def _descending(scores: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All scores from the highest to the lowest, and what stands beside each in `cells`, uint32 like scores."""
-    if scores.dtype != np.float32:
-        order = np.argsort(scores, axis=None)[::-1]
-        return scores.ravel()[order], cells.ravel()[order]
-    # Sorted as whole numbers, the score above its cell: several times as fast as an argsort and what it would gather.
-    # Adding 0 makes -0 the 0 that it ties with.
-    keys = _flip((scores + np.float32(0)).view(np.uint32)).astype(np.uint64).ravel()
-    keys <<= np.uint64(32)
-    keys |= cells.ravel()
-    keys.sort()
-    cells = keys.astype(np.uint32)  # the lower half
-    keys >>= np.uint64(32)
-    return _flip(keys.astype(np.uint32)).view(np.float32), cells
-
-
-def _flip(bits: np.ndarray) -> np.ndarray:
-    """Float32 bits as whole numbers in descending order of the float, and back: all but the sign of a positive one."""
-    return bits ^ (((bits >> np.uint32(31)) - np.uint32(1)) & np.uint32(0x7FFFFFFF))
-
-
 def _count(cells: np.ndarray, ends: np.ndarray, kinds: int) -> np.ndarray:
     """How many of the first `ends[g]` cells are of each kind, int64 `[kinds, G]`; the last end is their number."""
     counts = np.zeros((len(ends), kinds), np.int64)
@@ -336,8 +298,8 @@ def _count(cells: np.ndarray, ends: np.ndarray, kinds: int) -> np.ndarray:
         first, last = np.searchsorted(ends, start, side="right"), np.searchsorted(ends, stop, side="left")
         lengths = np.diff(np.minimum(ends[first : last + 1], stop), prepend=start)
         interval = np.repeat(np.arange(len(lengths)), lengths)
-        found = np.bincount(interval * kinds + part, minlength=len(lengths) * kinds)
-        counts[first : last + 1] += found.reshape(-1, kinds)
+        in_part = np.bincount(interval * kinds + part, minlength=len(lengths) * kinds)
+        counts[first : last + 1] += in_part.reshape(-1, kinds)
     return np.ascontiguousarray(np.cumsum(counts, axis=0).T)
 
 

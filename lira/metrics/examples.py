@@ -13,8 +13,8 @@ from lira.metrics._shared import (
     check_fpr,
     check_scores,
     clusters_of,
-    ratio,
 )
+from lira.metrics.counting import ratio
 from lira.metrics.curve import roc
 
 __all__ = ["Stability", "example_tpr", "most_and_least_vulnerable", "stability"]

@@ -7,7 +7,7 @@ Shadow models are exchangeable, so rows 0 to m - 1 of a pool of M are a pool of 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -16,12 +16,12 @@ from lira.metrics._shared import MIN_CLUSTERS, Estimate, check_fpr, cluster_marg
 from lira.metrics.comparison import Difference, difference_of_curves
 from lira.metrics.curve import OperatingPoint, roc
 from lira.metrics.examples import Stability, stability
+from lira.signals import SignalArray
 
 __all__ = [
     "Attack",
     "LearningPoint",
     "Rescored",
-    "Signal",
     "enough_models",
     "learning_curve",
     "rescored_intervals",
@@ -30,18 +30,10 @@ __all__ = [
 ]
 
 
-class Signal(Protocol):
-    """Anything that slices to numbers along its example axis: a NumPy array, a lazy `Run.phi`, a Zarr array."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    def __getitem__(self, index: tuple[slice, slice], /) -> object: ...
-
-
 Attack = Callable[[Any, np.ndarray], np.ndarray]
 
 
-def subpool_scores(attack: Attack, phi: Signal, keep: np.ndarray, size: int) -> np.ndarray:
+def subpool_scores(attack: Attack, phi: SignalArray, keep: np.ndarray, size: int) -> np.ndarray:
     """Cut a pool into disjoint sub-pools of `size` models and attack each model by the others of its sub-pool.
 
     Sub-pools share no models, so what is chosen on one and used on another (thresholds, which examples are at risk)
@@ -86,7 +78,7 @@ class LearningPoint:
 
 
 def learning_curve(
-    attack: Attack, phi: Signal, keep: np.ndarray, sizes: Sequence[int], *, fpr: float = 1e-3
+    attack: Attack, phi: SignalArray, keep: np.ndarray, sizes: Sequence[int], *, fpr: float = 1e-3
 ) -> list[LearningPoint]:
     """How many shadow models are needed: TPR at FPR and AUC against the number of models, from one pool.
 
@@ -178,7 +170,7 @@ class Rescored:
 
 
 def rescored_intervals(
-    attack: Attack, phi: Signal, keep: np.ndarray, *, fpr: float = 1e-3, groups: int = 16
+    attack: Attack, phi: SignalArray, keep: np.ndarray, *, fpr: float = 1e-3, groups: int = 16
 ) -> Rescored:
     """Pooled TPR at FPR and AUC with intervals that hold for small pools: a jackknife over pairs with rescoring.
 
@@ -218,7 +210,9 @@ def rescored_intervals(
     return Rescored(Estimate.around(tpr, margins[0], 0, 1), Estimate.around(auc, margins[1], 0, 1))
 
 
-def stability_between_pools(attack: Attack, phi: Signal, keep: np.ndarray, *, fpr: float = 1e-3) -> Stability:
+def stability_between_pools(
+    attack: Attack, phi: SignalArray, keep: np.ndarray, *, fpr: float = 1e-3
+) -> Stability:
     """`stability` of vulnerable examples between two halves of a pool, each attacked within itself.
 
     Would another pool, with other shadow models and other targets, name the same examples? Both pools have half the
@@ -235,7 +229,7 @@ def stability_between_pools(attack: Attack, phi: Signal, keep: np.ndarray, *, fp
 class _Rows:
     """Some models of a signal, read when their examples are."""
 
-    signal: Signal
+    signal: SignalArray
     rows: np.ndarray  # int [m]
 
     @property
@@ -247,7 +241,7 @@ class _Rows:
         return np.asarray(self.signal[:, examples])[self.rows[models]]
 
 
-def _check_pool(phi: Signal, keep) -> np.ndarray:
+def _check_pool(phi: SignalArray, keep: np.ndarray) -> np.ndarray:
     keep = np.asarray(keep)
     if keep.ndim != 2 or keep.dtype != bool or tuple(phi.shape[:2]) != keep.shape:
         raise ValueError(

@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 
 from lira.membership import is_paired
-from lira.metrics._shared import Estimate, allowed_false_positives, check_scores, cluster_margin, ratio
+from lira.metrics._shared import check_scores
+from lira.metrics.counting import allowed_false_positives, area, count_points, last_within, ratio
+from lira.metrics.means import mean_over_clusters
 
 __all__ = ["mean_over_targets"]
 
@@ -21,29 +23,15 @@ def mean_over_targets(scores: np.ndarray, keep: np.ndarray, fprs: list[float]) -
         {"auc": Estimate, "tpr_at_fpr": {fpr: Estimate}}.
     """
     scores, keep = check_scores(scores, keep)
-    aucs = []
-    tprs = np.empty((len(scores), len(fprs)))
-    for t, (row, member) in enumerate(zip(scores, keep, strict=True)):
-        members, nonmembers = np.sort(row[member]), np.sort(row[~member])
-        below = np.searchsorted(nonmembers, members, "left") + np.searchsorted(nonmembers, members, "right")
-        aucs.append(ratio(below.sum() / 2, len(members) * len(nonmembers)))
-        for i, fpr in enumerate(fprs):
-            allowed = allowed_false_positives(fpr, len(nonmembers))
-            if allowed < 1 or not len(members):
-                tprs[t, i] = np.nan
-            elif allowed >= len(nonmembers):
-                tprs[t, i] = 1
-            else:
-                # The highest non-member that must stay below the threshold.
-                bar = nonmembers[len(nonmembers) - 1 - allowed]
-                tprs[t, i] = 1 - np.searchsorted(members, bar, "right") / len(members)
-    paired = is_paired(keep)
-    return {
-        "auc": _mean(np.array(aucs), paired),
-        "tpr_at_fpr": {fpr: _mean(tprs[:, i], paired) for i, fpr in enumerate(fprs)},
-    }
-
-
-def _mean(values: np.ndarray, paired: bool) -> Estimate:
-    clusters = values.reshape(-1, 2).mean(axis=1) if paired else values
-    return Estimate.around(values.mean(), cluster_margin(clusters))
+    curves = [count_points(row, member) for row, member in zip(scores, keep, strict=True)]
+    aucs = [area(false, true) for false, true in curves]
+    tprs = np.full((len(scores), len(fprs)), np.nan)
+    for values, (false, true) in zip(tprs, curves, strict=True):
+        allowed = allowed_false_positives(fprs, false[-1])
+        resolved = allowed >= 1
+        values[resolved] = ratio(true[last_within(false, allowed[resolved])], true[-1])
+    figures = np.column_stack([aucs, tprs])  # [T, 1 + F]
+    if is_paired(keep):
+        figures = figures.reshape(-1, 2, figures.shape[1]).mean(axis=1)
+    auc, *means = (mean_over_clusters(column) for column in figures.T)
+    return {"auc": auc, "tpr_at_fpr": dict(zip(fprs, means, strict=True))}

@@ -10,13 +10,12 @@ from lira.metrics._shared import (
     UNDEFINED,
     Estimate,
     UndefinedMetricWarning,
-    allowed_false_positives,
     check_fpr,
     check_scores,
     cluster_margin,
     clusters_of,
-    ratio,
 )
+from lira.metrics.counting import allowed_false_positives, ratio
 from lira.metrics.curve import Roc, roc
 
 __all__ = ["FixedThreshold", "Youden", "fixed_threshold", "ppv", "youden"]
@@ -77,15 +76,15 @@ def youden(scores: np.ndarray, keep: np.ndarray, *, clusters: np.ndarray | None 
         )
         return Youden(UNDEFINED, UNDEFINED, float("nan"), (float("nan"), float("nan")))
     chosen = [_best_threshold(curve) for curve in curves]
-    found = np.empty(scores.shape, bool)
+    called = np.empty(scores.shape, bool)
     for half, threshold in zip(halves, reversed(chosen), strict=True):
-        found[half] = scores[half] >= threshold
+        called[half] = scores[half] >= threshold
 
     def by_cluster(cells: np.ndarray) -> np.ndarray:
         return np.bincount(group, weights=cells.sum(axis=1)) if P > 1 else cells.sum(axis=0)
 
     members, nonmembers = by_cluster(keep), by_cluster(~keep)
-    true, false = by_cluster(keep & found), by_cluster(~keep & found)
+    true, false = by_cluster(keep & called), by_cluster(~keep & called)
     tpr, fpr = true.sum() / members.sum(), false.sum() / nonmembers.sum()
     # What each cluster adds to the error of the two pooled rates, to first order; times the number of clusters.
     shares = (true - tpr * members) / members.sum() - (false - fpr * nonmembers) / nonmembers.sum()
@@ -151,8 +150,8 @@ def fixed_threshold(
     others = in_cluster.sum() - in_cluster
     allowed = allowed_false_positives(fpr, others)
     thresholds = _thresholds_of_others(scores, keep, group, in_cluster, allowed)[group]
-    found = scores >= thresholds[:, None]
-    false, true = (found & ~keep).sum(axis=1), (found & keep).sum(axis=1)
+    called = scores >= thresholds[:, None]
+    false, true = (called & ~keep).sum(axis=1), (called & keep).sum(axis=1)
     members = keep.shape[1] - nonmembers
     target_fpr, target_tpr = ratio(false, nonmembers), ratio(true, members)
     defined = members.all() and nonmembers.all()
@@ -222,9 +221,9 @@ def _thresholds_of_others(
     owner = np.broadcast_to(group[:, None], keep.shape)[~keep]
     order = np.argsort(nonmembers)[::-1]
     thresholds = np.empty(len(in_cluster))
-    for cluster, (own, k) in enumerate(zip(in_cluster, allowed, strict=True)):
+    for cluster, (size, k) in enumerate(zip(in_cluster, allowed, strict=True)):
         # The k + 1 highest of the others lie among this many of all.
-        highest = order[: k + 1 + own]
+        highest = order[: k + 1 + size]
         highest = highest[owner[highest] != cluster]
         if k >= len(highest):
             thresholds[cluster] = -np.inf

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from lira.attacks import FewModelsError, SignalArray, global_threshold
-from lira.attacks.suite import ATTACKS, Pool
+from lira.attacks import SignalArray, UnfitPoolError, global_threshold
+from lira.attacks.suite import ATTACKS, Attack, Pool
 from lira.engine.trained import LIMIT, Check, check_trained
 from lira.learning.augment import Queries
 from lira.learning.recipe import Recipe
@@ -36,9 +36,7 @@ BLOCK = 4096
 SCORES = 1 << 21
 
 
-def check_run(
-    run: Run, attacks: Mapping[str, Callable] = ATTACKS, *, pool: Pool | None = None
-) -> list[Check]:
+def check_run(run: Run, attacks: Mapping[str, Attack] = ATTACKS, *, pool: Pool | None = None) -> list[Check]:
     """All checks of a run, as far as it has come: those that need trained models are absent without any.
 
     Args:
@@ -65,7 +63,7 @@ def check_pool(
     labels: np.ndarray | None = None,
     member: np.ndarray | None = None,
     *,
-    attacks: Mapping[str, Callable] = ATTACKS,
+    attacks: Mapping[str, Attack] = ATTACKS,
 ) -> list[Check]:
     """The checks that need arrays alone.
 
@@ -89,9 +87,11 @@ def check_pool(
     # A model of its own pool has no members or non-members only by mistake, and that has been refused before.
     checks.append(check_direction(global_threshold(attacked, membership, leave="one"), membership))
     for name, attack in attacks.items():
+        if attack.signal != "phi" or attack.needs:
+            continue
         try:
-            return [*checks, check_null(name, attack, phi, keep, target=target, member=member)]
-        except FewModelsError:
+            return [*checks, check_null(name, attack.function, phi, keep, target=target, member=member)]
+        except UnfitPoolError:
             continue
     return checks
 
@@ -237,7 +237,7 @@ def check_null(
     example are not independent, because its targets are one another's shadow models.
 
     Raises:
-        FewModelsError: the attack needs more models.
+        UnfitPoolError: the attack cannot run on such a pool.
     """
     order = np.random.default_rng(seed).permutation(keep.shape[1])
     keep = keep[:, order]

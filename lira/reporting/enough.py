@@ -6,14 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from lira.attacks import FewModelsError, FewModelsWarning, SignalArray
-from lira.attacks.suite import ATTACKS, NO_SHADOWS, Pool, missing_signals, read_signal
+from lira.attacks import FewModelsWarning, UnfitPoolError
+from lira.attacks.suite import ATTACKS, Pool
 from lira.metrics import LearningPoint, learning_curve
 from lira.reporting.document import as_json, learning_document
 from lira.reporting.evaluate import LOW_FPR
 from lira.reporting.plots import plot_learning_curves
 from lira.reporting.write import png, write_files
 from lira.scoring import pool_of
+from lira.signals import SignalArray
 from lira.store.run import Run
 
 __all__ = ["RULE", "curves_of", "enough", "write_curves"]
@@ -52,11 +53,10 @@ def curves_of(
     M = len(pool.keep)
     sizes = sorted({2**k for k in range(2, 20) if 2**k <= M} | {M})
     curves = {}
-    missing = missing_signals(pool)
     for name in attacks:
-        if name in NO_SHADOWS or name in missing:
+        if not ATTACKS[name].uses_shadows or ATTACKS[name].missing(pool) is not None:
             continue
-        attack, signal = ATTACKS[name], read_signal(ATTACKS[name], pool.signals)
+        attack, signal = ATTACKS[name].function, ATTACKS[name].read(pool.signals)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FewModelsWarning)  # the curve is there to show it
             possible = [size for size in sizes if _is_possible(attack, signal, pool.keep, size)]
@@ -84,6 +84,6 @@ def _is_possible(attack: Callable[..., np.ndarray], signal: SignalArray, keep: n
     rows = slice(0, size)
     try:
         attack(np.asarray(signal[rows, slice(0, TRIAL)]), keep[rows, :TRIAL])
-    except FewModelsError:
+    except UnfitPoolError:
         return False
     return True

@@ -12,6 +12,7 @@ from lira import attacks
 from lira.attacks import (
     _averages,
     _moments,
+    _opponents,
     _pool,
     bavaria,
     calibration,
@@ -143,6 +144,7 @@ class NoHost:
 def on_device(monkeypatch):
     for module in (
         _pool,
+        _opponents,
         _moments,
         _averages,
         likelihood_ratio,

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from lira import attacks
-from lira.attacks import FewModelsError, classifier_features
-from lira.attacks.suite import ATTACKS, MissingSignalError, Pool, attack_pool, call_attack, missing_signals
+from lira.attacks import UnfitPoolError, classifier_features
+from lira.attacks.suite import ATTACKS, Attack, Pool, attack_pool, call_attack, missing_signals
 from lira.membership import keep_mask
 from lira.metrics import roc
 
@@ -27,7 +27,7 @@ def test_pools_of_pairs_leave_the_pair_out_and_others_the_target():
     for keep, leave in ((KEEP, "pair"), (balanced(), "one"), (balanced()[:19], "one")):
         scores = attack_pool(Pool({"phi": PHI[: len(keep)]}, keep))
         for name in ("lira_online", "bavaria_offline", "rmia_online", "attack_p"):
-            expected = ATTACKS[name](PHI[: len(keep)], keep, leave=leave)
+            expected = ATTACKS[name].function(PHI[: len(keep)], keep, leave=leave)
             np.testing.assert_array_equal(scores[name], expected)
 
 
@@ -56,8 +56,8 @@ def test_what_the_pool_does_not_hold_is_named():
         "modified_entropy_threshold": "modified_entropy",
     }
     assert set(ATTACKS) - set(attack_pool(pool)) == set(missing_signals(pool))
-    with pytest.raises(MissingSignalError, match=r"^entropy$"):
-        call_attack(attacks.entropy_threshold, pool)
+    with pytest.raises(UnfitPoolError, match=r"^it reads entropy, .* not hold: use global_threshold"):
+        call_attack(ATTACKS["entropy_threshold"], pool)
     # The targets' own signal is needed too.
     outside = Pool(SIGNALS, KEEP, {"phi": PHI[:1]})
     assert set(missing_signals(outside)) == set(missing_signals(pool))
@@ -88,15 +88,16 @@ def test_populations_of_pool_and_targets_reach_the_attacks_that_take_them():
         population=POINTS[:18],
         target_population=POINTS[18:],
     )
-    attack_pool(pool, {"global_threshold": attacks.global_threshold, "both": takes_both})
+    both = Attack(takes_both, takes=("population", "target_population"))
+    attack_pool(pool, {"global_threshold": ATTACKS["global_threshold"], "both": both})
     assert seen["both"] == (pool.population, pool.target_population)
 
 
 def test_too_few_models_are_a_warning_and_other_errors_are_errors():
     def needs_more(phi, keep, *, target=None, leave="pair"):
-        raise FewModelsError("needs more")
+        raise UnfitPoolError("needs more")
 
     with pytest.warns(UserWarning, match="needs_more is left out: needs more"):
-        assert attack_pool(Pool({"phi": PHI}, KEEP), {"needs_more": needs_more}) == {}
+        assert attack_pool(Pool({"phi": PHI}, KEEP), {"needs_more": Attack(needs_more)}) == {}
     with pytest.raises(ValueError, match=r"phi\[0, 0, 0\] is nan"):
         attack_pool(Pool({"phi": PHI * np.nan}, KEEP))

@@ -213,6 +213,15 @@ def test_from_files_to_report(files, tmp_path, capsys):
     assert said.err.count("lira: warning") == page.count("below eight") - 1  # the checks say it once more
 
 
+def test_a_single_pair_is_audited_by_the_attacks_without_shadow_models(files, tmp_path, capsys):
+    flags = files(logits=LOGITS[:2], keep=KEEP[:2], labels=LABELS)
+    assert run(flags, tmp_path / "out") == 0
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    alone = [name for name, attack in ATTACKS.items() if not attack.uses_shadows]
+    assert list(metrics["attacks"]) == [name for name in alone if name != "quantile_regression"]
+    assert "base is left out: base needs 1 IN or OUT model" in capsys.readouterr().err
+
+
 def test_one_target_from_files_to_report(files, tmp_path, capsys):
     flags = files(losses=-np.log(1 / (1 + np.exp(-PHI[:8].astype(np.float64)))), keep=KEEP[:8])
     flags |= files(target=-np.log(1 / (1 + np.exp(-PHI[8].astype(np.float64)))), member=KEEP[8])

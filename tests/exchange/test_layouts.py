@@ -165,7 +165,7 @@ def test_imported_runs_are_scored_and_reported(tmp_path, M, paired):
     assert list(scores) == [name for name in ATTACKS if name != "quantile_regression"]
     leave = "pair" if paired else "one"
     for name in ("lira_online", "rmia_offline", "global_threshold"):
-        np.testing.assert_array_equal(scores[name], ATTACKS[name](run.phi, keep[:M], leave=leave))
+        np.testing.assert_array_equal(scores[name], ATTACKS[name].function(run.phi, keep[:M], leave=leave))
     entropies = np.asarray(run.signal("entropy"))
     p = softmax(logits[:M].astype(np.float64), axis=-1)
     np.testing.assert_allclose(entropies, -xlogy(p, p).sum(axis=-1), rtol=1e-5, atol=1e-12)

@@ -10,7 +10,8 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from lira.membership import keep_mask
 from lira.metrics import UndefinedMetricWarning, roc
 from lira.metrics import curve as module
-from lira.metrics._shared import RESAMPLES, allowed_false_positives
+from lira.metrics._shared import RESAMPLES
+from lira.metrics.counting import allowed_false_positives
 
 
 def pool(seed, T=8, N=50, signal=1.0, ties=False, dtype=np.float32):

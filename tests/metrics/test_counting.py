@@ -1,0 +1,50 @@
+"""The counting kernel against counts of single scores and of pairs of scores."""
+
+import doctest
+
+import numpy as np
+import pytest
+
+from lira.metrics import counting
+from lira.metrics.counting import area, count_points, last_within
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "kind", ["distinct", "ties", "infinite", "signed zeros", "members alone", "others alone"]
+)
+def test_points_and_area_are_those_of_single_comparisons(kind, dtype):
+    rng = np.random.default_rng(0)
+    scores, member = rng.normal(size=60).astype(dtype), rng.uniform(size=60) < 0.4
+    if kind == "ties":
+        scores = np.round(scores)
+    elif kind == "infinite":
+        scores[:9] = np.repeat([np.inf, -np.inf, 0], 3)
+    elif kind == "signed zeros":
+        scores[:20] = np.tile(np.array([0.0, -0.0], dtype), 10)
+    elif kind != "distinct":
+        member[:] = kind == "members alone"
+    false, true = count_points(scores, member)
+    reached = [scores >= threshold for threshold in np.unique(scores)[::-1]]
+    np.testing.assert_array_equal(false, [0, *(np.sum(each & ~member) for each in reached)])
+    np.testing.assert_array_equal(true, [0, *(np.sum(each & member) for each in reached)])
+    inside, outside = scores[member][:, None], scores[~member]
+    if inside.size and outside.size:
+        expected = np.mean((inside > outside) + 0.5 * (inside == outside))
+        assert area(false, true) == pytest.approx(expected, rel=1e-15)
+        rates = np.stack([false / false[-1], true / true[-1]])
+        np.testing.assert_allclose(area(*np.stack([rates, rates], 1)), expected, rtol=1e-13)
+    else:
+        assert np.isnan(area(false, true))
+
+
+def test_the_last_point_within_what_is_allowed_is_that_of_a_search():
+    false = np.array([0, 0, 1, 1, 4, 7])
+    for allowed in range(9):
+        assert last_within(false, allowed) == max(i for i, count in enumerate(false) if count <= allowed)
+
+
+def test_examples_in_the_documentation():
+    failed, attempted = doctest.testmod(counting)
+    assert attempted == 1
+    assert failed == 0
