@@ -307,7 +307,7 @@ def test_ctrl_c_leaves_a_run_that_resumes(tmp_path, config):
         "run",
         str(config),
     ]
-    command += ["--run-dir", str(tmp_path / "run"), "--recipe.epochs", "400", "--execution.width", "1"]
+    command += ["--run-dir", str(tmp_path / "run"), "--recipe.epochs", "150", "--execution.width", "1"]
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
