@@ -7,12 +7,10 @@ at any instant, and the same command completes the run.
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,12 +39,11 @@ from lira.store.config import (
 from lira.store.zarr import (
     RunError,
     StoredSignal,
+    locked,
     new_directory,
-    open_array,
-    read_store,
+    read_rows,
     write_array,
     write_atomically,
-    writing,
 )
 from lira.versions import versions
 
@@ -296,17 +293,9 @@ class Run:
 
     # --- Writing ----------------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> contextlib.AbstractContextManager[None]:
         """Hold the run for writing; a second process is refused. The lock dies with its owner."""
-        with writing(self.path), open(self.path / ".lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunError(
-                    f"{self.path}: another process is writing this run; wait for it or stop it"
-                ) from error
-            yield
+        return locked(self.path)
 
     def require_same_models(self, dataset: Dataset) -> None:
         """Raise RunError where models trained now would not be as those that are there, naming what differs."""
@@ -348,15 +337,8 @@ class Run:
 
     def scores(self, attack: str) -> np.ndarray | None:
         """Stored scores of the usable models, float32 `[m, N]`; None if absent or of another set of models."""
-        place = self.path / "scores" / attack
-        try:
-            attributes = json.loads((place / "zarr.json").read_text())["attributes"]
-        except (OSError, ValueError, KeyError):
-            return None
         models = self.models
-        if attributes.get("models") != models.tolist():
-            return None
-        return read_store(open_array(place)[models], str(place))
+        return read_rows(self.path / "scores" / attack, models, {"models": models.tolist()})
 
     # --- Behind the scenes ------------------------------------------------------------------------------------------
 

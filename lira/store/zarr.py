@@ -1,6 +1,8 @@
 """Arrays on disk: Zarr v3 that any reader opens, directories and files that appear whole or not at all."""
 
 import contextlib
+import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,8 +18,10 @@ __all__ = [
     "RunError",
     "StoredSignal",
     "create_array",
+    "locked",
     "new_directory",
     "open_array",
+    "read_rows",
     "read_store",
     "write_array",
     "write_atomically",
@@ -119,6 +123,34 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold a run directory for writing, against other processes; the lock dies with its owner.
+
+    Raises:
+        RunError: another process holds it, or nothing can be written there.
+    """
+    with writing(directory), open(directory / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"{directory}: another process is writing this run; wait for it or stop it"
+            ) from error
+        yield
+
+
+def read_rows(place: Path, rows: np.ndarray, attributes: dict[str, Any]) -> np.ndarray | None:
+    """Rows of an array that `write_array` wrote with these attributes; None where it is absent or has others."""
+    try:
+        stored = json.loads((place / "zarr.json").read_text())["attributes"]
+    except (OSError, ValueError, KeyError):
+        return None
+    if any(stored.get(name) != value for name, value in attributes.items()):
+        return None
+    return read_store(open_array(place)[rows], str(place))
 
 
 def read_store(store: ts.TensorStore, where: str) -> np.ndarray:
