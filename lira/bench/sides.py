@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lira.bench.jax_loop import JaxLoop
+from lira.bench.machine import on_cpu
 from lira.data.dataset import Dataset
 from lira.engine.calibrate import programs_for
 from lira.engine.programs import train_steps
@@ -19,6 +20,7 @@ from lira.learning.augment import Queries
 from lira.learning.forward import as_input
 from lira.learning.models import build_model
 from lira.learning.recipe import Recipe
+from lira.learning.training import ModelState
 from lira.store.config import Execution
 
 __all__ = ["BESIDE", "Side", "side", "side_or_why_not", "why_absent"]
@@ -82,7 +84,7 @@ def side(name: str, recipe: Recipe, dataset: Dataset) -> Side:
         return Side(loop.train, loop.accuracy, 1, facts)
     if name != "lira":
         # Grouped convolutions are so slow on CPU that two models must do.
-        wide = 16 if recipe.model == "mlp" or jax.default_backend() != "cpu" else 2
+        wide = 16 if recipe.model == "mlp" or not on_cpu() else 2
         loop = JaxLoop(recipe, dataset, models=1 if name == "jax_loop" else wide)
         facts = {"compile_s": loop.compile_seconds, "memory_bytes": loop.memory(), "bytes_per_image": None}
         return Side(loop.train, loop.accuracy, loop.models, {"width": loop.models, **facts})
@@ -99,7 +101,7 @@ def _lira_side(recipe: Recipe, dataset: Dataset) -> Side:
     states = [programs.init(index, x[:1]) for index in indices]
     pool, epochs = ThreadPoolExecutor(programs.workers), iter(range(1 << 30))
 
-    def one_worker(steps, epoch, state, index):
+    def one_worker(steps: int, epoch: int, state: Any, index: jax.Array) -> tuple[Any, int]:
         state, taken = train_steps(programs, state, index, epoch, steps, x, y, keep)
         return jax.block_until_ready(state), taken
 
@@ -117,7 +119,7 @@ def _lira_side(recipe: Recipe, dataset: Dataset) -> Side:
         module = build_model(recipe.model, dataset.num_classes)
 
         @jax.vmap
-        def one_model(state):
+        def one_model(state: ModelState) -> jax.Array:
             variables = {"params": state.params, **state.statistics}
             logits, _ = module.apply(variables, held_out, train=True, mutable=list(state.statistics))
             return jnp.mean(jnp.argmax(logits, axis=1) == dataset.y_test)

@@ -7,6 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from lira.learning.augment import check_augmentation
 from lira.learning.choices import check_choices
@@ -95,7 +96,7 @@ def learning_rate(recipe: Recipe, total_steps: int) -> optax.Schedule:
     """The learning rate at each step, counted from 0."""
     warmup_steps = recipe.warmup * total_steps
 
-    def schedule(step):
+    def schedule(step: ArrayLike) -> jax.Array:
         step = jnp.asarray(step, float)  # float64 where that is on, as int32 would not become
         progress = step / total_steps
         if recipe.schedule == "cosine":

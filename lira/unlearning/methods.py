@@ -1,6 +1,6 @@
 """A method as a function of one model's stored parameters."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from lira.data.dataset import Dataset
 from lira.learning.learner import Learner
 from lira.learning.training import variable_shapes
 from lira.unlearners import RETRAIN, apply_method, find_method
-from lira.unlearners.problem import Problem
+from lira.unlearners.problem import Problem, Variables
 from lira.unlearning.config import UnlearnConfig
 
 __all__ = ["check_methods", "one_model", "traced"]
@@ -31,7 +31,15 @@ def one_model(
     _, unravel = ravel_pytree(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
     size = int(requests.sum(axis=1).max())
 
-    def one(flat, model, request, forget, retain, x, y):
+    def one(
+        flat: jax.Array,
+        model: jax.Array,
+        request: jax.Array,
+        forget: jax.Array,
+        retain: jax.Array,
+        x: jax.Array,
+        y: jax.Array,
+    ) -> tuple[Variables, jax.Array]:
         # Not among the keys of the model's training, and the same for all methods.
         key = jax.random.fold_in(jax.random.fold_in(learner.key(model), 2), request)
         problem = Problem(
@@ -42,7 +50,9 @@ def one_model(
     return one
 
 
-def check_methods(config: UnlearnConfig, dataset: Dataset, requests: np.ndarray, methods) -> None:
+def check_methods(
+    config: UnlearnConfig, dataset: Dataset, requests: np.ndarray, methods: Iterable[str]
+) -> None:
     """Raise ValueError, before anything is spent, for a method that cannot be traced."""
     for name in methods:
         if name != RETRAIN:

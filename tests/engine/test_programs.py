@@ -119,10 +119,10 @@ def test_pinned_width_and_lowering_are_not_measured(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("backend", "precision", "execution", "share", "expected"),
+    ("platform", "precision", "execution", "share", "expected"),
     [
-        ("cpu", "float32", AUTO, 5, [(how, [1, 4]) for how in ("mixed", "winograd", "patches")]),
-        ("cpu", "bfloat16", AUTO, 16, [(how, [1, 4, 16]) for how in ("patches", "xla")]),
+        ("cpu", "float32", AUTO, 5, [(name, [1, 4]) for name in ("mixed", "winograd", "patches")]),
+        ("cpu", "bfloat16", AUTO, 16, [(name, [1, 4, 16]) for name in ("patches", "xla")]),
         ("cpu", "bfloat16", Execution(width=3), 16, [("patches", [3]), ("xla", [3])]),
         ("gpu", "float32", AUTO, 256, [("xla", [1]), ("per_model", [4])]),
         ("gpu", "float32", AUTO, 2, [("xla", [1]), ("per_model", [2])]),
@@ -132,11 +132,11 @@ def test_pinned_width_and_lowering_are_not_measured(monkeypatch):
         ("gpu", "bfloat16", Execution(lowering="patches"), 4, [("patches", [1, 4])]),
     ],
 )
-def test_candidates_of_a_network_that_convolves(backend, precision, execution, share, expected, monkeypatch):
+def test_candidates_of_a_network_that_convolves(platform, precision, execution, share, expected):
     """On CPU Winograd in float32, and XLA's own in bfloat16; on a GPU, where each costs half a minute, one model or a few of them."""
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     recipe = Recipe(model="cnn", batch_size=8, precision=precision)
-    assert calibrate._candidates(Learner.of(recipe, images()), images(), execution, share) == expected
+    learner = dataclasses.replace(Learner.of(recipe, images()), platform=platform)
+    assert calibrate._candidates(learner, images(), execution, share) == expected
 
 
 @pytest.mark.parametrize(
@@ -147,26 +147,26 @@ def test_short_epochs_are_trained_several_at_a_time(epochs, steps, at_once):
     assert engine_programs.epochs_at_once(Recipe(epochs=epochs), steps) == at_once
 
 
-def test_whole_epochs_as_a_program_train_as_steps_do(monkeypatch):
+def test_whole_epochs_as_a_program_train_as_steps_do():
     """Two epochs of four steps, as on an accelerator in one call and timed in such calls, or one call an epoch."""
     data = dataset()
     x, y, keep = jnp.asarray(data.x), jnp.asarray(data.y), jnp.asarray(np.arange(80) % 3 > 0)[None]
     recipe = Recipe(epochs=2, batch_size=10)
 
-    def trained():
-        programs = engine_programs._build(Learner.of(recipe, data), Queries(), data, "patches", 1, ())
+    def trained(platform):
+        learner = dataclasses.replace(Learner.of(recipe, data), platform=platform)
+        programs = engine_programs._build(learner, Queries(), data, "patches", 1, ())
         state = programs.init(jnp.arange(1), x[:1])
         state, taken = engine_programs.train_steps(programs, state, jnp.arange(1), 0, 5, x, y, keep)
         assert calibrate.seconds_per_step(programs, data) > 0
         return programs, taken, state
 
-    programs, taken, state = trained()
+    programs, taken, state = trained("cpu")
     assert (programs.epochs, programs.steps, taken, int(state.step[0])) == (1, 4, 5, 5)
     state, _ = programs.train(programs.init(jnp.arange(1), x[:1]), jnp.arange(1), 0, 4, x, y, keep)
     state, losses = programs.train(state, jnp.arange(1), 1, 4, x, y, keep)
     assert losses.shape == (1, 1)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    programs, taken, at_once = trained()
+    programs, taken, at_once = trained("gpu")
     assert (programs.epochs, programs.steps, taken, int(at_once.step[0])) == (2, 8, 8, 8)
     for a, e in zip(jax.tree.leaves(at_once.params), jax.tree.leaves(state.params), strict=True):
         np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6)
@@ -235,17 +235,16 @@ def test_sweeps_ask_about_as_many_examples_as_fit_off_the_cpu(monkeypatch):
     blocks = engine_sweep.batches_of
     monkeypatch.setattr(engine_sweep, "batches_of", lambda n, batch: asked.append(batch) or blocks(n, batch))
 
-    def sweep():
-        build = engine_programs._build
-        programs = build(Learner.of(recipe, images()), Queries(mirror=True), images(), "patches", 2, ())
+    def sweep(platform):
+        learner = dataclasses.replace(Learner.of(recipe, images()), platform=platform)
+        programs = engine_programs._build(learner, Queries(mirror=True), images(), "patches", 2, ())
         x, y = jnp.asarray(images().x), jnp.asarray(images().y)
         indices, keep = jnp.arange(2), jnp.ones((2, len(y)), bool)
         variables = programs.evaluate(programs.init(indices, x[:1]), indices, x, keep)
         return programs.sweep(variables, x, y)
 
-    small, _ = sweep()
+    small, _ = sweep("cpu")
     assert asked == [8], "a training batch of queries, two an example"
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    large, _ = sweep()
+    large, _ = sweep("gpu")
     assert 8 < asked[-1] <= 96
     np.testing.assert_allclose(large["phi"], small["phi"], rtol=1e-4, atol=1e-4)
