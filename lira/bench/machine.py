@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.linen.module import InterceptorContext
+from flax.linen.module import Args, InterceptorContext, Kwargs, NextGetter
 
 from lira.learning.forward import as_input
 from lira.learning.recipe import Precision
@@ -31,9 +31,7 @@ def multiply_adds(module: nn.Module, x: np.ndarray) -> list[int]:
     """
     layers: list[int] = []
 
-    def count(
-        call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: InterceptorContext
-    ) -> Any:
+    def count(call: NextGetter, args: Args, kwargs: Kwargs, context: InterceptorContext) -> Any:
         result = call(*args, **kwargs)
         if context.method_name == "__call__" and isinstance(context.module, nn.Conv | nn.Dense):
             kernel = context.module.get_variable("params", "kernel")

@@ -16,12 +16,11 @@ from lira.bench.machine import on_cpu
 from lira.data.dataset import Dataset
 from lira.engine.calibrate import programs_for
 from lira.engine.programs import train_steps
-from lira.learning.augment import Queries
 from lira.learning.forward import as_input
 from lira.learning.models import build_model
 from lira.learning.recipe import Recipe
 from lira.learning.training import ModelState
-from lira.store.config import Execution
+from lira.store.config import Config
 
 __all__ = ["BESIDE", "Side", "side", "side_or_why_not", "why_absent"]
 # What a user would do instead, and beside the last one what an expert would make of it.
@@ -93,7 +92,7 @@ def side(name: str, recipe: Recipe, dataset: Dataset) -> Side:
 
 def _lira_side(recipe: Recipe, dataset: Dataset) -> Side:
     began = time.perf_counter()
-    programs = programs_for(recipe, Queries(), Execution(), dataset, 1024)
+    programs = programs_for(Config(recipe=recipe), dataset, 1024)
     x, y = jnp.asarray(dataset.x), jnp.asarray(dataset.y)
     held_out = as_input(np.asarray(dataset.x_test), jnp.float32)
     keep = jnp.ones((programs.width, len(y)), bool)

@@ -178,18 +178,8 @@ def _patterns(count: int, held_out: int) -> Dataset:
 def table(result: dict[str, Any]) -> Table:
     """The result for a terminal."""
     shown = Table(title=f"{result['device']}, {result['precision']}, {result['date']}", title_justify="left")
-    for header in (
-        "model",
-        "side",
-        "images/s (min to max)",
-        "lira is",
-        "models/h",
-        "MFU",
-        "copy bw",
-        "accuracy",
-        "compile",
-        "memory",
-    ):
+    rates = ("images/s (min to max)", "lira is", "models/h", "MFU", "copy bw")
+    for header in ("model", "side", *rates, "accuracy", "compile", "memory"):
         shown.add_column(header, justify="left" if header in ("model", "side") else "right")
     for row in result["rows"]:
         speed, ratio, traffic, memory = (
@@ -240,28 +230,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(
-    models: str,
-    beside: str,
-    repeats: int,
-    seconds: float,
-    precision: Precision,
-    out: str | None,
-    console: Console,
-) -> None:
-    """`lira bench`: print the table, and write the JSON file if one is named, anew after each model."""
+def run(models: str, beside: str, out: str | None, console: Console, **options: Any) -> None:
+    """`lira bench`: print the table, and write the JSON file if one is named, anew after each model.
+
+    `models` and `beside` are joined by commas; `options` are the others of `bench`.
+    """
 
     def write(result: dict[str, Any]) -> None:
         if out:
             write_atomically(Path(out), json.dumps(result, indent=2, allow_nan=False).encode())
 
-    result = bench(
-        models.split(","),
-        beside=[name for name in beside.split(",") if name],
-        repeats=repeats,
-        seconds=seconds,
-        precision=precision,
-        so_far=write,
-    )
+    alternatives = [name for name in beside.split(",") if name]
+    result = bench(models.split(","), beside=alternatives, so_far=write, **options)
     Console(width=max(console.width, 150), soft_wrap=True).print(table(result))
     write(result)

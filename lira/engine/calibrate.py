@@ -20,12 +20,10 @@ from lira.cache import cache_directory, keep_compilations
 from lira.data.dataset import Dataset
 from lira.engine.device import MEMORY_SHARE, device_memory, stacks_at_a_time
 from lira.engine.programs import Programs, compile_programs, train_steps
-from lira.learning.augment import Queries
 from lira.learning.convolution import LOWERINGS
 from lira.learning.learner import Learner
-from lira.learning.recipe import Recipe
 from lira.learning.training import variable_shapes
-from lira.store.config import Execution
+from lira.store.config import Config, Execution
 from lira.store.zarr import write_atomically
 
 __all__ = ["programs_for", "seconds_per_step"]
@@ -45,27 +43,21 @@ SEVERAL = 4
 COSTLESS = {"epochs", "learning_rate", "schedule", "warmup", "momentum", "weight_decay", "statistics", "seed"}
 
 
-def programs_for(
-    recipe: Recipe,
-    queries: Queries,
-    execution: Execution,
-    dataset: Dataset,
-    models: int,
-    signals: tuple[str, ...] = (),
-) -> Programs:
+def programs_for(config: Config, dataset: Dataset, models: int) -> Programs:
     """Compile the programs of stacks for `models` models, at the pinned width and lowering or the fastest ones.
 
-    Their sweeps return phi and `signals`. A width or lowering that is not pinned is measured, once for this device, model
-    and batch size; the choice and XLA's programs are kept under `$LIRA_CACHE` (`~/.cache/lira`).
+    A width or lowering that is not pinned is measured, once for this device, model and batch size; the choice and XLA's
+    programs are kept under `$LIRA_CACHE` (`~/.cache/lira`).
 
     Raises:
         ValueError: not even one model fits on the device, or there is no such model.
     """
     keep_compilations()
+    recipe, execution = config.recipe, config.execution
     learner = Learner.of(recipe, dataset)
     workers = min(execution.workers or stacks_at_a_time(learner.platform), models)
     share = -(-models // workers)  # of each worker
-    compiled = partial(compile_programs, learner, queries, dataset, workers, signals=signals)
+    compiled = partial(compile_programs, learner, config.queries, dataset, workers, signals=config.signals)
     candidates = _candidates(learner, dataset, execution, share)
     if execution.width and len(candidates) == 1:
         pinned = candidates[0][0], min(execution.width, share)
@@ -145,10 +137,8 @@ def _candidates(
     and each candidate costs half a minute of compilation.
     """
     widest = 1 << (share - 1).bit_length()  # a stack is filled up to its width with copies
-    if execution.width:
-        widths = [execution.width]
-    else:
-        widths = [GROWTH**i for i in range(widest.bit_length()) if GROWTH**i <= widest]
+    grown = [GROWTH**i for i in range(widest.bit_length()) if GROWTH**i <= widest]
+    widths = [execution.width] if execution.width else grown
     if execution.lowering != "auto":
         return [(execution.lowering, widths)]
     if all(leaf.ndim <= 2 for leaf in jax.tree.leaves(variable_shapes(learner, dataset.x)["params"])):
@@ -182,17 +172,10 @@ def _fitting(compiled: Callable[[str, int], Programs], lowering: str, width: int
 
 def _cache_file(learner: Learner, dataset: Dataset, execution: Execution) -> Path:
     """A file for everything that the fastest width may depend on: all of the recipe but what costs no step anything."""
-    cost = {
-        each.name: getattr(learner.recipe, each.name)
-        for each in dataclasses.fields(Recipe)
-        if each.name not in COSTLESS
-    } | {"ema": learner.recipe.ema > 0}
-    device = (
-        jax.devices()[0].device_kind,
-        jax.device_count(),
-        stacks_at_a_time(learner.platform),
-        jax.__version__,
-    )
+    fields = dataclasses.asdict(learner.recipe).items()
+    cost = {name: value for name, value in fields if name not in COSTLESS} | {"ema": learner.recipe.ema > 0}
+    kind, stacks = jax.devices()[0].device_kind, stacks_at_a_time(learner.platform)
+    device = (kind, jax.device_count(), stacks, jax.__version__)
     shape = (dataset.x.shape, dataset.x.dtype.str)
     named = repr((learner.module, cost, device, shape, execution, LOWERINGS))
     return cache_directory() / "calibration" / f"{hashlib.sha256(named.encode()).hexdigest()[:16]}.json"

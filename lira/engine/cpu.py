@@ -1,17 +1,11 @@
-"""What CPUs alone need: steps and batches as programs of their own, since XLA's convolutions are slow within loops there.
-
-A stack has m models, each asked about n of the N examples.
-"""
+"""What CPUs alone need: steps as programs of their own, since XLA's convolutions are slow within loops there."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from lira.engine.stacked import batches_of
-
-__all__ = ["block_by_block", "in_loops", "step_by_step"]
+__all__ = ["in_loops", "step_by_step"]
 
 
 def in_loops(lowering: str, platform: str) -> str:
@@ -40,9 +34,3 @@ def step_by_step(
         state, losses = one_step(state, indices, number, at, orders, x, y)
         total += losses
     return state, (total / stop)[:, None]
-
-
-def block_by_block(ask: Callable[..., Any], batch: int, variables: Any, x: jax.Array, y: jax.Array) -> Any:
-    """The query sweep over x `[n, ...]` and y `[n]` as one call a batch; its arrays are `[m, n, ...]`."""
-    answers = [ask(variables, x[block], y[block]) for block in batches_of(len(y), batch)]
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1)[:, : len(y)], *answers)

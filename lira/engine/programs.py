@@ -56,24 +56,17 @@ class Programs(NamedTuple):
 
 
 def train_steps(
-    programs: Programs,
-    state: Any,
-    indices: jax.Array,
-    first: int,
-    steps: int,
-    x: jax.Array,
-    y: jax.Array,
-    keep: jax.Array,
+    programs: Programs, state: Any, indices: jax.Array, first: int, steps: int, *data: jax.Array
 ) -> tuple[Any, int]:
     """Train a stack for `steps` steps from epoch `first` on, or more where programs are of whole epochs; and how many.
 
-    Indices `[m]`, x `[N, ...]`, y `[N]` and keep `[m, N]` as `Programs.train` takes them.
+    Indices `[m]`, and as data x `[N, ...]`, y `[N]` and keep `[m, N]`, as `Programs.train` takes them.
     """
     taken = 0
     while taken < steps:
         count = min(programs.steps, steps - taken) if programs.any_steps else programs.steps
         epoch = first + taken // programs.steps * programs.epochs
-        state, _ = programs.train(state, indices, epoch, count, x, y, keep)
+        state, _ = programs.train(state, indices, epoch, count, *data)
         taken += count
     return state, taken
 
@@ -101,12 +94,7 @@ def compile_programs(
 
 
 def _build(
-    learner: Learner,
-    queries: Queries,
-    dataset: Dataset,
-    lowering: str,
-    width: int,
-    signals: tuple[str, ...],
+    learner: Learner, queries: Queries, dataset: Dataset, lowering: str, width: int, signals: tuple[str, ...]
 ) -> Programs:
     """The programs of stacks of `width` models on one worker."""
     whole, platform = steps_per_epoch(dataset.num_examples, learner.recipe.batch_size), learner.platform
@@ -155,18 +143,11 @@ def _training(
     (state, indices, x, y, keep), platform = shapes, learner.platform
     by_lowering = partial(stacked, lowering, platform)
     if in_loops(lowering, platform) == lowering:
-        # A number of steps that the compiler knows: nothing asks the host after each whether another follows.
+        # On accelerators a number of steps that the compiler knows: the host need not be asked after each for another.
+        taken = (lambda stop: stop) if platform == "cpu" else (lambda stop: whole)
         of_stack = by_lowering(
-            lambda state, index, first, stop, x, y, keep: train_epochs(
-                learner,
-                state,
-                learner.key(index),
-                first,
-                several,
-                stop if platform == "cpu" else whole,
-                x,
-                y,
-                keep,
+            lambda state, index, first, stop, *data: train_epochs(
+                learner, state, learner.key(index), first, several, taken(stop), *data
             ),
             *(0, 0, None, None, None, None, 0),
             donate_argnums=0,
@@ -230,7 +211,7 @@ def fit_beside(
 
 
 def _by_parts(compiled: Callable[..., Any], axes: tuple[int | None, ...], width: int, *arguments: Any) -> Any:
-    """Call a function compiled for `width` models on a whole stack, one part after the other."""
+    """Call a function compiled for `width` models on a whole stack, one part after the other: arrays `[m, ...]`."""
     models = models_in(axes, arguments)
     if models == width:
         return compiled(*arguments)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lira.engine.cpu import block_by_block, in_loops
+from lira.engine.cpu import in_loops
 from lira.engine.stacked import batches_of, compiled_once, stacked
 from lira.learning.augment import ORIGINAL_BATCH, Queries
 from lira.learning.evaluation import query
@@ -47,14 +47,14 @@ def sweep_program(
     if queries.convention == "original":
         # Its batches are part of the convention, so the last one is not filled up.
         stacked_ask = stacked(looped, platform, ask, 0, None, None)
-        return partial(_part_by_part, compiled_once(stacked_ask), ORIGINAL_BATCH)
+        return partial(_by_calls, compiled_once(stacked_ask), ORIGINAL_BATCH, wraps=False)
     stacked_ask = stacked(lowering, platform, ask, 0, None, None)
     batch = max(1, learner.recipe.batch_size // len(queries.views))
     # Not so on CPU: what a training batch needs stays in the cache there, and larger ones were up to 30 % slower.
     if room is not None and platform != "cpu":
         batch = _sweep_batch(stacked_ask, variables, x, y, batch, room)
     if looped != lowering:
-        return partial(block_by_block, compiled_once(stacked_ask), batch)
+        return partial(_by_calls, compiled_once(stacked_ask), batch, wraps=True)
 
     @jax.named_scope("sweep")
     def sweep(variables: Any, x: jax.Array, y: jax.Array) -> Any:
@@ -73,8 +73,14 @@ def _sweep_batch(
     return min(max(batch, int(room / max(each, 1))), y.shape[0])
 
 
-def _part_by_part(ask: Callable[..., Any], batch: int, variables: Any, x: jax.Array, y: jax.Array) -> Any:
-    """The sweep over x `[n, ...]` and y `[n]` as one call a batch of consecutive examples, the last what remains."""
-    parts = [slice(at, at + batch) for at in range(0, len(y), batch)]
+def _by_calls(
+    ask: Callable[..., Any], batch: int, variables: Any, x: jax.Array, y: jax.Array, *, wraps: bool
+) -> Any:
+    """The sweep over x `[n, ...]` and y `[n]` as one call a batch of consecutive examples.
+
+    The last batch wraps, so that all are of one shape, or is what remains.
+    """
+    n = len(y)
+    parts = batches_of(n, batch) if wraps else [slice(at, at + batch) for at in range(0, n, batch)]
     answers = [jax.tree.map(np.asarray, ask(variables, x[part], y[part])) for part in parts]
-    return jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *answers)
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays, axis=1)[:, :n], *answers)

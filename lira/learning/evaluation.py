@@ -1,12 +1,11 @@
 """What a trained model answers with, and what it answers: averaged weights, norm statistics, queries."""
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.module import InterceptorContext
+from flax.linen.module import Args, InterceptorContext, Kwargs, NextGetter
 
 from lira.learning.augment import Queries, query_views
 from lira.learning.averages import is_float, zero_average
@@ -43,15 +42,16 @@ def evaluated(
         x: `[N, ...]`.
         keep: bool `[N]`, its members.
     """
-    recipe, now = learner.recipe, {"params": state.params, **state.statistics}
+    recipe = learner.recipe
     if not answers_by_average(recipe, queries):
-        return now
+        return {"params": state.params, **state.statistics}
     correction = 1 - recipe.ema ** state.step.astype(jnp.float32)
-    average = jax.tree.map(
+    params, statistics = jax.tree.map(
         lambda mean, leaf: (mean / correction).astype(leaf.dtype) if is_float(leaf) else mean,
         state.average,
-        now,
+        (state.params, state.statistics),
     )
+    average = {"params": params, **statistics}
     if recipe.statistics == "averaged" or not state.statistics:
         return average
     return {**average, **recomputed_statistics(learner, average, key, x, keep)}
@@ -92,9 +92,7 @@ def _added(total: jax.Array, leaf: jax.Array) -> jax.Array:
     return total + leaf if is_float(leaf) else leaf
 
 
-def _without_memory(
-    call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: InterceptorContext
-) -> Any:
+def _without_memory(call: NextGetter, args: Args, kwargs: Kwargs, context: InterceptorContext) -> Any:
     """What a layer returns, a `nn.BatchNorm`'s running statistics becoming those of the batch alone; for flax's interceptors."""
     module = context.module
     if not isinstance(module, nn.BatchNorm) or context.method_name != "__call__" or module.momentum == 0:
@@ -106,9 +104,7 @@ def norm_constants(module: nn.Module, x: Array) -> dict[str, dict[str, Any]]:
     """The constants of a module's norms, by path: kind, and epsilon and momentum where it has them. `x [N, ...]`."""
     norms: dict[str, dict[str, Any]] = {}
 
-    def note(
-        call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: InterceptorContext
-    ) -> Any:
+    def note(call: NextGetter, args: Args, kwargs: Kwargs, context: InterceptorContext) -> Any:
         layer = context.module
         constants = {
             name: float(value)
@@ -129,12 +125,7 @@ def norm_constants(module: nn.Module, x: Array) -> dict[str, dict[str, Any]]:
 
 @jax.named_scope("query")
 def query(
-    module: nn.Module,
-    queries: Queries,
-    signals: tuple[str, ...],
-    variables: Variables,
-    x: Array,
-    y: Array,
+    module: nn.Module, queries: Queries, signals: tuple[str, ...], variables: Variables, x: Array, y: Array
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     """Ask one model about a batch of examples in float32.
 

@@ -5,14 +5,14 @@ of sums over pixels; of this seven, which read and write a tenth less (experimen
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.module import InterceptorContext
+from flax.linen.module import Args, InterceptorContext, Kwargs, NextGetter
 from jax import lax
 
 __all__ = ["batch_norm", "joint_sums"]
@@ -25,8 +25,8 @@ _custom_backward: Any = partial(jax.custom_vjp, nondiff_argnums=(3,))
 def joint_sums(platform: str) -> Iterator[None]:
     """Within it, every plain `nn.BatchNorm` in training takes its sums by `batch_norm`, but on CPU, where XLA needs no help.
 
-    `platform` is what the function runs on, as JAX names it: cpu, gpu or tpu.
-    It has no forward derivatives then. Enter it inside the function that is traced.
+    `platform` is what the function runs on, as JAX names it: cpu, gpu or tpu. What is replaced has no forward derivatives.
+    Enter it inside the function that is traced.
     """
     if platform == "cpu":
         yield
@@ -35,9 +35,7 @@ def joint_sums(platform: str) -> Iterator[None]:
         yield
 
 
-def _replaced(
-    call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: InterceptorContext
-) -> Any:
+def _replaced(call: NextGetter, args: Args, kwargs: Kwargs, context: InterceptorContext) -> Any:
     """What a layer returns, a plain norm's in training by `batch_norm`; an interceptor of flax's."""
     module = context.module
     if context.method_name != "__call__" or not isinstance(module, nn.BatchNorm):

@@ -116,9 +116,7 @@ def optimizer(recipe: Recipe, rate: optax.Schedule) -> optax.GradientTransformat
     # Biases and the scales of norms are vectors; everything that is decayed has two axes or more.
     decay = optax.add_decayed_weights(recipe.weight_decay, mask=partial(jax.tree.map, lambda p: p.ndim > 1))
     adam = optax.scale_by_adam()
-    parts = {
-        "sgd": (decay, optax.trace(recipe.momentum)),
-        "adam": (decay, adam),
-        "adamw": (adam, decay),
-    }[recipe.optimizer]
+    parts = {"sgd": (decay, optax.trace(recipe.momentum)), "adam": (decay, adam), "adamw": (adam, decay)}[
+        recipe.optimizer
+    ]
     return optax.chain(*parts, optax.scale_by_learning_rate(rate))

@@ -1,5 +1,6 @@
 """One shadow model in training: a pure function of (recipe, key, data, keep row). Stacks are made outside, by `vmap`."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ class ModelState(NamedTuple):
     params: Any
     statistics: Any  # flax's other collections, such as BatchNorm's running averages
     optimizer: optax.OptState  # of packed params
-    average: Any  # moving average of {"params": params, **statistics}, from zero; or None
+    average: Any  # moving averages of (params, statistics), from zero; or None
     step: jax.Array  # int32, steps taken
 
 
@@ -43,7 +44,7 @@ def init_model(learner: Learner, key: jax.Array, x: Array) -> ModelState:
         params=params,
         statistics=statistics,
         optimizer=_optimizer_of(learner).init(pack(params, params, learner.platform)),
-        average=jax.tree.map(zero_average, dict(variables)) if learner.recipe.ema else None,
+        average=jax.tree.map(zero_average, (params, statistics)) if learner.recipe.ema else None,
         step=jnp.zeros((), jnp.int32),
     )
 
@@ -104,7 +105,7 @@ def train_epochs(
         return packed, total / stop
 
     packed, losses = jax.lax.scan(one_epoch, _packed(learner, state), (batches, keys), unroll=epochs == 1)
-    return _unpacked(packed, state), losses
+    return _converted(unpack, packed, state), losses
 
 
 def epoch_order(recipe: Recipe, key: jax.Array, epoch: Array | int, keep: Array) -> jax.Array:
@@ -137,10 +138,9 @@ def train_step(
     """Train one model for step `step` of an epoch in the order of `epoch_order`; return its new state and the loss."""
     size = learner.recipe.batch_size
     batch = jax.lax.dynamic_slice_in_dim(jnp.asarray(order), step * size, size)
-    packed, loss = _packed_step(
-        learner, state, _packed(learner, state), _step_key(key, epoch, step), batch, x, y
-    )
-    return _unpacked(packed, state), loss
+    step_key = _step_key(key, epoch, step)
+    packed, loss = _packed_step(learner, state, _packed(learner, state), step_key, batch, x, y)
+    return _converted(unpack, packed, state), loss
 
 
 def _packed_step(
@@ -166,9 +166,8 @@ def _packed_step(
     (loss, after), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
     packed_gradient = pack(gradient, like.params, learner.platform)
     with jax.named_scope("optimizer"):
-        updates, optimizer_state = _optimizer_of(learner).update(
-            packed_gradient, state.optimizer, state.params
-        )
+        update = _optimizer_of(learner).update
+        updates, optimizer_state = update(packed_gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
     statistics = pack(after, like.statistics, learner.platform)
     average = state.average
@@ -191,28 +190,16 @@ def _cross_entropy(logits: jax.Array, labels: Array) -> jax.Array:
 
 
 def _packed(learner: Learner, state: ModelState) -> ModelState:
-    """Params and statistics packed, and their averages as the pair of both."""
-    packed, average = partial(pack, platform=learner.platform), state.average
-    if average is not None:
-        rest = {name: value for name, value in average.items() if name != "params"}
-        average = packed(average["params"], state.params), packed(rest, state.statistics)
-    return state._replace(
-        params=packed(state.params, state.params),
-        statistics=packed(state.statistics, state.statistics),
-        average=average,
-    )
+    """A state as its platform trains it, see `pack`."""
+    return _converted(partial(pack, platform=learner.platform), state, state)
 
 
-def _unpacked(state: ModelState, like: ModelState) -> ModelState:
-    average = state.average
-    if average is not None:
-        params, statistics = average
-        average = {"params": unpack(params, like.params), **unpack(statistics, like.statistics)}
-    return state._replace(
-        params=unpack(state.params, like.params),
-        statistics=unpack(state.statistics, like.statistics),
-        average=average,
-    )
+def _converted(convert: Callable[[Any, Any], Any], state: ModelState, like: ModelState) -> ModelState:
+    """A state with `convert(tree, tree of like)` in place of params, statistics and their averages: packed or unpacked."""
+    shapes = like.params, like.statistics
+    params, statistics = map(convert, (state.params, state.statistics), shapes)
+    average = state.average and tuple(map(convert, state.average, shapes))
+    return state._replace(params=params, statistics=statistics, average=average)
 
 
 def _step_key(key: jax.Array, epoch: Array | int, step: Array | int) -> jax.Array:

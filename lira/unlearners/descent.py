@@ -1,16 +1,15 @@
 """Forgetting by further training: on what is retained, against what is to be forgotten, or both."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.module import InterceptorContext
+from flax.linen.module import Args, InterceptorContext, Kwargs, NextGetter
 
 from lira.learning.forward import as_input
-from lira.unlearners.problem import Batch, Problem, Variables, cross_entropy, descend, retained_loss
+from lira.unlearners.problem import Batch, Problem, Valued, Variables, cross_entropy, descend, retained_loss
 
 __all__ = ["finetune", "gradient_ascent", "last_layer", "negrad_plus", "none", "random_labels", "scrub"]
 
@@ -51,9 +50,7 @@ def gradient_ascent(
         clip: norm to which longer gradients are shortened.
     """
 
-    def loss(
-        variables: Variables, forget: Batch, retain: Batch, step_key: jax.Array
-    ) -> tuple[jax.Array, Variables]:
+    def loss(variables: Variables, forget: Batch, retain: Batch, step_key: jax.Array) -> Valued:
         logits, statistics = problem.ask(variables, forget.x)
         return -cross_entropy(logits, forget.y), statistics
 
@@ -85,9 +82,7 @@ def negrad_plus(
         raise ValueError(f"beta must be in [0, 1]; got {beta}")
     retained = retained_loss(problem)
 
-    def loss(
-        variables: Variables, forget: Batch, retain: Batch, step_key: jax.Array
-    ) -> tuple[jax.Array, Variables]:
+    def loss(variables: Variables, forget: Batch, retain: Batch, step_key: jax.Array) -> Valued:
         kept, statistics = retained(variables, forget, retain, step_key)
         logits, _ = problem.ask(variables, forget.x)
         return beta * kept - (1 - beta) * cross_entropy(logits, forget.y), statistics
@@ -111,9 +106,7 @@ def random_labels(problem: Problem, key: jax.Array, *, epochs: int = 5, rate: fl
     retained = retained_loss(problem)
     share = problem.size / len(problem.y)  # as if all examples were trained on together
 
-    def loss(
-        variables: Variables, forget: Batch, retain: Batch, step_key: jax.Array
-    ) -> tuple[jax.Array, Variables]:
+    def loss(variables: Variables, forget: Batch, retain: Batch, step_key: jax.Array) -> Valued:
         kept, statistics = retained(variables, forget, retain, step_key)
         logits, _ = problem.ask(variables, forget.x)
         return (1 - share) * kept + share * cross_entropy(logits, wrong[forget.rows]), statistics
@@ -167,15 +160,11 @@ def scrub(
         kl = jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1).mean()
         return temperature**2 * kl, logits, statistics
 
-    def climb(
-        variables: Variables, forget: Batch, retain: Batch, step_key: jax.Array
-    ) -> tuple[jax.Array, Variables]:
+    def climb(variables: Variables, forget: Batch, retain: Batch, step_key: jax.Array) -> Valued:
         kl, _, statistics = divergence(variables, forget.x)
         return -kl, statistics
 
-    def obey(
-        variables: Variables, forget: Batch, retain: Batch, step_key: jax.Array
-    ) -> tuple[jax.Array, Variables]:
+    def obey(variables: Variables, forget: Batch, retain: Batch, step_key: jax.Array) -> Valued:
         kl, logits, statistics = divergence(variables, retain.x, step_key)
         return alpha * kl + gamma * cross_entropy(logits, retain.y), statistics
 
@@ -227,9 +216,7 @@ def _last_dense(module: nn.Module, example: jax.Array) -> tuple[str, ...]:
     """The path of the `nn.Dense` layer that is called last."""
     called: list[tuple[str, ...]] = []
 
-    def watch(
-        call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: InterceptorContext
-    ) -> Any:
+    def watch(call: NextGetter, args: Args, kwargs: Kwargs, context: InterceptorContext) -> Any:
         if isinstance(context.module, nn.Dense) and context.method_name == "__call__":
             called.append(context.module.path)
         return call(*args, **kwargs)

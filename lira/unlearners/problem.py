@@ -17,6 +17,7 @@ __all__ = [
     "Batch",
     "Method",
     "Problem",
+    "Valued",
     "Variables",
     "cross_entropy",
     "descend",
@@ -57,18 +58,16 @@ class Problem(NamedTuple):
 
         Static, so the same for every model: a pass is over half of the request or of the rest, as in training.
         """
+        batch = self.recipe.batch_size
         if side == "retain":
-            return max(
-                1, steps_per_epoch(len(self.y) - self.size, self.recipe.batch_size)
-            ), self.recipe.batch_size
-        batch = min(self.recipe.batch_size, max(1, self.size // 2))
+            return max(1, steps_per_epoch(len(self.y) - self.size, batch)), batch
+        batch = min(batch, max(1, self.size // 2))
         return max(1, self.size // 2 // batch), batch
 
 
 Method = Callable[..., Variables]
-Loss = Callable[
-    [Variables, Batch, Batch, jax.Array], tuple[jax.Array, Variables]
-]  # (variables, forget, retain, step key)
+Valued = tuple[jax.Array, Variables]  # the loss, a scalar, and the statistics that the model goes on with
+Loss = Callable[[Variables, Batch, Batch, jax.Array], Valued]  # (variables, forget, retain, step key)
 
 
 def fold_steps(
@@ -151,7 +150,7 @@ def descend(
     start = problem.variables if variables is None else variables
     total = epochs * problem.steps(over)[0]
 
-    def learning_rate(step: ArrayLike) -> jax.Array:
+    def learning_rate(step: ArrayLike) -> jax.Array | float:
         shape = 0.5 * (1 + jnp.cos(jnp.pi * step / total)) if anneal else 1.0
         return rate * problem.recipe.learning_rate * shape
 
@@ -178,9 +177,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def retained_loss(problem: Problem) -> Loss:
-    def loss(
-        variables: Variables, forget: Batch, retain: Batch, step_key: jax.Array
-    ) -> tuple[jax.Array, Variables]:
+    def loss(variables: Variables, forget: Batch, retain: Batch, step_key: jax.Array) -> Valued:
         logits, statistics = problem.ask(variables, retain.x, step_key)
         return cross_entropy(logits, retain.y), statistics
 

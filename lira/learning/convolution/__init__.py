@@ -12,23 +12,25 @@ What serves CPUs alone is in `cpu`; on accelerators `winograd` and `mixed` are t
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
-from flax.linen.module import InterceptorContext
+from flax.linen.module import Args, InterceptorContext, Kwargs, NextGetter
 from jax import lax
 
 from lira.learning.convolution.cpu.blocks import convolved_in_blocks
 from lira.learning.convolution.cpu.colours import is_of_colours, pixels_of_a_row
 from lira.learning.convolution.per_model import of_each_model
 from lira.learning.convolution.products import FEW_OUTPUTS, channel_product
-from lira.learning.convolution.static import LOWERINGS, Convolution, Lowering
+from lira.learning.convolution.static import NUMBERS, Convolution
 
 __all__ = ["LOWERINGS", "Lowering", "convolve", "lowering"]
 
+Lowering = Literal["xla", "per_model", "patches", "winograd", "mixed"]
+LOWERINGS: tuple[Lowering, ...] = get_args(Lowering)
 MANY_INPUTS = 1024
 
 
@@ -51,12 +53,7 @@ def lowering(name: str, platform: str) -> Iterator[None]:
 
 
 def _replaced(
-    name: str,
-    platform: str,
-    call: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    context: InterceptorContext,
+    name: str, platform: str, call: NextGetter, args: Args, kwargs: Kwargs, context: InterceptorContext
 ) -> Any:
     """What a layer returns when its convolution or product is another; an interceptor of flax's."""
     module = context.module
@@ -96,44 +93,34 @@ def convolve(
     rhs: jax.Array,
     window_strides: Sequence[int],
     padding: str | Sequence[tuple[int, int]],
-    lhs_dilation: Sequence[int] | None = None,
-    rhs_dilation: Sequence[int] | None = None,
-    dimension_numbers: Any = None,
-    feature_group_count: int = 1,
-    batch_group_count: int = 1,
-    precision: Any = None,
-    preferred_element_type: Any = None,
     *,
     lowering: str,
     platform: str,
-    **kwargs: Any,
+    **options: Any,
 ) -> jax.Array:
     """`lax.conv_general_dilated` by a lowering, for images `[n, H, W, C]` and kernels `[h, w, C, O]`.
 
     Under `vmap` over models it is a batched matrix product, or a convolution for each model, instead of a grouped
     convolution. Other layouts, groups and dilations fall back to XLA's, except for `per_model`, which takes all.
+    `options` are the other arguments of `lax.conv_general_dilated`, by name.
     """
-    numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+    numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, options.get("dimension_numbers"))
+    groups = options.get("feature_group_count", 1), options.get("batch_group_count", 1)
+    dilations = [d for name in ("lhs_dilation", "rhs_dilation") for d in options.get(name) or ()]
     handled = (
         lowering in ("patches", "winograd", "mixed")
         and lhs.ndim == 4
-        and numbers == lax.conv_dimension_numbers(lhs.shape, rhs.shape, ("NHWC", "HWIO", "NHWC"))
-        and feature_group_count == batch_group_count == 1
-        and all(d == 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
+        and numbers == lax.conv_dimension_numbers(lhs.shape, rhs.shape, NUMBERS)
+        and set(groups) | set(dilations) == {1}
     )
     if not handled:
-        plain = partial(
-            lax.conv_general_dilated, window_strides=window_strides, padding=padding, lhs_dilation=lhs_dilation,
-            rhs_dilation=rhs_dilation, dimension_numbers=dimension_numbers, feature_group_count=feature_group_count,
-            batch_group_count=batch_group_count, precision=precision, preferred_element_type=preferred_element_type,
-            **kwargs,
-        )  # fmt: skip
+        plain = partial(lax.conv_general_dilated, window_strides=window_strides, padding=padding, **options)
         return of_each_model(plain, lhs, rhs) if lowering == "per_model" else plain(lhs, rhs)
     strides = (int(window_strides[0]), int(window_strides[1]))
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
     rows, columns = ((int(low), int(high)) for low, high in padding)
-    conv = Convolution(lowering, platform, strides, (rows, columns), precision)
+    conv = Convolution(lowering, platform, strides, (rows, columns), options.get("precision"))
     if is_of_colours(conv, lhs, rhs):
         return pixels_of_a_row(conv, lhs, rhs)
     return convolved_in_blocks(conv, lhs, rhs)

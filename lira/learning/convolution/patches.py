@@ -29,17 +29,10 @@ def patched(conv: Convolution, x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jnp.matmul(patches, kernel.reshape(-1, kernel.shape[3]), precision=conv.precision)
 
 
-def _patched_forward(
-    conv: Convolution, x: jax.Array, kernel: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """The result, and x and the kernel for the way back: patches are made anew."""
-    return patched(conv, x, kernel), (x, kernel)
-
-
 def _patched_backward(
     conv: Convolution, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The gradients of x and of the kernel."""
+    """The gradients of x and of the kernel, for which patches are made anew."""
     x, kernel = saved
     height, width, channels, features = kernel.shape
     patches = _patches(conv, x, kernel.shape)
@@ -53,7 +46,7 @@ def _patched_backward(
     return _gathered(shares, conv.strides, conv.pads, x.shape), kernel_gradient
 
 
-patched.defvjp(_patched_forward, _patched_backward)
+patched.defvjp(lambda conv, *pair: (patched(conv, *pair), pair), _patched_backward)
 
 
 def _gathered(shares: jax.Array, strides: Strides, pads: Pads, shape: tuple[int, ...]) -> jax.Array:

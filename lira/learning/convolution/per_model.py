@@ -27,17 +27,12 @@ def _one_after_the_other(
     arguments: Sequence[jax.Array], axes: Sequence[int | None], *, function: Bilinear
 ) -> tuple[jax.Array, int]:
     """What the function gives of each model's two arguments, `[models, ...]`, and 0, the axis of models in it."""
-    models = next(a.shape[axis] for a, axis in zip(arguments, axes, strict=True) if axis is not None)
-    results = [
-        of_each_model(
-            function,
-            *(
-                a if axis is None else lax.index_in_dim(a, i, axis, keepdims=False)
-                for a, axis in zip(arguments, axes, strict=True)
-            ),
-        )
-        for i in range(models)
-    ]
+    pairs = list(zip(arguments, axes, strict=True))
+    models = next(a.shape[axis] for a, axis in pairs if axis is not None)
+    results = []
+    for i in range(models):
+        one = (a if axis is None else lax.index_in_dim(a, i, axis, keepdims=False) for a, axis in pairs)
+        results.append(of_each_model(function, *one))
     return jnp.stack(results), 0
 
 

@@ -24,13 +24,6 @@ def channel_product(precision: Any, on_cpu: bool, x: jax.Array, matrix: jax.Arra
     return jnp.matmul(x, matrix, precision=precision)
 
 
-def _product_forward(
-    precision: Any, on_cpu: bool, x: jax.Array, matrix: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """The product, and both operands for the way back."""
-    return channel_product(precision, on_cpu, x, matrix), (x, matrix)
-
-
 def _product_backward(
     precision: Any, on_cpu: bool, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -39,7 +32,9 @@ def _product_backward(
     return jnp.matmul(gradient, matrix.T, precision=precision), over_pixels(x, gradient, precision, on_cpu)
 
 
-channel_product.defvjp(_product_forward, _product_backward)
+channel_product.defvjp(
+    lambda precision, on_cpu, *pair: (channel_product(precision, on_cpu, *pair), pair), _product_backward
+)
 
 
 def over_pixels(left: jax.Array, right: jax.Array, precision: Any, on_cpu: bool, turns: int = 1) -> jax.Array:

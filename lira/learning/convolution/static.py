@@ -1,16 +1,13 @@
 """What is static of a convolution, and the types that its lowerings share."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
-__all__ = ["LOWERINGS", "Convolution", "Lowering", "Pads", "Strides"]
+__all__ = ["NUMBERS", "Convolution", "Pads", "Strides"]
 
-Lowering = Literal["xla", "per_model", "patches", "winograd", "mixed"]
-LOWERINGS: tuple[Lowering, ...] = get_args(Lowering)
+NUMBERS = ("NHWC", "HWIO", "NHWC")  # JAX's names of the axes of images, kernels and results
 Strides = tuple[int, int]  # along rows and columns
-Pads = tuple[
-    tuple[int, int], tuple[int, int]
-]  # zeros before and after each column (axis 1) and each row (axis 2)
+Pads = tuple[tuple[int, int], tuple[int, int]]  # zeros (above, below) and (to the left, to the right)
 
 
 @dataclass(frozen=True)

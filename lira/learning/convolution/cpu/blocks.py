@@ -18,7 +18,7 @@ from lira.learning.convolution.cpu.cache import tiles_bytes
 from lira.learning.convolution.cpu.winograd import transformed_kernel, winograd
 from lira.learning.convolution.patches import flipped, pads_back, patched
 from lira.learning.convolution.products import custom_backward
-from lira.learning.convolution.static import Convolution
+from lira.learning.convolution.static import NUMBERS, Convolution
 
 __all__ = ["convolved_in_blocks"]
 
@@ -45,11 +45,6 @@ def convolved_in_blocks(conv: Convolution, x: jax.Array, kernel: jax.Array) -> j
     if images == len(x):
         return convolved(x, prepared)
     return _joined(lax.map(lambda part: convolved(part, prepared), _split(x, images)))
-
-
-def _conv_forward(conv: Convolution, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Pair]:
-    """The result, and x and the kernel for the way back."""
-    return convolved_in_blocks(conv, x, kernel), (x, kernel)
 
 
 def _conv_backward(conv: Convolution, saved: Pair, gradient: jax.Array) -> Pair:
@@ -88,7 +83,7 @@ def _backward(conv: Convolution, saved: Pair, gradient: jax.Array) -> Pair:
     return x_gradient, *finish(total)
 
 
-convolved_in_blocks.defvjp(_conv_forward, _conv_backward)
+convolved_in_blocks.defvjp(lambda conv, *pair: (convolved_in_blocks(conv, *pair), pair), _conv_backward)
 
 
 def _method(
@@ -121,12 +116,7 @@ def _by_xla(conv: Convolution, x: jax.Array, kernel: jax.Array) -> jax.Array:
     @jax.custom_batching.custom_vmap
     def convolved(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return lax.conv_general_dilated(
-            x,
-            kernel,
-            conv.strides,
-            conv.pads,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            precision=conv.precision,
+            x, kernel, conv.strides, conv.pads, dimension_numbers=NUMBERS, precision=conv.precision
         )
 
     @convolved.def_vmap

@@ -68,13 +68,9 @@ def _wide_rows(size: tuple[int, int], blocks: jax.Array) -> list[jax.Array]:
     return [wide[:, row : row + rows] for row in range(height)]
 
 
-def _wide_patches_forward(size: tuple[int, int], blocks: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return _wide_patches(size, blocks), blocks
-
-
 def _wide_patches_backward(size: tuple[int, int], blocks: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
     """The gradient of the blocks, through a plain concatenation."""
     return jax.vjp(lambda x: jnp.concatenate(_wide_rows(size, x), axis=-1), blocks)[1](gradient)
 
 
-_wide_patches.defvjp(_wide_patches_forward, _wide_patches_backward)
+_wide_patches.defvjp(lambda size, blocks: (_wide_patches(size, blocks), blocks), _wide_patches_backward)

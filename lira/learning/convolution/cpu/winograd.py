@@ -10,6 +10,7 @@ backward pass.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -32,13 +33,8 @@ def winograd(conv: Convolution, x: jax.Array, kernels: Sequence[Arrays]) -> jax.
     rows, columns = ((pads[axis][0], ends[axis] - x.shape[1 + axis] - pads[axis][0]) for axis in (0, 1))
     x = padded(x, (rows, columns))
     tiles = [_input_transform(strides[1], row, 2) for row in _input_transform(strides[0], x, 1)]
-    products = [
-        [
-            channel_product(conv.precision, conv.on_cpu, tile, matrix)
-            for tile, matrix in zip(*row, strict=True)
-        ]
-        for row in zip(tiles, kernels, strict=True)
-    ]
+    product = partial(channel_product, conv.precision, conv.on_cpu)
+    products = [list(map(product, *rows)) for rows in zip(tiles, kernels, strict=True)]
     y = _output_transform(strides[0], [_output_transform(strides[1], row, 2) for row in products], 1)
     return y[:, : sizes[0], : sizes[1]]
 
