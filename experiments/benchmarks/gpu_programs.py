@@ -17,7 +17,6 @@ import json
 import math
 import re
 from typing import NamedTuple
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -74,9 +73,9 @@ class Kernel(NamedTuple):
 
 def compiled_training(model: str, precision: str, how: str, width: int):
     """The program that trains a stack for an epoch or more, compiled for the H100; its epochs, and its data set's bytes."""
-    dataset, recipe, _ = workload(model, precision)
+    dataset, recipe, _ = workload(model, precision, "gpu")
     steps = steps_per_epoch(len(dataset.y), recipe.batch_size)
-    learner = Learner(build_model(model, dataset.num_classes), recipe, steps)
+    learner = Learner(build_model(model, dataset.num_classes), recipe, steps, "gpu")
     several = epochs_at_once(recipe, steps)
 
     def init(index, x):
@@ -87,14 +86,14 @@ def compiled_training(model: str, precision: str, how: str, width: int):
 
     index, first = jnp.zeros(width, int), jnp.zeros((), int)
     keep = jax.ShapeDtypeStruct((width, len(dataset.y)), bool)
-    state = jax.eval_shape(stacked(how, init, 0, None), index, dataset.x[:1])
+    state = jax.eval_shape(stacked(how, "gpu", init, 0, None), index, dataset.x[:1])
     topology = topologies.get_topology_desc(platform="cuda", target_config=H100, topology="1x1x1")
     place = jax.sharding.SingleDeviceSharding(topology.devices[0])
     arguments = jax.tree.map(
         lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place),
         (state, index, first, dataset.x, dataset.y, keep),
     )
-    whole = stacked(how, epochs, 0, 0, None, None, None, 0, donate_argnums=0)
+    whole = stacked(how, "gpu", epochs, 0, 0, None, None, None, 0, donate_argnums=0)
     program = whole.trace(*arguments).lower(lowering_platforms=("cuda",)).compile()
     return program, several, dataset.x.nbytes
 
@@ -166,6 +165,4 @@ def main(out: str | None) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", help="also write the figures to this JSON file")
-    # Everything is to be traced as it is for a GPU.
-    with mock.patch.object(jax, "default_backend", return_value="gpu"):
-        main(parser.parse_args().out)
+    main(parser.parse_args().out)

@@ -19,7 +19,6 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from unittest import mock
 
 import flax.linen as nn
 import jax
@@ -145,9 +144,7 @@ def main(model: str, images: int) -> None:
     for name, (context, options) in WAYS.items():
         row: dict[str, object] = {"model": model, "way": name, "images": images}
         try:
-            # Everything is to be traced as it is for a GPU.
-            with mock.patch.object(jax, "default_backend", return_value="gpu"):
-                program = compiled(module, context, options, shapes)
+            program = compiled(module, context, options, shapes)
             row["kernels"], moved = kernels_and_bytes(str(program.as_text()))
             row["megabytes_per_view"] = round(moved / views / 1e6, 2)
             row["seconds_at_full_bandwidth"] = round(

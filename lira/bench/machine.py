@@ -11,11 +11,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen.module import Args, InterceptorContext, Kwargs, NextGetter
 
 from lira.learning.forward import as_input
 from lira.learning.recipe import Precision
 
-__all__ = ["copy_rate", "flop_per_image", "matmul_rate", "multiply_adds", "processor", "seconds_of"]
+__all__ = ["copy_rate", "flop_per_image", "matmul_rate", "multiply_adds", "on_cpu", "processor", "seconds_of"]
 
 
 # --- What the machine can do, and what a model asks of it ------------------------------------------------------------
@@ -30,14 +31,14 @@ def multiply_adds(module: nn.Module, x: np.ndarray) -> list[int]:
     """
     layers: list[int] = []
 
-    def count(call, args, kwargs, context):
+    def count(call: NextGetter, args: Args, kwargs: Kwargs, context: InterceptorContext) -> Any:
         result = call(*args, **kwargs)
         if context.method_name == "__call__" and isinstance(context.module, nn.Conv | nn.Dense):
             kernel = context.module.get_variable("params", "kernel")
             layers.append(int(np.prod(kernel.shape)) * int(np.prod(result.shape[1:-1])))
         return result
 
-    def forward():
+    def forward() -> Any:
         with nn.intercept_methods(count):
             return module.init(jax.random.key(0), as_input(x, jnp.float32), train=False)
 
@@ -55,18 +56,23 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """What the CPU calls itself, with the widest instructions that tell its kind; its architecture where it does not."""
     try:
         lines = (line.partition(":") for line in cpuinfo.read_text().splitlines())
-        told = {key.strip(): value.strip() for key, _, value in lines}
+        fields = {key.strip(): value.strip() for key, _, value in lines}
     except OSError:
-        told = {}
+        fields = {}
     # A virtual machine may hide the model's name.
-    kinds = [name for name in ("avx512f", "amx_tile") if name in told.get("flags", "").split()]
-    return " ".join((told.get("model name") or platform.processor() or platform.machine(), *kinds))
+    kinds = [name for name in ("avx512f", "amx_tile") if name in fields.get("flags", "").split()]
+    return " ".join((fields.get("model name") or platform.processor() or platform.machine(), *kinds))
+
+
+def on_cpu() -> bool:
+    """Whether the machine that is measured computes on its CPU."""
+    return jax.default_backend() == "cpu"
 
 
 @cache
 def matmul_rate(precision: Precision) -> float:
     """FLOP/s of the best of several square matrix products, measured once a process."""
-    sizes = (512, 1024, 2048) if jax.default_backend() == "cpu" else (4096, 8192, 16384)
+    sizes = (512, 1024, 2048) if on_cpu() else (4096, 8192, 16384)
     product = jax.jit(jnp.matmul)
     rates = []
     for size in sizes:
@@ -78,7 +84,7 @@ def matmul_rate(precision: Precision) -> float:
 @cache
 def copy_rate() -> float:
     """Bytes a second, read and written, of copying an array larger than any cache, measured once a process."""
-    a = jnp.ones(1 << (26 if jax.default_backend() == "cpu" else 29), jnp.float32)
+    a = jnp.ones(1 << (26 if on_cpu() else 29), jnp.float32)
     # Eight times there and back in one program, so that making room for the result counts little.
     copy = jax.jit(lambda a: jax.lax.fori_loop(0, 8, lambda i, a: a + 1.0, a), donate_argnums=0)
     taken = []

@@ -12,14 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from lira.bench.jax_loop import JaxLoop
+from lira.bench.machine import on_cpu
 from lira.data.dataset import Dataset
 from lira.engine.calibrate import programs_for
 from lira.engine.programs import train_steps
-from lira.learning.augment import Queries
 from lira.learning.forward import as_input
 from lira.learning.models import build_model
 from lira.learning.recipe import Recipe
-from lira.store.config import Execution
+from lira.learning.training import ModelState
+from lira.store.config import Config
 
 __all__ = ["BESIDE", "Side", "side", "side_or_why_not", "why_absent"]
 # What a user would do instead, and beside the last one what an expert would make of it.
@@ -82,7 +83,7 @@ def side(name: str, recipe: Recipe, dataset: Dataset) -> Side:
         return Side(loop.train, loop.accuracy, 1, facts)
     if name != "lira":
         # Grouped convolutions are so slow on CPU that two models must do.
-        wide = 16 if recipe.model == "mlp" or jax.default_backend() != "cpu" else 2
+        wide = 16 if recipe.model == "mlp" or not on_cpu() else 2
         loop = JaxLoop(recipe, dataset, models=1 if name == "jax_loop" else wide)
         facts = {"compile_s": loop.compile_seconds, "memory_bytes": loop.memory(), "bytes_per_image": None}
         return Side(loop.train, loop.accuracy, loop.models, {"width": loop.models, **facts})
@@ -91,7 +92,7 @@ def side(name: str, recipe: Recipe, dataset: Dataset) -> Side:
 
 def _lira_side(recipe: Recipe, dataset: Dataset) -> Side:
     began = time.perf_counter()
-    programs = programs_for(recipe, Queries(), Execution(), dataset, 1024)
+    programs = programs_for(Config(recipe=recipe), dataset, 1024)
     x, y = jnp.asarray(dataset.x), jnp.asarray(dataset.y)
     held_out = as_input(np.asarray(dataset.x_test), jnp.float32)
     keep = jnp.ones((programs.width, len(y)), bool)
@@ -99,7 +100,7 @@ def _lira_side(recipe: Recipe, dataset: Dataset) -> Side:
     states = [programs.init(index, x[:1]) for index in indices]
     pool, epochs = ThreadPoolExecutor(programs.workers), iter(range(1 << 30))
 
-    def one_worker(steps, epoch, state, index):
+    def one_worker(steps: int, epoch: int, state: Any, index: jax.Array) -> tuple[Any, int]:
         state, taken = train_steps(programs, state, index, epoch, steps, x, y, keep)
         return jax.block_until_ready(state), taken
 
@@ -117,7 +118,7 @@ def _lira_side(recipe: Recipe, dataset: Dataset) -> Side:
         module = build_model(recipe.model, dataset.num_classes)
 
         @jax.vmap
-        def one_model(state):
+        def one_model(state: ModelState) -> jax.Array:
             variables = {"params": state.params, **state.statistics}
             logits, _ = module.apply(variables, held_out, train=True, mutable=list(state.statistics))
             return jnp.mean(jnp.argmax(logits, axis=1) == dataset.y_test)

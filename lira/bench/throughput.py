@@ -16,12 +16,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lira.bench.machine import copy_rate, flop_per_image, matmul_rate, processor
+from lira.bench.machine import copy_rate, flop_per_image, matmul_rate, on_cpu, processor
 from lira.bench.scoring import scoring_times, spread
 from lira.bench.sides import BESIDE, side_or_why_not
 from lira.data.dataset import Dataset
 from lira.data.sources import load_dataset
-from lira.learning.convolution.blocks import cache_bytes
+from lira.learning.convolution.cpu.cache import cache_bytes
 from lira.learning.models import build_model
 from lira.learning.recipe import Precision, Recipe
 from lira.store.zarr import write_atomically
@@ -133,8 +133,11 @@ def model_rows(
     return rows, skipped
 
 
-def workload(model: str, precision: Precision) -> tuple[Dataset, Recipe, int]:
-    """Data, recipe and the members of a whole training, which models an hour are counted by."""
+def workload(model: str, precision: Precision, platform: str | None = None) -> tuple[Dataset, Recipe, int]:
+    """Data, recipe and the members of a whole training, which models an hour are counted by.
+
+    Batches are smaller on CPU; `platform` is JAX's name of what it is for, by default this machine's.
+    """
     recipe = Recipe(
         model=model, epochs=60, batch_size=64, learning_rate=0.1, schedule="constant", precision=precision
     )
@@ -145,7 +148,7 @@ def workload(model: str, precision: Precision) -> tuple[Dataset, Recipe, int]:
             digits.x[~held_out], digits.y[~held_out], x_test=digits.x[held_out], y_test=digits.y[held_out]
         )
         return dataset, recipe, digits.num_examples // 2
-    batch_size = 64 if jax.default_backend() == "cpu" else 256
+    batch_size = 64 if platform == "cpu" or (platform is None and on_cpu()) else 256
     recipe = dataclasses.replace(
         recipe,
         epochs=100,
@@ -175,18 +178,8 @@ def _patterns(count: int, held_out: int) -> Dataset:
 def table(result: dict[str, Any]) -> Table:
     """The result for a terminal."""
     shown = Table(title=f"{result['device']}, {result['precision']}, {result['date']}", title_justify="left")
-    for header in (
-        "model",
-        "side",
-        "images/s (min to max)",
-        "lira is",
-        "models/h",
-        "MFU",
-        "copy bw",
-        "accuracy",
-        "compile",
-        "memory",
-    ):
+    rates = ("images/s (min to max)", "lira is", "models/h", "MFU", "copy bw")
+    for header in ("model", "side", *rates, "accuracy", "compile", "memory"):
         shown.add_column(header, justify="left" if header in ("model", "side") else "right")
     for row in result["rows"]:
         speed, ratio, traffic, memory = (
@@ -237,28 +230,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(
-    models: str,
-    beside: str,
-    repeats: int,
-    seconds: float,
-    precision: Precision,
-    out: str | None,
-    console: Console,
-) -> None:
-    """`lira bench`: print the table, and write the JSON file if one is named, anew after each model."""
+def run(models: str, beside: str, out: str | None, console: Console, **options: Any) -> None:
+    """`lira bench`: print the table, and write the JSON file if one is named, anew after each model.
+
+    `models` and `beside` are joined by commas; `options` are the others of `bench`.
+    """
 
     def write(result: dict[str, Any]) -> None:
         if out:
             write_atomically(Path(out), json.dumps(result, indent=2, allow_nan=False).encode())
 
-    result = bench(
-        models.split(","),
-        beside=[name for name in beside.split(",") if name],
-        repeats=repeats,
-        seconds=seconds,
-        precision=precision,
-        so_far=write,
-    )
+    alternatives = [name for name in beside.split(",") if name]
+    result = bench(models.split(","), beside=alternatives, so_far=write, **options)
     Console(width=max(console.width, 150), soft_wrap=True).print(table(result))
     write(result)

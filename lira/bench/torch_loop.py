@@ -103,7 +103,7 @@ class TorchLoop:
         """Peak bytes on the GPU; None on CPU, where PyTorch does not count."""
         return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else None
 
-    def _tensors(self, x, y) -> tuple[torch.Tensor, torch.Tensor]:
+    def _tensors(self, x: np.ndarray, y: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         images = torch.from_numpy(np.ascontiguousarray(x if x.ndim == 2 else x.transpose(0, 3, 1, 2)))
         return images.to(self.device), torch.from_numpy(y).long().to(self.device)
 
@@ -175,7 +175,7 @@ class _Fast(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(width, momentum=0.1) for width in widths[1:])
         self.head = nn.Linear(widths[-1], classes)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         for layer, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             y = conv(x)
             if layer % 2:
@@ -188,7 +188,16 @@ class _Fast(nn.Module):
 class _Residual(nn.Module):
     """A residual network of the CIFAR kind: stem, stages of blocks, mean over pixels, logits."""
 
-    def __init__(self, inputs, classes, *, stem, stages, blocks, block) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        classes: int,
+        *,
+        stem: int,
+        stages: tuple[int, ...],
+        blocks: int,
+        block: type[nn.Module],
+    ) -> None:
         super().__init__()
         self.stem = _conv(inputs, stem)
         self.pre = block is _PreActivation
@@ -201,7 +210,7 @@ class _Residual(nn.Module):
         self.norm = _norm(channels if self.pre else stem)
         self.head = nn.Linear(channels, classes)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem(x)
         x = (
             functional.relu(self.norm(self.blocks(x)))
@@ -212,7 +221,7 @@ class _Residual(nn.Module):
 
 
 class _PostActivation(nn.Module):
-    def __init__(self, inputs, outputs, stride, *, first) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, *, first: bool) -> None:
         super().__init__()
         self.one, self.two = _conv(inputs, outputs, 3, stride), _conv(outputs, outputs)
         self.norm_one, self.norm_two = _norm(outputs), _norm(outputs)
@@ -220,19 +229,19 @@ class _PostActivation(nn.Module):
         if first and (stride > 1 or inputs != outputs):
             self.skip = nn.Sequential(_conv(inputs, outputs, 1, stride), _norm(outputs))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.norm_two(self.two(functional.relu(self.norm_one(self.one(x)))))
         return functional.relu(y + self.skip(x))
 
 
 class _PreActivation(nn.Module):
-    def __init__(self, inputs, outputs, stride, *, first) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, *, first: bool) -> None:
         super().__init__()
         self.one, self.two = _conv(inputs, outputs, 3, stride), _conv(outputs, outputs)
         self.norm_one, self.norm_two = _norm(inputs), _norm(outputs)
         self.skip = _conv(inputs, outputs, 1, stride) if first else None
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = functional.relu(self.norm_one(x))
         if self.skip is not None:
             x = self.skip(y)

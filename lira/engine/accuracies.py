@@ -44,11 +44,8 @@ ACCURACIES = (
 def published_accuracy(dataset: str, num_examples: int, recipe: Recipe) -> Accuracy | None:
     """The test accuracy published of this data set, pool and model, and how its recipe differs from `recipe`."""
     for known in ACCURACIES:
-        if (
-            known.dataset in words_of(dataset)
-            and num_examples == POOL_SIZES[known.dataset]
-            and recipe.model == known.model
-        ):
+        pool = known.model, POOL_SIZES[known.dataset]
+        if known.dataset in words_of(dataset) and (recipe.model, num_examples) == pool:
             differs = (
                 f"{name} {getattr(recipe, name)} in place of {value}"
                 for name, value in known.recipe.items()

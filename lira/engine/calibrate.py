@@ -20,12 +20,10 @@ from lira.cache import cache_directory, keep_compilations
 from lira.data.dataset import Dataset
 from lira.engine.device import MEMORY_SHARE, device_memory, stacks_at_a_time
 from lira.engine.programs import Programs, compile_programs, train_steps
-from lira.learning.augment import Queries
 from lira.learning.convolution import LOWERINGS
 from lira.learning.learner import Learner
-from lira.learning.recipe import Recipe
 from lira.learning.training import variable_shapes
-from lira.store.config import Execution
+from lira.store.config import Config, Execution
 from lira.store.zarr import write_atomically
 
 __all__ = ["programs_for", "seconds_per_step"]
@@ -45,64 +43,59 @@ SEVERAL = 4
 COSTLESS = {"epochs", "learning_rate", "schedule", "warmup", "momentum", "weight_decay", "statistics", "seed"}
 
 
-def programs_for(
-    recipe: Recipe,
-    queries: Queries,
-    execution: Execution,
-    dataset: Dataset,
-    models: int,
-    signals: tuple[str, ...] = (),
-) -> Programs:
+def programs_for(config: Config, dataset: Dataset, models: int) -> Programs:
     """Compile the programs of stacks for `models` models, at the pinned width and lowering or the fastest ones.
 
-    They are asked for phi and for `signals`.
+    A width or lowering that is not pinned is measured, once for this device, model and batch size; the choice and XLA's
+    programs are kept under `$LIRA_CACHE` (`~/.cache/lira`).
 
-    What is not pinned is measured once on this device, for this model and batch size. The choice, and what XLA
-    compiled, are kept under `$LIRA_CACHE` (`~/.cache/lira`).
+    Raises:
+        ValueError: not even one model fits on the device, or there is no such model.
     """
     keep_compilations()
+    recipe, execution = config.recipe, config.execution
     learner = Learner.of(recipe, dataset)
-    workers = min(execution.workers or stacks_at_a_time(), models)
+    workers = min(execution.workers or stacks_at_a_time(learner.platform), models)
     share = -(-models // workers)  # of each worker
-    compiled = partial(compile_programs, learner, queries, dataset, workers, signals=signals)
+    compiled = partial(compile_programs, learner, config.queries, dataset, workers, signals=config.signals)
     candidates = _candidates(learner, dataset, execution, share)
     if execution.width and len(candidates) == 1:
         pinned = candidates[0][0], min(execution.width, share)
-        # What does not fit by the compiler's count is tried as it was asked for, on one worker.
+        # Where it does not fit by the compiler's count, it is tried all the same, on one worker.
         return (_fitting(compiled, *pinned) or compiled(*pinned)._replace(workers=1))._replace(why="pinned")
-    place = _cache_file(learner, dataset, execution)
+    file = _cache_file(learner, dataset, execution)
     widest = max(width for _, widths in candidates for width in widths)
-    kept = _read_choice(place)
-    # A choice for fewer models says nothing of wider stacks.
+    kept = _read_choice(file)
+    # A choice made for fewer models never measured the wider stacks that there may be now.
     if kept is not None and kept["lowering"] in dict(candidates) and kept["widest"] >= widest:
         programs = _fitting(compiled, kept["lowering"], min(kept["width"], share))
         if programs is not None:
             return programs._replace(why="measured before: " + kept["why"])
-    best, tried = None, []
-    for how, widths in candidates:
-        speed = 0.0
+    speed, fastest, tried = 0.0, None, []  # images a second
+    for lowering, widths in candidates:
+        before = 0.0
         for width in widths:
-            candidate = _fitting(compiled, how, width)
+            candidate = _fitting(compiled, lowering, width)
             if candidate is None:
-                tried.append(f"{how} {width} does not fit")
+                tried.append(f"{lowering} {width} does not fit")
                 break
             step = seconds_per_step(candidate, dataset)
-            faster = recipe.batch_size * candidate.models / step
-            tried.append(f"{how} {width}: {faster:,.0f}")
-            if best is None or faster > best[0]:
-                best = (faster, candidate)
-            if faster < WORTHWHILE * speed or step > LONG_STEP:
+            now = recipe.batch_size * candidate.models / step
+            tried.append(f"{lowering} {width}: {now:,.0f}")
+            if fastest is None or now > speed:
+                speed, fastest = now, candidate
+            if now < WORTHWHILE * before or step > LONG_STEP:
                 break
-            speed = faster
-    if best is None:
+            before = now
+    if fastest is None:
         raise ValueError(
             f"not even one {recipe.model} at batch size {recipe.batch_size} fits on the device: lower recipe.batch_size"
         )
     why = "images/s by lowering and width: " + ", ".join(tried)
-    chosen = {"width": best[1].width, "lowering": best[1].lowering, "widest": widest, "why": why}
-    _write_choice(place, chosen)
-    programs = _fitting(compiled, best[1].lowering, min(best[1].width, share))
-    return (programs or best[1])._replace(why=why)
+    chosen = {"width": fastest.width, "lowering": fastest.lowering, "widest": widest, "why": why}
+    _write_choice(file, chosen)
+    programs = _fitting(compiled, fastest.lowering, min(fastest.width, share))
+    return (programs or fastest)._replace(why=why)
 
 
 def seconds_per_step(programs: Programs, dataset: Dataset) -> float:
@@ -113,7 +106,7 @@ def seconds_per_step(programs: Programs, dataset: Dataset) -> float:
     states = [programs.init(indices, x[:1]) for _ in range(programs.workers)]
     count = 1
 
-    def run(state):
+    def run(state: Any) -> tuple[Any, int]:
         state, taken = train_steps(programs, state, indices, 0, count, x, y, keep)
         return jax.block_until_ready(state), taken
 
@@ -133,36 +126,36 @@ def seconds_per_step(programs: Programs, dataset: Dataset) -> float:
 def _candidates(
     learner: Learner, dataset: Dataset, execution: Execution, share: int
 ) -> list[tuple[str, list[int]]]:
-    """Lowerings worth measuring for `share` models, each with the widths that are: one where nothing convolves.
+    """Lowerings worth measuring for `share` models, each with the widths that are: one lowering where nothing convolves.
 
-    On CPU Winograd in float32 alone, as bfloat16 would round its sums, and XLA's own convolution in bfloat16 alone: it never
-    won in float32 (experiments/benchmarks/README.md), and took a half to a fifth of the time of patches where the processor
-    multiplies bfloat16 (Intel's AMX; 74 against 169 ms a step of CNN, 234 against 1,253 of WRN-16-1, batch 256). On accelerators neither it nor patches, which pass
-    through memory with many times the bytes of XLA's own convolution (experiments/benchmarks/gpu_programs.py), nor groups,
-    for which libraries are slow, and each costs half a minute of compilation: one model, or a few with a convolution each.
+    On CPU: Winograd's in float32 alone, as bfloat16 would round its sums, and XLA's own convolution in bfloat16 alone. It
+    never won in float32 (experiments/benchmarks/README.md), and took a half to a fifth of the time of patches where the
+    processor multiplies bfloat16 (Intel's AMX; 74 against 169 ms a step of CNN, 234 against 1,253 of WRN-16-1, batch 256).
+
+    On accelerators: XLA's own convolution, of one model, or one for each of a few models. Winograd's tiles and patches
+    pass through memory with many times its bytes (experiments/benchmarks/gpu_programs.py), libraries are slow at groups,
+    and each candidate costs half a minute of compilation.
     """
     widest = 1 << (share - 1).bit_length()  # a stack is filled up to its width with copies
-    if execution.width:
-        widths = [execution.width]
-    else:
-        widths = [GROWTH**i for i in range(widest.bit_length()) if GROWTH**i <= widest]
+    grown = [GROWTH**i for i in range(widest.bit_length()) if GROWTH**i <= widest]
+    widths = [execution.width] if execution.width else grown
     if execution.lowering != "auto":
         return [(execution.lowering, widths)]
     if all(leaf.ndim <= 2 for leaf in jax.tree.leaves(variable_shapes(learner, dataset.x)["params"])):
         return [("patches", widths)]
-    if jax.default_backend() == "cpu":
+    if learner.platform == "cpu":
         in_float32 = learner.recipe.precision == "float32"
         lowerings = ("mixed", "winograd", "patches") if in_float32 else ("patches", "xla")
-        return [(how, widths) for how in lowerings]
+        return [(lowering, widths) for lowering in lowerings]
     several = execution.width or min(SEVERAL, widest)
     one = [("xla", [1])] if execution.width <= 1 else []
     return [*one, ("per_model", [several])] if several > 1 else one
 
 
-def _fitting(compiled: Callable[[str, int], Programs], how: str, width: int) -> Programs | None:
+def _fitting(compiled: Callable[[str, int], Programs], lowering: str, width: int) -> Programs | None:
     """The programs, with as many workers as there is memory for; None where there is too little for one."""
     try:
-        programs = compiled(how, width)
+        programs = compiled(lowering, width)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             return None
@@ -179,28 +172,26 @@ def _fitting(compiled: Callable[[str, int], Programs], how: str, width: int) -> 
 
 def _cache_file(learner: Learner, dataset: Dataset, execution: Execution) -> Path:
     """A file for everything that the fastest width may depend on: all of the recipe but what costs no step anything."""
-    cost = {
-        each.name: getattr(learner.recipe, each.name)
-        for each in dataclasses.fields(Recipe)
-        if each.name not in COSTLESS
-    } | {"ema": learner.recipe.ema > 0}
-    device = (jax.devices()[0].device_kind, jax.device_count(), stacks_at_a_time(), jax.__version__)
+    fields = dataclasses.asdict(learner.recipe).items()
+    cost = {name: value for name, value in fields if name not in COSTLESS} | {"ema": learner.recipe.ema > 0}
+    kind, stacks = jax.devices()[0].device_kind, stacks_at_a_time(learner.platform)
+    device = (kind, jax.device_count(), stacks, jax.__version__)
     shape = (dataset.x.shape, dataset.x.dtype.str)
     named = repr((learner.module, cost, device, shape, execution, LOWERINGS))
     return cache_directory() / "calibration" / f"{hashlib.sha256(named.encode()).hexdigest()[:16]}.json"
 
 
-def _read_choice(place: Path) -> dict[str, Any] | None:
+def _read_choice(file: Path) -> dict[str, Any] | None:
     try:
-        choice = json.loads(place.read_text())
+        choice = json.loads(file.read_text())
         return choice if {"width", "lowering", "widest", "why"} <= choice.keys() else None
     except (OSError, ValueError):
         return None
 
 
-def _write_choice(place: Path, choice: dict[str, Any]) -> None:
+def _write_choice(file: Path, choice: dict[str, Any]) -> None:
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(place, json.dumps(choice).encode())
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps(choice).encode())
     except OSError:
         return  # measured again next time

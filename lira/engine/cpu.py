@@ -1,28 +1,36 @@
-"""What CPUs alone need: steps and batches as programs of their own, since XLA's convolutions are slow within loops there."""
+"""What CPUs alone need: steps as programs of their own, since XLA's convolutions are slow within loops there."""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from lira.engine.stacked import batches_of
-
-__all__ = ["block_by_block", "slow_in_loops", "step_by_step"]
+__all__ = ["in_loops", "step_by_step"]
 
 
-def slow_in_loops(how: str) -> bool:
-    """In the body of a loop XLA's own convolution is forty times slower on CPU."""
-    return how in ("xla", "per_model") and jax.default_backend() == "cpu"
+def in_loops(lowering: str, platform: str) -> str:
+    """The lowering within the bodies of loops: there XLA's own convolution is forty times slower on CPU, so patches."""
+    return "patches" if platform == "cpu" and lowering in ("xla", "per_model") else lowering
 
 
-def step_by_step(order, one_step, state, indices, number, stop, x, y, keep):
-    """An epoch as `stop` calls of one compiled step."""
-    orders, total = order(indices, number, keep), 0.0
+def step_by_step(
+    order: Callable[..., jax.Array],
+    one_step: Callable[..., tuple[Any, jax.Array]],
+    state: Any,
+    indices: jax.Array,
+    number: jax.Array | int,
+    stop: jax.Array | int,
+    x: jax.Array,
+    y: jax.Array,
+    keep: jax.Array,
+) -> tuple[Any, jax.Array]:
+    """Epoch `number` as `stop` calls of one compiled step: the state, and mean losses `[m, 1]`.
+
+    Indices `[m]`, x `[N, ...]`, y `[N]` and keep `[m, N]` as `Programs.train` takes them.
+    """
+    total: Any = 0.0
+    orders = order(indices, number, keep)
     for at in range(int(stop)):
         state, losses = one_step(state, indices, number, at, orders, x, y)
         total += losses
     return state, (total / stop)[:, None]
-
-
-def block_by_block(ask, batch: int, variables, x, y):
-    """The query sweep as one call a batch."""
-    answers = [ask(variables, x[block], y[block]) for block in batches_of(len(y), batch)]
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1)[:, : len(y)], *answers)

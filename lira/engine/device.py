@@ -19,6 +19,6 @@ def device_memory() -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
 
 
-def stacks_at_a_time() -> int:
+def stacks_at_a_time(platform: str) -> int:
     """Stacks to train at a time: one a CPU core that this process may use, one on an accelerator."""
-    return cores() if jax.default_backend() == "cpu" else 1
+    return cores() if platform == "cpu" else 1

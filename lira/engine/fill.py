@@ -55,9 +55,10 @@ class Learned(NamedTuple):
 
 
 class Learn(Protocol):
-    """Make the models `stack`, rows of a run, and tell `advance` the models and images done.
+    """Make the models of one stack: `stack` are their rows in the run, int `[m]`.
 
-    None if `stop` was set meanwhile.
+    Call `advance(models, images)` whenever some are done, a part of a model as a fraction, and return None if `stop` is
+    set before all are.
     """
 
     def __call__(
@@ -90,10 +91,7 @@ def train(run: Run, dataset: Dataset, *, verb: str = "training", show_progress: 
     """
 
     def prepare(missing: int) -> tuple[Programs, Learn]:
-        config = run.config
-        programs = programs_for(
-            config.recipe, config.queries, config.execution, dataset, missing, config.signals
-        )
+        programs = programs_for(run.config, dataset, missing)
         return programs, partial(_train_stack, run, programs)
 
     if not fill(run, dataset, prepare, inspect=_inspect, verb=verb, show_progress=show_progress):
@@ -174,8 +172,8 @@ def _fill_stacks(
     learn: Learn,
     missing: np.ndarray,
     inspect: Callable[[Run, np.ndarray], None] | None,
-    bar: "Bar",
-    clock: "Clock",
+    bar: Bar,
+    clock: Clock,
 ) -> None:
     """Make and store the models `missing`; each worker takes the next stack when it is done with one.
 
@@ -191,7 +189,9 @@ def _fill_stacks(
     inspected = Event()
 
     def write(stack: np.ndarray, arrays: dict[str, np.ndarray], finite: np.ndarray) -> None:
-        _write_stack(run, stack, arrays, finite)
+        for position, model in enumerate(stack):
+            row = {name: array[position] for name, array in arrays.items()}
+            run.write_model(int(model), row, diverged=not finite[position])
         sound = stack[finite[: len(stack)]]
         if inspect and len(sound) and not inspected.is_set():
             inspected.set()
@@ -275,42 +275,34 @@ def _answers(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Query a stack of models: a row of each array a model, and which models stayed finite."""
     keep = run.memberships(np.resize(stack, programs.width))
-    said, correct = jax.tree.map(np.asarray, programs.sweep(learned.variables, data.x, data.y))
-    arrays = {
-        **said,
-        "accuracy_in": accuracy_over(correct, keep),
-        "accuracy_out": accuracy_over(correct, ~keep),
-        "loss_in": _mean_loss(said["phi"][:, :, 0], keep),
-    }
-    finite = learned.finite & np.isfinite(arrays["phi"]).all(axis=(1, 2))
-    if run.holds("correct"):
-        arrays["correct"] = correct
-    if data.x_test is not None:
-        said, correct = jax.tree.map(np.asarray, programs.sweep(learned.variables, data.x_test, data.y_test))
-        arrays |= {"phi_test": said["phi"], "accuracy_test": accuracy_over(correct, np.ones_like(correct))}
-        finite &= np.isfinite(said["phi"]).all(axis=(1, 2))
+    arrays: dict[str, np.ndarray] = {}
+
+    def asked(sweep: Callable[..., Any], variables: Any, prefix: str) -> tuple[Any, np.ndarray, Any]:
+        """Note the accuracies of some variables; what they answer about the pool, correct `[m, N]`, and about the test set."""
+        answers, correct = jax.tree.map(np.asarray, sweep(variables, data.x, data.y))
+        arrays[f"accuracy_{prefix}in"] = accuracy_over(correct, keep)
+        arrays[f"accuracy_{prefix}out"] = accuracy_over(correct, ~keep)
+        if data.x_test is None:
+            return answers, correct, None
+        tested, right = jax.tree.map(np.asarray, sweep(variables, data.x_test, data.y_test))
+        arrays[f"accuracy_{prefix}test"] = accuracy_over(right, np.ones_like(right))
+        return answers, correct, tested
+
+    answers, correct, tested = asked(programs.sweep, learned.variables, "")
+    arrays |= {**answers, "loss_in": _mean_loss(answers["phi"][:, :, 0], keep), "correct": correct}
+    finite = learned.finite & np.isfinite(answers["phi"]).all(axis=(1, 2))
+    if tested is not None:
+        arrays["phi_test"] = tested["phi"]
+        finite &= np.isfinite(tested["phi"]).all(axis=(1, 2))
     if learned.loss is not None:
         arrays["loss_last_epoch"] = learned.loss
     if learned.raw is not None:
-        correct = np.asarray(programs.clean(learned.raw, data.x, data.y)[1])
-        arrays |= {
-            "accuracy_raw_in": accuracy_over(correct, keep),
-            "accuracy_raw_out": accuracy_over(correct, ~keep),
-        }
-        if data.x_test is not None:
-            correct = np.asarray(programs.clean(learned.raw, data.x_test, data.y_test)[1])
-            arrays["accuracy_raw_test"] = accuracy_over(correct, np.ones_like(correct))
+        asked(programs.clean, learned.raw, "raw_")
     if run.config.save_params:
         flat = jax.vmap(lambda v: ravel_pytree(v)[0].astype(jnp.float32))(learned.variables)
         arrays["params"] = np.asarray(flat)
-    # A run of an earlier version has no place for some of them.
+    # A run of an earlier version has no array for some of them.
     return {name: array for name, array in arrays.items() if run.holds(name)}, finite
-
-
-def _write_stack(run: Run, stack: np.ndarray, arrays: dict[str, np.ndarray], finite: np.ndarray) -> None:
-    for position, model in enumerate(stack):
-        row = {name: array[position] for name, array in arrays.items()}
-        run.write_model(int(model), row, diverged=not finite[position])
 
 
 def _mean_loss(phi: np.ndarray, among: np.ndarray) -> np.ndarray:

@@ -62,7 +62,7 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None) -> Plan:
     averaging = check_averaging(recipe, steps)
     seconds, programs = 0.0, None
     if len(missing):
-        programs = programs_for(recipe, queries, config.execution, dataset, len(missing), config.signals)
+        programs = programs_for(config, dataset, len(missing))
         per_step = seconds_per_step(programs, dataset)
         rounds = -(-len(missing) // programs.models)
         # A query costs a forward pass, a third of a training step's work.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lira.data.dataset import Dataset
-from lira.engine.cpu import slow_in_loops, step_by_step
+from lira.engine.cpu import in_loops, step_by_step
 from lira.engine.device import MEMORY_SHARE, device_memory
 from lira.engine.stacked import compiled_once, made_when_called, models_in, stacked
 from lira.engine.sweep import sweep_program
@@ -28,37 +28,45 @@ class Programs(NamedTuple):
 
     width: int
     workers: int
+    platform: str  # as JAX names it: cpu, gpu or tpu
     lowering: str
     why: str  # how they were chosen, for people
     init: Callable[..., Any]  # (indices [m], x [1, ...]) -> state
     epochs: int  # that one call of `train` is of
     steps: int  # that they are
-    any_steps: bool  # whether a call may be of fewer steps
     # (state, indices, first epoch, steps, x, y, keep [m, N]) -> (state, losses [m, epochs])
     train: Callable[..., Any]
     evaluate: Callable[..., Any]  # (state, indices, x, keep) -> the variables that the models answer with
     sweep: Callable[..., Any]  # (variables, x [n, ...], y [n]) -> ({"phi": [m, n, Q], ...}, correct [m, n])
     clean: Callable[..., Any]  # as sweep, about the examples as they are, and about nothing but phi
-    memory: int | None  # bytes that the stacks of all workers hold on the device, as the compiler reports
-    traffic: (
-        float | None
-    )  # bytes that one training step of one stack reads and writes, as the compiler counts
+    # As the compiler counts: bytes that the stacks of all workers hold on the device, and bytes that one training step of
+    # one stack reads and writes.
+    memory: int | None
+    traffic: float | None
 
     @property
     def models(self) -> int:
         """Models in training at a time."""
         return self.width * self.workers
 
+    @property
+    def any_steps(self) -> bool:
+        """Whether a call of `train` may be of fewer steps than `steps`."""
+        return self.platform == "cpu"
+
 
 def train_steps(
-    programs: Programs, state: Any, indices: jax.Array, first: int, steps: int, x, y, keep
+    programs: Programs, state: Any, indices: jax.Array, first: int, steps: int, *data: jax.Array
 ) -> tuple[Any, int]:
-    """Train a stack for `steps` steps from epoch `first` on, or more where programs are of whole epochs; and how many."""
+    """Train a stack for `steps` steps from epoch `first` on, or more where programs are of whole epochs; and how many.
+
+    Indices `[m]`, and as data x `[N, ...]`, y `[N]` and keep `[m, N]`, as `Programs.train` takes them.
+    """
     taken = 0
     while taken < steps:
         count = min(programs.steps, steps - taken) if programs.any_steps else programs.steps
         epoch = first + taken // programs.steps * programs.epochs
-        state, _ = programs.train(state, indices, epoch, count, x, y, keep)
+        state, _ = programs.train(state, indices, epoch, count, *data)
         taken += count
     return state, taken
 
@@ -71,14 +79,14 @@ def compile_programs(
     queries: Queries,
     dataset: Dataset,
     workers: int,
-    how: str,
+    lowering: str,
     width: int,
     signals: tuple[str, ...] = (),
 ) -> Programs:
     """Compile, or take the last programs compiled: planning and training then share them."""
-    key = (learner, queries, dataset.fingerprint, how, width, signals)
+    key = (learner, queries, dataset.fingerprint, lowering, width, signals)
     if key not in _programs:
-        built = _build(learner, queries, dataset, how, width, signals)
+        built = _build(learner, queries, dataset, lowering, width, signals)
         _programs.clear()
         _programs[key] = built
     built = _programs[key]
@@ -86,68 +94,77 @@ def compile_programs(
 
 
 def _build(
-    learner: Learner, queries: Queries, dataset: Dataset, how: str, width: int, signals: tuple[str, ...]
+    learner: Learner, queries: Queries, dataset: Dataset, lowering: str, width: int, signals: tuple[str, ...]
 ) -> Programs:
-    whole = steps_per_epoch(dataset.num_examples, learner.recipe.batch_size)
-    any_steps = jax.default_backend() == "cpu"
-    several = 1 if any_steps else epochs_at_once(learner.recipe, whole)
-
-    def init(index, x):
-        return init_model(learner, learner.key(index), x)
-
-    def epochs(state, index, first, stop, x, y, keep):
-        # A number that the compiler knows: nothing asks the host after each step whether another follows.
-        stop = stop if any_steps else whole
-        return train_epochs(learner, state, learner.key(index), first, several, stop, x, y, keep)
-
-    def order(index, number, keep):
-        return epoch_order(learner.recipe, learner.key(index), number, keep)
-
-    def step(state, index, number, at, order, x, y):
-        return train_step(learner, state, learner.key(index), number, at, order, x, y)
-
-    def answer(state, index, x, keep):
-        return evaluated(learner, queries, state, learner.key(index), x, keep)
-
+    """The programs of stacks of `width` models on one worker."""
+    whole, platform = steps_per_epoch(dataset.num_examples, learner.recipe.batch_size), learner.platform
+    several = 1 if platform == "cpu" else epochs_at_once(learner.recipe, whole)
     indices = jnp.zeros(width, int)
     x, y = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (dataset.x, dataset.y))
     keep = jax.ShapeDtypeStruct((width, len(dataset.y)), bool)
-    stacked_init = stacked(how, init, 0, None)
-    state = jax.eval_shape(stacked_init, indices, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
-    slow_loops = slow_in_loops(how)
-    if slow_loops:
-        # Each step is a program of its own.
-        stacked_order = stacked(how, order, 0, None, 0)
-        orders = jax.eval_shape(stacked_order, indices, 0, keep)
-        one_step = stacked(how, step, 0, 0, None, None, 0, None, None, donate_argnums=0)
-        compiled = one_step.lower(state, indices, 0, 0, orders, x, y).compile()
-        train = partial(step_by_step, stacked_order, compiled)
-    else:
-        of_stack = stacked(how, epochs, 0, 0, None, None, None, None, 0, donate_argnums=0)
-        compiled = train = of_stack.lower(state, indices, 0, 0, x, y, keep).compile()
+    init = stacked(lowering, platform, lambda index, x: init_model(learner, learner.key(index), x), 0, None)
+    state = jax.eval_shape(init, indices, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
+    train, compiled = _training(learner, lowering, several, whole, (state, indices, x, y, keep))
     usage = compiled.memory_analysis()
-    memory = None if usage is None else usage.argument_size_in_bytes + usage.temp_size_in_bytes
-    evaluate = stacked("patches" if slow_loops else how, answer, 0, 0, None, 0)
+    evaluate = stacked(
+        in_loops(lowering, platform),
+        platform,
+        lambda state, index, x, keep: evaluated(learner, queries, state, learner.key(index), x, keep),
+        *(0, 0, None, 0),
+    )
     variables = jax.eval_shape(evaluate, state, indices, x, keep)
-    sweep = partial(sweep_program, learner, how, variables, x, y, usage and usage.temp_size_in_bytes)
-    # The compiler counts the bodies of loops once, however often they turn.
-    traffic = (compiled.cost_analysis() or {}).get("bytes accessed")
+    sweep = partial(sweep_program, learner, lowering, variables, x, y, usage and usage.temp_size_in_bytes)
     return Programs(
         width=width,
         workers=1,
-        lowering=how,
+        platform=platform,
+        lowering=lowering,
         why="",
-        init=compiled_once(stacked_init),
+        init=compiled_once(init),
         epochs=several,
         steps=several * whole,
-        any_steps=any_steps,
         train=train,
         evaluate=compiled_once(evaluate),
         sweep=made_when_called(partial(sweep, queries, signals)),
         clean=made_when_called(partial(sweep, Queries(), ())),
-        memory=memory,
-        traffic=traffic,
+        memory=usage and usage.argument_size_in_bytes + usage.temp_size_in_bytes,
+        # The compiler counts the bodies of loops once, however often they turn.
+        traffic=(compiled.cost_analysis() or {}).get("bytes accessed"),
     )
+
+
+def _training(
+    learner: Learner, lowering: str, several: int, whole: int, shapes: tuple[Any, ...]
+) -> tuple[Callable[..., Any], Any]:
+    """`Programs.train` for `several` epochs of `whole` steps, and the compiled program that it calls.
+
+    `shapes` are those of a stack's state, indices `[m]`, x `[N, ...]`, y `[N]` and keep `[m, N]`.
+    """
+    (state, indices, x, y, keep), platform = shapes, learner.platform
+    by_lowering = partial(stacked, lowering, platform)
+    if in_loops(lowering, platform) == lowering:
+        # On accelerators a number of steps that the compiler knows: the host need not be asked after each for another.
+        taken = (lambda stop: stop) if platform == "cpu" else (lambda stop: whole)
+        of_stack = by_lowering(
+            lambda state, index, first, stop, *data: train_epochs(
+                learner, state, learner.key(index), first, several, taken(stop), *data
+            ),
+            *(0, 0, None, None, None, None, 0),
+            donate_argnums=0,
+        )
+        compiled = of_stack.lower(state, indices, 0, 0, x, y, keep).compile()
+        return compiled, compiled
+    order = by_lowering(
+        lambda index, number, keep: epoch_order(learner.recipe, learner.key(index), number, keep), 0, None, 0
+    )
+    one_step = by_lowering(
+        lambda state, index, *rest: train_step(learner, state, learner.key(index), *rest),
+        *(0, 0, None, None, 0, None, None),
+        donate_argnums=0,
+    )
+    orders = jax.eval_shape(order, indices, 0, keep)
+    compiled = one_step.lower(state, indices, 0, 0, orders, x, y).compile()
+    return partial(step_by_step, order, compiled), compiled
 
 
 def epochs_at_once(recipe: Recipe, steps: int) -> int:
@@ -173,8 +190,8 @@ def fit_beside(
     Returns:
         The programs with as many workers as there is memory for, and the compiled function of a stack.
     """
-    how = "patches" if slow_in_loops(programs.lowering) else programs.lowering
-    jitted = stacked(how, function, *axes)
+    lowering = in_loops(programs.lowering, programs.platform)
+    jitted = stacked(lowering, programs.platform, function, *axes)
     for width in (w for w in range(programs.width, 0, -1) if programs.width % w == 0):
         shapes = [
             jax.ShapeDtypeStruct((width, *a.shape[1:]) if axis == 0 else a.shape, a.dtype)
@@ -193,8 +210,8 @@ def fit_beside(
     raise ValueError("not even one model fits on the device: lower recipe.batch_size")
 
 
-def _by_parts(compiled, axes, width: int, *arguments):
-    """Call a function compiled for `width` models on a whole stack, one part after the other."""
+def _by_parts(compiled: Callable[..., Any], axes: tuple[int | None, ...], width: int, *arguments: Any) -> Any:
+    """Call a function compiled for `width` models on a whole stack, one part after the other: arrays `[m, ...]`."""
     models = models_in(axes, arguments)
     if models == width:
         return compiled(*arguments)

@@ -3,14 +3,7 @@
 import time
 from threading import Lock, local
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich import progress
 
 __all__ = ["Bar", "Clock", "duration", "size_in_words"]
 
@@ -22,14 +15,14 @@ class Bar:
     """A progress bar with models done, images a second and time left."""
 
     def __init__(self, verb: str, models: int, done: int, show: bool) -> None:
-        self._progress = Progress(
-            TextColumn(verb),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("models{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+        self._progress = progress.Progress(
+            progress.TextColumn(verb),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("models{task.fields[rate]}"),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(),
             disable=not show,
         )
         self._task = self._progress.add_task("", total=models, completed=done, rate="")
@@ -55,14 +48,14 @@ class Clock:
     """Seconds spent within it, summed over threads."""
 
     def __init__(self) -> None:
-        self.seconds, self._lock, self._own = 0.0, Lock(), local()
+        self.seconds, self._lock, self._thread = 0.0, Lock(), local()
 
     def __enter__(self) -> None:
-        self._own.began = time.perf_counter()
+        self._thread.began = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
-            self.seconds += time.perf_counter() - self._own.began
+            self.seconds += time.perf_counter() - self._thread.began
 
 
 def size_in_words(count: int) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lira.engine.cpu import block_by_block, slow_in_loops
+from lira.engine.cpu import in_loops
 from lira.engine.stacked import batches_of, compiled_once, stacked
 from lira.learning.augment import ORIGINAL_BATCH, Queries
 from lira.learning.evaluation import query
@@ -18,7 +18,7 @@ __all__ = ["sweep_program"]
 
 def sweep_program(
     learner: Learner,
-    how: str,
+    lowering: str,
     variables: Any,
     x: jax.ShapeDtypeStruct,
     y: jax.ShapeDtypeStruct,
@@ -26,44 +26,61 @@ def sweep_program(
     queries: Queries,
     signals: tuple[str, ...],
 ) -> Callable[..., Any]:
-    """A stack's answers about all examples, a batch at a time; the training step works with `room` bytes."""
-    slow_loops = slow_in_loops(how)
+    """The program `(variables, x [n, ...], y [n]) -> answers [m, n, ...]`, see `Programs.sweep`.
 
-    def ask(variables, x, y):
+    Args:
+        learner: how the models are trained.
+        lowering: of their convolutions.
+        variables: shapes of a stack's.
+        x: shape of the examples to ask about.
+        y: that of their labels.
+        room: bytes that the training step works with, None where the compiler does not tell.
+        queries: about each example.
+        signals: beside phi.
+    """
+    platform = learner.platform
+    looped = in_loops(lowering, platform)
+
+    def ask(variables: Any, x: jax.Array, y: jax.Array) -> Any:
         return query(learner.module, queries, signals, variables, x, y)
 
     if queries.convention == "original":
         # Its batches are part of the convention, so the last one is not filled up.
-        how, batch = "patches" if slow_loops else how, ORIGINAL_BATCH
-        return partial(_part_by_part, compiled_once(stacked(how, ask, 0, None, None)), batch)
-    stacked_ask = stacked(how, ask, 0, None, None)
+        stacked_ask = stacked(looped, platform, ask, 0, None, None)
+        return partial(_by_calls, compiled_once(stacked_ask), ORIGINAL_BATCH, wraps=False)
+    stacked_ask = stacked(lowering, platform, ask, 0, None, None)
     batch = max(1, learner.recipe.batch_size // len(queries.views))
-    if room is not None:
+    # Not so on CPU: what a training batch needs stays in the cache there, and larger ones were up to 30 % slower.
+    if room is not None and platform != "cpu":
         batch = _sweep_batch(stacked_ask, variables, x, y, batch, room)
-    if slow_loops:
-        return partial(block_by_block, compiled_once(stacked_ask), batch)
+    if looped != lowering:
+        return partial(_by_calls, compiled_once(stacked_ask), batch, wraps=True)
 
-    def sweep(variables, x, y):
+    @jax.named_scope("sweep")
+    def sweep(variables: Any, x: jax.Array, y: jax.Array) -> Any:
         answers = jax.lax.map(lambda block: ask(variables, x[block], y[block]), batches_of(len(y), batch))
         return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: len(y)], answers)
 
-    return compiled_once(stacked(how, sweep, 0, None, None))
+    return compiled_once(stacked(lowering, platform, sweep, 0, None, None))
 
 
-def _sweep_batch(ask, variables, x, y, batch: int, room: int) -> int:
-    """Examples to ask about at a time: `batch`, or as many as fit in the bytes that a training step works with.
-
-    Not so on CPU: what a training batch needs stays in the cache there, and larger ones were up to 30 % slower.
-    """
-    if jax.default_backend() == "cpu":
-        return batch
+def _sweep_batch(
+    ask: Any, variables: Any, x: jax.ShapeDtypeStruct, y: jax.ShapeDtypeStruct, batch: int, room: int
+) -> int:
+    """Examples to ask about at a time: `batch`, or as many as fit in the bytes that a training step works with."""
     few = (jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype) for a in (x, y))
     each = ask.lower(variables, *few).compile().memory_analysis().temp_size_in_bytes / batch
     return min(max(batch, int(room / max(each, 1))), y.shape[0])
 
 
-def _part_by_part(ask, batch: int, variables, x, y):
-    """The query sweep as one call a batch of consecutive examples, the last of which is what remains."""
-    parts = [slice(at, at + batch) for at in range(0, len(y), batch)]
+def _by_calls(
+    ask: Callable[..., Any], batch: int, variables: Any, x: jax.Array, y: jax.Array, *, wraps: bool
+) -> Any:
+    """The sweep over x `[n, ...]` and y `[n]` as one call a batch of consecutive examples.
+
+    The last batch wraps, so that all are of one shape, or is what remains.
+    """
+    n = len(y)
+    parts = batches_of(n, batch) if wraps else [slice(at, at + batch) for at in range(0, n, batch)]
     answers = [jax.tree.map(np.asarray, ask(variables, x[part], y[part])) for part in parts]
-    return jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *answers)
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays, axis=1)[:, :n], *answers)

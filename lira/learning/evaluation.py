@@ -5,10 +5,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.module import Args, InterceptorContext, Kwargs, NextGetter
 
 from lira.learning.augment import Queries, query_views
 from lira.learning.averages import is_float, zero_average
-from lira.learning.forward import Array, apply_module, as_input, augmented
+from lira.learning.forward import Array, Variables, apply_module, as_input, augmented
 from lira.learning.learner import Learner
 from lira.learning.recipe import SIGNALS, Recipe, steps_per_epoch
 from lira.learning.training import ModelState, random_order
@@ -27,7 +28,7 @@ def answers_by_average(recipe: Recipe, queries: Queries) -> bool:
 
 def evaluated(
     learner: Learner, queries: Queries, state: ModelState, key: jax.Array, x: Array, keep: Array
-) -> dict[str, Any]:
+) -> Variables:
     """The variables that a trained model answers with: its weights, or their bias-corrected moving average.
 
     The average comes with statistics of its own: averaged as the weights are, or recomputed over the members. Those of
@@ -41,24 +42,25 @@ def evaluated(
         x: `[N, ...]`.
         keep: bool `[N]`, its members.
     """
-    recipe, now = learner.recipe, {"params": state.params, **state.statistics}
+    recipe = learner.recipe
     if not answers_by_average(recipe, queries):
-        return now
+        return {"params": state.params, **state.statistics}
     correction = 1 - recipe.ema ** state.step.astype(jnp.float32)
-    average = jax.tree.map(
+    params, statistics = jax.tree.map(
         lambda mean, leaf: (mean / correction).astype(leaf.dtype) if is_float(leaf) else mean,
         state.average,
-        now,
+        (state.params, state.statistics),
     )
+    average = {"params": params, **statistics}
     if recipe.statistics == "averaged" or not state.statistics:
         return average
     return {**average, **recomputed_statistics(learner, average, key, x, keep)}
 
 
 def recomputed_statistics(
-    learner: Learner, variables: dict[str, Any], key: jax.Array, x: Array, keep: Array
-) -> dict[str, Any]:
-    """The statistics of a model's norms under other weights than they were gathered under, over one epoch's batches.
+    learner: Learner, variables: Variables, key: jax.Array, x: Array, keep: Array
+) -> Variables:
+    """The statistics of a model's norms under the weights of `variables`, over the batches of one epoch.
 
     Of every batch the statistics that it has by itself, and of them all the mean, in training mode and in float32 as
     models are queried. Order, augmentation and dropout are drawn from `key`, once and for all. Statistics of modules that
@@ -70,7 +72,7 @@ def recomputed_statistics(
     batches = random_order(order_key, keep, steps * recipe.batch_size).reshape(steps, recipe.batch_size)
     statistics = {name: value for name, value in variables.items() if name != "params"}
 
-    def one_batch(carry, step):
+    def one_batch(carry: tuple[Variables, Variables], step: jax.Array) -> tuple[Any, None]:
         statistics, total = carry
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(steps_key, step))
         images = augmented(recipe, augment_key, x[batches[step]])
@@ -90,8 +92,8 @@ def _added(total: jax.Array, leaf: jax.Array) -> jax.Array:
     return total + leaf if is_float(leaf) else leaf
 
 
-def _without_memory(call, args, kwargs, context):
-    """A `nn.BatchNorm` whose running statistics become those of the batch alone."""
+def _without_memory(call: NextGetter, args: Args, kwargs: Kwargs, context: InterceptorContext) -> Any:
+    """What a layer returns, a `nn.BatchNorm`'s running statistics becoming those of the batch alone; for flax's interceptors."""
     module = context.module
     if not isinstance(module, nn.BatchNorm) or context.method_name != "__call__" or module.momentum == 0:
         return call(*args, **kwargs)
@@ -100,9 +102,9 @@ def _without_memory(call, args, kwargs, context):
 
 def norm_constants(module: nn.Module, x: Array) -> dict[str, dict[str, Any]]:
     """The constants of a module's norms, by path: kind, and epsilon and momentum where it has them. `x [N, ...]`."""
-    found: dict[str, dict[str, Any]] = {}
+    norms: dict[str, dict[str, Any]] = {}
 
-    def note(call, args, kwargs, context):
+    def note(call: NextGetter, args: Args, kwargs: Kwargs, context: InterceptorContext) -> Any:
         layer = context.module
         constants = {
             name: float(value)
@@ -110,24 +112,20 @@ def norm_constants(module: nn.Module, x: Array) -> dict[str, dict[str, Any]]:
             if isinstance(value := getattr(layer, name, None), int | float)
         }
         if constants:
-            found["/".join(layer.path)] = {"kind": type(layer).__name__, **constants}
+            norms["/".join(layer.path)] = {"kind": type(layer).__name__, **constants}
         return call(*args, **kwargs)
 
-    def init(key):
+    def init(key: jax.Array) -> Any:
         with nn.intercept_methods(note):
             return module.init(key, as_input(jnp.asarray(x[:1]), jnp.float32), train=False)
 
     jax.eval_shape(init, jax.random.key(0))
-    return dict(sorted(found.items()))
+    return dict(sorted(norms.items()))
 
 
+@jax.named_scope("query")
 def query(
-    module: nn.Module,
-    queries: Queries,
-    signals: tuple[str, ...],
-    variables: dict[str, Any],
-    x: Array,
-    y: Array,
+    module: nn.Module, queries: Queries, signals: tuple[str, ...], variables: Variables, x: Array, y: Array
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     """Ask one model about a batch of examples in float32.
 
@@ -137,7 +135,7 @@ def query(
     Args:
         module: flax module.
         queries: the Q views.
-        signals: what to say beside phi, of `SIGNALS`.
+        signals: what to return beside phi, of `SIGNALS`.
         variables: of the model, as `evaluated` gives them.
         x: `[n, ...]`.
         y: int32 `[n]`.
@@ -163,6 +161,6 @@ def query(
             )
     logits = jnp.asarray(logits, jnp.float32).reshape(Q, n, -1)
     labels = jnp.broadcast_to(y, (Q, n))
-    said = {"phi": logit_scaled_confidence(logits, labels)}
-    said |= {name: SIGNALS[name](logits, labels) for name in signals}
-    return {name: jnp.swapaxes(values, 0, 1) for name, values in said.items()}, is_correct(logits[0], y)
+    answers = {"phi": logit_scaled_confidence(logits, labels)}
+    answers |= {name: SIGNALS[name](logits, labels) for name in signals}
+    return {name: jnp.swapaxes(values, 0, 1) for name, values in answers.items()}, is_correct(logits[0], y)

@@ -23,13 +23,8 @@ def initial_norms(learner: Learner, x: Array) -> dict[str, list[float]]:
     """
     state = _init_program(learner)(learner.key(0), x[:1])
     leaves = jax.tree_util.tree_leaves_with_path({"params": state.params, **state.statistics})
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): [
-            leaf.size,
-            float(np.linalg.norm(np.asarray(leaf))),
-        ]
-        for path, leaf in leaves
-    }
+    name = partial(jax.tree_util.keystr, simple=True, separator="/")
+    return {name(path): [leaf.size, float(np.linalg.norm(np.asarray(leaf)))] for path, leaf in leaves}
 
 
 @lru_cache(maxsize=1)

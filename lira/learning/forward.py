@@ -7,15 +7,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from lira.learning.augment import augment
 from lira.learning.recipe import Recipe
 
-__all__ = ["Array", "apply_module", "as_input", "augmented", "compute_dtype", "forward"]
+__all__ = ["Array", "Variables", "apply_module", "as_input", "augmented", "compute_dtype", "forward"]
 
 Array = jax.Array | np.ndarray  # a trace, or what users have
+Variables = dict[str, Any]  # {"params": ..., **statistics}, by flax's names of collections
 
 
+@jax.named_scope("augment")
 def augmented(recipe: Recipe, key: jax.Array, images: jax.Array) -> jax.Array:
     """A batch `[batch, ...]` as training sees it: each image flipped and shifted by its own draw, as the recipe says."""
     if not (recipe.flip or recipe.crop_pad):
@@ -24,12 +27,14 @@ def augmented(recipe: Recipe, key: jax.Array, images: jax.Array) -> jax.Array:
     return jax.vmap(one)(jax.random.split(key, len(images)), images)
 
 
+@jax.named_scope("forward")
 def forward(
-    module: nn.Module, recipe: Recipe, variables: dict[str, Any], images: Array, dropout_key: jax.Array | None
-) -> tuple[jax.Array, dict[str, Any]]:
-    """Logits `[batch, C]`, computed in the recipe's precision, and the statistics as they then are.
+    module: nn.Module, recipe: Recipe, variables: Variables, images: Array, dropout_key: jax.Array | None
+) -> tuple[jax.Array, Variables]:
+    """Ask a model about a batch in the recipe's precision: logits `[batch, C]`, and its statistics after the call.
 
-    In training mode, or without a key for dropout in evaluation mode, which leaves the statistics as they were.
+    With a key for dropout the model is in training mode, and its norms move their statistics. With `None` it is in
+    evaluation mode, and the statistics returned are those of `variables`.
     """
     dtype = compute_dtype(recipe, variables["params"])
     cast = {**variables, "params": jax.tree.map(lambda p: p.astype(dtype), variables["params"])}
@@ -38,9 +43,9 @@ def forward(
 
 
 def apply_module(
-    module: nn.Module, variables: dict[str, Any], inputs: jax.Array, dropout_key: jax.Array | None
-) -> tuple[jax.Array, dict[str, Any]]:
-    """What the module returns, and the statistics as they then are; in training mode with a key for dropout."""
+    module: nn.Module, variables: Variables, inputs: jax.Array, dropout_key: jax.Array | None
+) -> tuple[jax.Array, Variables]:
+    """What the module returns for `inputs [batch, ...]`, and its statistics after the call; modes as for `forward`."""
     statistics = {name: value for name, value in variables.items() if name != "params"}
     training = dropout_key is not None
     logits, updated = module.apply(
@@ -58,7 +63,7 @@ def compute_dtype(recipe: Recipe, params: Any) -> jnp.dtype:
     return jnp.dtype(jnp.bfloat16) if recipe.precision == "bfloat16" else jax.tree.leaves(params)[0].dtype
 
 
-def as_input(x: Array, dtype) -> jax.Array:
+def as_input(x: Array, dtype: DTypeLike) -> jax.Array:
     """Bytes to [-1, 1] as in the paper's code; float features as they are."""
     x = jnp.asarray(x)
     if x.dtype == jnp.uint8:

@@ -1,6 +1,6 @@
 """What is static of one model's training, bound once: its code, its recipe and how long it takes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import flax.linen as nn
 import jax
@@ -20,6 +20,8 @@ class Learner:
     module: nn.Module  # (x, train) -> logits [batch, C]
     recipe: Recipe
     total_steps: int  # of the whole training, which the schedule spans
+    # What it runs on, as JAX names it: cpu, gpu or tpu. Here alone JAX is asked; all else is told.
+    platform: str = field(default_factory=jax.default_backend)
 
     @classmethod
     def of(cls, recipe: Recipe, dataset: Dataset) -> "Learner":

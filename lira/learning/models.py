@@ -34,24 +34,27 @@ def max_pool(x: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def _max_pool(x: jax.Array) -> jax.Array:
+    """Of even H and W."""
     return _max_pool_forward(x)[0]
 
 
 def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What `_max_pool` returns, and which pixel of the four it is, uint8 of the same shape."""
     largest = x[..., ::2, ::2, :]
     which = jnp.zeros(largest.shape, jnp.uint8)
-    for place in (1, 2, 3):
-        pixel = x[..., place // 2 :: 2, place % 2 :: 2, :]
-        which = jnp.where(pixel > largest, jnp.uint8(place), which)
+    for index in (1, 2, 3):
+        pixel = x[..., index // 2 :: 2, index % 2 :: 2, :]
+        which = jnp.where(pixel > largest, jnp.uint8(index), which)
         largest = jnp.maximum(largest, pixel)
     return largest, which
 
 
 def _max_pool_backward(which: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    """The gradient of x from that of the result and of its shape."""
     *batch, height, width, channels = which.shape
-    place = jnp.arange(4, dtype=jnp.uint8).reshape(2, 1, 2, 1)
+    indices = jnp.arange(4, dtype=jnp.uint8).reshape(2, 1, 2, 1)
     which, gradient = (array[..., :, None, :, None, :] for array in (which, gradient))
-    whole = jnp.where(which == place, gradient, jnp.zeros((), gradient.dtype))
+    whole = jnp.where(which == indices, gradient, jnp.zeros((), gradient.dtype))
     return (whole.reshape(*batch, 2 * height, 2 * width, channels),)
 
 

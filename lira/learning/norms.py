@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.module import Args, InterceptorContext, Kwargs, NextGetter
 from jax import lax
 
 __all__ = ["batch_norm", "joint_sums"]
@@ -21,19 +22,21 @@ _custom_backward: Any = partial(jax.custom_vjp, nondiff_argnums=(3,))
 
 
 @contextlib.contextmanager
-def joint_sums() -> Iterator[None]:
+def joint_sums(platform: str) -> Iterator[None]:
     """Within it, every plain `nn.BatchNorm` in training takes its sums by `batch_norm`, but on CPU, where XLA needs no help.
 
-    It has no forward derivatives then. Enter it inside the function that is traced.
+    `platform` is what the function runs on, as JAX names it: cpu, gpu or tpu. What is replaced has no forward derivatives.
+    Enter it inside the function that is traced.
     """
-    if jax.default_backend() == "cpu":
+    if platform == "cpu":
         yield
         return
     with nn.intercept_methods(_replaced):
         yield
 
 
-def _replaced(call, args, kwargs, context):
+def _replaced(call: NextGetter, args: Args, kwargs: Kwargs, context: InterceptorContext) -> Any:
+    """What a layer returns, a plain norm's in training by `batch_norm`; an interceptor of flax's."""
     module = context.module
     if context.method_name != "__call__" or not isinstance(module, nn.BatchNorm):
         return call(*args, **kwargs)
@@ -84,7 +87,10 @@ def batch_norm(
     return _forward(x, scale, bias, epsilon)[0]
 
 
-def _forward(x, scale, bias, epsilon):
+def _forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, ...]]:
+    """What `batch_norm` returns, and for the way back x, scale, bias, and the mean and 1 / deviation of each channel `[C]`."""
     wide, count = _wide(x), x.size // x.shape[-1]
     # Each image's sums first, in one kernel that reads x once, and then those of all images in another.
     pixels = tuple(range(1, x.ndim - 1))
@@ -96,7 +102,10 @@ def _forward(x, scale, bias, epsilon):
     return (y.astype(jnp.result_type(x, scale, bias)), mean, variance), (x, scale, bias, mean, inverse)
 
 
-def _backward(epsilon, saved, gradients):
+def _backward(
+    epsilon: float, saved: tuple[jax.Array, ...], gradients: tuple[jax.Array, jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The gradients of x `[n, ..., C]`, scale and bias `[C]` from those of the result, mean and variance."""
     x, scale, bias, mean, inverse = saved
     gradient, normalised = _wide(gradients[0]), (_wide(x) - mean) * inverse
     # Side by side they are one sum, of which XLA makes anew what it would otherwise write for two kernels to read.
@@ -110,5 +119,6 @@ def _backward(epsilon, saved, gradients):
 batch_norm.defvjp(_forward, _backward)
 
 
-def _wide(x):
+def _wide(x: jax.Array) -> jax.Array:
+    """As float32 at least."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -11,7 +11,7 @@ __all__ = ["pack", "unpack"]
 FEW_LEAVES = 8
 
 
-def pack(tree: Any, like: Any) -> list[Any]:
+def pack(tree: Any, like: Any, platform: str) -> list[Any]:
     """A tree's leaves by the type of those of `like`, matrices apart from vectors: many on an accelerator as one array.
 
     On CPU, where kernels cost nothing to launch, they stay as they are. Matrices keep two axes, by which weight decay
@@ -21,16 +21,13 @@ def pack(tree: Any, like: Any) -> list[Any]:
     for leaf, kind in zip(jax.tree.leaves(tree), map(_kind, jax.tree.leaves(like)), strict=True):
         kinds.setdefault(kind, []).append(leaf)
     return [
-        _joined(leaves)[(None,) * is_matrix] if _is_packed(leaves) else leaves
+        _joined(leaves)[(None,) * is_matrix] if platform != "cpu" and len(leaves) > FEW_LEAVES else leaves
         for (_, is_matrix), leaves in kinds.items()
     ]
 
 
-def _is_packed(leaves: list[Any]) -> bool:
-    return jax.default_backend() != "cpu" and len(leaves) > FEW_LEAVES
-
-
 def _joined(leaves: list[jax.Array]) -> jax.Array:
+    """All numbers of arrays of any shapes as one array, `[P]`."""
     return jnp.concatenate(
         [(jnp.moveaxis(leaf, -1, 0) if leaf.ndim > 2 else leaf).ravel() for leaf in leaves]
     )
@@ -50,10 +47,12 @@ def unpack(packed: list[Any], like: Any) -> Any:
 
 
 def _kind(leaf: jax.Array) -> tuple[Any, bool]:
+    """Its type, and whether it is a matrix or of more axes."""
     return leaf.dtype, leaf.ndim > 1
 
 
 def _shaped(part: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """A part `[size]` of a joined array, or a leaf as it is, in its shape."""
     if part.shape == shape:
         return part
     if len(shape) <= 2:

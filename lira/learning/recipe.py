@@ -7,6 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from lira.learning.augment import check_augmentation
 from lira.learning.choices import check_choices
@@ -95,7 +96,7 @@ def learning_rate(recipe: Recipe, total_steps: int) -> optax.Schedule:
     """The learning rate at each step, counted from 0."""
     warmup_steps = recipe.warmup * total_steps
 
-    def schedule(step):
+    def schedule(step: ArrayLike) -> jax.Array:
         step = jnp.asarray(step, float)  # float64 where that is on, as int32 would not become
         progress = step / total_steps
         if recipe.schedule == "cosine":
@@ -115,9 +116,7 @@ def optimizer(recipe: Recipe, rate: optax.Schedule) -> optax.GradientTransformat
     # Biases and the scales of norms are vectors; everything that is decayed has two axes or more.
     decay = optax.add_decayed_weights(recipe.weight_decay, mask=partial(jax.tree.map, lambda p: p.ndim > 1))
     adam = optax.scale_by_adam()
-    parts = {
-        "sgd": (decay, optax.trace(recipe.momentum)),
-        "adam": (decay, adam),
-        "adamw": (adam, decay),
-    }[recipe.optimizer]
+    parts = {"sgd": (decay, optax.trace(recipe.momentum)), "adam": (decay, adam), "adamw": (adam, decay)}[
+        recipe.optimizer
+    ]
     return optax.chain(*parts, optax.scale_by_learning_rate(rate))

@@ -1,5 +1,6 @@
 """One shadow model in training: a pure function of (recipe, key, data, keep row). Stacks are made outside, by `vmap`."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ class ModelState(NamedTuple):
     params: Any
     statistics: Any  # flax's other collections, such as BatchNorm's running averages
     optimizer: optax.OptState  # of packed params
-    average: Any  # moving average of {"params": params, **statistics}, from zero; or None
+    average: Any  # moving averages of (params, statistics), from zero; or None
     step: jax.Array  # int32, steps taken
 
 
@@ -42,8 +43,8 @@ def init_model(learner: Learner, key: jax.Array, x: Array) -> ModelState:
     return ModelState(
         params=params,
         statistics=statistics,
-        optimizer=_optimizer_of(learner).init(pack(params, params)),
-        average=jax.tree.map(zero_average, dict(variables)) if learner.recipe.ema else None,
+        optimizer=_optimizer_of(learner).init(pack(params, params, learner.platform)),
+        average=jax.tree.map(zero_average, (params, statistics)) if learner.recipe.ema else None,
         step=jnp.zeros((), jnp.int32),
     )
 
@@ -92,10 +93,10 @@ def train_epochs(
     keys = jax.vmap(lambda number: jax.vmap(partial(_step_key, key, number))(jnp.arange(steps)))(numbers)
     zero = jnp.zeros((), jnp.promote_types(compute_dtype(recipe, state.params), jnp.float32))
 
-    def one_epoch(packed, drawn):
+    def one_epoch(packed: ModelState, drawn: tuple[jax.Array, jax.Array]) -> tuple[ModelState, jax.Array]:
         batches, keys = drawn
 
-        def one_step(step, carry):
+        def one_step(step: jax.Array, carry: tuple[ModelState, jax.Array]) -> tuple[ModelState, jax.Array]:
             packed, total = carry
             packed, loss = _packed_step(learner, state, packed, keys[step], batches[step], x, y)
             return packed, total + loss
@@ -103,8 +104,8 @@ def train_epochs(
         packed, total = jax.lax.fori_loop(0, stop, one_step, (packed, zero))
         return packed, total / stop
 
-    packed, losses = jax.lax.scan(one_epoch, _packed(state), (batches, keys), unroll=epochs == 1)
-    return _unpacked(packed, state), losses
+    packed, losses = jax.lax.scan(one_epoch, _packed(learner, state), (batches, keys), unroll=epochs == 1)
+    return _converted(unpack, packed, state), losses
 
 
 def epoch_order(recipe: Recipe, key: jax.Array, epoch: Array | int, keep: Array) -> jax.Array:
@@ -137,8 +138,9 @@ def train_step(
     """Train one model for step `step` of an epoch in the order of `epoch_order`; return its new state and the loss."""
     size = learner.recipe.batch_size
     batch = jax.lax.dynamic_slice_in_dim(jnp.asarray(order), step * size, size)
-    packed, loss = _packed_step(learner, state, _packed(state), _step_key(key, epoch, step), batch, x, y)
-    return _unpacked(packed, state), loss
+    step_key = _step_key(key, epoch, step)
+    packed, loss = _packed_step(learner, state, _packed(learner, state), step_key, batch, x, y)
+    return _converted(unpack, packed, state), loss
 
 
 def _packed_step(
@@ -156,24 +158,28 @@ def _packed_step(
     images, labels = augmented(recipe, augment_key, x[batch]), y[batch]
     before = unpack(state.statistics, like.statistics)
 
-    def loss_of(params):
+    def loss_of(params: Any) -> tuple[jax.Array, Any]:
         logits, updated = forward(learner.module, recipe, {"params": params, **before}, images, dropout_key)
         return _cross_entropy(logits, labels).mean(), updated
 
     params = unpack(state.params, like.params)
     (loss, after), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
-    packed_gradient = pack(gradient, like.params)
-    updates, optimizer_state = _optimizer_of(learner).update(packed_gradient, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, updates)
-    statistics = pack(after, like.statistics)
+    packed_gradient = pack(gradient, like.params, learner.platform)
+    with jax.named_scope("optimizer"):
+        update = _optimizer_of(learner).update
+        updates, optimizer_state = update(packed_gradient, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+    statistics = pack(after, like.statistics, learner.platform)
     average = state.average
     if recipe.ema:
         # Every floating-point variable, as in the authors' code: weights of one average are not evaluated with
         # statistics of another.
-        average = jax.tree.map(partial(moved_toward, recipe.ema), average, (params, statistics))
+        with jax.named_scope("averages"):
+            average = jax.tree.map(partial(moved_toward, recipe.ema), average, (params, statistics))
     return ModelState(params, statistics, optimizer_state, average, state.step + 1), loss
 
 
+@jax.named_scope("loss")
 def _cross_entropy(logits: jax.Array, labels: Array) -> jax.Array:
     """Of each example, `[batch]`. A label's logit is a sum over classes, whose gradient does not scatter."""
     is_label = jnp.arange(logits.shape[-1]) == labels[:, None]
@@ -183,29 +189,17 @@ def _cross_entropy(logits: jax.Array, labels: Array) -> jax.Array:
 # --- Packed for a program: a model's many small arrays as a few long ones --------------------------------------------
 
 
-def _packed(state: ModelState) -> ModelState:
-    """Params and statistics packed, and their averages as the pair of both."""
-    average = state.average
-    if average is not None:
-        rest = {name: value for name, value in average.items() if name != "params"}
-        average = pack(average["params"], state.params), pack(rest, state.statistics)
-    return state._replace(
-        params=pack(state.params, state.params),
-        statistics=pack(state.statistics, state.statistics),
-        average=average,
-    )
+def _packed(learner: Learner, state: ModelState) -> ModelState:
+    """A state as its platform trains it, see `pack`."""
+    return _converted(partial(pack, platform=learner.platform), state, state)
 
 
-def _unpacked(state: ModelState, like: ModelState) -> ModelState:
-    average = state.average
-    if average is not None:
-        params, statistics = average
-        average = {"params": unpack(params, like.params), **unpack(statistics, like.statistics)}
-    return state._replace(
-        params=unpack(state.params, like.params),
-        statistics=unpack(state.statistics, like.statistics),
-        average=average,
-    )
+def _converted(convert: Callable[[Any, Any], Any], state: ModelState, like: ModelState) -> ModelState:
+    """A state with `convert(tree, tree of like)` in place of params, statistics and their averages: packed or unpacked."""
+    shapes = like.params, like.statistics
+    params, statistics = map(convert, (state.params, state.statistics), shapes)
+    average = state.average and tuple(map(convert, state.average, shapes))
+    return state._replace(params=params, statistics=statistics, average=average)
 
 
 def _step_key(key: jax.Array, epoch: Array | int, step: Array | int) -> jax.Array:

@@ -54,16 +54,8 @@ __all__ = [
 # Trained from scratch by the engine: not a function of a trained model.
 RETRAIN = "retrain"
 
-METHODS: dict[str, Method] = {
-    "none": none,
-    "finetune": finetune,
-    "gradient_ascent": gradient_ascent,
-    "negrad_plus": negrad_plus,
-    "random_labels": random_labels,
-    "scrub": scrub,
-    "last_layer": last_layer,
-    "fisher": fisher,
-}
+_METHODS = (none, finetune, gradient_ascent, negrad_plus, random_labels, scrub, last_layer, fisher)
+METHODS: dict[str, Method] = {method.__name__: method for method in _METHODS}
 
 
 def apply_method(

@@ -1,13 +1,15 @@
 """Forgetting by further training: on what is retained, against what is to be forgotten, or both."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.module import Args, InterceptorContext, Kwargs, NextGetter
 
 from lira.learning.forward import as_input
-from lira.unlearners.problem import Problem, Variables, cross_entropy, descend, retained_loss
+from lira.unlearners.problem import Batch, Problem, Valued, Variables, cross_entropy, descend, retained_loss
 
 __all__ = ["finetune", "gradient_ascent", "last_layer", "negrad_plus", "none", "random_labels", "scrub"]
 
@@ -48,7 +50,7 @@ def gradient_ascent(
         clip: norm to which longer gradients are shortened.
     """
 
-    def loss(variables, forget, retain, step_key):
+    def loss(variables: Variables, forget: Batch, retain: Batch, step_key: jax.Array) -> Valued:
         logits, statistics = problem.ask(variables, forget.x)
         return -cross_entropy(logits, forget.y), statistics
 
@@ -80,7 +82,7 @@ def negrad_plus(
         raise ValueError(f"beta must be in [0, 1]; got {beta}")
     retained = retained_loss(problem)
 
-    def loss(variables, forget, retain, step_key):
+    def loss(variables: Variables, forget: Batch, retain: Batch, step_key: jax.Array) -> Valued:
         kept, statistics = retained(variables, forget, retain, step_key)
         logits, _ = problem.ask(variables, forget.x)
         return beta * kept - (1 - beta) * cross_entropy(logits, forget.y), statistics
@@ -104,7 +106,7 @@ def random_labels(problem: Problem, key: jax.Array, *, epochs: int = 5, rate: fl
     retained = retained_loss(problem)
     share = problem.size / len(problem.y)  # as if all examples were trained on together
 
-    def loss(variables, forget, retain, step_key):
+    def loss(variables: Variables, forget: Batch, retain: Batch, step_key: jax.Array) -> Valued:
         kept, statistics = retained(variables, forget, retain, step_key)
         logits, _ = problem.ask(variables, forget.x)
         return (1 - share) * kept + share * cross_entropy(logits, wrong[forget.rows]), statistics
@@ -149,43 +151,33 @@ def scrub(
     if not 1 <= ascents <= epochs:
         raise ValueError(f"ascents must be in 1..epochs, here 1..{epochs}; got {ascents}")
 
-    def divergence(variables, x, step_key=None):
+    def divergence(
+        variables: Variables, x: jax.Array, step_key: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array, Variables]:
         taught, _ = problem.ask(problem.variables, x)
         logits, statistics = problem.ask(variables, x, step_key)
         teacher, student = (jax.nn.log_softmax(a / temperature) for a in (taught, logits))
         kl = jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1).mean()
         return temperature**2 * kl, logits, statistics
 
-    def climb(variables, forget, retain, step_key):
+    def climb(variables: Variables, forget: Batch, retain: Batch, step_key: jax.Array) -> Valued:
         kl, _, statistics = divergence(variables, forget.x)
         return -kl, statistics
 
-    def obey(variables, forget, retain, step_key):
+    def obey(variables: Variables, forget: Batch, retain: Batch, step_key: jax.Array) -> Valued:
         kl, logits, statistics = divergence(variables, retain.x, step_key)
         return alpha * kl + gamma * cross_entropy(logits, retain.y), statistics
 
-    def go_over(side, times, variables, loss, its_key, epoch):
-        now = rate * 0.5 * (1 + jnp.cos(jnp.pi * epoch / epochs))
-        return descend(
-            problem,
-            its_key,
-            loss,
-            over=side,
-            epochs=times,
-            rate=now,
-            anneal=False,
-            clip=clip,
-            variables=variables,
-        )
-
-    def one_epoch(variables, epoch):
+    def one_epoch(variables: Variables, epoch: jax.Array) -> tuple[Variables, None]:
         climb_key, obey_key = jax.random.split(jax.random.fold_in(key, epoch))
+        now = rate * 0.5 * (1 + jnp.cos(jnp.pi * epoch / epochs))
+        go_over = partial(descend, problem, rate=now, anneal=False, clip=clip)
         climbed = jax.lax.cond(
             epoch < ascents,
-            lambda: go_over("forget", passes, variables, climb, climb_key, epoch),
+            lambda: go_over(climb_key, climb, over="forget", epochs=passes, variables=variables),
             lambda: variables,
         )
-        return go_over("retain", 1, climbed, obey, obey_key, epoch), None
+        return go_over(obey_key, obey, over="retain", epochs=1, variables=climbed), None
 
     return jax.lax.scan(one_epoch, problem.variables, jnp.arange(epochs))[0]
 
@@ -224,7 +216,7 @@ def _last_dense(module: nn.Module, example: jax.Array) -> tuple[str, ...]:
     """The path of the `nn.Dense` layer that is called last."""
     called: list[tuple[str, ...]] = []
 
-    def watch(call, args, kwargs, context):
+    def watch(call: NextGetter, args: Args, kwargs: Kwargs, context: InterceptorContext) -> Any:
         if isinstance(context.module, nn.Dense) and context.method_name == "__call__":
             called.append(context.module.path)
         return call(*args, **kwargs)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from lira.unlearners.problem import Problem, Variables, fold_steps
+from lira.unlearners.problem import Batch, Problem, Variables, fold_steps
 
 __all__ = ["fisher"]
 
@@ -33,7 +33,7 @@ def fisher(
     leaves, structure = jax.tree.flatten(information)
     keys = jax.tree.unflatten(structure, list(jax.random.split(noise_key, len(leaves))))
 
-    def noisy(weight, F, its_key):
+    def noisy(weight: jax.Array, F: jax.Array, its_key: jax.Array) -> jax.Array:
         deviation = noise * (F / jnp.maximum(mean, jnp.finfo(mean.dtype).tiny) + floor) ** -0.25
         return weight + deviation * jax.random.normal(its_key, weight.shape, weight.dtype)
 
@@ -51,12 +51,12 @@ def fisher_information(problem: Problem, key: jax.Array, epochs: int) -> Any:
     """
     params = problem.variables["params"]
 
-    def visit(total, forget, retain, step_key):
+    def visit(total: Any, forget: Batch, retain: Batch, step_key: jax.Array) -> Any:
         label_key, sign_key = jax.random.split(step_key)
         labels = jax.random.randint(label_key, retain.y.shape, 0, problem.num_classes)
         signs = jax.random.rademacher(sign_key, retain.y.shape, jnp.float32)
 
-        def signed(params):
+        def signed(params: Any) -> jax.Array:
             logits, _ = problem.ask({**problem.variables, "params": params}, retain.x)
             chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)[:, 0]
             weights = jnp.sqrt(problem.num_classes * jnp.exp(jax.lax.stop_gradient(chosen)))

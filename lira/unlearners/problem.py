@@ -7,8 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
-from lira.learning.forward import augmented, forward
+from lira.learning.forward import Variables, augmented, forward
 from lira.learning.recipe import Recipe, optimizer, steps_per_epoch
 from lira.learning.training import random_order
 
@@ -16,14 +17,13 @@ __all__ = [
     "Batch",
     "Method",
     "Problem",
+    "Valued",
     "Variables",
     "cross_entropy",
     "descend",
     "fold_steps",
     "retained_loss",
 ]
-
-Variables = dict[str, Any]  # {"params": ..., **statistics}
 
 
 class Batch(NamedTuple):
@@ -49,7 +49,7 @@ class Problem(NamedTuple):
 
     def ask(
         self, variables: Variables, x: jax.Array, key: jax.Array | None = None
-    ) -> tuple[jax.Array, dict[str, Any]]:
+    ) -> tuple[jax.Array, Variables]:
         """Logits `[n, C]` and statistics: in training mode with a key for dropout, in evaluation mode without."""
         return forward(self.module, self.recipe, variables, x, key)
 
@@ -58,16 +58,16 @@ class Problem(NamedTuple):
 
         Static, so the same for every model: a pass is over half of the request or of the rest, as in training.
         """
+        batch = self.recipe.batch_size
         if side == "retain":
-            return max(
-                1, steps_per_epoch(len(self.y) - self.size, self.recipe.batch_size)
-            ), self.recipe.batch_size
-        batch = min(self.recipe.batch_size, max(1, self.size // 2))
+            return max(1, steps_per_epoch(len(self.y) - self.size, batch)), batch
+        batch = min(batch, max(1, self.size // 2))
         return max(1, self.size // 2 // batch), batch
 
 
 Method = Callable[..., Variables]
-Loss = Callable[[Variables, Batch, Batch, jax.Array], tuple[jax.Array, dict[str, Any]]]
+Valued = tuple[jax.Array, Variables]  # the loss, a scalar, and the statistics that the model goes on with
+Loss = Callable[[Variables, Batch, Batch, jax.Array], Valued]  # (variables, forget, retain, step key)
 
 
 def fold_steps(
@@ -96,17 +96,17 @@ def fold_steps(
     masks = {"forget": problem.forget, "retain": problem.retain}
     x, y = jnp.asarray(problem.x), jnp.asarray(problem.y)
 
-    def one_epoch(carry, epoch):
+    def one_epoch(carry: Any, epoch: jax.Array) -> tuple[Any, None]:
         *order_keys, steps_key = jax.random.split(jax.random.fold_in(key, epoch), 3)
         orders = [
             random_order(order_key, masks[side], steps * batch).reshape(steps, batch)
             for order_key, (side, (steps, batch)) in zip(order_keys, counts.items(), strict=True)
         ]
 
-        def one_step(carry, step):
+        def one_step(carry: Any, step: jax.Array) -> tuple[Any, None]:
             *augment_keys, step_key = jax.random.split(jax.random.fold_in(steps_key, step), 3)
 
-            def batch(augment_key, order):
+            def batch(augment_key: jax.Array, order: jax.Array) -> Batch:
                 rows = order[step % len(order)]
                 return Batch(rows, augmented(problem.recipe, augment_key, x[rows]), y[rows])
 
@@ -150,16 +150,18 @@ def descend(
     start = problem.variables if variables is None else variables
     total = epochs * problem.steps(over)[0]
 
-    def learning_rate(step):
+    def learning_rate(step: ArrayLike) -> jax.Array | float:
         shape = 0.5 * (1 + jnp.cos(jnp.pi * step / total)) if anneal else 1.0
         return rate * problem.recipe.learning_rate * shape
 
     steps = optax.chain(optax.clip_by_global_norm(clip), optimizer(problem.recipe, learning_rate))
 
-    def visit(carry, forget, retain, step_key):
+    def visit(
+        carry: tuple[Variables, Any], forget: Batch, retain: Batch, step_key: jax.Array
+    ) -> tuple[Variables, Any]:
         variables, state = carry
 
-        def of_params(params):
+        def of_params(params: Any) -> tuple[jax.Array, Variables]:
             return loss({**variables, "params": params}, forget, retain, step_key)
 
         gradient, statistics = jax.grad(of_params, has_aux=True)(variables["params"])
@@ -175,7 +177,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def retained_loss(problem: Problem) -> Loss:
-    def loss(variables, forget, retain, step_key):
+    def loss(variables: Variables, forget: Batch, retain: Batch, step_key: jax.Array) -> Valued:
         logits, statistics = problem.ask(variables, retain.x, step_key)
         return cross_entropy(logits, retain.y), statistics
 

@@ -133,17 +133,17 @@ def read_unlearning(path: str | os.PathLike[str], run: str = "") -> UnlearnConfi
     """
     table = read_table(path)
     names = [each.name for each in dataclasses.fields(UnlearnConfig) if each.name != "pool"]
-    own = {name: value for name, value in table.items() if name in names} | ({"run": run} if run else {})
+    fields = {name: value for name, value in table.items() if name in names} | ({"run": run} if run else {})
     of_pool = {name: value for name, value in table.items() if name not in names}
     base: dict[str, Any] = {"save_params": True}
     is_whole = all(each.name in of_pool for each in dataclasses.fields(Config))
-    if not is_whole and isinstance(own.get("run"), str) and own["run"]:
-        base = as_dict(_run_to_start_from(absolute_path(own["run"])).config)
+    if not is_whole and isinstance(fields.get("run"), str) and fields["run"]:
+        base = as_dict(_run_to_start_from(absolute_path(fields["run"])).config)
     for name, value in of_pool.items():
         both_tables = isinstance(value, dict) and isinstance(base.get(name), dict)
         base[name] = {**base[name], **value} if both_tables else value
     pool = build(Config, base, str(path), also=names)
-    return build(partial(UnlearnConfig, pool), own, str(path), fields=UnlearnConfig)
+    return build(partial(UnlearnConfig, pool), fields, str(path), fields=UnlearnConfig)
 
 
 def as_table(config: UnlearnConfig) -> dict[str, Any]:
@@ -153,13 +153,13 @@ def as_table(config: UnlearnConfig) -> dict[str, Any]:
 
 
 def resolved(config: UnlearnConfig) -> UnlearnConfig:
-    """The configuration with everything said: absolute paths, all options; a run to start from agrees with it.
+    """The configuration with everything spelled out: absolute paths, all options; a run to start from agrees with it.
 
     `num_models` may be smaller than the run's: the first ones are taken.
 
     Raises:
         RunError: as `UnlearnConfig.of_run`.
-        ConfigError: the configuration says something else than the run.
+        ConfigError: the configuration differs from the run's.
         ValueError: a method or an option is unknown.
     """
     path, scores = absolute_path(config.forget.path), absolute_path(config.forget.scores)
@@ -186,8 +186,8 @@ def with_options(config: UnlearnConfig) -> UnlearnConfig:
     return dataclasses.replace(config, method={name: options for name, options in named.items() if options})
 
 
-def _run_to_start_from(place: str | os.PathLike[str]) -> Run:
-    run = Run.open(place)
+def _run_to_start_from(path: str | os.PathLike[str]) -> Run:
+    run = Run.open(path)
     if run.is_imported:
         raise RunError(f"{run.path}: was imported and has no recipe: it cannot be retrained")
     if not run.config.save_params:

@@ -77,24 +77,20 @@ class Unlearning:
         rest = dataclasses.replace(old, pool=config.pool, methods=config.methods, method=config.method)
         changes = [*differences(pool, config.pool), *differences(rest, config)]
         for name in old.method.keys() & config.method.keys():
-            if old.method[name] != config.method[name] and self._place(name).exists():
+            if old.method[name] != config.method[name] and self._method_path(name).exists():
                 there, here = (
                     ", ".join(f"{key} = {value!r}" for key, value in each.method[name].items())
                     for each in (old, config)
                 )
                 changes.append(
-                    f"method.{name} has {there} there and {here} here (or remove {self._place(name)})"
+                    f"method.{name} has {there} there and {here} here (or remove {self._method_path(name)})"
                 )
         if changes:
             raise RunError(
                 f"{self.path}: is another unlearning: {'; '.join(changes)}; name another directory"
             )
-        check_methods(
-            config,
-            dataset,
-            self.requests,
-            [name for name in config.methods if not self._place(name).exists()],
-        )
+        new = [name for name in config.methods if not self._method_path(name).exists()]
+        check_methods(config, dataset, self.requests, new)
         config = dataclasses.replace(config, method={**old.method, **config.method})
         if config != old:
             write_atomically(self.path / "config.toml", tomli_w.dumps(as_table(config)).encode())
@@ -119,17 +115,15 @@ class Unlearning:
 
     def method(self, name: str) -> Run:
         """The run of K M models that a method left."""
-        return Run.open(self._place(name))
+        return Run.open(self._method_path(name))
 
-    def _place(self, name: str) -> Path:
+    def _method_path(self, name: str) -> Path:
         return self.path / "methods" / name
 
     def is_complete(self) -> bool:
         """Whether every model of every kind is there."""
-        places = [self.path / "retrained", *map(self._place, self.config.methods)]
-        if not all(place.exists() for place in places):
-            return False
-        return all((Run.open(place).done > 0).all() for place in places)
+        paths = [self.path / "retrained", *map(self._method_path, self.config.methods)]
+        return all(path.exists() for path in paths) and all((Run.open(path).done > 0).all() for path in paths)
 
 
 class Measurements(NamedTuple):
@@ -143,9 +137,8 @@ class Measurements(NamedTuple):
     previous: np.ndarray  # float32 [m, N, Q], of this method after the request before this one
     after: np.ndarray  # float32 [m, N, Q]
     retrained: np.ndarray  # float32 [m, N, Q]
-    features: tuple[
-        np.ndarray, np.ndarray, np.ndarray
-    ]  # float32 [m, N, D] before, after and retrained: all signals but logits
+    # float32 [m, N, D] before, after and retrained: all signals but logits
+    features: tuple[np.ndarray, np.ndarray, np.ndarray]
     accuracies: dict[str, dict[str, np.ndarray]]  # [after | retrained][retain | forget | test] -> float [m]
     seconds: float  # of learning, a model and request; NaN where it was not recorded
     seconds_retrained: float  # the same, of training from scratch

@@ -42,7 +42,7 @@ class UnlearningPlan:
     """What completing an unlearning costs, before anything is spent."""
 
     kinds: list[Kind]
-    how: str
+    device: str  # in words, with widths and lowering
 
     def __str__(self) -> str:
         """A line a kind of models."""
@@ -50,7 +50,7 @@ class UnlearningPlan:
             f"{kind.name:>20}: {kind.models} of {kind.of} models, about {duration(kind.seconds)}"
             for kind in self.kinds
         ]
-        total = f"{'together':>20}: about {duration(sum(kind.seconds for kind in self.kinds))} {self.how}"
+        total = f"{'together':>20}: about {duration(sum(kind.seconds for kind in self.kinds))} {self.device}"
         return "\n".join([*lines, total])
 
 
@@ -64,21 +64,18 @@ def plan_unlearning(
     requests = draw_requests(config, dataset, first_memberships(config, dataset))
     M, K = config.pool.num_models, len(requests)
     training = plan(run_config(config, models=M, save_params=True), dataset)
-    steps = steps_per_epoch(dataset.num_examples, config.pool.recipe.batch_size) * config.pool.recipe.epochs
+    recipe = config.pool.recipe
+    steps = steps_per_epoch(dataset.num_examples, recipe.batch_size) * recipe.epochs
     # As in `plan`, a query costs a third of what an image costs in training.
-    asked = (
-        (dataset.num_examples + dataset.num_test)
-        * len(config.pool.queries.views)
-        / config.pool.recipe.batch_size
-        / 3
-    )
+    views = (dataset.num_examples + dataset.num_test) * len(config.pool.queries.views)
+    asked = views / recipe.batch_size / 3
     seconds_per_step = training.seconds / M / (steps + asked)
-    one_step = _step_operations(Learner.of(config.pool.recipe, dataset), dataset)
+    one_step = _step_operations(Learner.of(recipe, dataset), dataset)
 
-    def kind(name: str, place: Path | None, of: int, its_steps: float) -> Kind:
+    def kind(name: str, path: Path | None, of: int, its_steps: float) -> Kind:
         missing = of
-        if place is not None and (place / "config.toml").exists():
-            missing = int((Run.open(place).done == 0).sum())
+        if path is not None and (path / "config.toml").exists():
+            missing = int((Run.open(path).done == 0).sum())
         return Kind(name, missing, of, missing * (its_steps + asked) * seconds_per_step)
 
     root = unlearning.path if unlearning else None

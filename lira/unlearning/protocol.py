@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from threading import Event
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from lira.engine.programs import Programs, fit_beside
 from lira.store.arrays import DIVERGED, DONE
 from lira.store.run import Run
 from lira.store.zarr import RunError
-from lira.unlearners import RETRAIN, find_method
+from lira.unlearners import RETRAIN
 from lira.unlearning.config import run_config
 from lira.unlearning.directory import Unlearning
 from lira.unlearning.methods import one_model
@@ -64,14 +65,14 @@ def unlearn(unlearning: Unlearning, dataset: Dataset, *, show_progress: bool = T
     )
     train(retrained, dataset, verb="retraining", show_progress=show_progress)
     for name in config.methods:
-        place = unlearning.path / "methods" / name
+        path = unlearning.path / "methods" / name
         if name == RETRAIN:
-            run = Run.from_config(place, dataset, scratch(seed=RETRAIN_SEED), keep=keep)
+            run = Run.from_config(path, dataset, scratch(seed=RETRAIN_SEED), keep=keep)
             train(run, dataset, verb=RETRAIN, show_progress=show_progress)
         else:
             # Only the next request starts from them.
             stored = run_config(config, models=K * M, save_params=K > 1)
-            run = Run.from_config(place, dataset, stored, keep=keep)
+            run = Run.from_config(path, dataset, stored, keep=keep)
             for k in range(K):
                 _unlearn_request(unlearning, dataset, before, run, name, k, show_progress)
 
@@ -89,52 +90,29 @@ def _unlearn_request(
         for row in rows[lost & (run.done[rows] == 0)]:
             run.write_model(int(row), {}, diverged=True)
     held = before.memberships(models)
-    forget, retain = held & requests[k], held & ~requests[: k + 1].any(axis=0)
-    one = one_model(find_method(name), config.method.get(name, {}), config, dataset, requests)
+    masks = held & requests[k], held & ~requests[: k + 1].any(axis=0)  # forget, retain
+    one = one_model(name, config, dataset, requests)
 
     def prepare(missing: int) -> tuple[Programs, Learn]:
-        programs = programs_for(
-            config.pool.recipe,
-            config.pool.queries,
-            config.pool.execution,
-            dataset,
-            missing,
-            config.pool.signals,
-        )
-        W = programs.width
-        parameters = source.signal("params").shape[1]
-        shapes = (
-            jax.ShapeDtypeStruct((W, parameters), jnp.float32),
-            jax.ShapeDtypeStruct((W,), jnp.int32),
-            jax.ShapeDtypeStruct((), jnp.int32),
-            *(jax.ShapeDtypeStruct((W, dataset.num_examples), bool) for _ in range(2)),
-            *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (dataset.x, dataset.y)),
-        )
-        programs, compiled = fit_beside(programs, one, (0, 0, None, 0, 0, None, None), shapes)
+        programs, compiled = _fitted(programs_for(config.pool, dataset, missing), one, source, dataset)
 
         def learn(
             stack: np.ndarray, data: Data, advance: Callable[[float, int], None], stop: Event
         ) -> Learned:
-            wide = np.resize(stack, W) - k * M
-            variables, finite = compiled(
-                jnp.asarray(np.asarray(source.signal("params", from_rows[wide]))),
-                jnp.asarray(wide, jnp.int32),
-                jnp.asarray(k, jnp.int32),
-                jnp.asarray(forget[wide]),
-                jnp.asarray(retain[wide]),
-                data.x,
-                data.y,
-            )
+            wide = np.resize(stack, programs.width) - k * M
+            flat = jnp.asarray(np.asarray(source.signal("params", from_rows[wide])))
+            indices, request = jnp.asarray(wide, jnp.int32), jnp.asarray(k, jnp.int32)
+            variables, finite = compiled(flat, indices, request, data.x, data.y, *(m[wide] for m in masks))
             finite = np.asarray(finite)
             advance(len(stack), 0)
             return Learned(variables, finite)
 
         return programs, learn
 
-    said = f"{name}, request {k + 1} of {K}" if K > 1 else name
-    made = fill(run, dataset, prepare, among=rows, verb=said, show_progress=show_progress)
+    verb = f"{name}, request {k + 1} of {K}" if K > 1 else name
+    made = fill(run, dataset, prepare, among=rows, verb=verb, show_progress=show_progress)
     diverged = (run.done[rows] == DIVERGED) & ~lost
-    if diverged.any() and diverged[~lost & forget.any(axis=1)].all():
+    if diverged.any() and diverged[~lost & masks[0].any(axis=1)].all():
         raise RunError(
             f"method {name!r} returned NaN or infinity for every model at request {k}: change its options under "
             f"[method.{name}] and remove {run.path}"
@@ -146,3 +124,17 @@ def _unlearn_request(
             DivergedWarning,
             stacklevel=3,
         )
+
+
+def _fitted(
+    programs: Programs, one: Callable[..., Any], source: Run, dataset: Dataset
+) -> tuple[Programs, Callable[..., Any]]:
+    """A method of one model, see `one_model`, compiled for stacks of models whose parameters a run holds."""
+    width, N = programs.width, dataset.num_examples
+    arrays = (
+        jax.ShapeDtypeStruct((width, source.signal("params").shape[1]), jnp.float32),
+        *(jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((width,), ())),
+        *(dataset.x, dataset.y),
+        *(jax.ShapeDtypeStruct((width, N), bool) for _ in range(2)),
+    )
+    return fit_beside(programs, one, (0, 0, None, None, None, 0, 0), arrays)

@@ -65,40 +65,40 @@ def draw_requests(config: UnlearnConfig, dataset: Dataset, keep: np.ndarray) -> 
     return requests
 
 
-def _given(place: str, N: int) -> np.ndarray:
+def _given(path: str, N: int) -> np.ndarray:
     """Indices of the examples that a file names, int `[F]`, by index or by a mask."""
-    array = np.asarray(read_array(place))
+    array = np.asarray(read_array(path))
     if array.ndim != 1:
         raise ValueError(
-            f"{place}: must be a list of indices or a mask [{N}]; its shape is {list(array.shape)}"
+            f"{path}: must be a list of indices or a mask [{N}]; its shape is {list(array.shape)}"
         )
     if array.dtype == bool:
         if len(array) != N:
-            raise ValueError(f"{place}: is a mask of {len(array)} examples, and the pool has {N}")
+            raise ValueError(f"{path}: is a mask of {len(array)} examples, and the pool has {N}")
         array = np.flatnonzero(array)
     if not len(array):
-        raise ValueError(f"{place}: the forget set is empty")
+        raise ValueError(f"{path}: the forget set is empty")
     if not (array == np.floor(array)).all():
-        raise ValueError(f"{place}: holds {array[array != np.floor(array)][0]}, which is no index")
+        raise ValueError(f"{path}: holds {array[array != np.floor(array)][0]}, which is no index")
     if (outside := (array < 0) | (array >= N)).any():
-        raise ValueError(f"{place}: example {array[outside][0]:.0f} is outside the pool, 0..{N - 1}")
+        raise ValueError(f"{path}: example {array[outside][0]:.0f} is outside the pool, 0..{N - 1}")
     indices = array.astype(int)
     if len(np.unique(indices)) < len(indices):
-        raise ValueError(f"{place}: names an example twice (a mask must be of type bool)")
+        raise ValueError(f"{path}: names an example twice (a mask must be of type bool)")
     return indices
 
 
 def _by_vulnerability(config: UnlearnConfig, dataset: Dataset) -> np.ndarray:
     """All examples, int `[N]`, those that LiRA finds most often at a low false-positive rate first."""
-    place = config.forget.scores or config.run
-    if not place:
+    path = config.forget.scores or config.run
+    if not path:
         raise ValueError('forget.kind = "vulnerable" needs forget.scores, a scored run of the same data')
-    run = Run.open(place, dataset)
+    run = Run.open(path, dataset)
     scores = next((s for s in map(run.scores, ("lira_online", "lira_online_fixed")) if s is not None), None)
     if scores is None:
-        raise RunError(f"{place}: has no scores of LiRA: lira score {place}")
+        raise RunError(f"{path}: has no scores of LiRA: lira score {path}")
     keep = run.keep
-    found = example_tpr(scores, keep, roc(scores, keep).tpr_at(VULNERABLE_FPR).threshold)
-    # Many are found equally often: then by their mean score.
+    rates = example_tpr(scores, keep, roc(scores, keep).tpr_at(VULNERABLE_FPR).threshold)
+    # Where rates are equal, their mean score.
     mean = np.where(keep, scores, 0).sum(axis=0) / keep.sum(axis=0)
-    return np.lexsort((-mean, -found))
+    return np.lexsort((-mean, -rates))

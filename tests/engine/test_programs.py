@@ -1,6 +1,9 @@
 import dataclasses
 import json
-from typing import get_args
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +17,12 @@ from lira.engine import sweep as engine_sweep
 from lira.engine.calibrate import programs_for
 from lira.engine.fill import train
 from lira.learning.augment import Queries
+from lira.learning.evaluation import query
 from lira.learning.learner import Learner
+from lira.learning.models import build_model
 from lira.learning.recipe import Recipe
-from lira.store.config import Execution
+from lira.learning.training import variable_shapes
+from lira.store.config import Config, Execution
 from lira.store.run import Run
 
 RECIPE = Recipe(epochs=2, batch_size=10)
@@ -65,7 +71,7 @@ def test_fastest_width_is_kept_and_growth_stops_when_it_no_longer_pays(
     monkeypatch, by_width, measured, chosen
 ):
     tried = speeds(monkeypatch, by_width)
-    programs = programs_for(RECIPE, Queries(), AUTO, dataset(), 64)
+    programs = programs_for(Config(recipe=RECIPE, execution=AUTO), dataset(), 64)
     assert tried == measured
     assert programs.width == chosen
     assert f"patches {chosen}: {by_width[chosen]:,}" in programs.why
@@ -73,27 +79,29 @@ def test_fastest_width_is_kept_and_growth_stops_when_it_no_longer_pays(
 
 def test_choice_is_made_once_for_a_device_model_and_batch_size(monkeypatch, cache):
     tried = speeds(monkeypatch, {1: 1, 4: 4, 16: 2})
-    assert programs_for(RECIPE, Queries(), AUTO, dataset(), 16).width == 4
-    again = programs_for(RECIPE, Queries(), AUTO, dataset(), 16)
+    assert programs_for(Config(recipe=RECIPE, execution=AUTO), dataset(), 16).width == 4
+    again = programs_for(Config(recipe=RECIPE, execution=AUTO), dataset(), 16)
     assert again.width == 4
     assert again.why.startswith("measured before: ")
     assert tried == [1, 4, 16]
-    assert programs_for(RECIPE, Queries(), AUTO, dataset(), 2).width == 2, "never wider than there are models"
-    programs_for(Recipe(epochs=2, batch_size=20), Queries(), AUTO, dataset(), 16)
+    assert programs_for(Config(recipe=RECIPE, execution=AUTO), dataset(), 2).width == 2, (
+        "never wider than there are models"
+    )
+    programs_for(Config(recipe=Recipe(epochs=2, batch_size=20), execution=AUTO), dataset(), 16)
     assert tried == [1, 4, 16, 1, 4, 16], "another batch size is another question"
     for place in cache.iterdir():
         place.write_text("{")
-    assert programs_for(RECIPE, Queries(), AUTO, dataset(), 16).width == 4
+    assert programs_for(Config(recipe=RECIPE, execution=AUTO), dataset(), 16).width == 4
     assert len(tried) == 9, "a damaged choice is measured again"
     assert all(json.loads(p.read_text())["width"] == 4 for p in cache.iterdir() if len(p.read_text()) > 1)
 
 
 def test_choice_for_few_models_does_not_hold_for_many(monkeypatch, cache):
     tried = speeds(monkeypatch, {1: 1, 4: 4, 16: 2})
-    assert programs_for(RECIPE, Queries(), AUTO, dataset(), 1).width == 1
-    assert programs_for(RECIPE, Queries(), AUTO, dataset(), 16).width == 4
+    assert programs_for(Config(recipe=RECIPE, execution=AUTO), dataset(), 1).width == 1
+    assert programs_for(Config(recipe=RECIPE, execution=AUTO), dataset(), 16).width == 4
     assert tried == [1, 1, 4, 16]
-    assert programs_for(RECIPE, Queries(), AUTO, dataset(), 1).width == 1
+    assert programs_for(Config(recipe=RECIPE, execution=AUTO), dataset(), 1).width == 1
     assert len(tried) == 4, "but that for many does for few"
 
 
@@ -105,7 +113,7 @@ def test_what_costs_no_step_anything_is_no_question_and_everything_else_is(monke
         other = {int: 1, float: 0.5, bool: True, str: ""}.get(field.type) or get_args(field.type)[-1]
         changed = dataclasses.replace(RECIPE, **{field.name: other})
         before = len(tried)
-        programs_for(RECIPE, Queries(), AUTO, dataset(), 1)
+        programs_for(Config(recipe=RECIPE, execution=AUTO), dataset(), 1)
         calibrate_again = calibrate._cache_file(Learner.of(changed, dataset()), dataset(), AUTO)
         known = calibrate_again.exists()
         assert known == (field.name in calibrate.COSTLESS), field.name
@@ -114,15 +122,17 @@ def test_what_costs_no_step_anything_is_no_question_and_everything_else_is(monke
 
 def test_pinned_width_and_lowering_are_not_measured(monkeypatch):
     tried = speeds(monkeypatch, {})
-    programs = programs_for(RECIPE, Queries(), Execution(width=3, lowering="xla", workers=1), dataset(), 64)
+    programs = programs_for(
+        Config(recipe=RECIPE, execution=Execution(width=3, lowering="xla", workers=1)), dataset(), 64
+    )
     assert (programs.width, programs.lowering, programs.why, tried) == (3, "xla", "pinned", [])
 
 
 @pytest.mark.parametrize(
-    ("backend", "precision", "execution", "share", "expected"),
+    ("platform", "precision", "execution", "share", "expected"),
     [
-        ("cpu", "float32", AUTO, 5, [(how, [1, 4]) for how in ("mixed", "winograd", "patches")]),
-        ("cpu", "bfloat16", AUTO, 16, [(how, [1, 4, 16]) for how in ("patches", "xla")]),
+        ("cpu", "float32", AUTO, 5, [(name, [1, 4]) for name in ("mixed", "winograd", "patches")]),
+        ("cpu", "bfloat16", AUTO, 16, [(name, [1, 4, 16]) for name in ("patches", "xla")]),
         ("cpu", "bfloat16", Execution(width=3), 16, [("patches", [3]), ("xla", [3])]),
         ("gpu", "float32", AUTO, 256, [("xla", [1]), ("per_model", [4])]),
         ("gpu", "float32", AUTO, 2, [("xla", [1]), ("per_model", [2])]),
@@ -132,11 +142,11 @@ def test_pinned_width_and_lowering_are_not_measured(monkeypatch):
         ("gpu", "bfloat16", Execution(lowering="patches"), 4, [("patches", [1, 4])]),
     ],
 )
-def test_candidates_of_a_network_that_convolves(backend, precision, execution, share, expected, monkeypatch):
+def test_candidates_of_a_network_that_convolves(platform, precision, execution, share, expected):
     """On CPU Winograd in float32, and XLA's own in bfloat16; on a GPU, where each costs half a minute, one model or a few of them."""
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     recipe = Recipe(model="cnn", batch_size=8, precision=precision)
-    assert calibrate._candidates(Learner.of(recipe, images()), images(), execution, share) == expected
+    learner = dataclasses.replace(Learner.of(recipe, images()), platform=platform)
+    assert calibrate._candidates(learner, images(), execution, share) == expected
 
 
 @pytest.mark.parametrize(
@@ -147,26 +157,26 @@ def test_short_epochs_are_trained_several_at_a_time(epochs, steps, at_once):
     assert engine_programs.epochs_at_once(Recipe(epochs=epochs), steps) == at_once
 
 
-def test_whole_epochs_as_a_program_train_as_steps_do(monkeypatch):
+def test_whole_epochs_as_a_program_train_as_steps_do():
     """Two epochs of four steps, as on an accelerator in one call and timed in such calls, or one call an epoch."""
     data = dataset()
     x, y, keep = jnp.asarray(data.x), jnp.asarray(data.y), jnp.asarray(np.arange(80) % 3 > 0)[None]
     recipe = Recipe(epochs=2, batch_size=10)
 
-    def trained():
-        programs = engine_programs._build(Learner.of(recipe, data), Queries(), data, "patches", 1, ())
+    def trained(platform):
+        learner = dataclasses.replace(Learner.of(recipe, data), platform=platform)
+        programs = engine_programs._build(learner, Queries(), data, "patches", 1, ())
         state = programs.init(jnp.arange(1), x[:1])
         state, taken = engine_programs.train_steps(programs, state, jnp.arange(1), 0, 5, x, y, keep)
         assert calibrate.seconds_per_step(programs, data) > 0
         return programs, taken, state
 
-    programs, taken, state = trained()
+    programs, taken, state = trained("cpu")
     assert (programs.epochs, programs.steps, taken, int(state.step[0])) == (1, 4, 5, 5)
     state, _ = programs.train(programs.init(jnp.arange(1), x[:1]), jnp.arange(1), 0, 4, x, y, keep)
     state, losses = programs.train(state, jnp.arange(1), 1, 4, x, y, keep)
     assert losses.shape == (1, 1)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    programs, taken, at_once = trained()
+    programs, taken, at_once = trained("gpu")
     assert (programs.epochs, programs.steps, taken, int(at_once.step[0])) == (2, 8, 8, 8)
     for a, e in zip(jax.tree.leaves(at_once.params), jax.tree.leaves(state.params), strict=True):
         np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6)
@@ -178,14 +188,14 @@ def test_width_is_bounded_by_memory(monkeypatch):
     used = engine_programs.compile_programs(learner, Queries(), dataset(), 1, "patches", 4).memory
     assert used
     monkeypatch.setattr(calibrate, "device_memory", lambda: 2 * used)
-    programs = programs_for(RECIPE, Queries(), AUTO, dataset(), 64)
+    programs = programs_for(Config(recipe=RECIPE, execution=AUTO), dataset(), 64)
     assert programs.width == 4
     assert "patches 16 does not fit" in programs.why
-    programs = programs_for(RECIPE, Queries(), Execution(workers=5, width=4), dataset(), 64)
+    programs = programs_for(Config(recipe=RECIPE, execution=Execution(workers=5, width=4)), dataset(), 64)
     assert (programs.workers, programs.models) == (1, 4), "fewer workers before none at all"
     monkeypatch.setattr(calibrate, "device_memory", lambda: 1.0)
     with pytest.raises(ValueError, match="not even one mlp at batch size 20 fits on the device"):
-        programs_for(Recipe(epochs=2, batch_size=20), Queries(), AUTO, dataset(), 64)
+        programs_for(Config(recipe=Recipe(epochs=2, batch_size=20), execution=AUTO), dataset(), 64)
 
 
 def test_compiler_out_of_memory_is_a_width_that_does_not_fit(monkeypatch):
@@ -199,7 +209,7 @@ def test_compiler_out_of_memory_is_a_width_that_does_not_fit(monkeypatch):
         return build(*arguments)
 
     monkeypatch.setattr(engine_programs, "_build", exhausted)
-    assert programs_for(RECIPE, Queries(), AUTO, dataset(), 64).width == 4
+    assert programs_for(Config(recipe=RECIPE, execution=AUTO), dataset(), 64).width == 4
 
 
 def test_number_of_compilations_does_not_grow_with_stacks_or_epochs(tmp_path):
@@ -229,23 +239,45 @@ def test_number_of_compilations_does_not_grow_with_stacks_or_epochs(tmp_path):
     assert compiled(14, 3, "four") == once
 
 
+def test_steps_of_training_and_queries_are_named_for_profiles():
+    recipe, data = Recipe(model="mlp", epochs=1, batch_size=16, ema=0.9, flip=True), images()
+    programs = engine_programs._build(Learner.of(recipe, data), Queries(), data, "patches", 2, ())
+    train: Any = programs.train
+    training = train.as_text()
+    for scope in ("augment", "forward", "loss", "optimizer", "averages"):
+        assert re.search(rf'op_name="[^"]*\b{scope}\b', training), scope
+    module, variables = (
+        build_model("mlp", 3),
+        {"params": variable_shapes(Learner.of(recipe, data), data.x)["params"]},
+    )
+    ask = jax.jit(partial(query, module, Queries(), ()))
+    assert "query" in ask.lower(variables, data.x, data.y).as_text(debug_info=True)
+
+
+def test_jax_is_asked_for_its_platform_in_one_place_of_training():
+    root = Path(calibrate.__file__).parents[1]
+    asking = {
+        str(path.relative_to(root)) for path in root.rglob("*.py") if "default_backend" in path.read_text()
+    }
+    assert asking == {"learning/learner.py", "bench/machine.py"}
+
+
 def test_sweeps_ask_about_as_many_examples_as_fit_off_the_cpu(monkeypatch):
     recipe = Recipe(model="cnn-small", epochs=1, batch_size=16)
     asked = []
     blocks = engine_sweep.batches_of
     monkeypatch.setattr(engine_sweep, "batches_of", lambda n, batch: asked.append(batch) or blocks(n, batch))
 
-    def sweep():
-        build = engine_programs._build
-        programs = build(Learner.of(recipe, images()), Queries(mirror=True), images(), "patches", 2, ())
+    def sweep(platform):
+        learner = dataclasses.replace(Learner.of(recipe, images()), platform=platform)
+        programs = engine_programs._build(learner, Queries(mirror=True), images(), "patches", 2, ())
         x, y = jnp.asarray(images().x), jnp.asarray(images().y)
         indices, keep = jnp.arange(2), jnp.ones((2, len(y)), bool)
         variables = programs.evaluate(programs.init(indices, x[:1]), indices, x, keep)
         return programs.sweep(variables, x, y)
 
-    small, _ = sweep()
+    small, _ = sweep("cpu")
     assert asked == [8], "a training batch of queries, two an example"
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    large, _ = sweep()
+    large, _ = sweep("gpu")
     assert 8 < asked[-1] <= 96
     np.testing.assert_allclose(large["phi"], small["phi"], rtol=1e-4, atol=1e-4)

@@ -1,4 +1,5 @@
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import flax.linen as nn
@@ -10,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from lira.learning import convolution
-from lira.learning.convolution import blocks, colours, convolve, lowering, patches, products
+from lira.learning.convolution import convolve, lowering, patches
+from lira.learning.convolution.cpu import blocks, cache
+from lira.learning.convolution.static import Convolution
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
@@ -43,33 +45,24 @@ def result_shape(x, kernel, strides, padding):
     return jax.eval_shape(plain, x, kernel).shape
 
 
-def conv(by, strides, padding, x, kernel):
-    return convolve(x, kernel, strides, padding, dimension_numbers=NUMBERS, by=by)
+def conv(by, strides, padding, x, kernel, platform="cpu"):
+    return convolve(x, kernel, strides, padding, dimension_numbers=NUMBERS, lowering=by, platform=platform)
 
 
 @contextmanager
 def a_few_images_at_a_time():
     """A cache so small that a batch of six is cut on CPU, into parts; Winograd for any channels."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "_tiles_bytes", lambda: 24_000)
+        patch.setattr(blocks, "tiles_bytes", lambda: 24_000)
         patch.setattr(blocks, "WINOGRAD_CHANNELS", 1)
         patch.setattr(patches, "ROWS_AT_ONCE", 4)
         yield
 
 
-@contextmanager
-def as_on_an_accelerator():
-    """The whole batch at once, in the operations that suit an accelerator, here still computed on CPU."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (convolution, blocks, colours, patches, products):
-            patch.setattr(module, "on_cpu", lambda: False)
-        patch.setattr(blocks, "WINOGRAD_CHANNELS", 1)
-        yield
-
-
 @settings(max_examples=20)
 @given(
-    place=st.sampled_from([a_few_images_at_a_time, as_on_an_accelerator]),
+    # As for an accelerator it is still computed on CPU, the whole batch at once.
+    platform=st.sampled_from(["cpu", "gpu"]),
     by=st.sampled_from(["patches", "winograd", "mixed"]),
     batch=st.sampled_from([1, 6]),
     size=st.sampled_from([(1, 1), (3, 3), (5, 5), (3, 1), (2, 2)]),
@@ -80,15 +73,16 @@ def as_on_an_accelerator():
     seed=st.integers(0, 2**31 - 1),
 )
 def test_lowerings_agree_with_xla_in_value_and_gradients(
-    place, by, batch, size, strides, height, width, padding, seed
+    platform, by, batch, size, strides, height, width, padding, seed
 ):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(batch, height, width, 3)).astype(np.float32)
     kernel = rng.normal(size=(*size, 3, 4)).astype(np.float32)
     cotangent = rng.normal(size=result_shape(x, kernel, strides, padding)).astype(np.float32)
     expected, *wide = reference(x, kernel, cotangent, strides, padding)
-    with place():
-        y, *gradients = value_and_gradients(partial(conv, by, strides, padding), x, kernel, cotangent)
+    with a_few_images_at_a_time():
+        ours = partial(conv, by, strides, padding, platform=platform)
+        y, *gradients = value_and_gradients(ours, x, kernel, cotangent)
     # Sums of at most 5 x 5 x 4 (values, input) or 6 x 9 x 9 (kernel) products of unit size, in float32.
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=2e-5)
     for ours, theirs in zip(gradients, wide, strict=True):
@@ -195,8 +189,8 @@ def _folder_of_caches(place, caches):
 def test_caches_are_read_as_linux_reports_them(tmp_path):
     l1, code = ("1", "Data", "48K"), ("1", "Instruction", "64K")
     place = _folder_of_caches(tmp_path, [l1, code, ("2", "Unified", "2048K"), ("3", "Unified", "?")])
-    assert blocks.cache_bytes(place) == {1: 48 * 1024, 2: 2 * 1024 * 1024}
-    assert blocks.cache_bytes(tmp_path / "none") == {}
+    assert cache.cache_bytes(place) == {1: 48 * 1024, 2: 2 * 1024 * 1024}
+    assert cache.cache_bytes(tmp_path / "none") == {}
 
 
 MB = 1 << 20
@@ -211,15 +205,17 @@ MB = 1 << 20
     ],
 )
 def test_batches_are_cut_by_a_cores_own_cache(caches, tiled, patched, monkeypatch):
-    monkeypatch.setattr(blocks, "cache_bytes", lambda: caches)
-    blocks._tiles_bytes.cache_clear()
+    monkeypatch.setattr(cache, "cache_bytes", lambda: caches)
+    cache.tiles_bytes.cache_clear()
     try:
         x, kernel = jnp.ones((64, 16, 16, 32)), jnp.ones((3, 3, 32, 32))
         # An image has 16 numbers of 64 tiles, of 32 channels before and after, 256 KB; or 256 rows of patches, 288 KB.
-        assert blocks._images_at_once("winograd", (1, 1), x, kernel) == tiled
-        assert blocks._images_at_once("patches", (1, 1), x, kernel) == patched
+        for by, images in (("winograd", tiled), ("patches", patched)):
+            conv = Convolution(by, "cpu", (1, 1), ((1, 1), (1, 1)), None)
+            assert blocks._images_at_once(conv, x, kernel) == images
+            assert blocks._images_at_once(replace(conv, platform="gpu"), x, kernel) == 64
     finally:
-        blocks._tiles_bytes.cache_clear()
+        cache.tiles_bytes.cache_clear()
 
 
 @pytest.mark.parametrize(("width", "pixels"), [(32, 4), (30, 2), (31, 1)])
@@ -238,7 +234,9 @@ def test_other_convolutions_are_xlas(by, options):
     x = jnp.ones((1, 8, 8, 3))
     kernel = jnp.ones((3, 3, 3 // options.get("feature_group_count", 1), 3))
     around = ((1, 1), (1, 1))
-    ours = convolve(x, kernel, (1, 1), around, dimension_numbers=NUMBERS, by=by, **options)
+    ours = convolve(
+        x, kernel, (1, 1), around, dimension_numbers=NUMBERS, lowering=by, platform="cpu", **options
+    )
     theirs = lax.conv_general_dilated(x, kernel, (1, 1), around, dimension_numbers=NUMBERS, **options)
     np.testing.assert_array_equal(ours, theirs)
 
@@ -256,7 +254,7 @@ def test_dense_layer_of_many_inputs_and_few_outputs_has_the_same_gradients(input
         x, kernel, bias, cotangent = (a[0] for a in (x, kernel, bias, cotangent))
 
     def loss(x, kernel, bias, cotangent):
-        with lowering("patches"):
+        with lowering("patches", "cpu"):
             return jnp.sum(cotangent * module.apply({"params": {"kernel": kernel, "bias": bias}}, inputs=x))
 
     gradient = how(jax.grad(loss, argnums=(0, 1, 2)))
@@ -272,6 +270,6 @@ def test_unknown_lowering_is_refused():
         pytest.raises(
             ValueError, match="lowering must be one of xla, per_model, patches, winograd, mixed; got 'fft'"
         ),
-        lowering("fft"),
+        lowering("fft", "cpu"),
     ):
         pass

@@ -203,7 +203,7 @@ def accuracies(module, recipe, examples, models):
         }
 
     # Patches, whose gradients are as fast within loops as outside.
-    return jax.tree.map(np.asarray, stacked("patches", run, 0, 0)(jnp.arange(models), keep))
+    return jax.tree.map(np.asarray, stacked("patches", "cpu", run, 0, 0)(jnp.arange(models), keep))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

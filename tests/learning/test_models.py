@@ -110,7 +110,7 @@ def test_fast_network_learns_labels_by_heart():
 
     @jax.jit
     def step(state):
-        with lowering("patches"):
+        with lowering("patches", "cpu"):
             return train_step(Learner(module, recipe, 16), state, key, state.step, 0, jnp.arange(16), x, y)
 
     losses = []
@@ -161,7 +161,7 @@ def test_users_own_module_gains_the_lowering_without_change(mine, name):
     variables = module.init(jax.random.key(0), x, train=False)
 
     def loss(variables, how):
-        with lowering(how):
+        with lowering(how, "cpu"):
             return jnp.sum(jnp.asarray(module.apply(variables, x, train=False)) ** 2)
 
     results = {how: jax.value_and_grad(loss)(variables, how) for how in LOWERINGS}

@@ -1,3 +1,4 @@
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -6,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lira.learning import norms
 from lira.learning.norms import batch_norm, joint_sums
 
 EPSILON = 1e-5
@@ -27,12 +27,7 @@ def exact(x, scale, bias, cotangent):
     return normalised * scale + bias, mean, variance, gradients
 
 
-@pytest.fixture
-def as_on_an_accelerator(monkeypatch):
-    monkeypatch.setattr(norms.jax, "default_backend", lambda: "gpu")
-
-
-def layer(x, scale, bias, cotangent, *, momentum=0.9, **options):
+def layer(x, scale, bias, cotangent, *, platform="gpu", momentum=0.9, **options):
     """A flax layer's value, its running averages afterwards (from 0 and 1), and its gradients."""
     module = nn.BatchNorm(use_running_average=False, momentum=momentum, epsilon=EPSILON, **options)
 
@@ -41,7 +36,7 @@ def layer(x, scale, bias, cotangent, *, momentum=0.9, **options):
             "params": {"scale": scale, "bias": bias},
             "batch_stats": {"mean": jnp.zeros(x.shape[-1]), "var": jnp.ones(x.shape[-1])},
         }
-        with joint_sums():
+        with joint_sums(platform):
             y, updated = module.apply(variables, x, mutable=["batch_stats"])
         return jnp.sum(jnp.asarray(y, jnp.float32) * cotangent), (y, updated["batch_stats"])
 
@@ -80,11 +75,10 @@ def test_value_and_gradients_are_those_of_the_paper(shape):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("shift", [0.5, 30.0])
-def test_a_layer_is_flaxs_own_and_no_less_exact(monkeypatch, dtype, shift):
+def test_a_layer_is_flaxs_own_and_no_less_exact(dtype, shift):
     """In values, running averages and gradients, of which flax adds two in bfloat16."""
     given = arguments((32, 8, 8, 64), dtype, shift)
-    plain = layer(*given)
-    monkeypatch.setattr(norms.jax, "default_backend", lambda: "gpu")
+    plain = layer(*given, platform="cpu")
     ours = layer(*given)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), ours) == jax.tree.map(
         lambda a: (a.shape, a.dtype), plain
@@ -98,7 +92,7 @@ def test_a_layer_is_flaxs_own_and_no_less_exact(monkeypatch, dtype, shift):
         assert error(a, expected) <= 1.3 * error(b, expected) + 0.1 * float(jnp.finfo(a.dtype).eps)
 
 
-def test_of_a_stack_each_model_has_its_own(as_on_an_accelerator):
+def test_of_a_stack_each_model_has_its_own():
     stack = [arguments((8, 4, 4, 3), jnp.float32) for _ in range(3)]
     together = jax.vmap(layer)(*(jnp.stack(a) for a in zip(*stack, strict=True)))
     for i, given in enumerate(stack):
@@ -118,12 +112,12 @@ def test_of_a_stack_each_model_has_its_own(as_on_an_accelerator):
         ({"use_running_average": True}, False),
     ],
 )
-def test_only_plain_layers_in_training_are_replaced(as_on_an_accelerator, options, ours):
+def test_only_plain_layers_in_training_are_replaced(options, ours):
     module, x = nn.BatchNorm(**{"use_running_average": False, **options}), jnp.ones((8, 4, 4, 4))
     variables = module.init(jax.random.key(0), x)
 
     def apply(x):
-        with joint_sums():
+        with joint_sums("gpu"):
             return module.apply(variables, x, mutable=["batch_stats"])
 
     assert ("custom_vjp" in str(jax.make_jaxpr(apply)(x))) is ours
@@ -132,4 +126,4 @@ def test_only_plain_layers_in_training_are_replaced(as_on_an_accelerator, option
 def test_flaxs_own_stays_on_cpu():
     """Where a mask is given, too."""
     given = arguments((8, 4, 4, 3), jnp.float32)
-    assert "custom_vjp" not in str(jax.make_jaxpr(layer)(*given))
+    assert "custom_vjp" not in str(jax.make_jaxpr(partial(layer, platform="cpu"))(*given))

@@ -170,9 +170,10 @@ def test_variables_as_a_few_arrays_and_epochs_in_one_call_change_nothing(optimiz
     recipe = Recipe(**{**FULL.__dict__, "optimizer": optimizer, "learning_rate": 0.01})
     keep, key, module = keep_mask(0, 4, N)[0], model_key(0, 0), Net()
 
-    def trained(epochs):
-        state = as_dtype(init_model(Learner(module, recipe, 10), key, X), jnp.float64)
-        step, losses = jax.jit(partial(train_epochs, Learner(module, recipe, 10)), static_argnums=(3, 4)), []
+    def trained(epochs, platform):
+        learner = Learner(module, recipe, 10, platform)
+        state = as_dtype(init_model(learner, key, X), jnp.float64)
+        step, losses = jax.jit(partial(train_epochs, learner), static_argnums=(3, 4)), []
         for first in range(0, 2, epochs):
             state, loss = step(state, key, first, epochs, 5, X, Y, keep)
             losses.extend(loss)
@@ -180,10 +181,9 @@ def test_variables_as_a_few_arrays_and_epochs_in_one_call_change_nothing(optimiz
         return state, [np.asarray(losses), *held]
 
     with jax.enable_x64(True):
-        state, expected = trained(1)
+        state, expected = trained(1, "cpu")
         monkeypatch.setattr(packing, "FEW_LEAVES", 0)
-        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-        packed, ours = trained(2)
+        packed, ours = trained(2, "gpu")
     assert len(jax.tree.leaves(packed.optimizer)) < len(jax.tree.leaves(state.optimizer))
     for a, e in zip(ours, expected, strict=True):
         np.testing.assert_allclose(a, e, rtol=1e-10, atol=1e-12)

@@ -463,7 +463,7 @@ def test_operations_are_those_of_products_and_convolutions_as_often_as_loops_tur
 
 def test_what_takes_more_memory_than_training_goes_by_in_parts(monkeypatch):
     config = Config(dataset="memory", recipe=RECIPE, execution=Execution(width=6, workers=2))
-    programs = programs_for(config.recipe, config.queries, config.execution, dataset(), 24)
+    programs = programs_for(config, dataset(), 24)
     assert (programs.width, programs.workers) == (6, 2)
 
     def one(a, b):

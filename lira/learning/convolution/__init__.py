@@ -7,21 +7,25 @@ stride 1, 1.44 times fewer for those of stride 2, and takes patches for the othe
 backward pass, and both are as fast inside a loop as outside, which XLA's convolution is not on CPU; the first two have
 forward derivatives as well. `mixed` is `winograd` that leaves to XLA what its library for CPUs is fast at, within loops
 as well: few channels, forward and, with stride 1, the input's gradient.
+
+What serves CPUs alone is in `cpu`; on accelerators `winograd` and `mixed` are there to be pinned.
 """
 
 import contextlib
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
+from flax.linen.module import Args, InterceptorContext, Kwargs, NextGetter
 from jax import lax
 
-from lira.learning.convolution.blocks import convolved_in_blocks
-from lira.learning.convolution.colours import is_of_colours, pixels_of_a_row
+from lira.learning.convolution.cpu.blocks import convolved_in_blocks
+from lira.learning.convolution.cpu.colours import is_of_colours, pixels_of_a_row
 from lira.learning.convolution.per_model import of_each_model
-from lira.learning.convolution.products import FEW_OUTPUTS, channel_product, on_cpu
+from lira.learning.convolution.products import FEW_OUTPUTS, channel_product
+from lira.learning.convolution.static import NUMBERS, Convolution
 
 __all__ = ["LOWERINGS", "Lowering", "convolve", "lowering"]
 
@@ -31,10 +35,11 @@ MANY_INPUTS = 1024
 
 
 @contextlib.contextmanager
-def lowering(name: str) -> Iterator[None]:
+def lowering(name: str, platform: str) -> Iterator[None]:
     """Within it, every plain `nn.Conv` of any module is computed by lowering `name`, its parameters unchanged.
 
-    So are, by patches and winograd, dense layers of many inputs and few outputs, whose kernel's gradient XLA is slow at on CPU.
+    On CPU so are, but by xla and per_model, dense layers of many inputs and few outputs, whose kernel's gradient XLA is
+    slow at there. `platform` is what the function runs on, as JAX names it: cpu, gpu or tpu.
 
     Enter it inside the function that is traced.
     """
@@ -43,18 +48,23 @@ def lowering(name: str) -> Iterator[None]:
     if name == "xla":
         yield
         return
-    with nn.intercept_methods(partial(_replaced, name)):
+    with nn.intercept_methods(partial(_replaced, name, platform)):
         yield
 
 
-def _replaced(by: str, call, args, kwargs, context):
+def _replaced(
+    name: str, platform: str, call: NextGetter, args: Args, kwargs: Kwargs, context: InterceptorContext
+) -> Any:
+    """What a layer returns when its convolution or product is another; an interceptor of flax's."""
     module = context.module
     if context.method_name != "__call__" or module.is_initializing():
         return call(*args, **kwargs)
     if isinstance(module, nn.Conv) and module.conv_general_dilated is None:
-        other = module.clone(conv_general_dilated=partial(convolve, by=by), parent=None)
+        by_lowering = partial(convolve, lowering=name, platform=platform)
+        other = module.clone(conv_general_dilated=by_lowering, parent=None)
     elif (
-        by != "per_model"
+        platform == "cpu"
+        and name != "per_model"
         and isinstance(module, nn.Dense)
         and module.dot_general is None
         and _is_narrow(module, *args, **kwargs)
@@ -66,56 +76,51 @@ def _replaced(by: str, call, args, kwargs, context):
 
 
 def _is_narrow(module: nn.Dense, inputs: jax.Array) -> bool:
-    # The other dense layers gain nothing, and as they are they have forward derivatives as well.
-    return on_cpu() and module.features <= FEW_OUTPUTS and inputs.shape[-1] >= MANY_INPUTS
+    """Whether a layer on `inputs [..., C]` has many inputs and few outputs.
+
+    The others gain nothing, and as they are they have forward derivatives as well.
+    """
+    return module.features <= FEW_OUTPUTS and inputs.shape[-1] >= MANY_INPUTS
 
 
-def _dense(x, matrix, dimension_numbers, precision=None):
-    """`lax.dot_general` as a dense layer calls it."""
-    return channel_product(precision, x, matrix)
+def _dense(x: jax.Array, matrix: jax.Array, dimension_numbers: Any, precision: Any = None) -> jax.Array:
+    """`lax.dot_general` as a dense layer calls it: x `[..., C]` times `[C, O]`, on CPU."""
+    return channel_product(precision, True, x, matrix)
 
 
 def convolve(
     lhs: jax.Array,
     rhs: jax.Array,
     window_strides: Sequence[int],
-    padding,
-    lhs_dilation=None,
-    rhs_dilation=None,
-    dimension_numbers=None,
-    feature_group_count: int = 1,
-    batch_group_count: int = 1,
-    precision=None,
-    preferred_element_type=None,
+    padding: str | Sequence[tuple[int, int]],
     *,
-    by: str = "patches",
-    **kwargs,
+    lowering: str,
+    platform: str,
+    **options: Any,
 ) -> jax.Array:
-    """`lax.conv_general_dilated` by the lowering `by`, for images NHWC and kernels HWIO.
+    """`lax.conv_general_dilated` by a lowering, for images `[n, H, W, C]` and kernels `[h, w, C, O]`.
 
     Under `vmap` over models it is a batched matrix product, or a convolution for each model, instead of a grouped
     convolution. Other layouts, groups and dilations fall back to XLA's, except for `per_model`, which takes all.
+    `options` are the other arguments of `lax.conv_general_dilated`, by name.
     """
-    numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+    numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, options.get("dimension_numbers"))
+    groups = options.get("feature_group_count", 1), options.get("batch_group_count", 1)
+    dilations = [d for name in ("lhs_dilation", "rhs_dilation") for d in options.get(name) or ()]
     handled = (
-        by in ("patches", "winograd", "mixed")
+        lowering in ("patches", "winograd", "mixed")
         and lhs.ndim == 4
-        and numbers == lax.conv_dimension_numbers(lhs.shape, rhs.shape, ("NHWC", "HWIO", "NHWC"))
-        and feature_group_count == batch_group_count == 1
-        and all(d == 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
+        and numbers == lax.conv_dimension_numbers(lhs.shape, rhs.shape, NUMBERS)
+        and set(groups) | set(dilations) == {1}
     )
     if not handled:
-        plain = partial(
-            lax.conv_general_dilated, window_strides=window_strides, padding=padding, lhs_dilation=lhs_dilation,
-            rhs_dilation=rhs_dilation, dimension_numbers=dimension_numbers, feature_group_count=feature_group_count,
-            batch_group_count=batch_group_count, precision=precision, preferred_element_type=preferred_element_type,
-            **kwargs,
-        )  # fmt: skip
-        return of_each_model(plain, lhs, rhs) if by == "per_model" else plain(lhs, rhs)
+        plain = partial(lax.conv_general_dilated, window_strides=window_strides, padding=padding, **options)
+        return of_each_model(plain, lhs, rhs) if lowering == "per_model" else plain(lhs, rhs)
     strides = (int(window_strides[0]), int(window_strides[1]))
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
-    pads = tuple((int(low), int(high)) for low, high in padding)
-    if is_of_colours(strides, pads, lhs, rhs):
-        return pixels_of_a_row(pads, precision, lhs, rhs)
-    return convolved_in_blocks(by, strides, pads, precision, lhs, rhs)
+    rows, columns = ((int(low), int(high)) for low, high in padding)
+    conv = Convolution(lowering, platform, strides, (rows, columns), options.get("precision"))
+    if is_of_colours(conv, lhs, rhs):
+        return pixels_of_a_row(conv, lhs, rhs)
+    return convolved_in_blocks(conv, lhs, rhs)
