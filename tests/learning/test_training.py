@@ -248,7 +248,8 @@ def test_query_answers_every_view_in_evaluation_mode():
     keep = keep_mask(0, 4, N)[0]
     state, _ = train_alone(Net(), recipe, 0, keep)
     variables = evaluated(Learner(Net(), recipe, 1), queries, state, model_key(0, 0), X, keep)
-    said, correct = query(Net(), queries, tuple(SIGNALS), variables, jnp.asarray(X), jnp.asarray(Y))
+    ask = jax.jit(partial(query, Net(), queries, tuple(SIGNALS)))
+    said, correct = ask(variables, jnp.asarray(X), jnp.asarray(Y))
     phi = said["phi"]
     assert {name: values.shape for name, values in said.items()} == {
         **dict.fromkeys(("phi", "entropy", "modified_entropy"), (N, 2)),
