@@ -56,12 +56,14 @@ def odd_pools() -> Iterator[tuple[str, Pool]]:
         for design in ("any", "balanced", "members", "others", *(["pairs"] if M % 2 == 0 else [])):
             yield f"{M} models, {design}", make_pool(M, design=design)
             yield f"{M} models, {design}, a target", make_pool(M, targets=1, design=design)
+    for M in (2, 5):
         yield f"{M} models, two queries", make_pool(M, Q=2)
         yield f"{M} models, one example", make_pool(M, N=1, points=None)
     for points in (None, 0, 1, 2, 9, 10):
-        yield f"{points} points", make_pool(6, points=points, design="pairs")
+        yield f"{points} points", make_pool(4, points=points, design="pairs")
+    for points in (0, 1, 10):
         yield f"{points} points, targets", make_pool(5, points=points, targets=2)
-        yield f"{points} points, one example", make_pool(6, N=1, points=points, design="pairs")
+        yield f"{points} points, one example", make_pool(4, N=1, points=points, design="pairs")
     pool = make_pool(6, targets=2)
     yield "the targets' population is missing", replace(pool, target_population=None)
     yield "the pool's population is missing", replace(pool, population=None)

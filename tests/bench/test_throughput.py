@@ -10,6 +10,7 @@ import pytest
 
 from lira.bench import machine, scoring, sides, throughput
 from lira.cli import main
+from lira.engine.calibrate import programs_for
 from lira.learning.learner import Learner, model_key
 from lira.learning.models import build_model
 from lira.learning.recipe import Recipe
@@ -48,6 +49,10 @@ def test_first_layers_input_gradient_is_not_counted():
 
 def test_bench_of_the_mlp_fills_every_row(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(throughput, "scoring_times", partial(throughput.scoring_times, M=64, N=5000))
+    # A width for a few models is found sooner than one for a thousand.
+    monkeypatch.setattr(
+        sides, "programs_for", lambda config, dataset, models: programs_for(config, dataset, 8)
+    )
     out = tmp_path / "bench.json"
     assert main(["bench", "--models", "mlp", "--repeats", "2", "--seconds", "0.05", "--out", str(out)]) == 0
     assert "mlp" in capsys.readouterr().out
