@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 
 from lira.attacks._pool import (
     Array,
+    Leave,
     SignalArray,
     UnfitPoolError,
     blocks,
@@ -67,7 +68,7 @@ class Opponents:
     """bool [M, N]"""
     target: SignalArray | None
     """[T, N, Q]; None attacks the M models of the pool"""
-    leave: str
+    leave: Leave
     """"pair" or "one" """
     groups: list[Group]
     fewest: dict[str, int]
@@ -158,7 +159,7 @@ class Opponents:
 
 
 def opponents_of(
-    phi: SignalArray, keep: np.ndarray, target: SignalArray | None, leave: str, *, cut: bool = False
+    phi: SignalArray, keep: np.ndarray, target: SignalArray | None, leave: Leave, *, cut: bool = False
 ) -> Opponents:
     """Check a pool, and group its targets by what is left of it against them.
 

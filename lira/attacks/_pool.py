@@ -4,7 +4,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,9 @@ ACCELERATOR_FACTOR = 16
 # 0.1 us an element there, and compiling their thirty programs for it takes a minute.
 ACCELERATOR_ELEMENTS = 1 << 28
 
+# What is left out of a pool with a target of its own: its pair, or itself alone.
+Leave = Literal["pair", "one"]
+
 
 class UnfitPoolError(ValueError):
     """An attack cannot run on this pool, for want of models, examples or what it reads; the message names what can."""
@@ -54,7 +57,7 @@ def check_pool(
     phi: SignalArray,
     keep: np.ndarray,
     target: SignalArray | None,
-    leave: str,
+    leave: Leave,
     name: str = "phi",
     last: str = "queries",
 ) -> tuple[int, int, int]:

@@ -14,7 +14,7 @@ from scipy.special import gammaln
 
 from lira.attacks._moments import PooledSums, float64, moments, pooled_sums
 from lira.attacks._opponents import Block, Group, opponents_of
-from lira.attacks._pool import Array, SignalArray
+from lira.attacks._pool import Array, Leave, SignalArray
 
 __all__ = ["bavaria_offline", "bavaria_online"]
 
@@ -24,7 +24,7 @@ Prior = tuple[Array, Array]  # pooled mean and total variance of a side for each
 
 
 def bavaria_online(
-    phi: SignalArray, keep: np.ndarray, *, target: SignalArray | None = None, leave: str = "pair"
+    phi: SignalArray, keep: np.ndarray, *, target: SignalArray | None = None, leave: Leave = "pair"
 ) -> np.ndarray:
     """Online BaVarIA, Student's t form: log t(phi; IN) - log t(phi; OUT), mean over queries.
 
@@ -54,7 +54,7 @@ def bavaria_online(
 
 
 def bavaria_offline(
-    phi: SignalArray, keep: np.ndarray, *, target: SignalArray | None = None, leave: str = "pair"
+    phi: SignalArray, keep: np.ndarray, *, target: SignalArray | None = None, leave: Leave = "pair"
 ) -> np.ndarray:
     """Offline BaVarIA: only OUT models are used.
 
@@ -66,7 +66,7 @@ def bavaria_offline(
 
 
 def _attack(
-    phi: SignalArray, keep: np.ndarray, target: SignalArray | None, leave: str, *, online: bool
+    phi: SignalArray, keep: np.ndarray, target: SignalArray | None, leave: Leave, *, online: bool
 ) -> np.ndarray:
     opponents = opponents_of(phi, keep, target, leave)
     name = f"bavaria_{'online' if online else 'offline'}"

@@ -11,13 +11,13 @@ import numpy as np
 
 from lira.attacks._averages import count, log_confidence, log_mean, losses, total
 from lira.attacks._opponents import Block, opponents_of
-from lira.attacks._pool import SignalArray
+from lira.attacks._pool import Leave, SignalArray
 
 __all__ = ["base", "difficulty_calibration", "difficulty_calibration_both"]
 
 
 def difficulty_calibration(
-    phi: SignalArray, keep: np.ndarray, *, target: SignalArray | None = None, leave: str = "pair"
+    phi: SignalArray, keep: np.ndarray, *, target: SignalArray | None = None, leave: Leave = "pair"
 ) -> np.ndarray:
     """Difficulty calibration (Watson et al. 2022, arXiv 2111.08440): mean loss of the OUT models - target's loss.
 
@@ -49,7 +49,7 @@ def difficulty_calibration(
 
 
 def difficulty_calibration_both(
-    phi: SignalArray, keep: np.ndarray, *, target: SignalArray | None = None, leave: str = "pair"
+    phi: SignalArray, keep: np.ndarray, *, target: SignalArray | None = None, leave: Leave = "pair"
 ) -> np.ndarray:
     """Difficulty calibration by IN and OUT models (Sablayrolles et al. 2019, arXiv 1908.11229): MALT's threshold.
 
@@ -60,7 +60,7 @@ def difficulty_calibration_both(
 
 
 def base(
-    phi: SignalArray, keep: np.ndarray, *, target: SignalArray | None = None, leave: str = "pair"
+    phi: SignalArray, keep: np.ndarray, *, target: SignalArray | None = None, leave: Leave = "pair"
 ) -> np.ndarray:
     """BASE (Lassila et al. 2025, arXiv 2505.24089): log p_target - log of the mean p of all reference models.
 
@@ -83,7 +83,7 @@ def _base(block: Block) -> jax.Array:
 
 
 def _calibrate(
-    name: str, phi: SignalArray, keep: np.ndarray, target: SignalArray | None, leave: str
+    name: str, phi: SignalArray, keep: np.ndarray, target: SignalArray | None, leave: Leave
 ) -> np.ndarray:
     opponents = opponents_of(phi, keep, target, leave)
     opponents.require(name, "OUT", 1, "attack_p or global_threshold, which need no reference models")

@@ -6,6 +6,7 @@ say the same at M / 4 times the cost.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -13,9 +14,11 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from lira.attacks._pool import SignalArray, UnfitPoolError, blocks, check_pool, read_block
+from lira.attacks._pool import Leave, SignalArray, UnfitPoolError, blocks, check_pool, read_block
 
 __all__ = ["classifier_features", "shadow_classifier"]
+
+Kind = Literal["logistic", "svc"]
 
 # Rows that a classifier is fitted on, at most: a few weights need no more.
 ROWS = {"logistic": 100_000, "svc": 20_000}
@@ -26,8 +29,8 @@ def shadow_classifier(
     keep: np.ndarray,
     *,
     target: SignalArray | None = None,
-    leave: str = "pair",
-    kind: str = "logistic",
+    leave: Leave = "pair",
+    kind: Kind = "logistic",
     seed: int = 0,
 ) -> np.ndarray:
     """Score by a classifier of members against non-members, fitted on shadow models (Shokri et al. 2017, section V).
@@ -150,7 +153,7 @@ class _Features:
 
 
 def _fit(
-    features: SignalArray, keep: np.ndarray, taught: list[np.ndarray], kind: str, seed: int
+    features: SignalArray, keep: np.ndarray, taught: list[np.ndarray], kind: Kind, seed: int
 ) -> list[Pipeline]:
     """Fit one classifier to each group of models, all in one pass over the features."""
     M, N, F = features.shape

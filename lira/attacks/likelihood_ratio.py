@@ -8,6 +8,7 @@ float64, in blocks of examples, so memory does not grow with N.
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ import numpy as np
 
 from lira.attacks._moments import Walk, float64, moments, pooled_sums
 from lira.attacks._opponents import Block, Group, Opponents, Side, opponents_of
-from lira.attacks._pool import Array, FewModelsWarning, FlooredVarianceWarning, SignalArray
+from lira.attacks._pool import Array, FewModelsWarning, FlooredVarianceWarning, Leave, SignalArray
 
 __all__ = [
     "lira_offline",
@@ -24,6 +25,7 @@ __all__ = [
     "lira_online_fixed",
 ]
 
+Convention = Literal["paper", "original"]
 # A spread below this, relative to 1 + |mean|, is the rounding of float32 phi and not a property of the models.
 SD_FLOOR = 2.0**-20
 # The original code's own floor, `std + 1e-30`.
@@ -35,8 +37,8 @@ def lira_online(
     keep: np.ndarray,
     *,
     target: SignalArray | None = None,
-    leave: str = "pair",
-    convention: str = "paper",
+    leave: Leave = "pair",
+    convention: Convention = "paper",
 ) -> np.ndarray:
     """Online LiRA with per-example variances (Algorithm 1): log N(phi; IN) - log N(phi; OUT), mean over queries.
 
@@ -69,8 +71,8 @@ def lira_online_fixed(
     keep: np.ndarray,
     *,
     target: SignalArray | None = None,
-    leave: str = "pair",
-    convention: str = "paper",
+    leave: Leave = "pair",
+    convention: Convention = "paper",
 ) -> np.ndarray:
     """Online LiRA with one global variance a side (section VI-C), the better choice below about 64 models.
 
@@ -87,8 +89,8 @@ def lira_offline(
     keep: np.ndarray,
     *,
     target: SignalArray | None = None,
-    leave: str = "pair",
-    convention: str = "paper",
+    leave: Leave = "pair",
+    convention: Convention = "paper",
 ) -> np.ndarray:
     """Offline LiRA with per-example variances (Eq. 4): only OUT models are used.
 
@@ -105,8 +107,8 @@ def lira_offline_fixed(
     keep: np.ndarray,
     *,
     target: SignalArray | None = None,
-    leave: str = "pair",
-    convention: str = "paper",
+    leave: Leave = "pair",
+    convention: Convention = "paper",
 ) -> np.ndarray:
     """Offline LiRA with one global variance: `lira_offline` with the variance of `lira_online_fixed`.
 
@@ -123,8 +125,8 @@ def _attack(
     phi: SignalArray,
     keep: np.ndarray,
     target: SignalArray | None,
-    leave: str,
-    convention: str,
+    leave: Leave,
+    convention: Convention,
     *,
     online: bool,
     fixed: bool,

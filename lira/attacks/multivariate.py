@@ -13,7 +13,7 @@ import numpy as np
 
 from lira.attacks._moments import Walk, float64, side_sums
 from lira.attacks._opponents import Block, Group, Side, opponents_of
-from lira.attacks._pool import Array, SignalArray
+from lira.attacks._pool import Array, Leave, SignalArray
 
 __all__ = ["lira_online_multivariate"]
 
@@ -29,7 +29,7 @@ def lira_online_multivariate(
     keep: np.ndarray,
     *,
     target: SignalArray | None = None,
-    leave: str = "pair",
+    leave: Leave = "pair",
     shrinkage: float | None = None,
 ) -> np.ndarray:
     """Online LiRA with one Q-variate Gaussian a side for each example: log N(phi; IN) - log N(phi; OUT).

@@ -12,7 +12,15 @@ from sklearn.kernel_approximation import Nystroem
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lira.attacks._pool import SignalArray, UnfitPoolError, blocks, check_pool, check_population, read_block
+from lira.attacks._pool import (
+    Leave,
+    SignalArray,
+    UnfitPoolError,
+    blocks,
+    check_pool,
+    check_population,
+    read_block,
+)
 
 __all__ = ["quantile_regression"]
 
@@ -37,7 +45,7 @@ def quantile_regression(
     population: SignalArray | None = None,
     target_population: SignalArray | None = None,
     target: SignalArray | None = None,
-    leave: str = "pair",
+    leave: Leave = "pair",
     seed: int = 0,
 ) -> np.ndarray:
     """Score by (phi - mu(x)) / sigma(x), mean over queries: a Gaussian regressed on non-members (section 3).

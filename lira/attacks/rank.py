@@ -14,6 +14,7 @@ from lira.attacks._averages import count, losses
 from lira.attacks._opponents import Block, opponents_of
 from lira.attacks._pool import (
     Array,
+    Leave,
     SignalArray,
     UnfitPoolError,
     blocks,
@@ -31,7 +32,7 @@ def attack_p(
     keep: np.ndarray,
     *,
     target: SignalArray | None = None,
-    leave: str = "pair",
+    leave: Leave = "pair",
     population: SignalArray | None = None,
     target_population: SignalArray | None = None,
 ) -> np.ndarray:
@@ -87,7 +88,7 @@ def _losses(signal: SignalArray, name: str) -> np.ndarray:
 
 
 def attack_r(
-    phi: SignalArray, keep: np.ndarray, *, target: SignalArray | None = None, leave: str = "pair"
+    phi: SignalArray, keep: np.ndarray, *, target: SignalArray | None = None, leave: Leave = "pair"
 ) -> np.ndarray:
     """Attack-R: the share of the OUT models of x whose loss for x is strictly above the target's.
 

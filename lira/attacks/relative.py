@@ -15,7 +15,7 @@ from scipy.special import expit
 
 from lira.attacks._averages import count, log_confidence, log_mean, total
 from lira.attacks._opponents import Block, Group, Opponents, opponents_of
-from lira.attacks._pool import Array, SignalArray, UnfitPoolError, check_population, scoring
+from lira.attacks._pool import Array, Leave, SignalArray, UnfitPoolError, check_population, scoring
 from lira.parallel import side_by_side
 
 __all__ = ["rmia_offline", "rmia_online"]
@@ -31,7 +31,7 @@ def rmia_online(
     keep: np.ndarray,
     *,
     target: SignalArray | None = None,
-    leave: str = "pair",
+    leave: Leave = "pair",
     population: SignalArray | None = None,
     target_population: SignalArray | None = None,
     gamma: float = 2.0,
@@ -83,7 +83,7 @@ def rmia_offline(
     keep: np.ndarray,
     *,
     target: SignalArray | None = None,
-    leave: str = "pair",
+    leave: Leave = "pair",
     population: SignalArray | None = None,
     target_population: SignalArray | None = None,
     gamma: float = 2.0,
@@ -114,7 +114,7 @@ def _opponents(
     phi: SignalArray,
     keep: np.ndarray,
     target: SignalArray | None,
-    leave: str,
+    leave: Leave,
     population: SignalArray | None,
     target_population: SignalArray | None,
     gamma: float,

@@ -20,7 +20,7 @@ from lira.attacks import (
     relative,
     threshold,
 )
-from lira.attacks._pool import SignalArray, UnfitPoolError
+from lira.attacks._pool import Leave, SignalArray, UnfitPoolError
 from lira.cache import keep_compilations
 from lira.membership import is_paired
 
@@ -47,7 +47,7 @@ class Pool:
     """of the public points [Z, F]"""
 
     @property
-    def leave(self) -> str:
+    def leave(self) -> Leave:
         """What is left out with a target: its pair, or in pools of other designs itself alone."""
         return "pair" if is_paired(self.keep) else "one"
 

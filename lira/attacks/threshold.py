@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
-from lira.attacks._pool import Array, SignalArray, blocks, check_pool, read_block, scoring
+from lira.attacks._pool import Array, Leave, SignalArray, blocks, check_pool, read_block, scoring
 
 __all__ = [
     "confidence_threshold",
@@ -24,7 +24,7 @@ __all__ = [
 
 
 def global_threshold(
-    phi: SignalArray, keep: np.ndarray, *, target: SignalArray | None = None, leave: str = "pair"
+    phi: SignalArray, keep: np.ndarray, *, target: SignalArray | None = None, leave: Leave = "pair"
 ) -> np.ndarray:
     """Score by phi itself, averaged over queries (Yeom et al. 2018's loss threshold, in logit scale).
 
@@ -44,7 +44,7 @@ def global_threshold(
 
 
 def loss_threshold(
-    phi: SignalArray, keep: np.ndarray, *, target: SignalArray | None = None, leave: str = "pair"
+    phi: SignalArray, keep: np.ndarray, *, target: SignalArray | None = None, leave: Leave = "pair"
 ) -> np.ndarray:
     """Score by the cross-entropy loss, averaged over queries; lower = member (Yeom et al. 2018, section 3.2).
 
@@ -57,7 +57,7 @@ def loss_threshold(
 
 
 def confidence_threshold(
-    phi: SignalArray, keep: np.ndarray, *, target: SignalArray | None = None, leave: str = "pair"
+    phi: SignalArray, keep: np.ndarray, *, target: SignalArray | None = None, leave: Leave = "pair"
 ) -> np.ndarray:
     """Score by the label's probability, averaged over queries (Salem et al. 2019, section V).
 
@@ -70,7 +70,7 @@ def confidence_threshold(
 
 
 def entropy_threshold(
-    entropy: SignalArray, keep: np.ndarray, *, target: SignalArray | None = None, leave: str = "pair"
+    entropy: SignalArray, keep: np.ndarray, *, target: SignalArray | None = None, leave: Leave = "pair"
 ) -> np.ndarray:
     """Score by minus the entropy of the softmax, averaged over queries (Salem et al. 2019): no label is needed.
 
@@ -94,7 +94,7 @@ def modified_entropy_threshold(
     keep: np.ndarray,
     *,
     target: SignalArray | None = None,
-    leave: str = "pair",
+    leave: Leave = "pair",
 ) -> np.ndarray:
     """Score by minus the modified entropy, averaged over queries (Song & Mittal 2021, Eq. 8).
 
@@ -109,7 +109,7 @@ def _threshold(
     signal: SignalArray,
     keep: np.ndarray,
     target: SignalArray | None,
-    leave: str,
+    leave: Leave,
     name: str,
 ) -> np.ndarray:
     """Apply `score`, from float `[T, n, Q]` to `[T, n]`, to what is attacked, block by block in float64."""

@@ -220,6 +220,11 @@ class Run:
         return self.config.dataset == IMPORTED
 
     @property
+    def recipe(self) -> Recipe | None:
+        """What the models are trained by; None where other code trained them, and `config` knows their number alone."""
+        return None if self.is_imported else self.config.recipe
+
+    @property
     def outdated(self) -> str:
         """What is wrong with the models of a run of an earlier version; empty where nothing is.
 

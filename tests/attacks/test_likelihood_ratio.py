@@ -417,4 +417,4 @@ def test_bad_arguments_are_named(name, change, message):
 
 def test_unknown_convention_is_refused():
     with pytest.raises(ValueError, match='convention must be "paper" or "original"; got \'mine\''):
-        attacks.lira_online(*pool(0, 8, 6, 1), convention="mine")
+        attacks.lira_online(*pool(0, 8, 6, 1), convention="mine")  # pyright: ignore[reportArgumentType]

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,6 +7,7 @@ from hypothesis import strategies as st
 from shadow_pools import MODES, NUM_EXAMPLES, SIZES, make_pool, probability, targets
 
 from lira import attacks
+from lira.attacks._pool import Leave
 from lira.membership import keep_mask
 
 
@@ -122,7 +125,8 @@ def test_a_is_the_line_that_leads_from_out_to_in():
     keep = keep_mask(0, 6, 40)
     phi = np.where(keep, np.log(9), np.log(1.5))[..., None]
     target = np.random.default_rng(0).normal(size=(2, 40, 1))
-    for leave, attacked in (("pair", None), ("one", None), ("pair", target)):
+    ways: tuple[tuple[Leave, Any], ...] = (("pair", None), ("one", None), ("pair", target))
+    for leave, attacked in ways:
         given_a, chosen = (
             attacks.rmia_offline(phi, keep, leave=leave, target=attacked, a=a) for a in (0.25, None)
         )

@@ -3,6 +3,7 @@ import pytest
 
 from lira import attacks
 from lira.attacks import UnfitPoolError, classifier_features
+from lira.attacks._pool import Leave
 from lira.attacks.suite import ATTACKS, Attack, Pool, attack_pool, call_attack, missing_signals
 from lira.membership import keep_mask
 from lira.metrics import roc
@@ -77,7 +78,7 @@ def test_one_target_and_out_models_allow_offline_attacks_only():
 def test_populations_of_pool_and_targets_reach_the_attacks_that_take_them():
     seen = {}
 
-    def takes_both(phi, keep, *, target=None, population=None, target_population=None, leave="pair"):
+    def takes_both(phi, keep, *, target=None, population=None, target_population=None, leave: Leave = "pair"):
         seen["both"] = (population, target_population)
         return attacks.global_threshold(phi, keep, target=target, leave=leave)
 
