@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from chance import check_chance, check_gaussian
+from chance import check_chance, check_gaussian, figures_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
@@ -169,7 +169,7 @@ def test_noise_and_signal_in_the_shadow_models_alone_are_at_chance(M, attack, si
         if signal:
             phi[:2] = rng.normal(size=(2, N, 1)) + signal / 2
         curves.append(roc(attack(phi.astype(np.float32), keep)[:rows], keep[:rows]))
-    check_chance(curves)
+    check_chance(*figures_of(curves))
 
 
 @pytest.mark.parametrize("attack", BOTH)
@@ -182,7 +182,7 @@ def test_a_balanced_design_with_signal_in_all_models_but_the_target_is_at_chance
         phi = rng.normal(size=(8, 4000, 1)) + 2 * keep[..., None]
         phi[0] = rng.normal(size=(4000, 1)) + 1
         curves.append(roc(attack(phi.astype(np.float32), keep, leave="one")[:1], keep[:1]))
-    check_chance(curves)
+    check_chance(*figures_of(curves))
 
 
 @pytest.mark.parametrize("attack", BOTH)

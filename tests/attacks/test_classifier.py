@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from chance import check_chance, check_gaussian
+from chance import check_chance, check_gaussian, figures_of
 from scipy.optimize import minimize
 from scipy.special import expit, softmax
 
@@ -116,7 +116,7 @@ def test_noise_and_signal_in_the_shadow_models_alone_are_at_chance(M, kind, sign
         curves.append(
             roc(shadow_classifier(features.astype(np.float32), keep, kind=kind)[:rows], keep[:rows])
         )
-    check_chance(curves)
+    check_chance(*figures_of(curves))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,6 +4,7 @@ from functools import partial
 import numpy as np
 import pytest
 import scipy.stats
+from chance import check_chance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
@@ -290,18 +291,6 @@ def null_statistics(attack, M, N, pools, signal):
     return np.array(aucs), np.array(tprs)
 
 
-def check_chance(aucs, tprs, rows, N):
-    """The mean over pools within 4.5 standard errors of chance; scores within a pool are not independent, pools are."""
-    pools = len(aucs)
-    se = max(aucs.std(ddof=1), np.sqrt(1 / (6 * rows * N))) / np.sqrt(pools)
-    assert abs(aucs.mean() - 0.5) < 4.5 * se
-    # k = 0.001 n false positives are allowed: the TPR is (k + 1/2 +- sqrt(2k)) / n on average.
-    n = rows * N / 2
-    k = np.floor(0.001 * n)
-    se = max(tprs.std(ddof=1), np.sqrt(2 * k) / n) / np.sqrt(pools)
-    assert abs(tprs.mean() - (k + 0.5) / n) < 4.5 * se + 0.5 / n
-
-
 @pytest.mark.parametrize("M", [4, 8, 16, 64])
 @pytest.mark.parametrize("name", ALL)
 def test_pure_noise_is_at_chance(name, M):
@@ -312,7 +301,7 @@ def test_pure_noise_is_at_chance(name, M):
     N = 40_000 // M
     for convention in ("paper", "original") if name in LIRA else (None,):
         attack = partial(getattr(attacks, name), **({"convention": convention} if convention else {}))
-        check_chance(*null_statistics(attack, M, N, 6, 0.0), M, N)
+        check_chance(*null_statistics(attack, M, N, 6, 0.0), M * N / 2)
 
 
 @pytest.mark.parametrize("M", [4, 8, 16, 64])
@@ -320,7 +309,7 @@ def test_pure_noise_is_at_chance(name, M):
 def test_signal_in_the_shadow_models_but_not_in_the_target_is_at_chance(name, M):
     if M == 4 and name in ("lira_online", "lira_offline"):
         return
-    check_chance(*null_statistics(getattr(attacks, name), M, 4000, 6, 2.0), 2, 4000)
+    check_chance(*null_statistics(getattr(attacks, name), M, 4000, 6, 2.0), 4000)
 
 
 def test_the_count_leak_would_be_seen():

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from chance import check_chance, check_gaussian
+from chance import check_chance, check_gaussian, figures_of
 from scipy.stats import rankdata
 from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import Ridge, RidgeCV
@@ -140,7 +140,7 @@ def test_pure_noise_is_at_chance(M):
     for seed in range(4):
         phi, keep, arguments = pool(100 * M + seed, M, 16_000 // M, 200)
         curves.append(roc(quantile_regression(phi, keep, **arguments), keep))
-    check_chance(curves)
+    check_chance(*figures_of(curves))
 
 
 def test_other_models_and_membership_are_not_consulted():
