@@ -130,7 +130,7 @@ def _candidates(
 
     On CPU: Winograd's in float32 alone, as bfloat16 would round its sums, and XLA's own convolution in bfloat16 alone. It
     never won in float32 (experiments/benchmarks/README.md), and took a half to a fifth of the time of patches where the
-    processor multiplies bfloat16 (Intel's AMX; 74 against 169 ms a step of CNN, 234 against 1,253 of WRN-16-1, batch 256).
+    processor multiplies bfloat16 (Intel's AMX; 74 against 169 ms a step of CNN, 234 against 1,253 of WRN-16-1, batch 64).
 
     On accelerators: XLA's own convolution, of one model, or one for each of a few models. Winograd's tiles and patches
     pass through memory with many times its bytes (experiments/benchmarks/gpu_programs.py), libraries are slow at groups,
