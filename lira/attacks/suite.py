@@ -45,6 +45,8 @@ class Pool:
     """of the examples [N, F], of nothing that was trained on them"""
     population_features: ArrayLike | None = None
     """of the public points [Z, F]"""
+    independent: bool = False
+    """whether it is known, or was declared, that each bit of `keep` (of one model of each pair) is a coin of its own"""
 
     @property
     def leave(self) -> Leave:
