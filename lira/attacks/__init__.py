@@ -5,11 +5,12 @@ All share one signature,
     attack(phi [M, N, Q], keep [M, N], *, target=None [T, N, Q], leave="pair") -> scores [T, N]
 
 With `target=None` every model of the pool is attacked in turn (T = M) by the others. Attacks that compare x with other
-points take `population [M, Z, Q]`, and `target_population [T, Z, Q]` with outside targets. What an attack cannot do on a
+points take `population [M, Z, Q]`, and `target_population [T, Z, Q]` with outside targets. `leave` says what is left out
+with a target: see `lira_online`. What an attack cannot do on a
 pool it refuses with `UnfitPoolError`, whose message names an attack that can. `suite.ATTACKS` lists them all.
 """
 
-from lira.attacks._pool import FewModelsWarning, FlooredVarianceWarning, SignalArray, UnfitPoolError
+from lira.attacks._pool import FewModelsWarning, FlooredVarianceWarning, Leave, SignalArray, UnfitPoolError
 from lira.attacks.bavaria import bavaria_offline, bavaria_online
 from lira.attacks.calibration import base, difficulty_calibration, difficulty_calibration_both
 from lira.attacks.classifier import classifier_features, shadow_classifier
@@ -29,6 +30,7 @@ from lira.attacks.threshold import (
 __all__ = [
     "FewModelsWarning",
     "FlooredVarianceWarning",
+    "Leave",
     "SignalArray",
     "UnfitPoolError",
     "attack_p",

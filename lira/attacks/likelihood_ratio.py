@@ -48,10 +48,12 @@ def lira_online(
         target: float32 `[T, N, Q]`, models outside the pool; all M shadow models then serve against them. None
             attacks every model of the pool.
         leave: what is left out of the pool when one of its own models is attacked. "pair": the model and its
-            complementary mate, so that nothing used depends on the target's membership. "one": the model only, for
-            pools of other designs; exactly balanced ones are cut to equal counts, or these would leak it.
+            complementary mate, so that nothing used depends on the target's membership. For pools of other designs
+            "one": the model, and random others until all examples have equal counts, which would leak it; or
+            "independent": the model alone, where memberships are independent coins.
         convention: "paper" (mean and standard deviation), or "original" for the authors' code (median, np.std,
-            counts cut to the smallest over all examples).
+            counts cut to the smallest over all examples, to the first models of each side). In pools that are not
+            complementary pairs the original's order gives memberships away: to compare with it, not for a verdict.
 
     Returns:
         float32 `[T, N]`, higher = more likely a member.
@@ -135,7 +137,7 @@ def _attack(
         raise ValueError(f'convention must be "paper" or "original"; got {convention!r}')
     original = convention == "original"
     # The original code cuts each side to its smallest count over all examples, once the target is left out.
-    opponents = opponents_of(phi, keep, target, leave, cut=original)
+    opponents = opponents_of(phi, keep, target, leave, in_row_order=original)
     _check_counts(opponents, online, fixed)
     floored = []
 

@@ -57,8 +57,8 @@ def rmia_online(
         target: float32 `[T, N, Q]`, models outside the pool; all M models then serve against them. None attacks
             every model of the pool.
         leave: what is left out of the pool when one of its own models is attacked: "pair", the model and its
-            complementary mate, or "one", the model only, for pools of other designs; exactly balanced ones are cut
-            to equal counts.
+            complementary mate; for pools of other designs "one", the model, and random others until all examples have
+            equal counts, or "independent", the model alone, where memberships are independent coins.
         population: float32 `[M, Z, Q]`, the pool's models on points that none was trained on. None takes the pool.
         target_population: float32 `[T, Z, Q]`, outside targets on the same points.
         gamma: how much larger R(x) must be than R(z), at least 1.

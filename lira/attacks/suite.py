@@ -50,8 +50,10 @@ class Pool:
 
     @property
     def leave(self) -> Leave:
-        """What is left out with a target: its pair, or in pools of other designs itself alone."""
-        return "pair" if is_paired(self.keep) else "one"
+        """What is left out with a target: its pair, or in pools of other designs itself, with equal counts or without."""
+        if is_paired(self.keep):
+            return "pair"
+        return "independent" if self.independent else "one"
 
 
 @dataclass(frozen=True)

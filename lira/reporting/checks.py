@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from lira.attacks import SignalArray, UnfitPoolError, global_threshold
+from lira.attacks import Leave, SignalArray, UnfitPoolError, global_threshold
 from lira.attacks.suite import ATTACKS, Attack, Pool
 from lira.engine.trained import LIMIT, Check, check_trained
 from lira.learning.augment import Queries
@@ -78,19 +78,23 @@ def check_pool(
     checks = [check_counts(keep)]
     if labels is not None and (labels >= 0).all():
         checks.append(check_classes(labels, keep))
-    attacked, membership = (phi, keep) if target is None or member is None else (target, member)
+    membership = keep if target is None or member is None else member
     for name, signal in (("confidences", phi), ("target's confidences", target)):
         if signal is not None:
             checks.append(check_confidences(signal, name))
     if any(check.status == "fail" for check in checks if check.name.endswith("confidences")):
         return checks
     # A model of its own pool has no members or non-members only by mistake, and that has been refused before.
-    checks.append(check_direction(global_threshold(attacked, membership, leave="one"), membership))
+    attacked = target if member is not None else None
+    checks.append(check_direction(global_threshold(phi, keep, target=attacked, leave=pool.leave), membership))
     for name, attack in attacks.items():
         if attack.signal != "phi" or attack.needs:
             continue
         try:
-            return [*checks, check_null(name, attack.function, phi, keep, target=target, member=member)]
+            null = check_null(
+                name, attack.function, phi, keep, target=target, member=member, leave=pool.leave
+            )
+            return [*checks, null]
         except UnfitPoolError:
             continue
     return checks
@@ -118,7 +122,7 @@ def check_counts(keep: np.ndarray) -> Check:
     outside = len(keep) - inside
     counts = f"{inside.min()} to {inside.max()} IN and {outside.min()} to {outside.max()} OUT"
     text = f"examples have {counts} models"
-    design = "in complementary pairs" if is_paired(keep) else "in no pairs, so each target is left out alone"
+    design = "in complementary pairs" if is_paired(keep) else "in no pairs"
     name = "IN and OUT models"
     if not outside.min():
         return Check(name, "fail", f"{text}: one without an OUT model cannot be attacked")
@@ -224,6 +228,7 @@ def check_null(
     *,
     target: SignalArray | None = None,
     member: np.ndarray | None = None,
+    leave: Leave = "pair",
     seed: int = 0,
 ) -> Check:
     """Attack memberships that the models know nothing of: AUC and TPR at 0.1 % FPR must be chance.
@@ -241,7 +246,6 @@ def check_null(
     """
     order = np.random.default_rng(seed).permutation(keep.shape[1])
     keep = keep[:, order]
-    leave = "pair" if is_paired(keep) else "one"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said already, of the real memberships
         scores = attack(phi, keep, target=target, leave=leave)

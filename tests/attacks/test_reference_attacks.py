@@ -187,7 +187,7 @@ def test_outside_targets_and_out_models_alone(name, held_out, models):
         ),
         ({"keep": np.zeros((4, 5), bool)}, r"keep must be bool of shape \(4, 25\) like phi"),
         ({"keep": np.zeros((4, 25), bool)}, 'leave="pair" needs rows in complementary pairs'),
-        ({"leave": "none"}, 'leave must be "pair" or "one"; got \'none\''),
+        ({"leave": "none"}, 'leave must be "pair", "one" or "independent"; got \'none\''),
         ({"target": np.zeros((1, 5, 1), np.float32)}, r"target must be \[targets, 25, 1\] like phi"),
         ({"phi": np.full((4, 25, 1), np.nan)}, r"phi\[0, 0, 0\] is nan: leave that model and its mate out"),
     ],

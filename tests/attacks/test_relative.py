@@ -122,16 +122,21 @@ def test_offline_on_known_values():
 
 def test_a_is_the_line_that_leads_from_out_to_in():
     """IN at 0.9 and OUT at 0.6 everywhere: 1 - 0.9 = a (1 - 0.6) for a = 1/4; without IN models it is 0.3."""
-    keep = keep_mask(0, 6, 40)
-    phi = np.where(keep, np.log(9), np.log(1.5))[..., None]
-    target = np.random.default_rng(0).normal(size=(2, 40, 1))
-    ways: tuple[tuple[Leave, Any], ...] = (("pair", None), ("one", None), ("pair", target))
-    for leave, attacked in ways:
+    rng = np.random.default_rng(0)
+    pairs, balanced = keep_mask(0, 6, 40), np.argsort(rng.uniform(size=(6, 40)), axis=0) < 3
+    target = rng.normal(size=(2, 40, 1))
+    ways: tuple[tuple[np.ndarray, Leave, Any], ...] = (
+        (pairs, "pair", None),
+        (balanced, "one", None),
+        (pairs, "pair", target),
+    )
+    for keep, leave, attacked in ways:
+        phi = np.where(keep, np.log(9), np.log(1.5))[..., None]
         given_a, chosen = (
             attacks.rmia_offline(phi, keep, leave=leave, target=attacked, a=a) for a in (0.25, None)
         )
         np.testing.assert_allclose(chosen, given_a, rtol=1e-6)
-    nobody = np.zeros_like(keep)
+    nobody, phi = np.zeros_like(pairs), np.where(pairs, np.log(9), np.log(1.5))[..., None]
     given_a, chosen = (attacks.rmia_offline(phi, nobody, target=target, a=a) for a in (0.3, None))
     np.testing.assert_array_equal(chosen, given_a)
 
