@@ -115,12 +115,10 @@ def related_rows(keep: np.ndarray, member: np.ndarray | None = None) -> tuple[in
     rows = _standardised(keep)
     others = rows if member is None else _standardised(member)
     correlations = others @ rows.T / keep.shape[1]
-    compared = np.ones(correlations.shape, bool)
+    # A model that holds all or nothing tells nothing.
+    compared = np.outer(others.any(axis=1), rows.any(axis=1))
     if member is None:
         compared = np.triu(compared, 1)
-    compared &= others.any(axis=1)[:, None] & rows.any(
-        axis=1
-    )  # a model that holds all or nothing tells nothing
     if not compared.any():
         return None
     away = np.where(compared, np.abs(correlations - np.median(correlations[compared])), 0)

@@ -14,6 +14,7 @@ import numpy as np
 from lira.attacks.suite import Pool, attack_pool
 from lira.data.files import Rows, read_array
 from lira.exchange.confidences import KINDS, as_keep, as_labels, convert_models, located, pair_order
+from lira.membership import related_rows
 from lira.reporting.checks import check_pool
 from lira.reporting.evaluate import Evaluation, evaluate
 from lira.reporting.reports import report_pool
@@ -133,6 +134,8 @@ def read_audit(given: Mapping[str, Values | None]) -> Audit:
         sources.append(target)
     _check_sides(keep, member, files["keep"].name)
     signals = _convert(kind, sources, labels, (keep, member))
+    if member is not None:
+        _check_relations(keep, member, files["member"].name)
     target_signals = None if member is None else {name: rows[M:] for name, rows in signals.items()}
     pool = Pool({name: rows[:M] for name, rows in signals.items()}, keep, target_signals)
     if "population" in files:
@@ -272,6 +275,17 @@ def _check_sides(keep: np.ndarray, member: np.ndarray | None, name: str) -> None
                 f"{name if member is None else '--member'}: {what} {row} has {'only' if held.all() else 'no'} members: "
                 f"an audit needs members and non-members"
             )
+
+
+def _check_relations(keep: np.ndarray, member: np.ndarray, name: str) -> None:
+    """A target that is one of the pool's models, or the mate or twin of one, is given away by it."""
+    related = related_rows(keep, member)
+    if related is not None:
+        raise AuditError(
+            f"{name}: target {related[0]}'s memberships are much more like those of model {related[1]} of the pool, or "
+            f"opposite to them, than other models' are: it is that model, or its twin or mate; leave model {related[1]} "
+            f"out of the pool"
+        )
 
 
 def _convert(

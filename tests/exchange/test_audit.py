@@ -304,6 +304,14 @@ BAD = {
         {"phi": PHI, "keep": KEEP, "member": KEEP[0]},
         "--member is given without --target",
     ),
+    "a target of the pool": (
+        {"phi": PHI, "keep": KEEP, "target": PHI[3], "member": KEEP[3]},
+        r"member.npy: target 0's memberships .* model 3 of the pool.*leave model 3 out of the pool",
+    ),
+    "a target's mate in the pool": (
+        {"phi": PHI[:9], "keep": KEEP[:9], "target": PHI[9], "member": KEEP[9]},
+        r"member.npy: target 0's memberships .* model 8 of the pool",
+    ),
     "target of other queries": (
         {"phi": PHI, "keep": KEEP, "target": PHI[0, :, :1], "member": KEEP[0]},
         r"target.npy: has shape \(1, 200, 1\), and .*phi.npy \(10, 200, 2\)",
