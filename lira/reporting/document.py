@@ -124,6 +124,7 @@ def _implied(implied: Leakage) -> dict[str, Any]:
         "stability": between
         and {**_estimate("pearson", between.pearson), **_estimate("spearman", between.spearman)},
         "epsilon": epsilon,
+        "no_epsilon": implied.no_epsilon,
     }
 
 

@@ -91,7 +91,11 @@ class Evaluation:
 
 
 def evaluate(
-    scores: Mapping[str, np.ndarray], keep: np.ndarray, models: list[int] | None = None
+    scores: Mapping[str, np.ndarray],
+    keep: np.ndarray,
+    models: list[int] | None = None,
+    *,
+    independent: bool = False,
 ) -> Evaluation:
     """Measure every attack, and what the strongest implies.
 
@@ -99,6 +103,7 @@ def evaluate(
         scores: float `[T, N]` by attack, higher = more likely a member.
         keep: bool `[T, N]`, true where the target was trained on the example.
         models: indices of the targets, for metrics.json.
+        independent: as in `leakage`.
 
     Raises:
         ValueError: there is no attack, shapes disagree, or a score is NaN.
@@ -111,7 +116,7 @@ def evaluate(
     strongest = None
     if 0 < members < keep.size:
         name, _ = strongest_attack(attacks)
-        strongest = (name, leakage(scores[name], keep, fpr=LOW_FPR))
+        strongest = (name, leakage(scores[name], keep, fpr=LOW_FPR, independent=independent))
     return Evaluation(interval_note(keep), T, N, members, T * N - members, attacks, strongest, models)
 
 

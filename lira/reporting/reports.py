@@ -39,7 +39,7 @@ def report(run: Run, dataset: Dataset | None = None, *, warnings: Iterable[str] 
     """
     pool = pool_of(run, dataset)
     scores = score(run, dataset, pool=pool)
-    evaluation = evaluate(scores, pool.keep, run.models.tolist())
+    evaluation = evaluate(scores, pool.keep, run.models.tolist(), independent=pool.independent)
     report_pool(
         run.path,
         pool,
@@ -164,6 +164,7 @@ def _facts(run: Run) -> dict[str, str]:
         source = run.provenance["source"]
         facts["source"] = f"{source['path']}, {source['file']} ({source['layout']})"
         facts["queries"] = f"{Q}"
+        facts["memberships drawn by independent coins"] = "declared" if run.independent else "not declared"
     else:
         queries = config.queries
         facts["queries"] = f"{Q} (mirror {queries.mirror}, shift {queries.shift})"
