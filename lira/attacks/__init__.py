@@ -15,6 +15,15 @@ from lira.attacks.calibration import base, difficulty_calibration, difficulty_ca
 from lira.attacks.classifier import classifier_features, shadow_classifier
 from lira.attacks.likelihood_ratio import lira_offline, lira_offline_fixed, lira_online, lira_online_fixed
 from lira.attacks.multivariate import lira_online_multivariate
+from lira.attacks.p_values import (
+    PValues,
+    conformal_p_values,
+    offline_fixed_p_values,
+    offline_p_values,
+    online_fixed_p_values,
+    online_p_values,
+    rank_p_values,
+)
 from lira.attacks.quantile import quantile_regression
 from lira.attacks.rank import attack_p, attack_r
 from lira.attacks.relative import rmia_offline, rmia_online
@@ -29,6 +38,7 @@ from lira.attacks.threshold import (
 __all__ = [
     "FewModelsWarning",
     "FlooredVarianceWarning",
+    "PValues",
     "SignalArray",
     "UnfitPoolError",
     "attack_p",
@@ -38,6 +48,7 @@ __all__ = [
     "bavaria_online",
     "classifier_features",
     "confidence_threshold",
+    "conformal_p_values",
     "difficulty_calibration",
     "difficulty_calibration_both",
     "entropy_threshold",
@@ -49,7 +60,12 @@ __all__ = [
     "lira_online_multivariate",
     "loss_threshold",
     "modified_entropy_threshold",
+    "offline_fixed_p_values",
+    "offline_p_values",
+    "online_fixed_p_values",
+    "online_p_values",
     "quantile_regression",
+    "rank_p_values",
     "rmia_offline",
     "rmia_online",
     "shadow_classifier",
