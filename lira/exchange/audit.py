@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lira.attacks.suite import Pool, attack_pool
+from lira.attacks.suite import Pool, attack_pool, pool_p_values
 from lira.data.files import Rows, read_array
 from lira.exchange.confidences import KINDS, as_keep, as_labels, convert_models, located, pair_order
 from lira.reporting.checks import check_pool
@@ -191,7 +191,13 @@ def write_audit(
         (making / "scores").mkdir()
         for name, values in scores.items():
             write_array(making / "scores" / name, values[np.argsort(order)], {"models": models})
-        evaluation = evaluate(scores, audit.membership, models, independent=pool.independent)
+        evaluation = evaluate(
+            scores,
+            audit.membership,
+            models,
+            independent=pool.independent,
+            p_values=pool_p_values(pool),
+        )
         report_pool(
             making,
             pool,

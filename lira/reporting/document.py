@@ -9,7 +9,7 @@ import numpy as np
 from lira.forgetting import MethodFigures, NormalisedPsi
 from lira.forgetting.measure import ClassicalFigures, CurveFigures
 from lira.metrics import Estimate, LearningPoint, OperatingPoint, enough_models
-from lira.reporting.evaluate import AttackFigures, Evaluation
+from lira.reporting.evaluate import AttackFigures, Calibrated, Evaluation
 from lira.reporting.implied import Leakage
 from lira.reporting.unlearning_evaluation import UnlearningEvaluation
 
@@ -35,6 +35,7 @@ def metrics_document(evaluation: Evaluation) -> dict[str, Any]:
         "num_members": evaluation.num_members,
         "num_nonmembers": evaluation.num_nonmembers,
         "attacks": {name: _attack(each) for name, each in evaluation.attacks.items()},
+        "calibrated": {name: _calibrated(each) for name, each in evaluation.calibrated.items()},
         "strongest": None,
     }
     if evaluation.strongest is not None:
@@ -95,6 +96,28 @@ def _attack(figures: AttackFigures) -> dict[str, Any]:
         **_estimate("balanced_accuracy", figures.balanced_accuracy),
         "tpr_at_fpr": _plain(figures.tpr_at),
         "mean_over_targets": {**_estimate("auc", figures.mean_auc), "tpr_at_fpr": means},
+    }
+
+
+def _calibrated(figures: Calibrated) -> dict[str, Any]:
+    named = figures.named
+    points = {
+        f"{fpr:g}": {
+            **_estimate("tpr", each.tpr, ""),
+            **_estimate("realised_fpr", each.realised_fpr),
+            "status": each.status,
+            "floor": each.floor,
+        }
+        for fpr, each in figures.points.items()
+    }
+    return {
+        "tpr_at_fpr": points,
+        "named_members": {
+            "false_discovery_rate": named.rate,
+            **_estimate("named_per_target", named.named),
+            **_estimate("false_share", named.false_share),
+            "share_of_targets": named.targets,
+        },
     }
 
 
