@@ -299,7 +299,7 @@ def _one_run_fdp(
     high = 1.0
     while excess(high) > 0:
         high *= 2
-    return gaussian_epsilon(float(optimize.brentq(excess, 0.0, high, xtol=1e-9)), delta)
+    return gaussian_epsilon(optimize.root_scalar(excess, bracket=(0.0, high), xtol=1e-9).root, delta)
 
 
 ONE_RUN_METHODS = {"one_run": _one_run, "one_run_fdp": _one_run_fdp}
@@ -334,7 +334,7 @@ def _best_threshold(
     counts = np.stack([curve.true_positives, curve.false_positives])[:, points]
     totals = np.array([curve.num_members, curve.num_nonmembers])
     averages = np.round(np.column_stack([counts.T, np.tile(totals, (len(points), 1))]) / targets).astype(int)
-    coin = coin_limit(*map(int, averages[0, 2:]), level / 2)
+    coin = coin_limit(int(averages[0, 2]), int(averages[0, 3]), level / 2)
     best = np.argmax([bound(*map(int, row), level / 2, delta, coin) for row in averages])
     return float(curve.thresholds[points[best]])
 

@@ -62,8 +62,8 @@ def calibrated_tpr(
     if fpr < smallest:
         return CalibratedPoint(fpr, "unresolvable", UNDEFINED, UNDEFINED, smallest)
     found, cluster = p_values <= fpr, clusters_of(keep)
-    rates = (_rate(found, side, cluster) for side in (keep, ~keep))
-    return CalibratedPoint(fpr, "ok", *rates, smallest)
+    tpr, realised = _rate(found, keep, cluster), _rate(found, ~keep, cluster)
+    return CalibratedPoint(fpr, "ok", tpr, realised, smallest)
 
 
 def named_members(p_values: np.ndarray, keep: np.ndarray, rate: float = 0.05) -> NamedMembers:
