@@ -52,7 +52,7 @@ class PValues(NamedTuple):
 class _Moments(NamedTuple):
     """What a block holds of one side, without what each target leaves out; float64 `[T, n]` or `[1, n]`."""
 
-    count: np.ndarray
+    models: np.ndarray
     mean: np.ndarray
     squares: np.ndarray  # sum of squared deviations
 
@@ -308,7 +308,7 @@ def _ratio_tail(null: _Null, side: _Moments, spread: _Spread | None) -> np.ndarr
     """
     if spread is None:
         floor = np.square(SD_FLOOR * (1 + np.abs(side.mean)))
-        variance = np.maximum(side.squares / side.count, floor)
+        variance = np.maximum(side.squares / side.models, floor)
     else:
         variance = spread.variance
     a = np.square(null.scale) * (1 / null.variance - 1 / variance) / 2
