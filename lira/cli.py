@@ -60,11 +60,11 @@ usage: lira run CONFIG.toml --run-dir RUN [--num-models 256] [--recipe.epochs 50
        lira unlearn CONFIG.toml --run-dir UNLEARN [--num-models 128] [--forget.size 100] ...
                                   train, unlearn, retrain what is missing, measure, report; run it again to resume
        lira audit (--phi | --logits | --confidences | --losses) F --keep F [--labels F]
-                  [--target F --member F] [--population F] --out DIR
+                  [--target F --member F] [--population F] [--independent] --out DIR
                                   every attack on anyone's confidences: npy, npz, Zarr or CSV
        lira bench [--models mlp,cnn,cnn-fast,resnet18,wrn-28-2] [--out FILE.json]
                                   how fast this machine trains, beside the alternatives
-       lira import carlini | pytorch | privacy-meter DIR RUN [--labels F]
+       lira import carlini | pytorch | privacy-meter DIR RUN [--labels F] [--independent]
        lira export carlini RUN DIR
                                   runs of other code, and for other code
        lira run CONFIG.toml --help
@@ -86,6 +86,8 @@ AUDIT_FILES = {
     "target-population": "the target's values of the same points",
     "population-labels": "their labels, needed for logits",
 }
+
+INDEPENDENT = "declare that each membership was drawn by a coin of its own, all of one probability: no epsilon is claimed without"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -183,6 +185,7 @@ def _audit(argv: list[str], shown: list[str], console: Console) -> int:
     for name, shape in AUDIT_FILES.items():
         if name not in KINDS:
             parser.add_argument(f"--{name}", metavar="F", required=name == "keep", help=shape)
+    parser.add_argument("--independent", action="store_true", help=INDEPENDENT)
     parser.add_argument("--out", metavar="DIR", required=True, help="a new or empty directory for the report")
     files = vars(_parse_all(parser, argv))
     out = Path(files.pop("out")).expanduser().absolute()
@@ -205,9 +208,12 @@ def _exchange(verb: str, argv: list[str], console: Console) -> int:
     parser.add_argument("directory", metavar="DIR", help="what other code left behind")
     parser.add_argument("run", metavar="RUN", help="a new or empty directory")
     parser.add_argument("--labels", metavar="F", help="[N], where the layout holds none and has logits")
+    parser.add_argument("--independent", action="store_true", help=INDEPENDENT)
     arguments = _parse_all(parser, argv)
     labels = None if arguments.labels is None else np.asarray(read_array(arguments.labels))
-    run = import_run(arguments.layout, arguments.directory, arguments.run, labels=labels)
+    run = import_run(
+        arguments.layout, arguments.directory, arguments.run, labels=labels, independent=arguments.independent
+    )
     M, N, Q = run.phi.shape
     console.print(
         f"{run.path}: {M} models, {N:,} examples, {Q} queries; next: lira report {run.path}", markup=False

@@ -72,7 +72,7 @@ def pool_of(run: Run, dataset: Dataset | None = None) -> Pool:
         population=run.signal("phi_test") if run.holds("phi_test") else None,
         features=features,
         population_features=population_features,
-        independent=not run.is_imported,
+        independent=run.independent,
     )
 
 

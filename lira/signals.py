@@ -5,6 +5,7 @@ of logits: losses, confidences, probability vectors, one binary logit (NumPy, fl
 """
 
 import warnings
+from dataclasses import dataclass
 from typing import Protocol
 
 import jax
@@ -17,6 +18,7 @@ Array = jax.Array | np.ndarray
 
 __all__ = [
     "Array",
+    "ModelRows",
     "SaturatedWarning",
     "SignalArray",
     "entropy",
@@ -45,6 +47,22 @@ class SignalArray(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
     def __getitem__(self, index: tuple[slice, slice], /) -> object: ...
+
+
+@dataclass(frozen=True, eq=False)
+class ModelRows:
+    """Some models of a signal, read when their examples are."""
+
+    signal: SignalArray
+    rows: np.ndarray  # int [m]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.rows), *self.signal.shape[1:])
+
+    def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
+        models, examples = index
+        return np.asarray(self.signal[:, examples])[self.rows[models]]
 
 
 # --- From logits ----------------------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ All share one signature,
 
 With `target=None` every model of the pool is attacked in turn (T = M) by the others. Attacks that compare x with other
 points take `population [M, Z, Q]`, and `target_population [T, Z, Q]` with outside targets. `leave` says what is left out
-with a target: see `lira_online`. What an attack cannot do on a
-pool it refuses with `UnfitPoolError`, whose message names an attack that can. `suite.ATTACKS` lists them all.
+with a target: see `lira_online`. What an attack cannot do on a pool it refuses with `UnfitPoolError`, whose message names
+an attack that can. `suite.ATTACKS` lists them all.
 """
 
 from lira.attacks._pool import FewModelsWarning, FlooredVarianceWarning, Leave, SignalArray, UnfitPoolError
@@ -16,6 +16,15 @@ from lira.attacks.calibration import base, difficulty_calibration, difficulty_ca
 from lira.attacks.classifier import classifier_features, shadow_classifier
 from lira.attacks.likelihood_ratio import lira_offline, lira_offline_fixed, lira_online, lira_online_fixed
 from lira.attacks.multivariate import lira_online_multivariate
+from lira.attacks.p_values import (
+    PValues,
+    conformal_p_values,
+    offline_fixed_p_values,
+    offline_p_values,
+    online_fixed_p_values,
+    online_p_values,
+    rank_p_values,
+)
 from lira.attacks.quantile import quantile_regression
 from lira.attacks.rank import attack_p, attack_r
 from lira.attacks.relative import rmia_offline, rmia_online
@@ -31,6 +40,7 @@ __all__ = [
     "FewModelsWarning",
     "FlooredVarianceWarning",
     "Leave",
+    "PValues",
     "SignalArray",
     "UnfitPoolError",
     "attack_p",
@@ -40,6 +50,7 @@ __all__ = [
     "bavaria_online",
     "classifier_features",
     "confidence_threshold",
+    "conformal_p_values",
     "difficulty_calibration",
     "difficulty_calibration_both",
     "entropy_threshold",
@@ -51,7 +62,12 @@ __all__ = [
     "lira_online_multivariate",
     "loss_threshold",
     "modified_entropy_threshold",
+    "offline_fixed_p_values",
+    "offline_p_values",
+    "online_fixed_p_values",
+    "online_p_values",
     "quantile_regression",
+    "rank_p_values",
     "rmia_offline",
     "rmia_online",
     "shadow_classifier",

@@ -24,7 +24,7 @@ from lira.attacks._pool import (
 )
 from lira.parallel import side_by_side
 
-__all__ = ["attack_p", "attack_r"]
+__all__ = ["attack_p", "attack_r", "share_above"]
 
 
 def attack_p(
@@ -113,10 +113,10 @@ def attack_r(
     """
     opponents = opponents_of(phi, keep, target, leave)
     opponents.require("attack_r", "OUT", 1, "attack_p or global_threshold, which need no reference models")
-    return opponents.score(lambda _: _share_above, losses)
+    return opponents.score(lambda _: share_above, losses)
 
 
-def _share_above(block: Block) -> jax.Array:
+def share_above(block: Block) -> jax.Array:
     """Share of the OUT side above what is attacked, `[T, n]`."""
     # Models of the other side go below every loss.
     return _rank(block, np.sort(np.where(block.outside.mask, block.values[..., 0], -np.inf).T, axis=1))

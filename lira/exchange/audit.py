@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lira.attacks.suite import Pool, attack_pool
+from lira.attacks.suite import Pool, attack_pool, pool_p_values
 from lira.data.files import Rows, read_array
 from lira.exchange.confidences import KINDS, as_keep, as_labels, convert_models, located, pair_order
 from lira.membership import related_rows
@@ -60,6 +60,7 @@ def audit(
     population: Values | None = None,
     target_population: Values | None = None,
     population_labels: Values | None = None,
+    independent: bool = False,
     warnings: Iterable[str] = (),
 ) -> Evaluation:
     """Attack models that anyone trained, and write a report: `read_audit` and `write_audit` in one.
@@ -77,6 +78,7 @@ def audit(
         population: the pool's values of points that none was trained on.
         target_population: the target's values of the same points.
         population_labels: their labels.
+        independent: as for `read_audit`.
         warnings: as for `write_audit`.
 
     Returns:
@@ -91,16 +93,19 @@ def audit(
     given |= {"target_population": target_population, "population_labels": population_labels}
     files = {name: path for name, path in given.items() if isinstance(path, str | os.PathLike)}
     named = ", ".join(f"{name.replace('_', '-')} {path}" for name, path in files.items())
-    return write_audit(read_audit(given), out, facts={"files": named} if files else {}, warnings=warnings)
+    read = read_audit(given, independent=independent)
+    return write_audit(read, out, facts={"files": named} if files else {}, warnings=warnings)
 
 
-def read_audit(given: Mapping[str, Values | None]) -> Audit:
+def read_audit(given: Mapping[str, Values | None], *, independent: bool = False) -> Audit:
     """Check and convert the arrays of an audit.
 
     Rows of `keep` that are complementary pairs are brought together, so that a target's mate can be left out with it.
 
     Args:
         given: arrays, or the files that hold them, by the argument's name of `audit`; one of `KINDS`, and keep.
+        independent: declares that each membership of what is attacked (of one model of each pair) was drawn by a coin
+            of its own, all of one probability. Without it no epsilon is claimed: memberships cannot show it.
 
     Raises:
         AuditError: arrays do not fit each other, or hold what cannot be: NaN, probabilities in place of logits, one
@@ -137,7 +142,9 @@ def read_audit(given: Mapping[str, Values | None]) -> Audit:
     if member is not None:
         _check_relations(keep, member, files["member"].name)
     target_signals = None if member is None else {name: rows[M:] for name, rows in signals.items()}
-    pool = Pool({name: rows[:M] for name, rows in signals.items()}, keep, target_signals)
+    pool = Pool(
+        {name: rows[:M] for name, rows in signals.items()}, keep, target_signals, independent=independent
+    )
     if "population" in files:
         points = [files["population"]]
         if points[0].array.shape[0] != M:
@@ -187,7 +194,13 @@ def write_audit(
         (making / "scores").mkdir()
         for name, values in scores.items():
             write_array(making / "scores" / name, values[np.argsort(order)], {"models": models})
-        evaluation = evaluate(scores, audit.membership, models)
+        evaluation = evaluate(
+            scores,
+            audit.membership,
+            models,
+            independent=pool.independent,
+            p_values=pool_p_values(pool),
+        )
         report_pool(
             making,
             pool,
@@ -208,7 +221,9 @@ def _facts(pool: Pool) -> dict[str, str]:
     )
     if pool.target is not None:
         targets = f"{pool.target['phi'].shape[0]} outside the pool"
-    return {"shadow models": f"{M}", "examples": f"{N:,}", "queries": f"{Q}", "targets": targets}
+    coins = "declared" if pool.independent else "not declared"
+    facts = {"shadow models": f"{M}", "examples": f"{N:,}", "queries": f"{Q}", "targets": targets}
+    return {**facts, "memberships drawn by independent coins": coins}
 
 
 # --- From files to arrays -------------------------------------------------------------------------------------------

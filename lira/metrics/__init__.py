@@ -4,6 +4,7 @@ All take `scores [T, N]` and `keep [T, N]`, every target's score for every examp
 """
 
 from lira.metrics._shared import MIN_CLUSTERS, Estimate, UndefinedMetricWarning
+from lira.metrics.calibrated import CalibratedPoint, NamedMembers, calibrated_tpr, named_members
 from lira.metrics.comparison import Difference, difference
 from lira.metrics.curve import OperatingPoint, Roc, roc
 from lira.metrics.examples import Stability, example_tpr, most_and_least_vulnerable, stability
@@ -28,11 +29,13 @@ from lira.metrics.thresholds import FixedThreshold, Youden, fixed_threshold, ppv
 
 __all__ = [
     "MIN_CLUSTERS",
+    "CalibratedPoint",
     "Difference",
     "Estimate",
     "FixedThreshold",
     "LearningPoint",
     "MutualInformation",
+    "NamedMembers",
     "OperatingPoint",
     "Rescored",
     "Roc",
@@ -40,6 +43,7 @@ __all__ = [
     "UndefinedMetricWarning",
     "Youden",
     "bayes_error_bound",
+    "calibrated_tpr",
     "difference",
     "enough_models",
     "example_tpr",
@@ -50,6 +54,7 @@ __all__ = [
     "mean_over_targets",
     "most_and_least_vulnerable",
     "mutual_information",
+    "named_members",
     "ppv",
     "ratio_of_means",
     "rescored_intervals",

@@ -9,7 +9,7 @@ import numpy as np
 from lira.forgetting import MethodFigures, NormalisedPsi
 from lira.forgetting.measure import ClassicalFigures, CurveFigures
 from lira.metrics import Estimate, LearningPoint, OperatingPoint, enough_models
-from lira.reporting.evaluate import AttackFigures, Evaluation
+from lira.reporting.evaluate import AttackFigures, Calibrated, Evaluation
 from lira.reporting.implied import Leakage
 from lira.reporting.unlearning_evaluation import UnlearningEvaluation
 
@@ -35,6 +35,7 @@ def metrics_document(evaluation: Evaluation) -> dict[str, Any]:
         "num_members": evaluation.num_members,
         "num_nonmembers": evaluation.num_nonmembers,
         "attacks": {name: _attack(each) for name, each in evaluation.attacks.items()},
+        "calibrated": {name: _calibrated(each) for name, each in evaluation.calibrated.items()},
         "strongest": None,
     }
     if evaluation.strongest is not None:
@@ -98,6 +99,28 @@ def _attack(figures: AttackFigures) -> dict[str, Any]:
     }
 
 
+def _calibrated(figures: Calibrated) -> dict[str, Any]:
+    named = figures.named
+    points = {
+        f"{fpr:g}": {
+            **_estimate("tpr", each.tpr, ""),
+            **_estimate("realised_fpr", each.realised_fpr),
+            "status": each.status,
+            "floor": each.floor,
+        }
+        for fpr, each in figures.points.items()
+    }
+    return {
+        "tpr_at_fpr": points,
+        "named_members": {
+            "false_discovery_rate": named.rate,
+            **_estimate("named_per_target", named.named),
+            **_estimate("false_share", named.false_share),
+            "share_of_targets": named.targets,
+        },
+    }
+
+
 def _implied(implied: Leakage) -> dict[str, Any]:
     fixed, between, epsilon = implied.fixed, implied.stability, None
     if implied.epsilon is not None:
@@ -124,6 +147,7 @@ def _implied(implied: Leakage) -> dict[str, Any]:
         "stability": between
         and {**_estimate("pearson", between.pearson), **_estimate("spearman", between.spearman)},
         "epsilon": epsilon,
+        "no_epsilon": implied.no_epsilon,
     }
 
 

@@ -6,12 +6,15 @@ from typing import Any
 
 import jinja2
 
-from lira.reporting.evaluate import Evaluation, strongest_attack
+from lira.reporting.evaluate import DISCOVERY_RATE, Evaluation, strongest_attack
 from lira.reporting.figures import percent, rate, share
 from lira.reporting.plots import COLORS
 from lira.reporting.tables import footnotes, fpr_header
 
 __all__ = ["embedded", "named_values", "render_page", "report_page"]
+
+# At which rates pooled and calibrated TPRs stand side by side.
+CALIBRATED_FPRS = (1e-3, 1e-2)
 
 
 def report_page(
@@ -29,6 +32,8 @@ def report_page(
         headers=[fpr_header(point) for point in first.tpr_at.values()],
         colors={name: COLORS[drawn.index(name)] if name in drawn else "transparent" for name in attacks},
         footnotes=footnotes(evaluation),
+        calibrated_fprs=CALIBRATED_FPRS,
+        discovery_rate=f"{100 * DISCOVERY_RATE:g} %",
         floor=f"{100 / evaluation.num_nonmembers:.3g} %" if evaluation.num_nonmembers else None,
         **parts,
     )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lira.attacks.suite import Pool, missing_signals
+from lira.attacks.suite import Pool, missing_signals, pool_p_values
 from lira.data.dataset import Dataset
 from lira.metrics import Difference, difference
 from lira.reporting.checks import check_run
@@ -39,7 +39,13 @@ def report(run: Run, dataset: Dataset | None = None, *, warnings: Iterable[str] 
     """
     pool = pool_of(run, dataset)
     scores = score(run, dataset, pool=pool)
-    evaluation = evaluate(scores, pool.keep, run.models.tolist())
+    evaluation = evaluate(
+        scores,
+        pool.keep,
+        run.models.tolist(),
+        independent=pool.independent,
+        p_values=pool_p_values(pool),
+    )
     report_pool(
         run.path,
         pool,
@@ -164,6 +170,7 @@ def _facts(run: Run) -> dict[str, str]:
         source = run.provenance["source"]
         facts["source"] = f"{source['path']}, {source['file']} ({source['layout']})"
         facts["queries"] = f"{Q}"
+        facts["memberships drawn by independent coins"] = "declared" if run.independent else "not declared"
     else:
         queries = config.queries
         facts["queries"] = f"{Q} (mirror {queries.mirror}, shift {queries.shift})"

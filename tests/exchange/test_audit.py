@@ -71,11 +71,11 @@ def files(tmp_path):
     return Files(tmp_path)
 
 
-def run(flags, out):
+def run(flags, out, *declared):
     arguments = [
         part for name, place in flags.items() for part in (f"--{name.replace('_', '-')}", str(place))
     ]
-    return main(["audit", *arguments, "--out", str(out)])
+    return main(["audit", *arguments, *declared, "--out", str(out)])
 
 
 def read_zarr(place):
@@ -208,9 +208,25 @@ def test_from_files_to_report(files, tmp_path, capsys):
     page = (out / "report.html").read_text()
     for words in ("left out of it with its pair", "shuffled memberships", "Most and least vulnerable"):
         assert words in page
+    assert metrics["strongest"]["epsilon"] is None
+    assert "neither known nor was declared" in metrics["strongest"]["no_epsilon"]
+    assert "not claimed" in page
     said = capsys.readouterr()
     assert "lira_online" in said.out
     assert said.err.count("lira: warning") == page.count("below eight") - 1  # the checks say it once more
+
+
+def test_an_epsilon_is_claimed_of_declared_coins_alone(files, tmp_path):
+    """Perfectly separated: the pool's design is the same either way."""
+    flags = files(phi=np.where(KEEP[:4], 9.0, -9.0) + PHI[:4, :, 0] / 100, keep=KEEP[:4])
+    assert not read_audit(flags).pool.independent
+    assert run(flags, tmp_path / "out", "--independent") == 0
+    implied = json.loads((tmp_path / "out/metrics.json").read_text())["strongest"]
+    assert implied["epsilon"]["at_least"] > 1
+    assert implied["no_epsilon"] is None
+    page = (tmp_path / "out/report.html").read_text()
+    assert "<dt>memberships drawn by independent coins</dt><dd>declared</dd>" in page
+    assert "not claimed" not in page
 
 
 def test_a_single_pair_is_audited_by_the_attacks_without_shadow_models(files, tmp_path, capsys):

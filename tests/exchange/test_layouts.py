@@ -172,6 +172,14 @@ def test_imported_runs_are_scored_and_reported(tmp_path, M, paired):
     np.testing.assert_allclose(scores["entropy_threshold"], -entropies.mean(axis=2), rtol=1e-5)
     write.write_report(run.path, evaluate.evaluate(scores, run.keep))
     assert Run.open(run.path).scores("lira_online") is not None
+    assert not scoring.pool_of(run).independent
+
+
+def test_coins_that_were_declared_independent_are_remembered(tmp_path):
+    logits, keep, labels = pool(M=8)
+    place = write_carlini(tmp_path / "exp", logits, keep, labels)
+    import_run("carlini", place, tmp_path / "run", independent=True)
+    assert scoring.pool_of(Run.open(tmp_path / "run")).independent
 
 
 def test_two_imported_models_leave_the_global_threshold(tmp_path):
