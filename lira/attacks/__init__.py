@@ -17,7 +17,7 @@ from lira.attacks.likelihood_ratio import lira_offline, lira_offline_fixed, lira
 from lira.attacks.multivariate import lira_online_multivariate
 from lira.attacks.quantile import quantile_regression
 from lira.attacks.rank import attack_p, attack_r
-from lira.attacks.relative import rmia_offline, rmia_online
+from lira.attacks.relative import informia_offline, informia_online, rmia_offline, rmia_online
 from lira.attacks.threshold import (
     confidence_threshold,
     entropy_threshold,
@@ -42,6 +42,8 @@ __all__ = [
     "difficulty_calibration_both",
     "entropy_threshold",
     "global_threshold",
+    "informia_offline",
+    "informia_online",
     "lira_offline",
     "lira_offline_fixed",
     "lira_online",

@@ -96,6 +96,8 @@ ATTACKS: dict[str, Attack] = {
     "bavaria_offline": Attack(bavaria.bavaria_offline),
     "rmia_online": Attack(relative.rmia_online, takes=POPULATIONS),
     "rmia_offline": Attack(relative.rmia_offline, takes=POPULATIONS),
+    "informia_online": Attack(relative.informia_online, takes=POPULATIONS),
+    "informia_offline": Attack(relative.informia_offline, takes=POPULATIONS),
     "base": Attack(calibration.base),
     "difficulty_calibration": Attack(calibration.difficulty_calibration),
     "difficulty_calibration_both": Attack(calibration.difficulty_calibration_both),
