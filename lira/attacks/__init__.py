@@ -15,6 +15,7 @@ from lira.attacks.calibration import base, difficulty_calibration, difficulty_ca
 from lira.attacks.classifier import classifier_features, shadow_classifier
 from lira.attacks.likelihood_ratio import lira_offline, lira_offline_fixed, lira_online, lira_online_fixed
 from lira.attacks.multivariate import lira_online_multivariate
+from lira.attacks.proxies import pmia
 from lira.attacks.quantile import quantile_regression
 from lira.attacks.rank import attack_p, attack_r
 from lira.attacks.relative import informia_offline, informia_online, rmia_offline, rmia_online
@@ -51,6 +52,7 @@ __all__ = [
     "lira_online_multivariate",
     "loss_threshold",
     "modified_entropy_threshold",
+    "pmia",
     "quantile_regression",
     "rmia_offline",
     "rmia_online",

@@ -127,7 +127,7 @@ def informia_online(
 
     What is subtracted is one number for all examples of a target, but for x itself in a pool without held-out points,
     so within a target it ranks like `base` where IN and OUT models are equally many. Between targets it takes out how
-    sure each is of everything: scores are in nats and may be pooled, which RMIA's, ranks within one target, may not.
+    sure each is of everything: scores are in nats, and lose less by pooling than RMIA's, which are ranks in a target.
 
     Arguments, result and errors are those of `rmia_online`, which has `gamma` besides.
     """

@@ -134,7 +134,12 @@ def read_audit(given: Mapping[str, Values | None]) -> Audit:
     _check_sides(keep, member, files["keep"].name)
     signals = _convert(kind, sources, labels, (keep, member))
     target_signals = None if member is None else {name: rows[M:] for name, rows in signals.items()}
-    pool = Pool({name: rows[:M] for name, rows in signals.items()}, keep, target_signals)
+    pool = Pool(
+        {name: rows[:M] for name, rows in signals.items()},
+        keep,
+        target_signals,
+        labels=labels if labels is not None and (labels >= 0).all() else None,
+    )
     if "population" in files:
         points = [files["population"]]
         if points[0].array.shape[0] != M:
