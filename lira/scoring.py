@@ -30,7 +30,7 @@ def score(run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None)
 
     Args:
         run: the run.
-        dataset: its data, which `quantile_regression` reads; None goes without that attack.
+        dataset: its data, whose features `quantile_regression` and `pmia_neighbours_fixed` read; None goes without them.
         pool: `pool_of(run, dataset)`, where it is there already.
 
     Returns:
@@ -63,15 +63,18 @@ def score(run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None)
 def pool_of(run: Run, dataset: Dataset | None = None) -> Pool:
     """The run's usable models as the attacks see them; arrays stay on disk, and features undone, until they are read."""
     features = population_features = None
-    if dataset is not None and dataset.x_test is not None and dataset.y_test is not None:
+    if dataset is not None:
         features = _Features(dataset.x, dataset.y, dataset.num_classes)
-        population_features = _Features(dataset.x_test, dataset.y_test, dataset.num_classes)
+        if dataset.x_test is not None and dataset.y_test is not None:
+            population_features = _Features(dataset.x_test, dataset.y_test, dataset.num_classes)
+    labels = run.labels
     return Pool(
         {name: run.signal(name) for name in ("phi", *SIGNALS) if run.holds(name)},
         run.keep,
         population=run.signal("phi_test") if run.holds("phi_test") else None,
         features=features,
         population_features=population_features,
+        labels=labels if (labels >= 0).all() else None,
         independent=run.independent,
     )
 

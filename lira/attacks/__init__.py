@@ -25,9 +25,10 @@ from lira.attacks.p_values import (
     online_p_values,
     rank_p_values,
 )
+from lira.attacks.proxies import pmia
 from lira.attacks.quantile import quantile_regression
 from lira.attacks.rank import attack_p, attack_r
-from lira.attacks.relative import rmia_offline, rmia_online
+from lira.attacks.relative import informia_offline, informia_online, rmia_offline, rmia_online
 from lira.attacks.threshold import (
     confidence_threshold,
     entropy_threshold,
@@ -55,6 +56,8 @@ __all__ = [
     "difficulty_calibration_both",
     "entropy_threshold",
     "global_threshold",
+    "informia_offline",
+    "informia_online",
     "lira_offline",
     "lira_offline_fixed",
     "lira_online",
@@ -66,6 +69,7 @@ __all__ = [
     "offline_p_values",
     "online_fixed_p_values",
     "online_p_values",
+    "pmia",
     "quantile_regression",
     "rank_p_values",
     "rmia_offline",

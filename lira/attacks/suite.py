@@ -16,6 +16,7 @@ from lira.attacks import (
     classifier,
     likelihood_ratio,
     multivariate,
+    proxies,
     quantile,
     rank,
     relative,
@@ -55,6 +56,8 @@ class Pool:
     """of the examples [N, F], of nothing that was trained on them"""
     population_features: ArrayLike | None = None
     """of the public points [Z, F]"""
+    labels: np.ndarray | None = None
+    """of the examples, int [N], where all are known"""
     independent: bool = False
     """whether it is known, or was declared, that each bit of what is attacked's membership (of one model of each pair) is
     a coin of its own, all of one probability"""
@@ -109,8 +112,16 @@ ATTACKS: dict[str, Attack] = {
     "lira_offline_fixed": Attack(likelihood_ratio.lira_offline_fixed, p_values=offline_fixed_p_values),
     "bavaria_online": Attack(bavaria.bavaria_online),
     "bavaria_offline": Attack(bavaria.bavaria_offline),
+    "pmia_global_fixed": Attack(partial(proxies.pmia, proxy="global", fixed=True)),
+    "pmia_class": Attack(partial(proxies.pmia, proxy="class"), needs=("labels",)),
+    "pmia_class_fixed": Attack(partial(proxies.pmia, proxy="class", fixed=True), needs=("labels",)),
+    "pmia_neighbours_fixed": Attack(
+        partial(proxies.pmia, proxy="neighbours", fixed=True), needs=("features",), takes=("labels",)
+    ),
     "rmia_online": Attack(relative.rmia_online, takes=POPULATIONS),
     "rmia_offline": Attack(relative.rmia_offline, takes=POPULATIONS),
+    "informia_online": Attack(relative.informia_online, takes=POPULATIONS),
+    "informia_offline": Attack(relative.informia_offline, takes=POPULATIONS),
     "base": Attack(calibration.base),
     "difficulty_calibration": Attack(calibration.difficulty_calibration),
     "difficulty_calibration_both": Attack(calibration.difficulty_calibration_both),

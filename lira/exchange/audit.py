@@ -143,7 +143,11 @@ def read_audit(given: Mapping[str, Values | None], *, independent: bool = False)
         _check_relations(keep, member, files["member"].name)
     target_signals = None if member is None else {name: rows[M:] for name, rows in signals.items()}
     pool = Pool(
-        {name: rows[:M] for name, rows in signals.items()}, keep, target_signals, independent=independent
+        {name: rows[:M] for name, rows in signals.items()},
+        keep,
+        target_signals,
+        labels=labels if labels is not None and (labels >= 0).all() else None,
+        independent=independent,
     )
     if "population" in files:
         points = [files["population"]]
