@@ -99,8 +99,16 @@ class Dataset:
             num_classes = int(y.max()) + 1 if y.size else 2
         x_test = None if x_test is None else _as_features(x_test, "x_test")
         y_test = None if y_test is None else _as_labels(y_test, "y_test")
-        names = {"class_names": tuple(class_names), "files": tuple(files)}
-        return cls(x, y, int(num_classes), name, x_test, y_test, **names)
+        return cls(
+            x,
+            y,
+            int(num_classes),
+            name,
+            x_test,
+            y_test,
+            class_names=tuple(class_names),
+            files=tuple(files),
+        )
 
     @property
     def num_examples(self) -> int:

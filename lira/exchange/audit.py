@@ -17,6 +17,7 @@ from lira.exchange.confidences import KINDS, as_keep, as_labels, convert_models,
 from lira.membership import related_rows
 from lira.reporting.checks import check_pool
 from lira.reporting.evaluate import Evaluation, evaluate
+from lira.reporting.records import records_of
 from lira.reporting.reports import report_pool
 from lira.signals import replace_saturated
 from lira.store.zarr import new_directory, write_array
@@ -161,7 +162,7 @@ def write_audit(
     facts: Mapping[str, str] | None = None,
     warnings: Iterable[str] = (),
 ) -> Evaluation:
-    """Attack the pool and write metrics.json, pictures, report.html and scores/ into a new or empty directory.
+    """Attack the pool and write metrics.json, pictures, report.html, records and scores/ into a new or empty directory.
 
     Args:
         audit: from `read_audit`, or made of arrays.
@@ -188,6 +189,7 @@ def write_audit(
         for name, values in scores.items():
             write_array(making / "scores" / name, values[np.argsort(order)], {"models": models})
         evaluation = evaluate(scores, audit.membership, models)
+        records = records_of(scores.items(), audit.membership, models=order.tolist(), labels=audit.labels)
         report_pool(
             making,
             pool,
@@ -195,6 +197,7 @@ def write_audit(
             evaluation,
             labels=audit.labels,
             facts={**_facts(pool), **(facts or {})},
+            records=records,
             checks=check_pool(pool, audit.labels, audit.member),
             warnings=warnings,
         )

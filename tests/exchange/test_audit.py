@@ -195,7 +195,16 @@ def test_from_files_to_report(files, tmp_path, capsys):
     assert run(flags, tmp_path / "new/out") == 0
     out = tmp_path / "new/out"
     assert sorted(each.name for each in out.iterdir()) == [
-        *("attacks.png", "metrics.json", "report.html", "roc.png", "scores")
+        *(
+            "attacks.png",
+            "metrics.json",
+            "records",
+            "records.csv",
+            "records.json",
+            "report.html",
+            "roc.png",
+            "scores",
+        )
     ]
     metrics = json.loads((out / "metrics.json").read_text())
     pool = read_audit(flags).pool
