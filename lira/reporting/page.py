@@ -74,7 +74,9 @@ def _vulnerable(records: Records) -> list[dict[str, Any]]:
                 "models": f"{rates.found[example]} of {rates.held[example]}",
             }
         else:
-            row |= {"figure": rate(float(attack.fpr[example])), "member": bool(records.member[0, example])}
+            nonmembers = int(np.sum(~records.member))
+            row |= {"member": bool(records.member[0, example])}
+            row |= {"models": f"{round(float(attack.fpr[example]) * nonmembers):,} of {nonmembers:,}"}
         rows.append(row)
     return rows
 
