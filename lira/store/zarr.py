@@ -127,9 +127,12 @@ def _replacing(place: Path) -> Iterator[Path]:
     making = place.parent / f".{place.name}"
     with writing(place):
         shutil.rmtree(making, ignore_errors=True)
-        yield making
-        shutil.rmtree(place, ignore_errors=True)
-        os.rename(making, place)
+        try:
+            yield making
+            shutil.rmtree(place, ignore_errors=True)
+            os.rename(making, place)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
 
 
 def _fill(place: Path, values: np.ndarray, attributes: dict[str, Any]) -> None:

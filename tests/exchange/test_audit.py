@@ -240,6 +240,11 @@ def test_one_target_from_files_to_report(files, tmp_path, capsys):
     expected = roc(attacks.lira_online(PHI[:8], KEEP[:8], target=PHI[8:9]), KEEP[8:9])
     assert metrics["attacks"]["lira_online"]["auc"] == pytest.approx(expected.auc, abs=1e-3)
     assert "1 outside the pool" in (tmp_path / "out/report.html").read_text()
+    header, *rows = (tmp_path / "out/records.csv").read_text().splitlines()
+    assert "lira_online_score,lira_online_fpr" in header
+    assert "_tpr" not in header
+    member = header.split(",").index("member")
+    assert [row.split(",")[member] for row in rows] == KEEP[8].astype(int).astype(str).tolist()
 
 
 SHUFFLED = np.random.default_rng(3).permutation(N)

@@ -22,6 +22,7 @@ from lira.metrics import roc
 from lira.reporting.evaluate import evaluate, strongest_attack
 from lira.reporting.records import records_csv, records_of
 from lira.reporting.write import write_records, write_report
+from lira.store import zarr
 from lira.store.imported import run_of_models
 
 T, N = 8, 300
@@ -61,6 +62,10 @@ def exact_interval(found, held):
 def read(content):
     """The rows of a CSV file by column, as text."""
     return list(csv.DictReader(io.StringIO(content.decode(), newline="")))
+
+
+def contents(path: Path) -> dict[Path, bytes]:
+    return {each: each.read_bytes() for each in path.rglob("*") if each.is_file()}
 
 
 def read_zarr(place: Path) -> np.ndarray:
@@ -200,13 +205,31 @@ def test_targets_stand_in_the_order_of_their_models(tmp_path):
     assert document["agreement"]["base"]["base"] in (1, None)
 
 
-def test_bad_input_writes_nothing(tmp_path):
+def test_what_does_not_fit_is_refused_before_an_attack_is_read():
     scores, keep = pool()
-    for options in ({"fpr": 1.5}, {"p_value": np.zeros((T, N - 1))}):
-        with pytest.raises(ValueError, match=r"fpr is a fraction|p_value must be \[8, 300\] like keep"):
-            records_of(scores.items(), keep, **options)
+    unread = iter(scores.items())
+    with pytest.raises(ValueError, match=r"fpr is a fraction between 0 and 1; got 1\.5"):
+        records_of(unread, keep, fpr=1.5)
+    with pytest.raises(ValueError, match=r"p_value must be \[8, 300\] like keep; got \[8, 299\]"):
+        records_of(unread, keep, p_value=np.zeros((T, N - 1)))
+    assert len(list(unread)) == len(scores)
     with pytest.raises(ValueError, match="scores holds no attack"):
         records_of([], keep)
+
+
+def test_a_failing_write_leaves_the_old_records(tmp_path, monkeypatch):
+    scores, keep = pool()
+    write_records(tmp_path, records_of(scores.items(), keep))
+    before = contents(tmp_path)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(zarr.os, "fsync", full)
+    monkeypatch.setattr(zarr, "create_array", full)
+    with pytest.raises(ValueError, match="records: cannot be written: No space left on device"):
+        write_records(tmp_path, records_of(scores.items(), keep, fpr=0.1))
+    assert contents(tmp_path) == before
 
 
 def test_the_page_lists_the_most_vulnerable_by_name(tmp_path):
@@ -314,13 +337,13 @@ def test_records_of_imported_models_without_labels(tmp_path):
     rng = np.random.default_rng(0)
     keep = rng.uniform(size=(5, 40)) < 0.5
     keep[:2, 0], keep[:, 1] = True, False
-    rows = ({"phi": row[:, None].astype(np.float32)} for row in rng.normal(size=(5, 40)) + keep)
-    accuracies = dict.fromkeys(("accuracy_in", "accuracy_out", "accuracy_test"), np.float32(np.nan))
+    phi = (rng.normal(size=(5, 40, 1)) + keep[..., None]).astype(np.float32)
+    accuracies = dict.fromkeys(("accuracy_in", "accuracy_out", "accuracy_test"), np.array(np.nan, np.float32))
     run = run_of_models(
         tmp_path / "run",
         keep,
         np.full(40, -1),
-        ({**row, **accuracies} for row in rows),
+        ({"phi": row, **accuracies} for row in phi),
         source={"path": "elsewhere", "file": "x", "layout": "carlini"},
     )
     assert main(["records", str(run.path)]) == 0
