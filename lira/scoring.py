@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from lira.learning.recipe import SIGNALS
 from lira.store.run import Run
 from lira.store.zarr import RunError
 
-__all__ = ["pool_of", "score"]
+__all__ = ["pool_of", "score", "score_each"]
 
 # Patches along each axis of an image whose means are its features.
 PATCHES = 8
@@ -40,12 +41,18 @@ def score(run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None)
     Raises:
         RunError: fewer than four trained models are usable.
     """
+    return dict(score_each(run, dataset, pool=pool))
+
+
+def score_each(
+    run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """`score`, one attack after the other: name and scores `[m, N]`, for those who need not hold all of them."""
     pairs = len(run.models) // 2
     if pairs < 2 and not run.is_imported:
         raise RunError(
             f"{run.path}: has {pairs} complete pairs of models, and the attacks need two: train it first"
         )
-    scores = {}
     for name, attack in ATTACKS.items():
         stored = run.scores(name)
         if stored is None:
@@ -56,8 +63,7 @@ def score(run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None)
             stored = computed[name]
             with run.lock():
                 run.write_scores(name, stored)
-        scores[name] = stored
-    return scores
+        yield name, stored
 
 
 def pool_of(run: Run, dataset: Dataset | None = None) -> Pool:

@@ -35,7 +35,16 @@ from lira.attacks.p_values import (
 from lira.cache import keep_compilations
 from lira.membership import is_paired
 
-__all__ = ["ATTACKS", "Attack", "Pool", "attack_pool", "call_attack", "missing_signals", "pool_p_values"]
+__all__ = [
+    "ATTACKS",
+    "Attack",
+    "Pool",
+    "attack_pool",
+    "call_attack",
+    "missing_signals",
+    "of_every_example",
+    "pool_p_values",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,6 +215,11 @@ def pool_p_values(pool: Pool, attacks: Mapping[str, Attack] = ATTACKS) -> dict[s
                     ATTACKS[name].function, pool.signals["phi"], pool.keep, **arguments
                 )
     return found
+
+
+def of_every_example(p_values: Mapping[str, PValues]) -> tuple[str, np.ndarray] | None:
+    """The first attack with p-values of its own, and these, float64 `[T, N]`; None without any."""
+    return next(((name, found.values) for name, found in p_values.items() if name != "conformal"), None)
 
 
 def missing_signals(pool: Pool, attacks: Mapping[str, Attack] = ATTACKS) -> dict[str, str]:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lira.attacks.suite import Pool, attack_pool, pool_p_values
+from lira.attacks.suite import Pool, attack_pool, of_every_example, pool_p_values
 from lira.data.files import Rows, read_array
 from lira.exchange.confidences import KINDS, as_keep, as_labels, convert_models, located, pair_order
 from lira.membership import related_rows
 from lira.reporting.checks import check_pool
 from lira.reporting.evaluate import Evaluation, evaluate
+from lira.reporting.records import records_of
 from lira.reporting.reports import report_pool
 from lira.signals import replace_saturated
 from lira.store.zarr import new_directory, write_array
@@ -172,7 +173,7 @@ def write_audit(
     facts: Mapping[str, str] | None = None,
     warnings: Iterable[str] = (),
 ) -> Evaluation:
-    """Attack the pool and write metrics.json, pictures, report.html and scores/ into a new or empty directory.
+    """Attack the pool and write metrics.json, pictures, report.html, records and scores/ into a new or empty directory.
 
     Args:
         audit: from `read_audit`, or made of arrays.
@@ -198,12 +199,16 @@ def write_audit(
         (making / "scores").mkdir()
         for name, values in scores.items():
             write_array(making / "scores" / name, values[np.argsort(order)], {"models": models})
+        p_values = pool_p_values(pool)
         evaluation = evaluate(
-            scores,
+            scores, audit.membership, models, independent=pool.independent, p_values=p_values
+        )
+        records = records_of(
+            scores.items(),
             audit.membership,
-            models,
-            independent=pool.independent,
-            p_values=pool_p_values(pool),
+            p_value=of_every_example(p_values),
+            models=order.tolist(),
+            labels=audit.labels,
         )
         report_pool(
             making,
@@ -212,6 +217,7 @@ def write_audit(
             evaluation,
             labels=audit.labels,
             facts={**_facts(pool), **(facts or {})},
+            records=records,
             checks=check_pool(pool, audit.labels, audit.member),
             warnings=warnings,
         )

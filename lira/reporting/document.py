@@ -11,9 +11,10 @@ from lira.forgetting.measure import ClassicalFigures, CurveFigures
 from lira.metrics import Estimate, LearningPoint, OperatingPoint, enough_models
 from lira.reporting.evaluate import AttackFigures, Calibrated, Evaluation
 from lira.reporting.implied import Leakage
+from lira.reporting.records import INTERVAL, Records, column_meanings
 from lira.reporting.unlearning_evaluation import UnlearningEvaluation
 
-__all__ = ["as_json", "learning_document", "metrics_document", "unlearning_document"]
+__all__ = ["as_json", "learning_document", "metrics_document", "records_document", "unlearning_document"]
 
 
 def as_json(document: Mapping[str, Any]) -> bytes:
@@ -56,6 +57,31 @@ def learning_document(rule: str, curves: Mapping[str, Sequence[LearningPoint]], 
             for name, points in curves.items()
         },
     }
+
+
+def records_document(records: Records) -> dict[str, Any]:
+    """The content of records.json: what the columns of records.csv are, and what is no row's alone."""
+    names = list(records.attacks)
+    agreement = {
+        name: {other: _number(value) for other, value in zip(names, row, strict=True)}
+        for name, row in zip(names, records.agreement, strict=True)
+    }
+    document = {
+        "description": "of records.csv, a row an example, and of the Zarr group records, a row a target",
+        "columns": column_meanings(records),
+        "interval": INTERVAL if records.num_targets > 1 else None,
+        "headline": records.headline,
+        "fpr": records.fpr,
+        "num_targets": records.num_targets,
+        "num_examples": records.num_examples,
+        "num_top": records.num_top,
+        "num_halves": records.num_halves,
+        "called_above": {name: _number(each.bar) for name, each in records.attacks.items()},
+        "agreement": agreement,
+    }
+    if records.models is not None:
+        document["models"] = records.models
+    return document
 
 
 def unlearning_document(evaluation: UnlearningEvaluation) -> dict[str, Any]:

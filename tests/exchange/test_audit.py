@@ -195,7 +195,16 @@ def test_from_files_to_report(files, tmp_path, capsys):
     assert run(flags, tmp_path / "new/out") == 0
     out = tmp_path / "new/out"
     assert sorted(each.name for each in out.iterdir()) == [
-        *("attacks.png", "metrics.json", "report.html", "roc.png", "scores")
+        *(
+            "attacks.png",
+            "metrics.json",
+            "records",
+            "records.csv",
+            "records.json",
+            "report.html",
+            "roc.png",
+            "scores",
+        )
     ]
     metrics = json.loads((out / "metrics.json").read_text())
     pool = read_audit(flags).pool
@@ -248,6 +257,11 @@ def test_one_target_from_files_to_report(files, tmp_path, capsys):
     expected = roc(attacks.lira_online(PHI[:8], KEEP[:8], target=PHI[8:9]), KEEP[8:9])
     assert metrics["attacks"]["lira_online"]["auc"] == pytest.approx(expected.auc, abs=1e-3)
     assert "1 outside the pool" in (tmp_path / "out/report.html").read_text()
+    header, *rows = (tmp_path / "out/records.csv").read_text().splitlines()
+    assert "lira_online_score,lira_online_fpr" in header
+    assert "_tpr" not in header
+    member = header.split(",").index("member")
+    assert [row.split(",")[member] for row in rows] == KEEP[8].astype(int).astype(str).tolist()
 
 
 SHUFFLED = np.random.default_rng(3).permutation(N)
