@@ -106,13 +106,13 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 
 def write_array(place: Path, values: np.ndarray, attributes: dict[str, Any]) -> None:
-    """Write an array `[rows, N]`, float32 or bool, as Zarr, whole or not at all, in place of what is there."""
+    """Write an array `[rows, N]`, float32, float64 or bool, as Zarr, whole or not at all, in place of what is there."""
     with _replacing(place) as making:
         _fill(making, values, attributes)
 
 
 def write_group(place: Path, arrays: Mapping[str, np.ndarray], attributes: dict[str, Any]) -> None:
-    """Write arrays `[rows, N]`, float32 or bool, as one Zarr group, whole or not at all, in place of what is there."""
+    """Write arrays `[rows, N]`, float32, float64 or bool, as one Zarr group, whole or not at all, in place of what is there."""
     with _replacing(place) as making:
         making.mkdir()
         for name, values in arrays.items():
@@ -136,7 +136,7 @@ def _replacing(place: Path) -> Iterator[Path]:
 
 
 def _fill(place: Path, values: np.ndarray, attributes: dict[str, Any]) -> None:
-    dtype = "bool" if values.dtype == bool else "float32"
+    dtype = str(values.dtype) if values.dtype in (bool, np.float64) else "float32"
     store = create_array(place, values.shape, dtype, (1, min(BLOCK, values.shape[1])), attributes)
     store.write(values).result()
 
