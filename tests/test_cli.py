@@ -224,8 +224,11 @@ def test_runs_of_other_code_come_and_go(tmp_path, config, capsys):
     theirs, ours = (
         json.loads((each / "metrics.json").read_text())["attacks"] for each in (tmp_path / "back", place)
     )
-    # The export has no entropies, which those that are not there read, and the shadow classifiers where they can.
-    assert set(ours) - set(theirs) == {"entropy_threshold", "modified_entropy_threshold"}
+    # The export has no entropies and no images, which those that are not there read, and the shadow classifiers where
+    # they can.
+    assert set(ours) - set(theirs) == {
+        *("entropy_threshold", "modified_entropy_threshold", "pmia_neighbours_fixed")
+    }
     same = [name for name in theirs if not name.startswith("shadow")]
     assert {name: theirs[name] for name in same} == {name: ours[name] for name in same}
     page = (tmp_path / "back/report.html").read_text()
