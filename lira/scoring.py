@@ -12,6 +12,7 @@ from lira.attacks import SignalArray
 from lira.attacks.suite import ATTACKS, Pool, attack_pool
 from lira.data.dataset import Dataset
 from lira.learning.recipe import SIGNALS
+from lira.signals import checkpoints
 from lira.store.run import Run
 from lira.store.zarr import RunError
 
@@ -73,9 +74,9 @@ def pool_of(run: Run, dataset: Dataset | None = None) -> Pool:
         features = _Features(dataset.x, dataset.y, dataset.num_classes)
         if dataset.x_test is not None and dataset.y_test is not None:
             population_features = _Features(dataset.x_test, dataset.y_test, dataset.num_classes)
-    labels = run.labels
+    labels, names = run.labels, ("phi", *SIGNALS, *checkpoints(run.config.signals))
     return Pool(
-        {name: run.signal(name) for name in ("phi", *SIGNALS) if run.holds(name)},
+        {name: run.signal(name) for name in names if run.holds(name)},
         run.keep,
         population=run.signal("phi_test") if run.holds("phi_test") else None,
         features=features,

@@ -5,6 +5,7 @@ of logits: losses, confidences, probability vectors, one binary logit (NumPy, fl
 """
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,11 +17,16 @@ from numpy.typing import DTypeLike
 
 Array = jax.Array | np.ndarray
 
+# How the name of a signal at a checkpoint of training begins.
+CHECKPOINT = "phi@"
+
 __all__ = [
     "Array",
     "ModelRows",
     "SaturatedWarning",
     "SignalArray",
+    "checkpoint_fraction",
+    "checkpoints",
     "entropy",
     "is_correct",
     "logit_scaled_confidence",
@@ -63,6 +69,38 @@ class ModelRows:
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
         models, examples = index
         return np.asarray(self.signal[:, examples])[self.rows[models]]
+
+
+# --- At checkpoints of training --------------------------------------------------------------------------------------
+
+
+def checkpoint_fraction(name: str) -> float | None:
+    """The share of training's epochs after which a signal is taken, 0.25 of "phi@0.25"; None of one that is of the end.
+
+    Raises:
+        ValueError: what follows "phi@" is no number between 0 and 1, or is not as Python writes it, so that one
+            checkpoint would have two names.
+
+    >>> print(checkpoint_fraction("phi@0.25"), checkpoint_fraction("entropy"))
+    0.25 None
+    """
+    if not name.startswith(CHECKPOINT):
+        return None
+    try:
+        fraction = float(name.removeprefix(CHECKPOINT))
+    except ValueError:
+        fraction = float("nan")
+    if not 0 < fraction < 1:
+        raise ValueError(f"a checkpoint is phi@FRACTION of training, above 0 and below 1; got {name!r}")
+    if name != f"{CHECKPOINT}{fraction}":
+        raise ValueError(f"a checkpoint has one name: write {CHECKPOINT}{fraction} for {name!r}")
+    return fraction
+
+
+def checkpoints(names: Iterable[str]) -> list[str]:
+    """Those of `names` that are phi at a checkpoint of training, in the order of training."""
+    fractions = {name: fraction for name in names if (fraction := checkpoint_fraction(name)) is not None}
+    return sorted(fractions, key=fractions.__getitem__)
 
 
 # --- From logits ----------------------------------------------------------------------------------------------------

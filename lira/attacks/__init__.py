@@ -36,6 +36,7 @@ from lira.attacks.threshold import (
     loss_threshold,
     modified_entropy_threshold,
 )
+from lira.attacks.trajectory import lira_online_trajectory, lt_iqr, phi_trajectory
 
 __all__ = [
     "FewModelsWarning",
@@ -63,12 +64,15 @@ __all__ = [
     "lira_online",
     "lira_online_fixed",
     "lira_online_multivariate",
+    "lira_online_trajectory",
     "loss_threshold",
+    "lt_iqr",
     "modified_entropy_threshold",
     "offline_fixed_p_values",
     "offline_p_values",
     "online_fixed_p_values",
     "online_p_values",
+    "phi_trajectory",
     "pmia",
     "quantile_regression",
     "rank_p_values",

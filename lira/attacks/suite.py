@@ -21,6 +21,7 @@ from lira.attacks import (
     rank,
     relative,
     threshold,
+    trajectory,
 )
 from lira.attacks._pool import Leave, SignalArray, UnfitPoolError
 from lira.attacks.p_values import (
@@ -34,6 +35,7 @@ from lira.attacks.p_values import (
 )
 from lira.cache import keep_compilations
 from lira.membership import is_paired
+from lira.signals import checkpoints
 
 __all__ = [
     "ATTACKS",
@@ -52,7 +54,8 @@ class Pool:
     """What is attacked and with what: M shadow models and, where given, T outside targets."""
 
     signals: Mapping[str, SignalArray]
-    """phi [M, N, Q]; where known entropy and modified_entropy [M, N, Q], logits [M, N, Q, C]"""
+    """phi [M, N, Q]; where known entropy and modified_entropy [M, N, Q], logits [M, N, Q, C], and phi at checkpoints of
+    training, such as phi@0.25 [M, N, Q]"""
     keep: np.ndarray
     """bool [M, N]"""
     target: Mapping[str, SignalArray] | None = None
@@ -85,8 +88,9 @@ class Attack:
 
     function: Callable[..., np.ndarray]
     """of (signal [M, N, ...], keep [M, N]), with `target` and `leave` and what it needs and takes by keyword"""
-    signal: Literal["phi", "entropy", "modified_entropy", "classifier_features"] = "phi"
-    """its first argument; the features of the classifier are made of phi, and entropy and logits where known"""
+    signal: Literal["phi", "entropy", "modified_entropy", "classifier_features", "trajectory"] = "phi"
+    """its first argument; the features of the classifier are made of phi, and entropy and logits where known, the
+    trajectory of phi and its checkpoints"""
     needs: tuple[str, ...] = ()
     """fields of the pool that it cannot do without"""
     takes: tuple[str, ...] = ()
@@ -102,13 +106,19 @@ class Attack:
             return classifier.classifier_features(
                 signals["phi"], entropy=signals.get("entropy"), logits=signals.get("logits")
             )
+        if self.signal == "trajectory":
+            return trajectory.phi_trajectory(signals)
         return signals[self.signal]
 
     def missing(self, pool: Pool) -> str | None:
         """What the attack reads and the pool, or its targets, does not hold; None where nothing is missing."""
-        stored = "phi" if self.signal == "classifier_features" else self.signal
-        if any(side is not None and stored not in side for side in (pool.signals, pool.target)):
-            return stored
+        sides = [side for side in (pool.signals, pool.target) if side is not None]
+        reads = ["phi" if self.signal == "classifier_features" else self.signal]
+        if self.signal == "trajectory":  # the same stages of all
+            reads = checkpoints({name for side in sides for name in side}) or ["checkpoints of phi"]
+        for name in reads:
+            if any(name not in side for side in sides):
+                return name
         return next((name.replace("_", " ") for name in self.needs if getattr(pool, name) is None), None)
 
 
@@ -117,6 +127,7 @@ ATTACKS: dict[str, Attack] = {
     "lira_online": Attack(likelihood_ratio.lira_online, p_values=online_p_values),
     "lira_online_fixed": Attack(likelihood_ratio.lira_online_fixed, p_values=online_fixed_p_values),
     "lira_online_multivariate": Attack(multivariate.lira_online_multivariate),
+    "lira_online_trajectory": Attack(trajectory.lira_online_trajectory, "trajectory"),
     "lira_offline": Attack(likelihood_ratio.lira_offline, p_values=offline_p_values),
     "lira_offline_fixed": Attack(likelihood_ratio.lira_offline_fixed, p_values=offline_fixed_p_values),
     "bavaria_online": Attack(bavaria.bavaria_online),
@@ -151,6 +162,7 @@ ATTACKS: dict[str, Attack] = {
     "modified_entropy_threshold": Attack(
         threshold.modified_entropy_threshold, "modified_entropy", uses_shadows=False
     ),
+    "lt_iqr": Attack(trajectory.lt_iqr, "trajectory", uses_shadows=False),
 }
 
 

@@ -3,10 +3,11 @@
 import datetime
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from threading import Event
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -21,6 +22,7 @@ from lira.engine.programs import Programs
 from lira.engine.progress import Bar, Clock
 from lira.engine.trained import check_trained
 from lira.learning.evaluation import answers_by_average
+from lira.learning.recipe import checkpoint_epochs
 from lira.store.arrays import DIVERGED
 from lira.store.run import Run
 
@@ -52,6 +54,8 @@ class Learned(NamedTuple):
     finite: np.ndarray  # bool [width], which models stayed so
     raw: Any = None  # the variables as they were trained, where the models answer with an average of them
     loss: np.ndarray | None = None  # float [width], mean training loss of the last epoch
+    # By signal, such as phi@0.25, the variables that the models would have answered with there; on the host.
+    checkpoints: Mapping[str, Any] = MappingProxyType({})
 
 
 class Learn(Protocol):
@@ -245,8 +249,13 @@ def _train_stack(
     advance: Callable[[float, int], None],
     stop: Event,
 ) -> Learned | None:
-    """Train the models `stack` from scratch."""
+    """Train the models `stack` from scratch.
+
+    A checkpoint is a look at them: what they would answer with if training ended there, averaged weights with the
+    statistics that belong to them included. Training, its learning rates too, goes on as without it.
+    """
     recipe = run.config.recipe
+    at, checkpoints = checkpoint_epochs(run.config.signals, recipe.epochs), {}
     indices = jnp.asarray(np.resize(stack, programs.width))
     keep = jnp.asarray(run.memberships(np.resize(stack, programs.width)))
     state = programs.init(indices, data.x[:1])
@@ -260,14 +269,16 @@ def _train_stack(
         losses[max(len(losses) - 2, 0)].block_until_ready()
         share = programs.epochs / recipe.epochs
         advance(len(stack) * share, len(stack) * programs.steps * recipe.batch_size)
+        if name := at.get(first + programs.epochs):
+            # Copied, for the next call takes the state's memory; to the host, for models in training fill the device.
+            checkpoints[name] = jax.tree.map(np.array, programs.evaluate(state, indices, data.x, keep))
     losses = np.concatenate(losses, axis=1)
     finite = np.asarray(np.isfinite(losses).all(axis=1))
     raw = None
     if answers_by_average(recipe, run.config.queries):
         raw = {"params": state.params, **state.statistics}
-    return Learned(
-        programs.evaluate(state, indices, data.x, keep), finite, raw, losses[:, -1].astype(np.float32)
-    )
+    variables = programs.evaluate(state, indices, data.x, keep)
+    return Learned(variables, finite, raw, losses[:, -1].astype(np.float32), checkpoints)
 
 
 def _answers(
@@ -294,6 +305,9 @@ def _answers(
     if tested is not None:
         arrays["phi_test"] = tested["phi"]
         finite &= np.isfinite(tested["phi"]).all(axis=(1, 2))
+    for name, variables in learned.checkpoints.items():
+        arrays[name] = np.asarray(programs.sweep(variables, data.x, data.y)[0]["phi"])
+        finite &= np.isfinite(arrays[name]).all(axis=(1, 2))
     if learned.loss is not None:
         arrays["loss_last_epoch"] = learned.loss
     if learned.raw is not None:

@@ -9,7 +9,7 @@ from lira.data.dataset import Dataset
 from lira.engine.calibrate import programs_for, seconds_per_step
 from lira.engine.progress import duration, size_in_words
 from lira.engine.trained import check_averaging
-from lira.learning.recipe import steps_per_epoch
+from lira.learning.recipe import checkpoint_epochs, steps_per_epoch
 from lira.store.config import Config
 from lira.store.run import Run
 
@@ -66,7 +66,8 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None) -> Plan:
         per_step = seconds_per_step(programs, dataset)
         rounds = -(-len(missing) // programs.models)
         # A query costs a forward pass, a third of a training step's work.
-        asked = sides * len(queries.views) / recipe.batch_size / 3
+        asked = sides + dataset.num_examples * len(checkpoint_epochs(config.signals, recipe.epochs))
+        asked *= len(queries.views) / recipe.batch_size / 3
         seconds = rounds * per_step * (steps + asked)
     return Plan(
         models=len(missing),

@@ -1,7 +1,8 @@
 """The compiled programs of a stack: train, evaluate, ask."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from math import gcd
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from lira.engine.sweep import sweep_program
 from lira.learning.augment import Queries
 from lira.learning.evaluation import evaluated
 from lira.learning.learner import Learner
-from lira.learning.recipe import Recipe, steps_per_epoch
+from lira.learning.recipe import SIGNALS, Recipe, checkpoint_epochs, steps_per_epoch
 from lira.learning.training import epoch_order, init_model, train_epochs, train_step
 
 __all__ = ["Programs", "compile_programs", "epochs_at_once", "fit_beside", "train_steps"]
@@ -98,7 +99,8 @@ def _build(
 ) -> Programs:
     """The programs of stacks of `width` models on one worker."""
     whole, platform = steps_per_epoch(dataset.num_examples, learner.recipe.batch_size), learner.platform
-    several = 1 if platform == "cpu" else epochs_at_once(learner.recipe, whole)
+    ends = checkpoint_epochs(signals, learner.recipe.epochs)
+    several = 1 if platform == "cpu" else epochs_at_once(learner.recipe, whole, ends)
     indices = jnp.zeros(width, int)
     x, y = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (dataset.x, dataset.y))
     keep = jax.ShapeDtypeStruct((width, len(dataset.y)), bool)
@@ -125,7 +127,7 @@ def _build(
         steps=several * whole,
         train=train,
         evaluate=compiled_once(evaluate),
-        sweep=made_when_called(partial(sweep, queries, signals)),
+        sweep=made_when_called(partial(sweep, queries, tuple(name for name in signals if name in SIGNALS))),
         clean=made_when_called(partial(sweep, Queries(), ())),
         memory=usage and usage.argument_size_in_bytes + usage.temp_size_in_bytes,
         # The compiler counts the bodies of loops once, however often they turn.
@@ -167,9 +169,13 @@ def _training(
     return partial(step_by_step, order, compiled), compiled
 
 
-def epochs_at_once(recipe: Recipe, steps: int) -> int:
-    """Epochs of so many steps that an accelerator trains in one call: a divisor of all, so that one program serves."""
-    divisors = (n for n in range(1, recipe.epochs + 1) if recipe.epochs % n == 0)
+def epochs_at_once(recipe: Recipe, steps: int, ends: Iterable[int] = ()) -> int:
+    """Epochs of so many steps that an accelerator trains in one call: a divisor of all, so that one program serves.
+
+    It divides `ends` too, epochs after which models are asked: a call must end there.
+    """
+    common = gcd(recipe.epochs, *ends)
+    divisors = (n for n in range(1, common + 1) if common % n == 0)
     return max(n for n in divisors if n == 1 or n * steps <= STEPS_AT_ONCE)
 
 

@@ -1,5 +1,6 @@
 """What one shadow model becomes: the recipe, its schedule and its optimizer."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -11,15 +12,23 @@ from jax.typing import ArrayLike
 
 from lira.learning.augment import check_augmentation
 from lira.learning.choices import check_choices
-from lira.signals import entropy, modified_entropy
+from lira.signals import checkpoint_fraction, checkpoints, entropy, modified_entropy
 
-__all__ = ["SIGNALS", "Recipe", "learning_rate", "optimizer", "steps_per_epoch"]
+__all__ = [
+    "SIGNALS",
+    "Recipe",
+    "check_signals",
+    "checkpoint_epochs",
+    "learning_rate",
+    "optimizer",
+    "steps_per_epoch",
+]
 
 Optimizer = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["cosine", "cos7pi16", "constant"]
 Precision = Literal["float32", "bfloat16"]
 Statistics = Literal["recomputed", "averaged"]
-# What a sweep can store beside phi, from logits [..., C] and labels [...].
+# What a sweep can store beside phi, from logits [..., C] and labels [...]; phi at checkpoints comes of sweeps of their own.
 SIGNALS = {
     "entropy": lambda logits, labels: entropy(logits),
     "modified_entropy": modified_entropy,
@@ -85,6 +94,37 @@ class Recipe:
                 f"no step would be full"
             )
         check_augmentation(self.flip, self.crop_pad, example_shape)
+
+
+def check_signals(signals: Sequence[str], epochs: int) -> None:
+    """Raise ValueError where these are not signals that a run of so many epochs can store beside phi."""
+    for name in signals:
+        if name not in SIGNALS and checkpoint_fraction(name) is None:
+            raise ValueError(f"signals must be among {', '.join(SIGNALS)}, phi@FRACTION; got {name!r}")
+    if len(set(signals)) < len(signals):
+        raise ValueError(f"signals names one twice; got {', '.join(signals)}")
+    checkpoint_epochs(signals, epochs)
+
+
+def checkpoint_epochs(signals: Iterable[str], epochs: int) -> dict[int, str]:
+    """The checkpoints among the signals, such as phi@0.25, by the number of epochs after which each is: the nearest, from 1.
+
+    Raises:
+        ValueError: two are of one epoch, or one is of the last, of which phi is.
+    """
+    found: dict[int, str] = {}
+    for name in checkpoints(signals):
+        epoch = max(1, round((checkpoint_fraction(name) or 0) * epochs))
+        if epoch == epochs:
+            raise ValueError(
+                f"signals: {name} of {epochs} epochs is the end of training, as phi is: leave it out"
+            )
+        if epoch in found:
+            raise ValueError(
+                f"signals: {found[epoch]} and {name} of {epochs} epochs are both after epoch {epoch}"
+            )
+        found[epoch] = name
+    return found
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_origin
 from lira.learning.augment import Queries
 from lira.learning.choices import check_choices
 from lira.learning.convolution import Lowering
-from lira.learning.recipe import SIGNALS, Recipe
+from lira.learning.recipe import Recipe, check_signals
 from lira.membership import check_num_models
 
 __all__ = [
@@ -73,7 +73,8 @@ class Config:
     save_params: bool = False
     """Keep every model's weights."""
     signals: tuple[str, ...] = ("entropy", "modified_entropy")
-    """What to store beside phi, for the attacks that read it: entropy, modified_entropy, logits."""
+    """What to store beside phi, for the attacks that read it: entropy, modified_entropy, logits, and phi@FRACTION, phi
+    after that share of training's epochs, as of phi@0.25."""
     recipe: Recipe = field(default_factory=Recipe)
     queries: Queries = field(default_factory=Queries)
     execution: Execution = field(default_factory=Execution)
@@ -85,11 +86,7 @@ class Config:
         for name in ("num_examples", "membership_seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
-        for name in self.signals:
-            if name not in SIGNALS:
-                raise ValueError(f"signals must be among {', '.join(SIGNALS)}; got {name!r}")
-        if len(set(self.signals)) < len(self.signals):
-            raise ValueError(f"signals names one twice; got {', '.join(self.signals)}")
+        check_signals(self.signals, self.recipe.epochs)
 
 
 def read_config(path: str | os.PathLike[str]) -> Config:

@@ -12,6 +12,7 @@ import tyro
 from lira.data.dataset import Dataset
 from lira.learning.choices import check_choices
 from lira.membership import keep_mask
+from lira.signals import checkpoints
 from lira.store.config import (
     Config,
     ConfigError,
@@ -96,6 +97,10 @@ class UnlearnConfig:
         """Check the fields."""
         if not self.pool.save_params:
             raise ValueError("save_params must be true: unlearning starts from the saved parameters")
+        if not self.run and (names := checkpoints(self.pool.signals)):
+            raise ValueError(
+                f"signals: an unlearning keeps no checkpoints of training; leave out {', '.join(names)}"
+            )
         if not self.methods or len(set(self.methods)) < len(self.methods):
             raise ValueError(f"methods must be named, each once; got {list(self.methods)}")
         for name in (*self.methods, *self.method):
@@ -200,9 +205,16 @@ def _run_to_start_from(path: str | os.PathLike[str]) -> Run:
 
 
 def run_config(config: UnlearnConfig, *, models: int, save_params: bool, seed: int = 0) -> Config:
-    """The configuration of one of the runs of an unlearning."""
-    recipe = dataclasses.replace(config.pool.recipe, seed=config.pool.recipe.seed + seed)
-    return dataclasses.replace(config.pool, num_models=models, save_params=save_params, recipe=recipe)
+    """The configuration of one of the runs of an unlearning: they keep no checkpoints of training.
+
+    Methods do not train from scratch, and what is compared with them holds the same signals.
+    """
+    pool = config.pool
+    recipe = dataclasses.replace(pool.recipe, seed=pool.recipe.seed + seed)
+    signals = tuple(name for name in pool.signals if name not in checkpoints(pool.signals))
+    return dataclasses.replace(
+        pool, num_models=models, save_params=save_params, recipe=recipe, signals=signals
+    )
 
 
 def first_memberships(config: UnlearnConfig, dataset: Dataset) -> np.ndarray:

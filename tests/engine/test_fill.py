@@ -1,5 +1,7 @@
+import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -7,6 +9,7 @@ import time
 import warnings
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,19 +17,24 @@ import pytest
 from lira import attacks, scoring
 from lira.attacks.suite import ATTACKS, missing_signals
 from lira.data.dataset import Dataset
+from lira.engine.calibrate import programs_for
 from lira.engine.fill import DivergedWarning, train
 from lira.engine.plan import plan
 from lira.learning.augment import Queries
 from lira.learning.convolution import LOWERINGS
-from lira.learning.recipe import Recipe
+from lira.learning.evaluation import evaluated, query
+from lira.learning.learner import Learner
+from lira.learning.recipe import Recipe, steps_per_epoch
+from lira.learning.training import init_model, train_epochs
 from lira.scoring import pool_of, score
 from lira.store.arrays import DIVERGED
-from lira.store.config import Execution
+from lira.store.config import Config, Execution
 from lira.store.run import Run
 from lira.store.zarr import RunError, StoredSignal
 
 N = 120
 RECIPE = Recipe(epochs=3, batch_size=10, learning_rate=0.05)
+OF_CHECKPOINTS = {name for name, attack in ATTACKS.items() if attack.signal == "trajectory"}
 
 
 def dataset(test=True):
@@ -108,6 +116,82 @@ def test_signals_by_name_are_stored_and_no_others(tmp_path):
     assert stored[:50].min() > stored[-50:].max()
     with pytest.raises(RunError, match=r"signals is \('modified_entropy', 'logits'\) there and \(\) here"):
         made(tmp_path, signals=())
+
+
+class Normed(nn.Module):
+    """With norms, whose statistics belong to the weights that are asked."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(nn.Dense(8)(x.reshape(len(x), -1)))
+        return nn.Dense(self.num_classes)(nn.relu(x))
+
+
+@pytest.mark.parametrize(("ema", "fraction", "epochs"), [(0.0, 0.75, 3), (0.9, 0.25, 1)])
+def test_checkpoints_are_what_training_that_ends_there_gives(tmp_path, ema, fraction, epochs):
+    """By a run of fewer epochs, where learning rates know no end; and the end is the same to the last bit without them."""
+    net = "tests.engine.test_fill.Normed"
+    recipe = Recipe(net, epochs=4, batch_size=10, learning_rate=0.05, schedule="constant", ema=ema)
+    looked_at = finished(tmp_path, "with", recipe=recipe, signals=("phi@0.75", "entropy", "phi@0.25"))
+    plain = finished(tmp_path, "without", recipe=recipe, signals=("entropy",))
+    for name in ("phi", "entropy", "phi_test", "loss_in", "loss_last_epoch", "accuracy_in"):
+        kept, alone = (np.asarray(run.arrays.read(name)) for run in (looked_at, plain))
+        np.testing.assert_array_equal(kept, alone, err_msg=name)
+    assert not plain.holds("phi@0.25")
+    short = finished(tmp_path, "short", recipe=dataclasses.replace(recipe, epochs=epochs))
+    stored = looked_at.signal(f"phi@{fraction}")
+    assert stored.shape == (6, N, 2)
+    np.testing.assert_array_equal(np.asarray(stored), np.asarray(short.phi))
+
+
+def test_checkpoints_go_by_the_schedule_of_the_whole_training(tmp_path):
+    """By hand, a model at a time: two of three epochs of a cosine's learning rates."""
+    recipe = dataclasses.replace(RECIPE, ema=0.8)
+    run, data = finished(tmp_path, recipe=recipe, signals=("phi@0.6",)), dataset()
+    learner, steps = Learner.of(recipe, data), steps_per_epoch(N, recipe.batch_size)
+
+    @jax.jit
+    def by_hand(model, keep):
+        key = learner.key(model)
+        state = init_model(learner, key, data.x[:1])
+        for epoch in range(2):
+            state, _ = train_epochs(learner, state, key, epoch, 1, steps, data.x, data.y, keep)
+        variables = evaluated(learner, run.config.queries, state, key, data.x, keep)
+        return query(learner.module, run.config.queries, (), variables, data.x, data.y)[0]["phi"]
+
+    expected = np.stack([by_hand(m, keep) for m, keep in enumerate(run.keep)])
+    stored = np.asarray(run.signal("phi@0.6"))
+    np.testing.assert_allclose(stored, expected, rtol=1e-4, atol=1e-4)
+    assert np.abs(stored - np.asarray(run.phi)).mean() > 0.05
+
+
+def test_a_call_of_several_epochs_ends_at_every_checkpoint(tmp_path, monkeypatch):
+    """As on an accelerator, where four short epochs are one call, and two where a checkpoint lies between them."""
+    recipe = dataclasses.replace(RECIPE, epochs=4)
+    on_cpu = finished(tmp_path, "cpu", recipe=recipe, signals=("phi@0.5",))
+    learner_of = Learner.of
+    monkeypatch.setattr(Learner, "of", lambda *data: dataclasses.replace(learner_of(*data), platform="gpu"))
+    run = made(tmp_path, recipe=recipe, signals=("phi@0.5",))
+    assert programs_for(run.config, dataset(), 6).epochs == 2
+    assert programs_for(dataclasses.replace(run.config, signals=()), dataset(), 6).epochs == 4
+    train(run, dataset(), show_progress=False)
+    for name in ("phi", "phi@0.5"):
+        stored, expected = (np.asarray(each.signal(name)) for each in (run, on_cpu))
+        np.testing.assert_allclose(stored, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_run_with_checkpoints_resumes_and_grows_and_refuses_others(tmp_path):
+    signals = ("phi@0.3", "phi@0.6")
+    whole = finished(tmp_path, "whole", num_models=8, signals=signals)
+    finished(tmp_path, num_models=4, signals=signals)
+    grown = finished(tmp_path, num_models=8, signals=signals)
+    for name in ("phi", *signals):
+        stored, expected = (np.asarray(run.signal(name)) for run in (grown, whole))
+        np.testing.assert_allclose(stored, expected, rtol=1e-3, atol=1e-3)
+    with pytest.raises(RunError, match=r"signals is \('phi@0.3', 'phi@0.6'\) there and \('phi@0.3',\) here"):
+        made(tmp_path, num_models=8, signals=("phi@0.3",))
 
 
 def test_what_a_model_becomes_does_not_depend_on_its_stack(tmp_path):
@@ -230,11 +314,11 @@ def test_diverged_models_are_named_and_their_pairs_left_out(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::lira.attacks.FewModelsWarning")
 def test_scores_are_those_of_the_attacks_and_computed_once(tmp_path, monkeypatch):
-    run = finished(tmp_path)
+    run = finished(tmp_path, signals=(*Config.signals, "phi@0.3"))
     scores = score(run)
-    assert list(scores) == [name for name in ATTACKS if name != "quantile_regression"]
+    assert list(scores) == [name for name, attack in ATTACKS.items() if "features" not in attack.needs]
     scores = score(run, dataset())
-    assert list(scores) == list(ATTACKS), "that one reads the data set"
+    assert list(scores) == list(ATTACKS), "those read the data set"
     phi = np.asarray(run.phi)
     np.testing.assert_array_equal(scores["lira_online"], attacks.lira_online(phi, run.keep))
     monkeypatch.setattr(scoring, "ATTACKS", dict.fromkeys(ATTACKS, None))
@@ -244,7 +328,7 @@ def test_scores_are_those_of_the_attacks_and_computed_once(tmp_path, monkeypatch
 
 @pytest.mark.filterwarnings("ignore::lira.attacks.FewModelsWarning")
 def test_signals_are_read_once_where_they_fit_and_in_blocks_elsewhere(tmp_path, monkeypatch):
-    run = finished(tmp_path)
+    run = finished(tmp_path, signals=(*Config.signals, "phi@0.3"))
     reads = []
     read = StoredSignal._read
     monkeypatch.setattr(
@@ -253,7 +337,7 @@ def test_signals_are_read_once_where_they_fit_and_in_blocks_elsewhere(tmp_path, 
         lambda self, *part: reads.append(self.where.rsplit("/", 1)[1]) or read(self, *part),
     )
     scores = score(run)
-    assert sorted(reads) == ["entropy", "modified_entropy", "phi", "phi_test"]
+    assert sorted(reads) == ["entropy", "modified_entropy", "phi", "phi@0.3", "phi_test"]
     monkeypatch.setattr(scoring, "HELD", 0)
     monkeypatch.setattr(Run, "scores", lambda self, name: None)
     assert isinstance(scoring._held(pool_of(run)).signals["phi"], StoredSignal)
@@ -267,7 +351,7 @@ def test_features_are_computed_by_who_reads_them(tmp_path, monkeypatch):
     expected = scoring._features(dataset().x, dataset().y, dataset().num_classes)
     np.testing.assert_array_equal(np.asarray(pool.features), expected)
     monkeypatch.setattr(scoring, "_features", None)
-    assert not missing_signals(pool_of(run, dataset()))
+    assert missing_signals(pool_of(run, dataset())).keys() == OF_CHECKPOINTS
 
 
 def test_features_are_patch_means_and_labels():
@@ -290,15 +374,20 @@ def test_too_few_pairs_are_said(tmp_path):
     ):
         score(run)
     train(run, dataset(), show_progress=False)
-    with pytest.warns(UserWarning, match=r"is left out: lira_o\w+ needs 2 (IN|OUT) models for every example"):
+    with pytest.warns(UserWarning, match="is left out") as said:
         scores = score(run)
-    left_out = {"lira_online", "lira_online_multivariate", "lira_offline", "quantile_regression"}
-    assert set(ATTACKS) - set(scores) == left_out
+    left_out = {"lira_online", "lira_online_multivariate", "lira_offline", "pmia_class"}
+    assert all(
+        re.search(r"(lira_o\w+|pmia) needs 2 (IN|OUT) models for every example", str(w.message)) for w in said
+    )
+    assert {str(each.message).split()[0] for each in said} == left_out
+    unread = {name for name, attack in ATTACKS.items() if "features" in attack.needs}
+    assert set(ATTACKS) - set(scores) == left_out | unread | OF_CHECKPOINTS
 
 
 @pytest.mark.filterwarnings("ignore::lira.attacks.FewModelsWarning")
 def test_plan_counts_models_images_and_bytes(tmp_path):
-    run = made(tmp_path)
+    run = made(tmp_path, signals=("logits", "phi@0.3", "phi@0.6"))
     cost = plan(run.config, dataset(), run)
     assert (cost.models, cost.of) == (6, 6)
     assert cost.images == 6 * 3 * (N // 2 // 10) * 10

@@ -154,6 +154,14 @@ def test_short_epochs_are_trained_several_at_a_time(epochs, steps, at_once):
     assert engine_programs.epochs_at_once(Recipe(epochs=epochs), steps) == at_once
 
 
+@pytest.mark.parametrize(
+    ("ends", "at_once"), [([12, 24, 36, 48], 6), ([15, 30, 45], 5), ([30], 6), ([20, 40], 5), ([1], 1)]
+)
+def test_calls_of_several_epochs_end_where_models_are_asked(ends, at_once):
+    """Of 60 epochs of 14 steps, whose calls are of six without."""
+    assert engine_programs.epochs_at_once(Recipe(epochs=60), 14, ends) == at_once
+
+
 def test_whole_epochs_as_a_program_train_as_steps_do():
     """Two epochs of four steps, as on an accelerator in one call and timed in such calls, or one call an epoch."""
     data = dataset()

@@ -74,7 +74,26 @@ def test_every_experiment_can_be_read(path):
         ),
         ("num_models = ", "is not valid TOML: Invalid value"),
         ("signals = 'logits'", "'signals' must be a list of strings; got 'logits'"),
-        ("signals = ['logit']", "signals must be among entropy, modified_entropy, logits; got 'logit'"),
+        (
+            "signals = ['logit']",
+            "signals must be among entropy, modified_entropy, logits, phi@FRACTION; got 'logit'",
+        ),
+        *(
+            (
+                f"signals = ['phi@{fraction}']",
+                rf"a checkpoint is phi@FRACTION of training, above 0 and below 1; got 'phi@{fraction}'",
+            )
+            for fraction in ("", "0", "0.0", "1", "1.0", "-0.5", "nan", "inf", "half", "25 %")
+        ),
+        ("signals = ['phi@.5']", "a checkpoint has one name: write phi@0.5 for 'phi@.5'"),
+        ("signals = ['phi@0.50', 'phi@0.5']", "a checkpoint has one name: write phi@0.5 for 'phi@0.50'"),
+        ("signals = ['phi@0.5', 'phi@0.5']", "signals names one twice"),
+        (
+            "signals = ['phi@0.5', 'phi@0.505']",
+            "phi@0.5 and phi@0.505 of 50 epochs are both after epoch 25",
+        ),
+        ("signals = ['phi@0.999']", "phi@0.999 of 50 epochs is the end of training, as phi is: leave it out"),
+        ("signals = ['phi@0.5']\n[recipe]\nepochs = 1", "phi@0.5 of 1 epochs is the end of training"),
         ("signals = ['logits', 'logits']", "signals names one twice"),
         ("membership_seed = -1", "membership_seed must not be negative"),
     ],
