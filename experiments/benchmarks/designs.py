@@ -58,7 +58,7 @@ def noise(design: str, seed: int) -> tuple[Pool, np.ndarray]:
         elif temper != "alike":
             shifts[{"first row": 0, "middle row": M // 2, "last row": M - 1}[temper], part] = 8
     phi = (rng.normal(size=(rows, N, 1)) + shifts).astype(np.float32)
-    signals = {"phi": phi, "entropy": np.exp(-phi), "modified_entropy": np.exp(-phi)}
+    signals = {"phi": phi, "entropy": np.exp(-phi), "modified_entropy": np.exp(-phi), "phi@0.5": phi / 2}
     points = rng.normal(size=(rows, POINTS, 1)).astype(np.float32)
     outside = rows > M
     pool = Pool(

@@ -78,11 +78,12 @@ def suite(out: str | None) -> None:
     phi = rng.standard_normal((M, N, Q), dtype=np.float32) + keep[..., None] * np.float32(0.5)
     entropy = np.exp(-phi)
     pool = Pool(
-        {"phi": phi, "entropy": entropy, "modified_entropy": entropy},
+        {"phi": phi, "entropy": entropy, "modified_entropy": entropy, "phi@0.5": phi / 2},
         keep,
         population=rng.standard_normal((M, POPULATION, Q), dtype=np.float32),
         features=rng.standard_normal((N, FEATURES), dtype=np.float32),
         population_features=rng.standard_normal((POPULATION, FEATURES), dtype=np.float32),
+        labels=rng.integers(0, 10, N),
     )
     times = {
         name: round(seconds(lambda attack=attack: call_attack(attack, pool)), 1)

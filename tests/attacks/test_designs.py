@@ -50,11 +50,11 @@ def noise(design: str, M: int, seed: int) -> tuple[Pool, list[slice]]:
 
     parts = [slice(EXAMPLES * i, EXAMPLES * (i + 1)) for i in range(len(TEMPERS))]
     signals = {}
-    for name in ("phi", "entropy", "modified_entropy"):
+    for name in ("phi", "entropy", "modified_entropy", "phi@0.5"):
         values = draw(N)
         for part, temper in zip(parts, TEMPERS, strict=True):
             values[:, part] += effect(rng, temper, M)
-        signals[name] = (values if name == "phi" else np.exp(values)).astype(np.float32)
+        signals[name] = (np.exp(values) if "entropy" in name else values).astype(np.float32)
     pool = Pool(
         signals,
         draw_keep(rng, design, M, N),

@@ -13,7 +13,7 @@ rng = np.random.default_rng(0)
 KEEP = keep_mask(0, M, N)
 PHI = (rng.normal(size=(M, N, Q)) + 2 * KEEP[..., None]).astype(np.float32)
 ENTROPY = np.exp(-PHI)
-SIGNALS = {"phi": PHI, "entropy": ENTROPY, "modified_entropy": ENTROPY / 2}
+SIGNALS = {"phi": PHI, "entropy": ENTROPY, "modified_entropy": ENTROPY / 2, "phi@0.5": PHI / 2}
 FEATURES = rng.normal(size=(N, 3)).astype(np.float32)
 POINTS = rng.normal(size=(M, 40, Q)).astype(np.float32)
 LABELS = np.arange(N) % 3
@@ -70,6 +70,7 @@ def test_what_the_pool_does_not_hold_is_named():
         **dict.fromkeys(("pmia_neighbours_fixed", "quantile_regression"), "features"),
         "entropy_threshold": "entropy",
         "modified_entropy_threshold": "modified_entropy",
+        **dict.fromkeys(("lira_online_trajectory", "lt_iqr"), "checkpoints of phi"),
     }
     assert set(ATTACKS) - set(attack_pool(pool)) == set(missing_signals(pool))
     with pytest.raises(UnfitPoolError, match=r"^it reads entropy, .* not hold: use global_threshold"):

@@ -37,6 +37,7 @@ def make_pool(
             "entropy": np.exp(draw(rows, N)),
             "modified_entropy": np.exp(draw(rows, N)),
             "logits": rng.normal(size=(rows, N, Q, 3)).astype(np.float32),
+            "phi@0.5": draw(rows, N),
         }
 
     return Pool(
