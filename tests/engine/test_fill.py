@@ -17,6 +17,7 @@ import pytest
 from lira import attacks, scoring
 from lira.attacks.suite import ATTACKS, missing_signals
 from lira.data.dataset import Dataset
+from lira.engine import plan as plan_module
 from lira.engine.calibrate import programs_for
 from lira.engine.fill import DivergedWarning, train
 from lira.engine.plan import plan
@@ -402,6 +403,16 @@ def test_plan_counts_models_images_and_bytes(tmp_path):
     assert cost.bytes_of_scores == pytest.approx(sum(scored), rel=0.1)
     assert plan(run.config, dataset(), run).models == 0
     assert "6 of 6 models to train" in str(cost)
+
+
+def test_plan_counts_the_sweeps_of_checkpoints(tmp_path, monkeypatch):
+    """A query costs a third of a training step's image: two more sweeps of two views of the pool, not of the test set."""
+    monkeypatch.setattr(plan_module, "seconds_per_step", lambda *_: 1.0)
+    seconds = {}
+    for name, signals in (("without", ()), ("with", ("phi@0.3", "phi@0.6"))):
+        config = made(tmp_path, name, signals=signals, execution=Execution(width=6, workers=1)).config
+        seconds[name] = plan(config, dataset()).seconds
+    assert seconds["with"] - seconds["without"] == pytest.approx(2 * 2 * N / 10 / 3)
 
 
 def test_other_data_is_refused_before_anything_is_trained(tmp_path):

@@ -118,6 +118,25 @@ def test_control_is_the_model_before_and_retraining_shares_no_randomness_with_it
         assert np.abs(again.after - again.retrained).mean() > 0.05
 
 
+def test_checkpoints_of_training_are_kept_by_the_run_to_start_from_alone(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"an unlearning keeps no checkpoints of training; leave out phi@0.5"
+    ):
+        configured(signals=("entropy", "phi@0.5"))
+    pool = dataclasses.replace(configured().pool, signals=("entropy", "phi@0.5"))
+    train(Run.from_config(tmp_path / "run", dataset(), pool), dataset(), show_progress=False)
+    config = UnlearnConfig.of_run(tmp_path / "run", methods=("none", "retrain"), forget=Forget(size=6))
+    unlearning = Unlearning.create(tmp_path / "u", dataset(), config)
+    unlearn(unlearning, dataset(), show_progress=False)
+    assert unlearning.before.holds("phi@0.5")
+    for run in (unlearning.retrained, unlearning.method("none"), unlearning.method("retrain")):
+        assert run.holds("entropy")
+        assert not run.holds("phi@0.5")
+    kept = measurements(unlearning, "none", 0)
+    np.testing.assert_allclose(kept.after, kept.before, rtol=1e-5, atol=1e-5)
+    assert kept.features[0].shape[2] == 2
+
+
 def test_requests_are_forgotten_one_after_the_other(done):
     run, name = done.method("tests.unlearning.test_protocol.nudge"), "tests.unlearning.test_protocol.nudge"
     before = np.asarray(done.before.signal("params", np.arange(M)))
