@@ -50,9 +50,11 @@ def lt_iqr(
     """Score by the interquartile range of an example's losses over training (LT-IQR, Pollock et al., arXiv 2411.05743).
 
     Made to find, with a single model, those of its members that are most vulnerable to LiRA: outliers that are learnt
-    late, and learnt by heart. It ranks members; as a guess of who is one it is weak, since a model forgets non-members
-    that are learnt by heart elsewhere. The loss at a stage is the mean over queries. Quartiles are interpolated linearly;
-    the paper takes them over the losses of all epochs, here they are over the stages given.
+    late, and learnt by heart. It ranks members, and is no guess of who is one: the losses of non-members that a model is
+    wrong about change more, since they rise (AUC .474 on digits, experiments/README.md).
+
+    The loss at a stage is the mean over queries. Quartiles are interpolated linearly; the paper takes them over the losses
+    of all epochs, here they are over the stages given.
 
     Args:
         trajectory: float32 `[M, N, S, Q]`, phi at S >= 2 stages of training, see `phi_trajectory`. Read in blocks
@@ -62,7 +64,7 @@ def lt_iqr(
         leave: as for every attack.
 
     Returns:
-        float32 `[T, N]`, the range in nats, higher = more vulnerable, or more likely a member.
+        float32 `[T, N]`, the range in nats, higher = more vulnerable if it is a member.
 
     Raises:
         ValueError: shapes disagree, or phi is not finite.

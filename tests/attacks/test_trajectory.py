@@ -98,11 +98,11 @@ def test_targets_blocks_and_lazy_signals(attack, monkeypatch):
 
 
 @pytest.mark.parametrize("attack", BOTH)
-@pytest.mark.parametrize("M", [8, 16, 64])
+@pytest.mark.parametrize("M", [8, 64])
 def test_pure_noise_is_at_chance(attack, M):
-    """Stages that are correlated, models that differ by a random effect, and one outlying model: 20 pools."""
+    """Stages that are correlated, models that differ by a random effect, and one outlying model: 12 pools."""
     curves = []
-    for seed in range(20):
+    for seed in range(12):
         rng = np.random.default_rng([M, seed])
         keep = keep_mask(seed, M, 16_000 // M)
         phi = rng.normal(size=(*keep.shape, 1, 1)) + rng.normal(0, 0.3, size=(*keep.shape, 4, 1))
