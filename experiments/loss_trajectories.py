@@ -41,8 +41,14 @@ for name, values in scores.items():
         f"{100 * each.tpr:6.3f} % [{100 * each.low:.3f}, {100 * each.high:.3f}]" for each in points
     )
     print(f"{name:26} AUC {curve.auc:.4f}   TPR at 0.1 and 1 % FPR {tprs}")
-for name in signals:
-    print(f"lira_online on {name:8} AUC {roc(attacks.lira_online(signals[name], keep), keep).auc:.4f}")
+stages = checkpoints(signals)
+for stage, name in enumerate(stages):
+    alone = roc(attacks.lira_online(signals[name], keep), keep)
+    two = roc(attacks.lira_online_trajectory(trajectory[:, :, [stage, -1]], keep), keep)
+    print(
+        f"{name}: AUC and TPR at 0.1 % FPR of lira_online on it {alone.auc:.4f}, {100 * alone.tpr_at(FPR).tpr:.2f} %; "
+        f"of lira_online_trajectory on it and phi {two.auc:.4f}, {100 * two.tpr_at(FPR).tpr:.2f} %"
+    )
 
 lira = scores["lira_online"]
 bar = threshold_above(lira, keep, FPR)
@@ -64,11 +70,7 @@ def precisions(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 orders = {
     "lt_iqr": scores["lt_iqr"],
     "highest loss at the end": -scores["loss_threshold"],
-    **{
-        f"highest loss at {name}": -attacks.loss_threshold(signals[name], keep)
-        for name in signals
-        if "@" in name
-    },
+    **{f"highest loss at {name}": -attacks.loss_threshold(signals[name], keep) for name in stages},
     "LiRA's own scores": lira,
     "by chance": np.random.default_rng(0).uniform(size=keep.shape),
     "lt_iqr, mean over the models that hold it": np.broadcast_to(

@@ -75,9 +75,9 @@ def test_stages_are_put_in_order_and_read_when_sliced():
 def test_stages_are_queries_of_multivariate_lira():
     phi, keep, _ = drawn(M=12)
     flat = phi.reshape(12, 40, -1)
-    for options in ({}, {"shrinkage": 0.5}):
-        expected = lira_online_multivariate(flat, keep, **options)
-        np.testing.assert_array_equal(lira_online_trajectory(phi, keep, **options), expected)
+    for shrinkage in (None, 0.5):
+        expected = lira_online_multivariate(flat, keep, shrinkage=shrinkage)
+        np.testing.assert_array_equal(lira_online_trajectory(phi, keep, shrinkage=shrinkage), expected)
     # Which of them is which does not matter to a Gaussian.
     turned = lira_online_trajectory(phi[:, :, ::-1, ::-1], keep)
     np.testing.assert_allclose(turned, lira_online_trajectory(phi, keep), rtol=1e-5, atol=1e-5)
