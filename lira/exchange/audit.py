@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 
 from lira.attacks.suite import Pool, attack_pool
@@ -305,7 +306,7 @@ def _convert(
                     signals[name][row] = each
                 row += 1
     given = np.asarray(first.array[0]).dtype
-    precision = given if given.kind == "f" else np.dtype(np.float64)
+    precision = given if jnp.issubdtype(given, jnp.floating) else np.dtype(np.float64)
     return {**signals, "phi": replace_saturated(signals["phi"], precision)}
 
 

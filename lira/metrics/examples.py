@@ -65,6 +65,7 @@ def most_and_least_vulnerable(
     Returns:
         int `[count]` most vulnerable first, and int `[count]` least vulnerable first; no example is in both.
     """
+    scores, keep = check_scores(scores, keep)
     held = keep.sum(axis=0)
     usable = np.flatnonzero((held > 0) & (held < len(keep)))
     if not len(usable):

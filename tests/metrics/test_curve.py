@@ -1,5 +1,6 @@
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,11 +8,22 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from lira.epsilon import target_epsilons
 from lira.membership import keep_mask
-from lira.metrics import UndefinedMetricWarning, roc
+from lira.metrics import (
+    UndefinedMetricWarning,
+    example_tpr,
+    fixed_threshold,
+    mean_over_targets,
+    most_and_least_vulnerable,
+    mutual_information,
+    roc,
+    youden,
+)
 from lira.metrics import curve as module
 from lira.metrics._shared import RESAMPLES
 from lira.metrics.counting import allowed_false_positives
+from tests.array_kinds import SINGLE
 
 
 def pool(seed, T=8, N=50, signal=1.0, ties=False, dtype=np.float32):
@@ -305,3 +317,28 @@ def test_clusters_are_one_label_a_target():
 def test_fpr_is_a_fraction(fpr):
     with pytest.raises(ValueError, match="fpr is a fraction between 0 and 1"):
         roc(*pool(0)).tpr_at(fpr)
+
+
+# --- Arrays of any kind ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [*SINGLE, "byte-swapped double", "bytes", "byte-swapped whole"])
+def test_figures_do_not_depend_on_how_scores_are_held(kind):
+    scores, keep = pool(0, ties=True)
+    dtypes = {"byte-swapped double": ">f8", "bytes": "i1", "byte-swapped whole": ">i4"}
+    held = SINGLE[kind](scores) if kind in SINGLE else scores.astype(dtypes[kind])
+    as_keep = jnp.asarray if kind == "jax" else np.asfortranarray
+
+    def figures(scores, keep):
+        curve = roc(scores, keep)
+        yield from (curve.thresholds, curve.false_positives, curve.true_positives, curve.highest_nonmember)
+        yield fixed_threshold(scores, keep, 0.1).target_tpr
+        yield [youden(scores, keep).j.value, mutual_information(scores, keep).bits.value]
+        yield example_tpr(scores, keep, 1.0)
+        yield np.concatenate(most_and_least_vulnerable(scores, keep, 1.0))
+        yield [mean_over_targets(scores, keep, [0.1])["auc"].value]
+        yield target_epsilons(scores, keep, delta=0.01)
+
+    assert roc(held, as_keep(keep)).thresholds.dtype.isnative
+    for found, expected in zip(figures(held, as_keep(keep)), figures(scores, keep), strict=True):
+        np.testing.assert_array_equal(found, expected)
