@@ -40,6 +40,16 @@ class Audit:
     member: np.ndarray | None = None  # bool [T, N], of the outside targets
     models: np.ndarray | None = None  # int [M], the row of each in the files, where they were paired
 
+    def __post_init__(self) -> None:
+        """Raise AuditError unless outside targets come with their own memberships, and these with targets."""
+        outside = None if self.pool.target is None else tuple(self.pool.target["phi"].shape[:2])
+        given = None if self.member is None else np.shape(self.member)
+        if outside != given:
+            raise AuditError(
+                f"member must be [targets, examples] like the pool's outside targets, {outside or 'of which it has none'}; "
+                f"got {'none' if given is None else f'shape {given}'}"
+            )
+
     @property
     def membership(self) -> np.ndarray:
         """Of what is attacked: bool `[T, N]`, or `[M, N]` without an outside target."""

@@ -162,7 +162,8 @@ def exposure_threshold(curve: Roc) -> tuple[float, float]:
     """The operating point at which examples count as found: the lowest of FPRS that can be resolved.
 
     Returns:
-        (FPR, threshold). Where none can be: 0 and the threshold without a false positive.
+        (FPR, threshold). Where none can be: 0 and the threshold without a false positive, NaN if only calling nobody a
+        member has none.
     """
     points = [curve.tpr_at(fpr) for fpr in FPRS]
     lowest = next((point for point in points if point.status == "ok"), None)

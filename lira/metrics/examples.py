@@ -39,7 +39,8 @@ def example_tpr(scores: np.ndarray, keep: np.ndarray, threshold: float) -> np.nd
     Args:
         scores: float `[T, N]`.
         keep: bool `[T, N]`.
-        threshold: one for all, such as that of a global FPR.
+        threshold: one for all, such as that of a global FPR; NaN, such as that of a curve whose highest scores are
+            infinite, calls nobody a member.
 
     Returns:
         float64 `[N]`, NaN for an example that no target holds.
@@ -53,7 +54,8 @@ def most_and_least_vulnerable(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The examples that are recognised in the largest, and in the smallest, share of the targets that hold them.
 
-    Ties in that share (`example_tpr`) are broken by the mean score of members less that of non-members.
+    Ties in that share (`example_tpr`) are broken by the mean score of members less that of non-members; infinite scores
+    count as one beyond the largest finite one.
     Examples that all targets or none hold are left out.
 
     Args:
@@ -72,10 +74,13 @@ def most_and_least_vulnerable(
         return usable, usable
     scores, keep, held = scores[:, usable], keep[:, usable], held[usable]
     tpr = example_tpr(scores, keep, threshold)
-    with np.errstate(invalid="ignore"):
-        inside = np.sum(scores, axis=0, where=keep, dtype=np.float64) / held
-        outside = np.sum(scores, axis=0, where=~keep, dtype=np.float64) / (len(keep) - held)
-        gap = np.nan_to_num(inside - outside)
+    finite = np.isfinite(scores)
+    if not finite.all():  # their means would tie, or be NaN
+        ends = np.min(scores, where=finite, initial=0) - 1, np.max(scores, where=finite, initial=0) + 1
+        scores = np.clip(scores, *ends)
+    inside = np.sum(scores, axis=0, where=keep, dtype=np.float64) / held
+    outside = np.sum(scores, axis=0, where=~keep, dtype=np.float64) / (len(keep) - held)
+    gap = inside - outside
     order = usable[np.lexsort((gap, tpr))]
     count = min(count, len(order) // 2)
     return order[::-1][:count], order[:count]

@@ -342,3 +342,46 @@ def test_figures_do_not_depend_on_how_scores_are_held(kind):
     assert roc(held, as_keep(keep)).thresholds.dtype.isnative
     for found, expected in zip(figures(held, as_keep(keep)), figures(scores, keep), strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+# --- Infinite scores ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("of_members", "of_others"), [(0.2, 0.1), (0.2, 0.0), (0.0, 0.1), (1.0, 1.0)])
+def test_infinite_scores_stand_for_the_largest_of_all(sign, of_members, of_others):
+    # What is called a member at an operating point is what it counts, with any finite value in infinity's place.
+    rng = np.random.default_rng(0)
+    scores, keep = pool(0, T=16, N=200)
+    infinite = rng.random(keep.shape) < np.where(keep, of_members, of_others)
+    keep[:, 0] = True  # an example that no target is without
+    finite, scores = (np.where(infinite, sign * value, scores).astype(np.float32) for value in (99, np.inf))
+    curve, expected = roc(scores, keep), roc(finite, keep)
+    for fpr in (0.001, 0.01, 0.05, 0.3, 1.0):
+        point, other = curve.tpr_at(fpr), expected.tpr_at(fpr)
+        assert dataclasses.replace(point, threshold=0) == dataclasses.replace(other, threshold=0)
+        called = scores >= point.threshold
+        assert (called & ~keep).sum() == point.false_positives
+        assert point.distinct_examples == (called & ~keep).any(axis=0).sum()
+        np.testing.assert_array_equal(
+            example_tpr(scores, keep, point.threshold), example_tpr(finite, keep, other.threshold)
+        )
+        if point.status == "ok":
+            assert (called & keep).sum() / curve.num_members == point.tpr
+    for i in range(len(curve.thresholds)):
+        assert (scores[~keep] >= curve.thresholds[i]).sum() == curve.false_positives[i]
+        assert (scores[keep] >= curve.thresholds[i]).sum() == curve.true_positives[i]
+    assert youden(scores, keep).j == youden(finite, keep).j
+    np.testing.assert_array_equal(
+        fixed_threshold(scores, keep, 0.05).target_tpr, fixed_threshold(finite, keep, 0.05).target_tpr
+    )
+    np.testing.assert_array_equal(
+        target_epsilons(scores, keep, delta=0.01), target_epsilons(finite, keep, delta=0.01)
+    )
+    among = ~infinite & ~keep.all(axis=0)
+    extreme = max(0, np.max(sign * finite, where=among, initial=0))
+    beyond = np.where(infinite, sign * (extreme + 1), finite)
+    for found, named in zip(
+        *(most_and_least_vulnerable(each, keep, 1.0) for each in (scores, beyond)), strict=True
+    ):
+        np.testing.assert_array_equal(found, named)
