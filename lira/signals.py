@@ -31,6 +31,7 @@ __all__ = [
     "is_correct",
     "logit_scaled_confidence",
     "modified_entropy",
+    "native_floats",
     "phi_from_binary_logits",
     "phi_from_confidences",
     "phi_from_losses",
@@ -69,6 +70,29 @@ class ModelRows:
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
         models, examples = index
         return np.asarray(self.signal[:, examples])[self.rows[models]]
+
+
+def native_floats(values: object) -> np.ndarray:
+    """Numbers of any kind as floats of this machine: float32 or float64 in its byte order, rows next to each other.
+
+    Compiled programs read other byte orders as if they were this one, half precision rounds what is computed of it,
+    unsigned integers wrap around, and sums depend on the order in memory. So whatever comes in from outside passes here.
+
+    Args:
+        values: an array of booleans, integers or floats, NumPy's, JAX's or lazy; what is such an array already is not
+            copied.
+
+    Returns:
+        float32 where that holds every value of the dtype (float16, bfloat16, integers of up to 16 bits), else float64.
+
+    Raises:
+        ValueError: the values are no real numbers.
+    """
+    array = np.asarray(values)
+    # bfloat16 is of kind "V" to NumPy.
+    if array.dtype.kind not in "biufV" or array.dtype.names is not None:
+        raise ValueError(f"values must be real numbers; got an array of {array.dtype}")
+    return np.asarray(array, np.float32 if np.can_cast(array.dtype, np.float32) else np.float64, order="C")
 
 
 # --- At checkpoints of training --------------------------------------------------------------------------------------
@@ -120,9 +144,9 @@ def logit_scaled_confidence(logits: Array, labels: Array) -> jax.Array:
         labels: integer `[...]`, 0 <= label < C.
 
     Returns:
-        phi `[...]` in the dtype of `logits`. NaN where a logit is NaN.
+        phi `[...]` in the dtype of `logits`, at least float32. NaN where a logit is NaN.
     """
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    logits, labels = _floats(logits), _whole(labels)
     margins = logits - jnp.take_along_axis(logits, labels[..., None], axis=-1)
     others = jnp.arange(logits.shape[-1]) != labels[..., None]
     return -logsumexp(margins, axis=-1, where=others)
@@ -143,7 +167,7 @@ def entropy(logits: Array) -> jax.Array:
     >>> print(entropy(np.zeros(4, np.float32)).round(4))  # log 4
     1.3863
     """
-    log_p, _ = _log_probabilities(jnp.asarray(logits))
+    log_p, _ = _log_probabilities(_floats(logits))
     return jnp.sum(_times_exp(-log_p, log_p), axis=-1)
 
 
@@ -164,8 +188,8 @@ def modified_entropy(logits: Array, labels: Array) -> jax.Array:
     >>> print(modified_entropy(np.zeros(2, np.float32), np.array(1)).round(4))  # log 2
     0.6931
     """
-    log_p, log_rest = _log_probabilities(jnp.asarray(logits))
-    is_label = jnp.arange(log_p.shape[-1]) == jnp.asarray(labels)[..., None]
+    log_p, log_rest = _log_probabilities(_floats(logits))
+    is_label = jnp.arange(log_p.shape[-1]) == _whole(labels)[..., None]
     # (1 - p_y) log p_y for the label, p_c log(1 - p_c) for the others.
     factor, power = jnp.where(is_label, log_p, log_rest), jnp.where(is_label, log_rest, log_p)
     return jnp.sum(_times_exp(-factor, power), axis=-1)
@@ -190,7 +214,22 @@ def _times_exp(factor: jax.Array, power: jax.Array) -> jax.Array:
 
 def is_correct(logits: Array, labels: Array) -> jax.Array:
     """Whether the label has the largest logit: bool `[...]`. The first of equal logits wins."""
-    return jnp.argmax(logits, axis=-1) == labels
+    return jnp.argmax(_floats(logits), axis=-1) == _whole(labels)
+
+
+def _floats(values: Array) -> jax.Array:
+    """Logits on their device in float32 or float64: half precision is widened."""
+    if not isinstance(values, jax.Array):
+        return jnp.asarray(native_floats(values))
+    return values.astype(jnp.float32) if np.can_cast(values.dtype, np.float32) else values
+
+
+def _whole(labels: Array) -> jax.Array:
+    """Labels on their device, in this machine's byte order."""
+    if isinstance(labels, jax.Array):
+        return labels
+    labels = np.asarray(labels)
+    return jnp.asarray(labels.astype(labels.dtype.newbyteorder("="), copy=False))
 
 
 # --- From what others keep in place of logits -----------------------------------------------------------------------
@@ -316,7 +355,7 @@ def replace_saturated(phi: np.ndarray, precision: DTypeLike) -> np.ndarray:
     if not infinite.any():
         return phi
     # p rounds to 1 where 1 - p <= eps / 4: half the spacing below 1.
-    quarter = float(np.finfo(precision).eps) / 4
+    quarter = float(jnp.finfo(precision).eps) / 4
     limit = np.log1p(-quarter) - np.log(quarter)
     high = max(limit, np.max(phi, initial=-np.inf, where=finite) + np.log(2))
     low = min(-limit, np.min(phi, initial=np.inf, where=finite) - np.log(2))

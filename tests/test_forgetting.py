@@ -1,7 +1,9 @@
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from array_kinds import SINGLE
 from scipy.stats import norm
 
 from lira.attacks import lira_offline, lira_online_fixed
@@ -554,3 +556,29 @@ def test_one_redraw_shows_no_spread():
     world = World(M=8, N=40, F=6)
     with pytest.raises(ValueError, match="redraws must be at least 2, to show a spread; got 1"):
         retrained_values(world.retrained, world.keep, world.forget, redraws=1)
+
+
+# --- Arrays of any kind ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [*SINGLE, "bytes"])
+def test_measures_do_not_depend_on_how_arrays_are_held(kind):
+    rng = np.random.default_rng(0)
+    keep, forget = keep_mask(0, 8, 60), np.arange(60) % 3 == 0
+    before, after, retrained = rng.integers(0, 60, (3, 8, 60, 2)).astype(np.float32)
+    hold = SINGLE.get(kind, lambda values: values.astype(np.uint8))
+    as_bool = jnp.asarray if kind == "jax" else np.asfortranarray
+
+    def figures(hold, as_bool):
+        b, a, r = map(hold, (before, after, retrained))
+        k, f = as_bool(keep), as_bool(forget)
+        yield update_leakage(b, a, k, f, attack=None)[0]
+        yield u_lira(a, r, k, f)[0]
+        yield lira_after(a, k, f)[0]
+        yield example_epsilons(a, r, k, f)
+        yield klom(a, r, k, f)
+        yield from called_members(a, k, f, fprs=(0.1,))
+        yield [direction(a, r, k, f).auc.value]
+
+    for found, expected in zip(figures(hold, as_bool), figures(np.asarray, np.asarray), strict=True):
+        np.testing.assert_array_equal(found, expected)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from array_kinds import SINGLE
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -265,3 +266,22 @@ def test_saturated_values_stay_beyond_the_finite_ones():
 def test_values_that_are_finite_are_left_alone():
     phi = np.array([1.0, -2.0])
     assert replace_saturated(phi, np.float32) is phi
+
+
+@pytest.mark.parametrize("kind", SINGLE)
+def test_signals_do_not_depend_on_how_logits_are_held(kind):
+    rng = np.random.default_rng(0)
+    logits = (np.round(16 * rng.normal(size=(6, 4))) / 16).astype(np.float32)
+    labels = rng.integers(0, 4, 6)
+    held = SINGLE[kind](logits)
+    for function in (signals.logit_scaled_confidence, signals.modified_entropy, is_correct):
+        expected = function(logits, labels)
+        np.testing.assert_array_equal(function(held, labels), expected)
+        np.testing.assert_array_equal(function(held, labels.astype(">i8")), expected)
+    np.testing.assert_array_equal(signals.entropy(held), signals.entropy(logits))
+
+
+@pytest.mark.parametrize("values", [np.array(["0.5"]), np.zeros(2, complex), np.zeros(2, [("a", "f4")])])
+def test_what_is_no_number_is_refused(values):
+    with pytest.raises(ValueError, match="real numbers"):
+        signals.native_floats(values)

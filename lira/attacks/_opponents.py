@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import DTypeLike
+from scipy import stats
 
 from lira.attacks._pool import (
     Array,
@@ -28,6 +29,8 @@ __all__ = ["Block", "Group", "Opponents", "Side", "check_relations", "drop_draws
 # How many IN and OUT models an example keeps, traced where compiled; None: all that are left.
 Cuts = tuple[Any, Any]
 UNCUT: Cuts = (None, None)
+# How many examples may be expected to have too few models for an attack by a design of independent coins.
+UNLIKELY = 0.05
 # Of the draws that say which models an example goes without.
 SEED = 0
 SIDES: tuple[str, ...] = ("IN", "OUT", "IN or OUT")
@@ -103,6 +106,24 @@ class Opponents:
                 f"{attack} needs {needed} {side} model{'s' * (needed > 1)} for every example once the target's are left "
                 f"out, and an example has {self.fewest[side]}: use {remedy}, or more models"
             )
+        if self.target is None and self.leave == "independent" and side in SIDES[:2]:
+            self._require_by_design(attack, side, needed, remedy)
+
+    def _require_by_design(self, attack: str, side: str, needed: int, remedy: str) -> None:
+        """Raise UnfitPoolError where independent coins could well have left an example fewer models.
+
+        That they have not says something of them: an example whose other models are just enough is a member, since it
+        would have refused the pool if it were none. So the pool is refused by its design and not by its counts.
+        """
+        M, N, _ = self.shape
+        rate = self.keep.mean() if side == "IN" else 1 - self.keep.mean()
+        expected = N * stats.binom.cdf(needed - 1, M - 1, rate)
+        if self.groups[0].cuts == UNCUT and expected > UNLIKELY:
+            raise UnfitPoolError(
+                f"{attack} needs {needed} {side} model{'s' * (needed > 1)} for every example, and of {M} models with "
+                f"independent memberships {expected:.2g} of {N:,} examples have fewer on average; that none has here would "
+                f"give memberships away: use {remedy}, or more models"
+            )
 
     def require_any(self, attack: str, side: str, remedy: str) -> None:
         """Raise UnfitPoolError where no example is left a model of a side; `remedy` works instead."""
@@ -129,29 +150,19 @@ class Opponents:
             values = transform(read_where_it_is(self.phi, examples, self.names[0]))
             inside = self.keep[:, examples]
             numbers = np.arange(examples.start, examples.stop, dtype=np.uint32)
+            in_row_order = self.in_row_order
             if self.target is not None:
                 attacked = transform(read_where_it_is(self.target, examples, self.names[1]))
-                yield (
-                    examples,
-                    _outside_targets(
-                        attacked,
-                        values,
-                        inside,
-                        fresh,
-                        numbers,
-                        group.cuts,
-                        in_row_order=self.in_row_order,
-                    ),
+                block = _outside_targets(
+                    attacked, values, inside, fresh, numbers, group.cuts, in_row_order=in_row_order
                 )
             elif self.leave == "pair":
-                yield examples, _without_pairs(values, inside, fresh)
+                block = _without_pairs(values, inside, fresh)
             else:
-                yield (
-                    examples,
-                    _without_one(
-                        values, inside, fresh, numbers, group.rows, group.cuts, in_row_order=self.in_row_order
-                    ),
+                block = _without_one(
+                    values, inside, fresh, numbers, group.rows, group.cuts, in_row_order=in_row_order
                 )
+            yield examples, block
 
     def score(
         self,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lira.membership import is_paired, pair_rows
-from lira.signals import Array, SignalArray
+from lira.signals import Array, SignalArray, native_floats
 
 __all__ = [
     "Array",
@@ -186,8 +186,8 @@ def blocks(M: int, N: int, Q: int) -> Iterator[tuple[slice, np.ndarray]]:
 
 
 def read_block(signal: SignalArray, examples: slice, name: str) -> np.ndarray:
-    """Read `signal[:, examples]`; raise ValueError at the first value that is not finite."""
-    block = np.asarray(signal[:, examples])
+    """Read `signal[:, examples]` as `native_floats`; raise ValueError at the first value that is not finite."""
+    block = native_floats(signal[:, examples])
     if not np.isfinite(block).all():
         raise _not_finite(block, examples, name)
     return block
@@ -205,8 +205,9 @@ def read_where_it_is(signal: SignalArray, examples: slice, name: str) -> Array:
 
 @partial(jax.jit, static_argnames="size")
 def _cut(signal: jax.Array, start: int, *, size: int) -> tuple[jax.Array, jax.Array]:
-    """`signal[:, start : start + size]`, and whether all of it is finite."""
+    """`signal[:, start : start + size]` in the dtype of `native_floats`, and whether all of it is finite."""
     block = jax.lax.dynamic_slice_in_dim(signal, start, size, axis=1)
+    block = block.astype(jnp.float32 if np.can_cast(block.dtype, np.float32) else jnp.float64)
     return block, jnp.isfinite(block).all()
 
 

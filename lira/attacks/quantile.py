@@ -21,6 +21,7 @@ from lira.attacks._pool import (
     check_population,
     read_block,
 )
+from lira.signals import native_floats
 
 __all__ = ["quantile_regression"]
 
@@ -78,7 +79,7 @@ def quantile_regression(
     M, N, Q = check_pool(phi, np.asarray(keep), target, leave)
     attacked, name = (phi, "phi") if target is None else (target, "target")
     T = attacked.shape[0]
-    features, population_features = np.asarray(features), np.asarray(population_features)
+    features, population_features = native_floats(features), native_floats(population_features)
     check_population(population, target_population, (M, N, Q), target)
     publics = population if target is None else target_population
     if publics is None:

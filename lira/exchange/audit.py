@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 
 from lira.attacks.suite import Pool, attack_pool, of_every_example, pool_p_values
@@ -40,6 +41,16 @@ class Audit:
     labels: np.ndarray | None = None  # int32 [N]
     member: np.ndarray | None = None  # bool [T, N], of the outside targets
     models: np.ndarray | None = None  # int [M], the row of each in the files, where they were paired
+
+    def __post_init__(self) -> None:
+        """Raise AuditError unless outside targets come with their own memberships, and these with targets."""
+        outside = None if self.pool.target is None else tuple(self.pool.target["phi"].shape[:2])
+        given = None if self.member is None else np.shape(self.member)
+        if outside != given:
+            raise AuditError(
+                f"member must be [targets, examples] like the pool's outside targets, {outside or 'of which it has none'}; "
+                f"got {'none' if given is None else f'shape {given}'}"
+            )
 
     @property
     def membership(self) -> np.ndarray:
@@ -344,7 +355,7 @@ def _convert(
                     signals[name][row] = each
                 row += 1
     given = np.asarray(first.array[0]).dtype
-    precision = given if given.kind == "f" else np.dtype(np.float64)
+    precision = given if jnp.issubdtype(given, jnp.floating) else np.dtype(np.float64)
     return {**signals, "phi": replace_saturated(signals["phi"], precision)}
 
 

@@ -15,6 +15,7 @@ from lira.signals import (
     is_correct,
     logit_scaled_confidence,
     modified_entropy,
+    native_floats,
     phi_from_binary_logits,
     phi_from_confidences,
     phi_from_losses,
@@ -93,16 +94,16 @@ def to_signals(
     >>> print(signals["phi"].tolist(), correct)
     [[3.0], [-1.0]] [ True False]
     """
-    kind, values, known = _with_axes(kind, values, labels)
+    kind, values, known = _with_axes(kind, np.asarray(values), labels)
     if kind in ("phi", "losses", "confidences"):
-        convert = {"phi": np.float64, "losses": phi_from_losses, "confidences": phi_from_confidences}[kind]
-        phi = np.asarray(convert(values))
+        convert = {"losses": phi_from_losses, "confidences": phi_from_confidences}.get(kind)
+        phi = np.asarray(convert(values) if convert else values, np.float64)
         _check_nan(phi)
         return {"phi": phi}, None
     signals = {name: np.empty(values.shape[:2]) for name in ("phi", "entropy", "modified_entropy")}
     correct = np.empty(len(values), bool)
     for block in _blocks(values):
-        part = np.asarray(values[block])
+        part = native_floats(values[block])
         asked = np.broadcast_to(known[block, None], part.shape[:2])
         logits = part.astype(np.float64)
         if part.shape[-1] == 1:
@@ -197,7 +198,7 @@ def _with_axes(
         raise ValueError(
             "looks like probabilities (in [0, 1], summing to 1), not logits: give it as confidences"
         )
-    return kind, values, labels
+    return kind, values, np.asarray(labels).astype(np.int32)
 
 
 @jax.jit

@@ -3,21 +3,28 @@
 import numpy as np
 
 from lira.membership import is_paired
+from lira.signals import Array, native_floats
 
-__all__ = ["check_ensembles", "joined_pool"]
+__all__ = ["as_ensembles", "joined_pool"]
 
 
-def check_ensembles(keep: np.ndarray, forget: np.ndarray, **ensembles: np.ndarray) -> tuple[int, int, int]:
-    """Check what every measure takes; return (M, N, Q).
+def as_ensembles(
+    keep: Array, forget: Array, **ensembles: Array
+) -> tuple[np.ndarray, np.ndarray, *tuple[np.ndarray, ...]]:
+    """Check what every measure takes, and make plain arrays of it.
 
     Args:
         keep: bool `[M, N]`, rows in complementary pairs.
         forget: bool `[N]`.
-        ensembles: float `[M, N, Q]` by the name that errors call them.
+        ensembles: numbers `[M, N, Q]` by the name that errors call them.
+
+    Returns:
+        keep, forget, and the ensembles in their order as `native_floats`.
 
     Raises:
         ValueError: shapes or types disagree, rows are not paired, the forget set is empty, or a value is not finite.
     """
+    keep, forget = np.asarray(keep), np.asarray(forget)
     if keep.ndim != 2 or keep.dtype != bool:
         raise ValueError(f"keep must be bool [models, examples]; got {keep.dtype} of shape {keep.shape}")
     if not len(keep) or not is_paired(keep):
@@ -32,7 +39,8 @@ def check_ensembles(keep: np.ndarray, forget: np.ndarray, **ensembles: np.ndarra
         )
     if not forget.any():
         raise ValueError("forget holds no example: mark at least one as forgotten")
-    shapes = {name: array.shape for name, array in ensembles.items()}
+    arrays = {name: native_floats(array) for name, array in ensembles.items()}
+    shapes = {name: array.shape for name, array in arrays.items()}
     first = next(iter(shapes))
     for name, shape in shapes.items():
         if len(shape) != 3 or shape[:2] != (M, N) or shape != shapes[first] or not shape[2]:
@@ -40,14 +48,14 @@ def check_ensembles(keep: np.ndarray, forget: np.ndarray, **ensembles: np.ndarra
                 f"{name} must be [{M} models, {N} examples, values] like keep"
                 f"{'' if name == first else f' and {first}'}; got shape {shape}"
             )
-        finite = np.isfinite(ensembles[name])
+        finite = np.isfinite(arrays[name])
         if not finite.all():
             model, example, value = np.argwhere(~finite)[0]
             raise ValueError(
-                f"{name}[{model}, {example}, {value}] is {ensembles[name][model, example, value]}: leave that model "
+                f"{name}[{model}, {example}, {value}] is {arrays[name][model, example, value]}: leave that model "
                 f"and its mate out of the pool"
             )
-    return M, N, shapes[first][2]
+    return keep, forget, *arrays.values()
 
 
 def joined_pool(

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from lira.attacks import global_threshold, lira_online_fixed
-from lira.forgetting._check import check_ensembles, joined_pool
+from lira.forgetting._check import as_ensembles, joined_pool
 
 __all__ = ["FPRS", "Attack", "lira_after", "u_lira", "update_leakage"]
 
@@ -56,7 +56,7 @@ def u_lira(
     Raises:
         ValueError: shapes disagree, rows are not paired, the forget set is empty, or what the attack raises.
     """
-    check_ensembles(keep, forget, after=after, retrained=retrained)
+    keep, forget, after, retrained = as_ensembles(keep, forget, after=after, retrained=retrained)
     pool, held = joined_pool(after, retrained, keep, forget)
     return attack(pool, held), held
 
@@ -79,7 +79,7 @@ def lira_after(
     Returns:
         Scores, float32 `[M, F]`, and bool `[M, F]`. Errors are those of `u_lira`.
     """
-    check_ensembles(keep, forget, models=models)
+    keep, forget, models = as_ensembles(keep, forget, models=models)
     held = keep[:, forget]
     return attack(models[:, forget], held), held
 
@@ -111,6 +111,6 @@ def update_leakage(
         Scores, float32 `[M, F]`, higher = more likely deleted by the update, and bool `[M, F]`. Errors are those of
         `u_lira`.
     """
-    check_ensembles(keep, forget, before=before, after=after)
+    keep, forget, before, after = as_ensembles(keep, forget, before=before, after=after)
     held = keep[:, forget]
     return (attack or global_threshold)(before[:, forget] - after[:, forget], held), held

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from lira.attacks import lira_online_fixed
-from lira.forgetting._check import check_ensembles
+from lira.forgetting._check import as_ensembles
 from lira.forgetting.attacks import FPRS, Attack, u_lira
 from lira.forgetting.ensembles import example_epsilons, forgetting_quality, klom
 from lira.membership import keep_mask
@@ -61,7 +61,7 @@ def retrained_values(
     """
     if redraws < 2:
         raise ValueError(f"redraws must be at least 2, to show a spread; got {redraws}")
-    check_ensembles(keep, forget, retrained=retrained)
+    keep, forget, retrained = as_ensembles(keep, forget, retrained=retrained)
     models = retrained[:, forget]
     M, F, _ = models.shape
     every = np.ones(F, bool)

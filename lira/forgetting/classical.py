@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from lira.forgetting._check import check_ensembles
+from lira.forgetting._check import as_ensembles
 from lira.metrics import Estimate, mean_over_clusters, ratio_of_means
 from lira.metrics.counting import allowed_false_positives
 
@@ -76,7 +76,8 @@ def called_members(
     for fpr in fprs:
         if not 0 < fpr < 1:
             raise ValueError(f"fprs are fractions between 0 and 1; got {fpr}")
-    M, _, _ = check_ensembles(keep, forget, features=features)
+    keep, forget, features = as_ensembles(keep, forget, features=features)
+    M = len(keep)
     rates = np.zeros((len(fprs), 3, M // 2))
     for model in range(M):
         fitting = _half(~forget, seed, model // 2)

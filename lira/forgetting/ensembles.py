@@ -8,7 +8,7 @@ reason no interval is given: resampled models repeat themselves, and look furthe
 
 import numpy as np
 
-from lira.forgetting._check import check_ensembles, joined_pool
+from lira.forgetting._check import as_ensembles, joined_pool
 
 __all__ = ["example_epsilons", "forgetting_quality", "klom", "largest_epsilon"]
 
@@ -45,7 +45,7 @@ def example_epsilons(
     """
     if not 0 <= delta < 1:
         raise ValueError(f"delta must be in [0, 1); got {delta}")
-    check_ensembles(keep, forget, after=after, retrained=retrained)
+    keep, forget, after, retrained = as_ensembles(keep, forget, after=after, retrained=retrained)
     pool, held = joined_pool(after, retrained, keep, forget)
     values = pool.mean(axis=2, dtype=np.float64)
     order = np.argsort(-values, axis=0)
@@ -100,7 +100,7 @@ def klom(after: np.ndarray, retrained: np.ndarray, keep: np.ndarray, forget: np.
     Returns:
         float64 `[F]`, 0 where the histograms agree. Errors are those of `example_epsilons`.
     """
-    check_ensembles(keep, forget, after=after, retrained=retrained)
+    keep, forget, after, retrained = as_ensembles(keep, forget, after=after, retrained=retrained)
     pool, held = joined_pool(after, retrained, keep, forget)
     margins = np.clip(pool.mean(axis=2, dtype=np.float64), -LARGEST_MARGIN, LARGEST_MARGIN)
     low = margins.min(axis=0)

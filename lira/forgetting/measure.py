@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lira.attacks import lira_online_fixed
-from lira.forgetting._check import check_ensembles, joined_pool
+from lira.forgetting._check import as_ensembles, joined_pool
 from lira.forgetting.attacks import FPRS, Attack, lira_after, u_lira, update_leakage
 from lira.forgetting.chance import RetrainedValues, retrained_values
 from lira.forgetting.classical import (
@@ -149,7 +149,7 @@ def direction(after: np.ndarray, retrained: np.ndarray, keep: np.ndarray, forget
     Raises:
         ValueError: shapes disagree, rows are not paired, the forget set is empty, or a value is not finite.
     """
-    check_ensembles(keep, forget, after=after, retrained=retrained)
+    keep, forget, after, retrained = as_ensembles(keep, forget, after=after, retrained=retrained)
     pool, held = joined_pool(after, retrained, keep, forget)
     apart = (after[:, forget].astype(np.float64) - retrained[:, forget]).mean(axis=2)
     # A pair holds every forgotten example once.
@@ -162,7 +162,8 @@ def exposure_threshold(curve: Roc) -> tuple[float, float]:
     """The operating point at which examples count as found: the lowest of FPRS that can be resolved.
 
     Returns:
-        (FPR, threshold). Where none can be: 0 and the threshold without a false positive.
+        (FPR, threshold). Where none can be: 0 and the threshold without a false positive, NaN if only calling nobody a
+        member has none.
     """
     points = [curve.tpr_at(fpr) for fpr in FPRS]
     lowest = next((point for point in points if point.status == "ok"), None)
@@ -217,8 +218,10 @@ def measure(
     """
     previous = before if previous is None else previous
     latest = forget if latest is None else latest
-    M, _, _ = check_ensembles(keep, forget, before=before, after=after, retrained=retrained)
-    check_ensembles(keep, latest, previous=previous, after=after)
+    keep, forget, before, after, retrained = as_ensembles(
+        keep, forget, before=before, after=after, retrained=retrained
+    )
+    _, latest, previous, _ = as_ensembles(keep, latest, previous=previous, after=after)
     scores, held = u_lira(after, retrained, keep, forget, attack=attack)
     curve = roc(scores, held)
     worst_fpr, threshold = exposure_threshold(curve)
@@ -233,7 +236,7 @@ def measure(
         return _curve(roc(*update_leakage(previous, models, keep, latest, attack=on)))
 
     return MethodFigures(
-        num_models=M,
+        num_models=len(keep),
         num_forgotten=int(forget.sum()),
         attack=getattr(attack, "__name__", str(attack)),
         u_lira=_curve(curve),
@@ -242,7 +245,7 @@ def measure(
         lira={"before": lira(before), "after": lira(after)},
         classical=_classical((before, after, retrained), keep, forget, features, fprs, seed),
         delta=delta,
-        largest_epsilon=largest_epsilon(M, delta=delta),
+        largest_epsilon=largest_epsilon(len(keep), delta=delta),
         infinite=float(np.mean(np.isinf(epsilons))),
         quality=quality,
         score=_score(quality, accuracy or {}),
@@ -269,7 +272,7 @@ def _curve(curve: Roc) -> CurveFigures:
 def _accuracies(after: np.ndarray, retrained: np.ndarray) -> dict[str, Estimate]:
     """Means of the accuracies of models, float `[M]` each, with pairs as clusters."""
     return {
-        name: mean_over_clusters(values.reshape(-1, 2).mean(axis=1), 0, 1)
+        name: mean_over_clusters(np.asarray(values, np.float64).reshape(-1, 2).mean(axis=1), 0, 1)
         for name, values in (("after", after), ("retrained", retrained))
     }
 

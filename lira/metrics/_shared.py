@@ -7,6 +7,7 @@ import numpy as np
 from scipy import stats
 
 from lira.membership import is_paired
+from lira.signals import native_floats
 
 __all__ = [
     "MIN_CLUSTERS",
@@ -55,10 +56,8 @@ UNDEFINED = Estimate(float("nan"), float("nan"), float("nan"))
 
 
 def check_scores(scores: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return scores (floating) and keep as arrays `[T, N]`; raise ValueError for other shapes, types, and NaN."""
-    scores, keep = np.asarray(scores), np.asarray(keep)
-    if not np.issubdtype(scores.dtype, np.floating):
-        scores = scores.astype(np.float64)
+    """Return scores, see `native_floats`, and keep as arrays `[T, N]`; raise ValueError for other shapes, types, and NaN."""
+    scores, keep = native_floats(scores), np.asarray(keep)
     if scores.ndim != 2 or scores.size == 0:
         raise ValueError(f"scores must be [targets, examples] and not empty; got shape {scores.shape}")
     if keep.shape != scores.shape or keep.dtype != bool:

@@ -30,7 +30,7 @@ def member_z(phi: np.ndarray, keep: np.ndarray) -> float:
     Returns:
         z, positive where members have the larger phi; NaN without members or non-members, or where a phi is NaN. Ties count one half.
     """
-    values = phi if phi.ndim == 1 else phi.mean(axis=1)
+    values = phi if phi.ndim == 1 else phi.mean(axis=1, dtype=np.float64)
     if np.isnan(values).any():
         return float("nan")
     false, true = count_points(values, keep)

@@ -49,7 +49,7 @@ class OperatingPoint:
     tpr: float
     low: float
     high: float
-    threshold: float  # predicted member: score >= threshold
+    threshold: float  # predicted member: score >= threshold; NaN calls nobody a member
     allowed: int  # k = floor(fpr * nonmembers)
     false_positives: int  # realised, at most k
     expected_fpr: (
@@ -80,15 +80,17 @@ class OperatingPoint:
 
 @dataclass(frozen=True, eq=False)
 class Roc:
-    """The realised operating points of pooled scores, from (0, 0) at threshold infinity to (1, 1).
+    """The realised operating points of pooled scores, from (0, 0), which calls nobody a member, to (1, 1).
 
-    K is the number of distinct scores plus one; a score >= `thresholds[i]` is called a member.
+    K is the number of distinct scores plus one; a score >= `thresholds[i]` is called a member. The first threshold is
+    infinity, and NaN where scores are infinite: no score reaches that, and infinity would call these members.
     """
 
     thresholds: np.ndarray  # float [K], descending
     false_positives: np.ndarray  # int64 [K]
     true_positives: np.ndarray  # int64 [K]
-    highest_nonmember: np.ndarray  # float [N], each example's highest score among targets that do not hold it
+    highest_nonmember: np.ndarray
+    """float [N], each example's highest score among targets that do not hold it; NaN where all do"""
     candidates: np.ndarray  # int64 [G], indices of the points that the bootstrap may choose
     cluster_counts: np.ndarray  # int64 [2, P, G], false and true positives of each cluster at the candidates
 
@@ -278,11 +280,13 @@ def roc(scores: np.ndarray, keep: np.ndarray, *, clusters: np.ndarray | None = N
     false = reached - true
     candidates = _candidates(false)
     counts = _count(cell, reached[candidates], 2 * P)
+    above = np.nan if ordered[0] == np.inf else np.inf
+    highest = np.max(scores, axis=0, where=~keep, initial=-np.inf)
     return Roc(
-        thresholds=np.concatenate([ordered.dtype.type([np.inf]), ordered[reached[1:] - 1]]),
+        thresholds=np.append(above, ordered[reached[1:] - 1]).astype(ordered.dtype),
         false_positives=false,
         true_positives=true,
-        highest_nonmember=np.where(keep, -np.inf, scores).max(axis=0),
+        highest_nonmember=np.where(keep.all(axis=0), np.nan, highest).astype(scores.dtype),
         candidates=candidates,
         cluster_counts=counts.reshape(2, P, -1),
     )

@@ -39,7 +39,8 @@ def example_tpr(scores: np.ndarray, keep: np.ndarray, threshold: float) -> np.nd
     Args:
         scores: float `[T, N]`.
         keep: bool `[T, N]`.
-        threshold: one for all, such as that of a global FPR.
+        threshold: one for all, such as that of a global FPR; NaN, such as that of a curve whose highest scores are
+            infinite, calls nobody a member.
 
     Returns:
         float64 `[N]`, NaN for an example that no target holds.
@@ -51,9 +52,12 @@ def example_tpr(scores: np.ndarray, keep: np.ndarray, threshold: float) -> np.nd
 def example_gap(scores: np.ndarray, keep: np.ndarray) -> np.ndarray:
     """The mean score of the targets that hold an example less that of those that do not, float64 `[N]`.
 
-    Infinite means give the largest finite numbers; where one is undefined, or both are infinite alike, the gap is 0.
+    Infinite scores count as one beyond the largest finite one; where all targets hold an example, or none, the gap is 0.
     """
-    held = keep.sum(axis=0)
+    held, finite = keep.sum(axis=0), np.isfinite(scores)
+    if not finite.all():
+        ends = np.min(scores, where=finite, initial=0) - 1, np.max(scores, where=finite, initial=0) + 1
+        scores = np.clip(scores, *ends)
     with np.errstate(invalid="ignore", divide="ignore"):
         inside = np.sum(scores, axis=0, where=keep, dtype=np.float64) / held
         outside = np.sum(scores, axis=0, where=~keep, dtype=np.float64) / (len(keep) - held)
@@ -77,6 +81,7 @@ def most_and_least_vulnerable(
     Returns:
         int `[count]` most vulnerable first, and int `[count]` least vulnerable first; no example is in both.
     """
+    scores, keep = check_scores(scores, keep)
     held = keep.sum(axis=0)
     usable = np.flatnonzero((held > 0) & (held < len(keep)))
     if not len(usable):

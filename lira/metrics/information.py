@@ -18,8 +18,13 @@ from lira.metrics._shared import (
     resample_margin,
     resample_rates,
 )
+from lira.metrics.counting import descending
 
 __all__ = ["MutualInformation", "bayes_error_bound", "information_bound", "mutual_information"]
+
+# Bins by default. With few scores a bin the bias is not what the second order says: 40 members among 400 scores in 64
+# bins seemed to tell .24 bits too much.
+BINS = 64
 
 
 def bayes_error_bound(j: Estimate) -> Estimate:
@@ -59,21 +64,24 @@ class MutualInformation:
 
 
 def mutual_information(
-    scores: np.ndarray, keep: np.ndarray, *, bins: int = 64, clusters: np.ndarray | None = None
+    scores: np.ndarray, keep: np.ndarray, *, bins: int | None = None, clusters: np.ndarray | None = None
 ) -> MutualInformation:
-    """Estimate the information in bits between score and membership, from bins of equally many scores.
+    """Estimate the information in bits between score and membership, from bins of equal weight.
 
     The plug-in estimate, members and non-members weighted alike, less its bias to second order (Miller and Madow
     1955): `(bins - 1) / (2 n ln 2)` bits for n scores that tell nothing. That takes scores as independent, and so it
     is too small where those of one target go together. Binning only loses information, so but for its error the
-    estimate is not above the truth. The bins' edges are quantiles of all scores and do not look at membership.
+    estimate is not above the truth. The bins' edges are quantiles of all scores, members and non-members weighted alike
+    here, too: a few members among many others would all fall into one bin.
 
     The interval resamples pairs as `Roc`'s does.
 
     Args:
         scores: float `[T, N]`, higher = more likely a member. +-inf are ordered.
         keep: bool `[T, N]`.
-        bins: at least 2; tied scores share one.
+        bins: at least 2; tied scores share one. None: as many as the smaller of members and non-members has scores,
+            divided by eight (by five up to eight bins), from 2 to 64. So the mean estimate of 400, 1,000 or 4,000 scores,
+            half or a tenth of them members, is within a standard deviation of the truth.
         clusters: int `[T]`, as in `roc`.
 
     Returns:
@@ -83,9 +91,12 @@ def mutual_information(
         ValueError: fewer than two bins, shapes disagree, or a score is NaN.
     """
     scores, keep = check_scores(scores, keep)
+    members = int(keep.sum())
+    if bins is None:
+        fewer = min(members, keep.size - members)
+        bins = int(np.clip(fewer // 8, max(2, min(fewer // 5, 8)), BINS))
     if bins < 2:
         raise ValueError(f"bins must be at least 2; got {bins}")
-    members = int(keep.sum())
     if members in (0, keep.size):
         warnings.warn(
             f"mutual information is undefined: there are no {'non-' if members else ''}members",
@@ -95,9 +106,7 @@ def mutual_information(
         return MutualInformation(UNDEFINED, float("nan"), 0)
     group = clusters_of(keep, clusters)
     P = int(group.max()) + 1
-    # Lowest score of each bin but the first; realised scores, so that ties are never parted.
-    ranks = scores.size * np.arange(1, bins) // bins
-    edges = np.unique(np.partition(scores, ranks, axis=None)[ranks])
+    edges = _edges(scores, keep, bins)
     cell = np.searchsorted(edges, scores, side="right")
     # Descending, as `resample_rates` wants thresholds.
     cell = len(edges) - cell
@@ -113,6 +122,17 @@ def mutual_information(
         margin = float(resample_margin(_information(p_resampled, q_resampled), P))
     value = float(_information(p, q)) - bias
     return MutualInformation(Estimate.around(value, margin), bias, int((totals.sum(axis=0) > 0).sum()))
+
+
+def _edges(scores: np.ndarray, keep: np.ndarray, bins: int) -> np.ndarray:
+    """Lowest score of each bin but the lowest one, ascending; realised scores, so that ties are never parted."""
+    ordered, held = descending(scores, keep.astype(np.uint32))
+    true = np.cumsum(held, dtype=np.int64)
+    false = np.arange(1, len(held) + 1) - true
+    # Up to the middle of each score; whole numbers, so that rounding moves no edge.
+    mass = 2 * (true * false[-1] + false * true[-1]) - np.where(held, false[-1], true[-1])
+    wanted = 4 * int(true[-1]) * int(false[-1]) * np.arange(1, bins) / bins
+    return np.unique(ordered[np.maximum(np.searchsorted(mass, wanted) - 1, 0)])
 
 
 def _known_bits(j: float) -> float:

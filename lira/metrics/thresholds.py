@@ -28,7 +28,8 @@ class Youden:
     j: Estimate
     balanced_accuracy: Estimate
     optimistic: float  # J at the best threshold for these very scores: positive even for noise
-    thresholds: tuple[float, float]  # applied to the first half, chosen on the second, and the reverse
+    thresholds: tuple[float, float]
+    """Applied to the first half, chosen on the second, and the reverse; NaN calls nobody a member."""
 
 
 def youden(scores: np.ndarray, keep: np.ndarray, *, clusters: np.ndarray | None = None) -> Youden:

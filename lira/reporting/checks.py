@@ -70,23 +70,36 @@ def check_pool(
     Args:
         pool: what is attacked and with what.
         labels: int `[N]`, if known (-1: not).
-        member: bool `[T, N]`, what the outside targets were trained on.
+        member: bool `[T, N]`, what the outside targets were trained on. Without it the pool's own models stand in for
+            them where memberships are asked about, and a warning says so.
         attacks: by name; the null is that of the first which these models allow.
+
+    Raises:
+        ValueError: `member` is not of the shape of the outside targets, or there are none.
     """
-    phi, keep = pool.signals["phi"], pool.keep
+    phi, keep = pool.signals["phi"], np.asarray(pool.keep)
     target = None if pool.target is None else pool.target["phi"]
     checks = [check_counts(keep)]
     if labels is not None and (labels >= 0).all():
         checks.append(check_classes(labels, keep))
-    membership = keep if target is None or member is None else member
     for name, signal in (("confidences", phi), ("target's confidences", target)):
         if signal is not None:
             checks.append(check_confidences(signal, name))
     if any(check.status == "fail" for check in checks if check.name.endswith("confidences")):
         return checks
-    # A model of its own pool has no members or non-members only by mistake, and that has been refused before.
-    attacked = target if member is not None else None
-    checks.append(check_direction(global_threshold(phi, keep, target=attacked, leave=pool.leave), membership))
+    if member is not None:
+        member = _membership(target, member)
+    elif target is not None:
+        sentence = (
+            "what the outside targets were trained on is not given: direction and shuffled memberships are those of the "
+            "pool's own models"
+        )
+        checks.append(Check("target's members", "warn", sentence))
+        target = None
+    membership = keep if member is None else member
+    if membership.all() or not membership.any():
+        return checks  # nothing to tell apart
+    checks.append(check_direction(global_threshold(phi, keep, target=target, leave=pool.leave), membership))
     for name, attack in attacks.items():
         if attack.signal != "phi" or attack.needs:
             continue
@@ -243,7 +256,14 @@ def check_null(
 
     Raises:
         UnfitPoolError: the attack cannot run on such a pool.
+        ValueError: one of `target` and `member` is missing, or their shapes disagree.
     """
+    if target is not None and member is None:
+        raise ValueError(
+            "target is given without member, and its scores say nothing about keep: pass what it was trained on"
+        )
+    if member is not None:
+        member = _membership(target, member)
     order = np.random.default_rng(seed).permutation(keep.shape[1])
     keep = keep[:, order]
     with warnings.catch_warnings():
@@ -261,6 +281,18 @@ def check_null(
     return Check(
         "shuffled memberships", "fail" if far else "ok", sentence + (": the attack leaks" if far else "")
     )
+
+
+def _membership(target: SignalArray | None, member: np.ndarray) -> np.ndarray:
+    """What outside targets were trained on, bool `[T, N]`; raise ValueError where it is not of their shape."""
+    member = np.asarray(member)
+    expected = None if target is None else tuple(target.shape[:2])
+    if member.dtype != bool or member.shape != expected:
+        raise ValueError(
+            f"member must be bool [targets, examples] like the outside targets, "
+            f"{'of which there are none' if expected is None else expected}; got {member.dtype} of shape {member.shape}"
+        )
+    return member
 
 
 def _figures(scores: np.ndarray, keep: np.ndarray) -> tuple[float, float, tuple[float, float, float] | None]:

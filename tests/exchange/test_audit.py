@@ -9,7 +9,7 @@ from scipy.special import log_softmax, softmax
 from lira import attacks
 from lira.attacks.suite import ATTACKS, Pool, attack_pool
 from lira.cli import main
-from lira.exchange.audit import Audit, read_audit, write_audit
+from lira.exchange.audit import Audit, AuditError, read_audit, write_audit
 from lira.membership import keep_mask
 from lira.metrics import roc
 from lira.signals import SaturatedWarning
@@ -410,3 +410,13 @@ def test_write_audit_takes_arrays(tmp_path):
     )
     assert evaluation.attacks["lira_online"].auc.value == roc(attacks.lira_online(PHI, KEEP), KEEP).auc
     assert "another framework" in (tmp_path / "out/report.html").read_text()
+
+
+def test_an_audit_made_of_arrays_needs_its_targets_own_memberships():
+    keep = keep_mask(0, 8, 30)
+    phi = np.random.default_rng(0).normal(size=(8, 30, 1)).astype(np.float32)
+    with pytest.raises(AuditError, match=r"like the pool's outside targets, \(8, 30\); got none"):
+        Audit(Pool({"phi": phi}, keep, {"phi": -phi}))
+    with pytest.raises(AuditError, match="of which it has none; got shape"):
+        Audit(Pool({"phi": phi}, keep), member=keep)
+    assert Audit(Pool({"phi": phi}, keep, {"phi": phi[:2]}), member=~keep[:2]).membership.shape == (2, 30)

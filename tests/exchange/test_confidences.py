@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from array_kinds import SINGLE
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax
@@ -167,3 +168,21 @@ def test_misaligned_models_are_refused_and_good_ones_are_not():
     ]:
         with pytest.raises(ValueError, match=message):
             require_aligned(accuracy, z, keep, labels)
+
+
+@pytest.mark.parametrize("kind", SINGLE)
+def test_signals_do_not_depend_on_how_values_are_held(kind):
+    values = (np.round(8 * LOGITS) / 8).astype(np.float32).clip(-8, 8)
+    probabilities = np.broadcast_to(np.array([0.5, 0.25, 0.125, 0.125, 0], np.float32), (N, Q, C))
+    for name, array in (
+        ("logits", values),
+        ("phi", values[..., 0]),
+        ("losses", abs(values[..., 0])),
+        ("confidences", probabilities),
+    ):
+        # The plain ones first: what is compiled for them is there when the others come.
+        expected, right = to_signals(name, array, LABELS)
+        signals, correct = to_signals(name, SINGLE[kind](array), LABELS.astype(">i4"))
+        np.testing.assert_array_equal(correct, right)
+        for each in expected:
+            np.testing.assert_array_equal(signals[each], expected[each])

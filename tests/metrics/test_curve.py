@@ -1,14 +1,26 @@
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from array_kinds import SINGLE
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from lira.epsilon import target_epsilons
 from lira.membership import keep_mask
-from lira.metrics import UndefinedMetricWarning, roc
+from lira.metrics import (
+    UndefinedMetricWarning,
+    example_tpr,
+    fixed_threshold,
+    mean_over_targets,
+    most_and_least_vulnerable,
+    mutual_information,
+    roc,
+    youden,
+)
 from lira.metrics import curve as module
 from lira.metrics._shared import RESAMPLES
 from lira.metrics.counting import allowed_false_positives
@@ -305,3 +317,71 @@ def test_clusters_are_one_label_a_target():
 def test_fpr_is_a_fraction(fpr):
     with pytest.raises(ValueError, match="fpr is a fraction between 0 and 1"):
         roc(*pool(0)).tpr_at(fpr)
+
+
+# --- Arrays of any kind ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [*SINGLE, "byte-swapped double", "bytes", "byte-swapped whole"])
+def test_figures_do_not_depend_on_how_scores_are_held(kind):
+    scores, keep = pool(0, ties=True)
+    dtypes = {"byte-swapped double": ">f8", "bytes": "i1", "byte-swapped whole": ">i4"}
+    held = SINGLE[kind](scores) if kind in SINGLE else scores.astype(dtypes[kind])
+    as_keep = jnp.asarray if kind == "jax" else np.asfortranarray
+
+    def figures(scores, keep):
+        curve = roc(scores, keep)
+        yield from (curve.thresholds, curve.false_positives, curve.true_positives, curve.highest_nonmember)
+        yield fixed_threshold(scores, keep, 0.1).target_tpr
+        yield [youden(scores, keep).j.value, mutual_information(scores, keep).bits.value]
+        yield example_tpr(scores, keep, 1.0)
+        yield np.concatenate(most_and_least_vulnerable(scores, keep, 1.0))
+        yield [mean_over_targets(scores, keep, [0.1])["auc"].value]
+        yield target_epsilons(scores, keep, independent=True, delta=0.01)
+
+    assert roc(held, as_keep(keep)).thresholds.dtype.isnative
+    for found, expected in zip(figures(held, as_keep(keep)), figures(scores, keep), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+# --- Infinite scores ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("of_members", "of_others"), [(0.2, 0.1), (0.2, 0.0), (0.0, 0.1), (1.0, 1.0)])
+def test_infinite_scores_stand_for_the_largest_of_all(sign, of_members, of_others):
+    # What is called a member at an operating point is what it counts, with any finite value in infinity's place.
+    rng = np.random.default_rng(0)
+    scores, keep = pool(0, T=16, N=200)
+    infinite = rng.random(keep.shape) < np.where(keep, of_members, of_others)
+    keep[:, 0] = True  # an example that no target is without
+    finite, scores = (np.where(infinite, sign * value, scores).astype(np.float32) for value in (99, np.inf))
+    curve, expected = roc(scores, keep), roc(finite, keep)
+    for fpr in (0.001, 0.01, 0.05, 0.3, 1.0):
+        point, other = curve.tpr_at(fpr), expected.tpr_at(fpr)
+        assert dataclasses.replace(point, threshold=0) == dataclasses.replace(other, threshold=0)
+        called = scores >= point.threshold
+        assert (called & ~keep).sum() == point.false_positives
+        assert point.distinct_examples == (called & ~keep).any(axis=0).sum()
+        np.testing.assert_array_equal(
+            example_tpr(scores, keep, point.threshold), example_tpr(finite, keep, other.threshold)
+        )
+        if point.status == "ok":
+            assert (called & keep).sum() / curve.num_members == point.tpr
+    for i in range(len(curve.thresholds)):
+        assert (scores[~keep] >= curve.thresholds[i]).sum() == curve.false_positives[i]
+        assert (scores[keep] >= curve.thresholds[i]).sum() == curve.true_positives[i]
+    assert youden(scores, keep).j == youden(finite, keep).j
+    np.testing.assert_array_equal(
+        fixed_threshold(scores, keep, 0.05).target_tpr, fixed_threshold(finite, keep, 0.05).target_tpr
+    )
+    np.testing.assert_array_equal(
+        *(target_epsilons(each, keep, independent=True, delta=0.01) for each in (scores, finite))
+    )
+    among = ~infinite & ~keep.all(axis=0)
+    extreme = max(0, np.max(sign * finite, where=among, initial=0))
+    beyond = np.where(infinite, sign * (extreme + 1), finite)
+    for found, named in zip(
+        *(most_and_least_vulnerable(each, keep, 1.0) for each in (scores, beyond)), strict=True
+    ):
+        np.testing.assert_array_equal(found, named)

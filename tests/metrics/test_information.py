@@ -97,6 +97,25 @@ def test_information_of_gaussians_is_the_quadratures(d):
     assert information_bound(youden(scores, keep).j).value < found.bits.value
 
 
+@pytest.mark.parametrize("d", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize(("n", "share"), [(n, share) for n in (400, 1000, 4000) for share in (0.5, 0.1)])
+def test_few_scores_do_not_seem_to_tell_more_than_they_do(d, n, share):
+    """One target: the mean over 50 draws within the interval that one draw gives, and less than a standard deviation off."""
+    truth = gaussian_information(d, 1) if d else 0.0
+    found = []
+    for seed in range(50):
+        keep = np.arange(n)[None] < share * n
+        scores = np.random.default_rng(seed).normal(size=(1, n)) + d * keep
+        bits = mutual_information(scores, keep).bits
+        found.append((bits.value, bits.low, bits.high))
+    value, low, high = np.mean(found, axis=0)
+    assert low < truth < high
+    sd = np.std(found, axis=0, ddof=1)[0]
+    assert abs(value - truth) < sd + 2 * sd / np.sqrt(50)
+    # The interval is about two standard deviations to either side, not so wide that anything lies within.
+    assert high - low < 8 * sd
+
+
 def test_a_monotone_transform_changes_nothing():
     keep = keep_mask(3, 8, 500)
     scores = np.random.default_rng(3).normal(size=keep.shape) + keep
@@ -149,6 +168,8 @@ def test_information_at_the_ends():
     assert mutual_information(np.where(keep, np.inf, -np.inf), keep).bits.value == pytest.approx(1, abs=1e-12)
     assert mutual_information(np.zeros(keep.shape), keep).bits == Estimate(0, 0, 0)
     assert np.isnan(mutual_information(np.zeros((4, 50)), keep[:4]).bits.low), "two pairs"
+    few = np.arange(400)[None] < 40  # a tenth
+    assert mutual_information(np.where(few, 1.0, 0.0), few).bits.value == pytest.approx(1, abs=1e-12)
     single = mutual_information(np.where(keep[:1], 1.0, 0.0), keep[:1])
     assert single.bits.value == pytest.approx(1, abs=1e-12)
     with pytest.warns(

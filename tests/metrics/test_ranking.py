@@ -119,13 +119,13 @@ def test_halves_are_counted_one_by_one(paired):
         for part in (order[: units // 2], order[units // 2 : units // 2 * 2]):
             rows = sorted(np.r_[2 * part, 2 * part + 1] if paired else part)
             s, k = scores[rows], keep[rows]
-            bar, keys = naive_bar(s, k, 0.1), {}
+            bar, keys, most = naive_bar(s, k, 0.1), {}, beyond(s)
             for n in range(40):
                 inside = [float(s[t, n]) for t in range(len(rows)) if k[t, n]]
                 outside = [float(s[t, n]) for t in range(len(rows)) if not k[t, n]]
                 if inside:
                     share = sum(value > bar for value in inside) / len(inside)
-                    keys[n] = (share, naive_gap(inside, outside))
+                    keys[n] = (share, naive_gap(inside, outside, most))
             for n, key in keys.items():
                 expected[n] += sum(other >= key for other in keys.values()) <= 5
     assert halves == 10
@@ -133,9 +133,19 @@ def test_halves_are_counted_one_by_one(paired):
     np.testing.assert_array_equal(times, expected)
 
 
-def naive_gap(inside, outside):
-    gap = sum(inside) / len(inside) - sum(outside) / len(outside) if outside else np.nan
-    return 0.0 if np.isnan(gap) else max(min(gap, np.finfo(float).max), np.finfo(float).min)
+def beyond(scores):
+    """What an infinite score counts as: one beyond the extremes, of which 0 is one."""
+    finite = [float(value) for value in scores.ravel() if abs(value) < np.inf]
+    return min(0, *finite) - 1, max(0, *finite) + 1
+
+
+def naive_gap(inside, outside, ends):
+    if not inside or not outside:
+        return 0.0
+    means = [
+        sum(min(max(value, ends[0]), ends[1]) for value in side) / len(side) for side in (inside, outside)
+    ]
+    return means[0] - means[1]
 
 
 def test_halves_of_examples_that_are_alike_name_all_as_often():

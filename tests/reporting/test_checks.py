@@ -258,6 +258,34 @@ def test_a_good_pool_passes_and_a_bad_one_fails_by_name():
     assert "direction" not in bad
 
 
+def test_without_what_targets_were_trained_on_the_pool_is_checked_in_their_place():
+    phi, keep = pool(M=20)
+    # As many targets as models, so that no shape betrays the wrong memberships; at chance and saying the opposite.
+    target = -phi
+    own = check_pool(Pool({"phi": phi}, keep))
+    found = check_pool(Pool({"phi": phi}, keep, {"phi": target}))
+    assert statuses(found)["target's members"] == "warn"
+    by_name = {each.name: each for each in found}
+    assert all(by_name[each.name] == each for each in own)
+    # Other shapes than the pool's.
+    one = check_pool(Pool({"phi": phi}, keep, {"phi": target[:1]}))
+    assert [each.name for each in one] == [each.name for each in found]
+    # Nothing is known of any membership.
+    without = check_pool(Pool({"phi": phi}, np.zeros_like(keep), {"phi": target[:1]}))
+    assert [each.name for each in without][-1] == "target's members"
+    with pytest.raises(ValueError, match="target is given without member"):
+        check_null("lira_offline_fixed", attacks.lira_offline_fixed, phi, keep, target=target)
+
+
+@pytest.mark.parametrize("member", [np.ones((3, 300), bool), np.ones((2, 300)), np.ones(300, bool)])
+def test_memberships_that_are_not_the_targets_are_refused(member):
+    phi, keep = pool(M=20)
+    with pytest.raises(ValueError, match="like the outside targets, \\(2, 300\\); got"):
+        check_pool(Pool({"phi": phi}, keep, {"phi": phi[:2]}), member=member)
+    with pytest.raises(ValueError, match="of which there are none"):
+        check_pool(Pool({"phi": phi}, keep), member=member)
+
+
 def test_the_null_is_that_of_the_first_attack_that_is_possible():
     phi, keep = pool(M=16)
     target, member = phi[15:], keep[15:]

@@ -1,0 +1,109 @@
+"""The same numbers give the same scores, however an array holds them, and whatever was scored before."""
+
+import warnings
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from array_kinds import SINGLE, read_only, strided
+from shadow_pools import NUM_POINTS, make_pool
+
+from lira.attacks import FewModelsWarning, FlooredVarianceWarning
+from lira.attacks.suite import ATTACKS, Pool, call_attack
+
+SIGNALS = ("phi", "entropy", "modified_entropy", "logits")
+
+
+def _mapped(path, values):
+    np.save(path, values)
+    return np.load(path, mmap_mode="r")
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """A pool of small multiples of 1/4, exact in half precision and, times four, in a byte; by field."""
+    rng = np.random.default_rng(0)
+    paired, outside = make_pool(0, "pair", 10, 2), make_pool(0, "outside", 10, 2)
+    assert outside.target is not None
+    assert outside.target_population is not None
+
+    def quarters(values):
+        return (np.round(4 * values) / 4).astype(np.float32)
+
+    def signals(phi):
+        entropies = quarters(rng.uniform(0, 2, (2, *phi.shape)))
+        return dict(
+            zip(SIGNALS, (quarters(phi), *entropies, quarters(rng.normal(size=(*phi.shape, 3)))), strict=True)
+        )
+
+    features = quarters(rng.normal(size=(2, paired.phi.shape[1], 3)))
+    return paired.keep, {
+        "signals": signals(paired.phi),
+        "target": signals(outside.target),
+        "population": quarters(paired.population),
+        "target_population": quarters(outside.target_population),
+        "features": features[0],
+        "population_features": features[1, :NUM_POINTS],
+        "labels": np.arange(paired.phi.shape[1]) % 3,
+    }
+
+
+def _scores(plain, convert, names=tuple(ATTACKS), *, outside=False, as_keep=np.asarray):
+    keep, fields = plain
+
+    def converted(field):
+        if isinstance(field, dict):
+            return {name: convert(values) for name, values in field.items()}
+        return convert(field)
+
+    given = [name for name in fields if outside or not name.startswith("target")]
+    pool = Pool(keep=as_keep(keep), **{name: converted(fields[name]) for name in given})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FewModelsWarning)
+        warnings.simplefilter("ignore", FlooredVarianceWarning)
+        return {name: call_attack(ATTACKS[name], pool) for name in names}
+
+
+def _assert_equal(scores, expected, kind):
+    for name, values in scores.items():
+        np.testing.assert_array_equal(values, expected[name], err_msg=f"{name}, {kind}")
+
+
+DOUBLE = {
+    "double": lambda values: values.astype(np.float64),
+    "byte-swapped double": lambda values: values.astype(">f8"),
+    "long double": lambda values: values.astype(np.longdouble),
+}
+# One of each way to read; the others read as one of these.
+SOME = (
+    "lira_online_fixed",
+    "rmia_offline",
+    "attack_p",
+    "shadow_logistic",
+    "quantile_regression",
+    "loss_threshold",
+)
+
+
+def test_scores_do_not_depend_on_how_an_array_holds_its_numbers(plain, tmp_path):
+    # The plain ones come first, so that a program which was compiled for them may meet all others.
+    expected = _scores(plain, np.asarray)
+    files = iter(range(1000))
+    mapped = {"mapped": lambda values: _mapped(tmp_path / f"{next(files)}.npy", values.astype(">f4"))}
+    for kind, convert in {**SINGLE, **mapped}.items():
+        _assert_equal(_scores(plain, convert), expected, kind)
+    for kind, convert in DOUBLE.items():
+        _assert_equal(_scores(plain, convert, SOME), expected, kind)
+    for as_keep in (np.asfortranarray, strided, read_only, jnp.asarray):
+        _assert_equal(_scores(plain, np.asarray, as_keep=as_keep), expected, f"keep {as_keep}")
+    whole = _scores(plain, lambda values: 4 * values)
+    _assert_equal(_scores(plain, lambda values: (4 * values).astype("i1")), whole, "bytes")
+    for dtype in ("<i4", ">i4", ">i8"):
+        scores = _scores(plain, lambda values, dtype=dtype: (4 * values).astype(dtype), SOME)
+        _assert_equal(scores, whole, dtype)
+
+
+def test_nor_do_those_of_outside_targets(plain):
+    expected = _scores(plain, np.asarray, SOME, outside=True)
+    for kind, convert in SINGLE.items():
+        _assert_equal(_scores(plain, convert, SOME, outside=True), expected, kind)
