@@ -104,19 +104,16 @@ def test_an_outside_target_that_was_one_of_a_balanced_design_is_at_chance(name):
     check_chance_of_targets(np.stack(scores), np.stack(keeps), name)
 
 
-def test_which_model_is_dropped_is_drawn_evenly_and_for_each_target_and_example():
-    """6 candidates of 200 x 500 draws a side: each within 5 standard errors of a sixth; sides and targets apart."""
-    draws = np.asarray(drop_draws(np.arange(200), np.arange(500))) % 6
-    assert draws.shape == (200, 500, 2)
-    for side in (0, 1):
-        shares = np.bincount(draws[..., side].ravel()) / draws[..., side].size
-        assert abs(shares - 1 / 6).max() < 5 * np.sqrt(1 / 6 * 5 / 6 / 100_000)
-    for one, other in (
-        (draws[..., 0], draws[..., 1]),
-        (draws[:100], draws[100:]),
-        (draws[:, ::2], draws[:, 1::2]),
-    ):
-        assert abs((one == other).mean() - 1 / 6) < 5 * np.sqrt(1 / 6 * 5 / 6 / one.size)
+def test_which_model_is_dropped_is_drawn_evenly():
+    """6 candidates, 20,000 examples: each within 5 standard errors of a sixth for every target; sides apart; ranks in turn."""
+    draws = np.asarray(drop_draws(np.arange(12), np.arange(20_000))) % 6
+    assert draws.shape == (12, 20_000, 2)
+    error = np.sqrt(1 / 6 * 5 / 6 / 20_000)
+    for target in draws:
+        for side in (0, 1):
+            assert abs(np.bincount(target[:, side]) / 20_000 - 1 / 6).max() < 5 * error
+        assert abs((target[:, 0] == target[:, 1]).mean() - 1 / 6) < 5 * error
+    assert (np.sort(draws, axis=0) == np.repeat(np.arange(6), 2)[:, None, None]).all()
 
 
 @pytest.mark.parametrize("counts", ["balanced", "uneven"])
