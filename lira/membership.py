@@ -1,15 +1,26 @@
-"""Which shadow model is trained on which example: keep masks made of complementary pairs."""
+"""Which shadow model is trained on which example: complementary pairs, independent coins, disjoint halves."""
+
+from typing import Literal
 
 import numpy as np
 
 __all__ = [
+    "Design",
+    "audited_half",
     "check_num_models",
+    "disjoint_mask",
     "have_independent_counts",
+    "independent_mask",
     "is_paired",
     "keep_mask",
     "pair_rows",
     "related_rows",
 ]
+
+# How an engine draws memberships.
+Design = Literal["pairs", "independent", "disjoint"]
+# The last word of Philox's counter, which keep_mask leaves at 0: streams of one key and other counters do not overlap.
+COINS, HALVES = 1, 2
 
 # Standard errors from which on counts are not those of independent coins, and memberships of two models related.
 SPREAD_LIMIT, RELATION_LIMIT = 3.0, 6.0
@@ -52,6 +63,62 @@ def keep_mask(seed: int, num_models: int, num_examples: int) -> np.ndarray:
         keep[2 * pair] = bits
         keep[2 * pair + 1] = ~keep[2 * pair]
     return keep
+
+
+def independent_mask(seed: int, num_models: int, num_examples: int, fraction: float = 0.5) -> np.ndarray:
+    """Draw the keep mask of independent coins: bool `[M, N]`, each bit true with probability `fraction`.
+
+    Row m is a pure function of (seed, m, N, fraction); a model's members at a smaller fraction are among those at a larger
+    one. The numbers are Philox's raw output, at other counters than those of `keep_mask`.
+
+    Raises:
+        ValueError: `fraction` is not within (0, 1), or another number is negative.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must be larger than 0 and smaller than 1; got {fraction}")
+    if min(num_models, num_examples, seed) < 0:
+        raise ValueError(
+            f"num_models, num_examples and seed must not be negative; got {num_models}, {num_examples} and {seed}"
+        )
+    keep = np.empty((num_models, num_examples), dtype=bool)
+    for model in range(num_models):
+        # 53 bits are the fractions that float64 holds exactly.
+        keep[model] = (_raw(seed, model, COINS, num_examples) >> np.uint64(11)) * 2.0**-53 < fraction
+    return keep
+
+
+def audited_half(seed: int, num_examples: int) -> np.ndarray:
+    """The random half of the examples, floor(N / 2) of them, that disjoint pools are attacked on: bool `[N]`."""
+    order = np.argsort(_raw(seed, 0, HALVES, num_examples), kind="stable")
+    half = np.zeros(num_examples, dtype=bool)
+    half[order[: num_examples // 2]] = True
+    return half
+
+
+def disjoint_mask(
+    seed: int, num_models: int, num_examples: int, num_targets: int, fraction: float = 0.5
+) -> np.ndarray:
+    """Draw the keep mask of a disjoint pool: bool `[M, N]`; no shadow model sees an example that a target may have seen.
+
+    The first `num_targets` models are the targets, whose members are independent coins over `audited_half(seed, N)`, true
+    with probability `fraction`; those of the other models, the shadow models, are such coins over the other half. All sets
+    are alike in size, and the target's membership is independent of everything that the shadow models know. Row m is a pure
+    function of (seed, m, N, num_targets, fraction).
+
+    Raises:
+        ValueError: as `independent_mask`.
+    """
+    keep = independent_mask(seed, num_models, num_examples, fraction)
+    half = audited_half(seed, num_examples)
+    keep[:num_targets] &= half
+    keep[num_targets:] &= ~half
+    return keep
+
+
+def _raw(seed: int, key: int, purpose: int, count: int) -> np.ndarray:
+    """Philox's raw output, uint64 `[count]`, of a stream of its own for every seed, key and purpose."""
+    counter = np.array([0, 0, 0, purpose], dtype=np.uint64)
+    return np.random.Philox(counter=counter, key=np.array([seed, key], dtype=np.uint64)).random_raw(count)
 
 
 def is_paired(keep: np.ndarray) -> bool:

@@ -3,7 +3,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lira.membership import is_paired, keep_mask, pair_rows
+from lira.membership import (
+    audited_half,
+    disjoint_mask,
+    have_independent_counts,
+    independent_mask,
+    is_paired,
+    keep_mask,
+    pair_rows,
+    related_rows,
+)
 
 seeds = st.integers(0, 2**63 - 1)
 pool_sizes = st.integers(2, 40).map(lambda pairs: 2 * pairs)
@@ -68,3 +77,66 @@ def test_rows_are_paired_by_their_complements_only():
     twice = np.concatenate([keep[:2], keep[:2]])
     assert pair_rows(twice).tolist() == [0, 1, 2, 3]
     assert pair_rows(np.zeros((4, 9), bool)).tolist() == []
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.5, 0.9])
+def test_coins_have_their_probability_and_are_independent(fraction):
+    """Means and correlations of 100 rows, and of neighbours, within 5 standard errors of coins of that probability."""
+    keep = independent_mask(3, 100, 10_000, fraction)
+    spread = np.sqrt(fraction * (1 - fraction))
+    bits = (keep - fraction) / spread
+    assert abs(bits.mean()) < 5 / np.sqrt(bits.size)
+    between_rows = (bits @ bits.T / bits.shape[1])[np.triu_indices(100, 1)]
+    assert abs(between_rows).max() < 5.5 / np.sqrt(bits.shape[1])
+    assert abs((bits[:, 1:] * bits[:, :-1]).mean()) < 5 / np.sqrt(bits.size)
+    assert have_independent_counts(keep)
+    assert related_rows(keep) is None
+    assert not is_paired(keep)
+
+
+@given(seeds, st.integers(0, 9), st.integers(0, 9), st.integers(1, 99), st.integers(1, 9))
+def test_rows_of_coins_and_of_disjoint_pools_do_not_depend_on_the_number_of_models(
+    seed, few, more, N, targets
+):
+    few, more = sorted((few, more))
+    for draw in (
+        lambda M: independent_mask(seed, M, N, 0.3),
+        lambda M: disjoint_mask(seed, M, N, targets, 0.3),
+    ):
+        np.testing.assert_array_equal(draw(few), draw(more)[:few])
+
+
+def test_coins_are_not_those_of_pairs_and_smaller_sets_are_within_larger_ones():
+    fair = independent_mask(0, 8, 5000)
+    others = keep_mask(0, 16, 5000)[::2]
+    assert related_rows(np.concatenate([fair, others])) is None
+    assert not (independent_mask(0, 8, 5000, 0.2) & ~fair).any()
+    assert not np.array_equal(fair, independent_mask(1, 8, 5000))
+
+
+@given(seeds, st.integers(0, 99))
+def test_the_audited_half_is_half_of_the_examples(seed, N):
+    half = audited_half(seed, N)
+    assert half.shape == (N,)
+    assert half.sum() == N // 2
+
+
+def test_no_shadow_model_of_a_disjoint_pool_sees_what_a_target_may_have_seen():
+    """And targets' coins are fair over their half, and say nothing of each other or of which half it is."""
+    half, keep = audited_half(4, 10_001), disjoint_mask(4, 40, 10_001, 10, 0.4)
+    assert not keep[10:, half].any()
+    assert not keep[:10, ~half].any()
+    for coins in (keep[:10, half], keep[10:, ~half]):
+        assert abs(coins.mean() - 0.4) < 5 * np.sqrt(0.24 / coins.size)
+        assert have_independent_counts(coins)
+        assert related_rows(coins) is None
+    # Halves do not follow the order of the examples, nor the coins of the first model.
+    n = len(half)
+    assert abs(np.corrcoef(half, np.arange(n))[0, 1]) < 5 / np.sqrt(n)
+    assert abs(np.corrcoef(half, independent_mask(4, 1, n)[0])[0, 1]) < 5 / np.sqrt(n)
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 0.0, 1.0, float("nan")])
+def test_fractions_that_leave_no_members_or_no_others_are_refused(fraction):
+    with pytest.raises(ValueError, match="fraction must be larger than 0 and smaller than 1; got"):
+        independent_mask(0, 4, 10, fraction)
