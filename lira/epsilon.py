@@ -104,7 +104,7 @@ def epsilon_bounds(
         if side.ndim != 1 or len(side) < 2 or np.isnan(side).any():
             raise ValueError(f"{name} must be at least two numbers [n] without NaN; got shape {side.shape}")
         sides.append(side)
-    inside, outside, threshold = _ranked(*sides, threshold)
+    inside, outside, threshold = _ranked(sides[0], sides[1], threshold)
     _check_levels(delta, confidence)
     a = 1 - confidence
     auditor = auditing.CanaryScoreAuditor(inside, outside)

@@ -96,7 +96,7 @@ def check_pool(
         )
         checks.append(Check("target's members", "warn", sentence))
         target = None
-    attacked, membership = (phi, keep) if target is None else (target, member)
+    attacked, membership = (phi, keep) if target is None or member is None else (target, member)
     if membership.all() or not membership.any():
         return checks  # nothing to tell apart
     checks.append(check_direction(global_threshold(attacked, membership, leave="one"), membership))

@@ -1,6 +1,7 @@
 """The same numbers give the same scores, however an array holds them, and whatever was scored before."""
 
 import warnings
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -50,7 +51,7 @@ def plain():
 def _scores(plain, convert, names=tuple(ATTACKS), *, outside=False, as_keep=np.asarray):
     keep, fields = plain
 
-    def converted(field):
+    def converted(field) -> Any:
         if isinstance(field, dict):
             return {name: convert(values) for name, values in field.items()}
         return convert(field)

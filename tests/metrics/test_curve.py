@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -327,7 +328,7 @@ def test_figures_do_not_depend_on_how_scores_are_held(kind):
     scores, keep = pool(0, ties=True)
     dtypes = {"byte-swapped double": ">f8", "bytes": "i1", "byte-swapped whole": ">i4"}
     held = SINGLE[kind](scores) if kind in SINGLE else scores.astype(dtypes[kind])
-    as_keep = jnp.asarray if kind == "jax" else np.asfortranarray
+    as_keep: Any = jnp.asarray if kind == "jax" else np.asfortranarray
 
     def figures(scores, keep):
         curve = roc(scores, keep)
