@@ -27,7 +27,7 @@ from lira.learning.recipe import Recipe
 from lira.membership import keep_mask
 from lira.reporting.checks import check_run as check
 from lira.reporting.enough import enough
-from lira.reporting.reports import compare, report
+from lira.reporting.reports import compare, records, report
 from lira.reporting.unlearning import report_unlearning
 from lira.scoring import score
 from lira.store.config import Config, Execution
@@ -63,6 +63,7 @@ __all__ = [
     "metrics",
     "plan",
     "plan_unlearning",
+    "records",
     "report",
     "report_unlearning",
     "score",

@@ -1,21 +1,16 @@
-"""The command line: `lira run | plan | train | score | report | check | unlearn | audit | import | export`."""
+"""The command line: `lira run | plan | train | score | report | records | check | unlearn | audit | import | export`."""
 
-import argparse
 import contextlib
-import io
-import itertools
-import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 
+from lira.arguments import flag_value, make_parser, parse_all, parse_config, with_flags
 from lira.bench import throughput
 from lira.cache import keep_compilations
 from lira.data.dataset import Dataset
@@ -30,22 +25,20 @@ from lira.exchange.layouts import LAYOUTS, import_run
 from lira.reporting.checks import check_run
 from lira.reporting.enough import RULE, enough
 from lira.reporting.evaluate import LOW_FPR, Evaluation
-from lira.reporting.reports import compare, is_reported, report
+from lira.reporting.reports import compare, is_reported, records, report
 from lira.reporting.tables import attacks_table, differences_table, learning_table
 from lira.reporting.unlearning import report_unlearning
 from lira.reporting.unlearning_tables import verdicts_table
 from lira.scoring import score
-from lira.store.config import Config, ConfigError, absolute, read_config
+from lira.store.config import ConfigError, absolute, read_config
 from lira.store.run import Run
-from lira.unlearning.config import UnlearnConfig, is_unlearning, read_unlearning, resolved, with_options
+from lira.unlearning.config import is_unlearning, read_unlearning, resolved, with_options
 from lira.unlearning.directory import Unlearning
 from lira.unlearning.plan import plan_unlearning
 from lira.unlearning.protocol import unlearn
 from lira.versions import __version__
 
 __all__ = ["main"]
-
-C = TypeVar("C", Config, UnlearnConfig)
 
 USAGE = """\
 usage: lira run CONFIG.toml --run-dir RUN [--num-models 256] [--recipe.epochs 50] ...
@@ -54,17 +47,19 @@ usage: lira run CONFIG.toml --run-dir RUN [--num-models 256] [--recipe.epochs 50
                                   models, time, memory and disk, before anything is spent
        lira train | score | report RUN
                                   the stages by themselves
+       lira records RUN [--fpr 0.001]
+                                  every example by itself: records.csv, a row each, with names, figures and rank
        lira enough RUN            how many shadow models are enough, for every attack
        lira compare RUN [RUN]     differences between attacks, or between runs, with paired intervals
        lira check RUN             is it safe to believe the figures? status 1 where it is not
        lira unlearn CONFIG.toml --run-dir UNLEARN [--num-models 128] [--forget.size 100] ...
                                   train, unlearn, retrain what is missing, measure, report; run it again to resume
        lira audit (--phi | --logits | --confidences | --losses) F --keep F [--labels F]
-                  [--target F --member F] [--population F] --out DIR
+                  [--target F --member F] [--population F] [--independent] --out DIR
                                   every attack on anyone's confidences: npy, npz, Zarr or CSV
        lira bench [--models mlp,cnn,cnn-fast,resnet18,wrn-28-2] [--out FILE.json]
                                   how fast this machine trains, beside the alternatives
-       lira import carlini | pytorch | privacy-meter DIR RUN [--labels F]
+       lira import carlini | pytorch | privacy-meter DIR RUN [--labels F] [--independent]
        lira export carlini RUN DIR
                                   runs of other code, and for other code
        lira run CONFIG.toml --help
@@ -72,6 +67,8 @@ usage: lira run CONFIG.toml --run-dir RUN [--num-models 256] [--recipe.epochs 50
        lira --version"""
 
 
+# What `lira records` leaves behind, and every report.
+RECORDS = ("records.csv", "records.json", "records")
 # The files of an audit, and the shapes of their arrays.
 AUDIT_FILES = {
     "phi": "logit-scaled confidences [M, N] or [M, N, Q]",
@@ -86,6 +83,8 @@ AUDIT_FILES = {
     "target-population": "the target's values of the same points",
     "population-labels": "their labels, needed for logits",
 }
+
+INDEPENDENT = "declare that each membership was drawn by a coin of its own, all of one probability: no epsilon is claimed without"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -119,7 +118,7 @@ def _dispatch(argv: list[str], shown: list[str], console: Console) -> int:
         return _unlearn_or_plan(verb, rest, shown, console)
     if verb in ("run", "plan"):
         return _run_or_plan(verb, rest, shown, console)
-    if verb in ("train", "score", "report", "check", "enough"):
+    if verb in ("train", "score", "report", "records", "check", "enough"):
         return _stage(verb, rest, shown, console)
     if verb == "compare":
         return _compare(rest, console)
@@ -128,20 +127,25 @@ def _dispatch(argv: list[str], shown: list[str], console: Console) -> int:
     if verb in ("import", "export"):
         return _exchange(verb, rest, console)
     if verb == "bench":
-        parser = _parser(verb)
+        parser = make_parser(verb)
         throughput.add_arguments(parser)
-        throughput.run(**vars(_parse_all(parser, rest)), console=console)
+        throughput.run(**vars(parse_all(parser, rest)), console=console)
         return 0
     raise ConfigError(
-        f"unknown command {verb!r}: the commands are run, plan, train, score, report, check, enough, compare, unlearn, "
-        f"audit, bench, import and export"
+        f"unknown command {verb!r}: the commands are run, plan, train, score, report, records, check, enough, compare, "
+        f"unlearn, audit, bench, import and export"
     )
 
 
 def _stage(verb: str, argv: list[str], shown: list[str], console: Console) -> int:
-    parser = _parser(verb)
+    parser = make_parser(verb)
     parser.add_argument("run", metavar="RUN", help="a run directory")
-    run = Run.open(_parse_all(parser, argv).run)
+    if verb == "records":
+        parser.add_argument(
+            "--fpr", type=float, default=LOW_FPR, help="false-positive rate, a fraction (%(default)s)"
+        )
+    arguments = parse_all(parser, argv)
+    run = Run.open(arguments.run)
     if verb == "check":
         checks = check_run(run)
         for check in checks:
@@ -152,6 +156,14 @@ def _stage(verb: str, argv: list[str], shown: list[str], console: Console) -> in
         _print_files(run.path, ("enough.json", "enough.png"), console)
     elif verb == "train":
         _train(run, _dataset_of(run), console)
+    elif verb == "records":
+        found = records(run, _dataset_if_there(run), fpr=arguments.fpr)
+        at = f"{100 * found.fpr:g} % FPR" if found.fpr else "no false positive"
+        console.print(
+            f"{run.path}: {found.num_examples:,} examples ranked by {found.headline} at {at}, beside "
+            f"{len(found.attacks)} attacks"
+        )
+        _print_files(run.path, RECORDS, console)
     else:
         dataset = _dataset_if_there(run)
         evaluation = report(run, dataset, warnings=shown) if verb == "report" else None
@@ -163,10 +175,10 @@ def _stage(verb: str, argv: list[str], shown: list[str], console: Console) -> in
 
 
 def _compare(argv: list[str], console: Console) -> int:
-    parser = _parser("compare")
+    parser = make_parser("compare")
     parser.add_argument("run", metavar="RUN", help="a run directory")
     parser.add_argument("other", metavar="RUN", nargs="?", help="another run of the same memberships")
-    arguments = _parse_all(parser, argv)
+    arguments = parse_all(parser, argv)
     run = Run.open(arguments.run)
     other = None if arguments.other is None else Run.open(arguments.other)
     against, differences = compare(run, other)
@@ -176,27 +188,28 @@ def _compare(argv: list[str], console: Console) -> int:
 
 
 def _audit(argv: list[str], shown: list[str], console: Console) -> int:
-    parser = _parser("audit")
+    parser = make_parser("audit")
     values = parser.add_mutually_exclusive_group(required=True)
     for kind in KINDS:
         values.add_argument(f"--{kind}", metavar="F", help=AUDIT_FILES[kind])
     for name, shape in AUDIT_FILES.items():
         if name not in KINDS:
             parser.add_argument(f"--{name}", metavar="F", required=name == "keep", help=shape)
+    parser.add_argument("--independent", action="store_true", help=INDEPENDENT)
     parser.add_argument("--out", metavar="DIR", required=True, help="a new or empty directory for the report")
-    files = vars(_parse_all(parser, argv))
+    files = vars(parse_all(parser, argv))
     out = Path(files.pop("out")).expanduser().absolute()
     _print_report(audit(out, **files, warnings=shown), out, console)
     return 0
 
 
 def _exchange(verb: str, argv: list[str], console: Console) -> int:
-    parser = _parser(verb)
+    parser = make_parser(verb)
     if verb == "export":
         parser.add_argument("layout", metavar="carlini", choices=["carlini"])
         parser.add_argument("run", metavar="RUN", help="a run directory")
         parser.add_argument("directory", metavar="DIR", help="a new or empty directory")
-        arguments = _parse_all(parser, argv)
+        arguments = parse_all(parser, argv)
         run = Run.open(arguments.run)
         missing = export_carlini(run, arguments.directory)
         console.print(f"{arguments.directory}: {len(run.models)} models; {'; '.join(missing)}", markup=False)
@@ -205,9 +218,12 @@ def _exchange(verb: str, argv: list[str], console: Console) -> int:
     parser.add_argument("directory", metavar="DIR", help="what other code left behind")
     parser.add_argument("run", metavar="RUN", help="a new or empty directory")
     parser.add_argument("--labels", metavar="F", help="[N], where the layout holds none and has logits")
-    arguments = _parse_all(parser, argv)
+    parser.add_argument("--independent", action="store_true", help=INDEPENDENT)
+    arguments = parse_all(parser, argv)
     labels = None if arguments.labels is None else np.asarray(read_array(arguments.labels))
-    run = import_run(arguments.layout, arguments.directory, arguments.run, labels=labels)
+    run = import_run(
+        arguments.layout, arguments.directory, arguments.run, labels=labels, independent=arguments.independent
+    )
     M, N, Q = run.phi.shape
     console.print(
         f"{run.path}: {M} models, {N:,} examples, {Q} queries; next: lira report {run.path}", markup=False
@@ -216,10 +232,10 @@ def _exchange(verb: str, argv: list[str], console: Console) -> int:
 
 
 def _run_or_plan(verb: str, argv: list[str], shown: list[str], console: Console) -> int:
-    arguments, flags = _parse_config(verb, argv)
+    arguments, flags = parse_config(verb, argv)
     if verb == "plan" and is_unlearning(arguments.config):
         return _unlearn_or_plan(verb, argv, shown, console)
-    config = _with_flags(read_config(arguments.config), flags, f"lira {verb} CONFIG.toml --run-dir RUN")
+    config = with_flags(read_config(arguments.config), flags, f"lira {verb} CONFIG.toml --run-dir RUN")
     if config is None:
         return 0
     config = absolute(config)
@@ -239,9 +255,9 @@ def _run_or_plan(verb: str, argv: list[str], shown: list[str], console: Console)
 
 
 def _unlearn_or_plan(verb: str, argv: list[str], shown: list[str], console: Console) -> int:
-    arguments, flags = _parse_config(verb, argv)
-    config = with_options(read_unlearning(arguments.config, _flag_value(flags, "--run")))
-    config = _with_flags(config, flags, f"lira {verb} CONFIG.toml --run-dir UNLEARN")
+    arguments, flags = parse_config(verb, argv)
+    config = with_options(read_unlearning(arguments.config, flag_value(flags, "--run")))
+    config = with_flags(config, flags, f"lira {verb} CONFIG.toml --run-dir UNLEARN")
     if config is None:
         return 0
     config = resolved(config)
@@ -274,7 +290,7 @@ def _train(run: Run, dataset: Dataset, console: Console) -> None:
 
 def _print_report(evaluation: Evaluation, path: Path, console: Console) -> None:
     _print_table(attacks_table(evaluation), console, 100)
-    _print_files(path, ("metrics.json", "roc.png", "attacks.png", "report.html"), console)
+    _print_files(path, ("metrics.json", "roc.png", "attacks.png", "report.html", *RECORDS), console)
 
 
 def _print_table(table: Table, console: Console, width: int) -> None:
@@ -303,85 +319,21 @@ def _dataset_of(run: Run) -> Dataset:
 
 
 def _dataset_if_there(run: Run) -> Dataset | None:
-    """The data set for its pictures; a report can do without them."""
+    """The data set for its pictures and names; a report can do without them."""
     try:
-        return _dataset_of(run)
+        dataset = _dataset_of(run)
     except ValueError:
         return None
-
-
-def _parser(verb: str, **options: Any) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(prog=f"lira {verb}", exit_on_error=False, **options)
-
-
-def _parse_config(verb: str, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The configuration and the directory, which a plan can do without; and the flags that overlay the configuration."""
-    parser = _parser(verb, add_help=False, allow_abbrev=False)
-    parser.add_argument("config", metavar="CONFIG.toml")
-    parser.add_argument("--run-dir", required=verb != "plan" and "--help" not in argv)
-    return _parse(parser, argv)
+    if dataset.fingerprint != run.provenance["fingerprints"]["dataset"]:
+        warnings.warn(
+            f"{run.path}: goes without {dataset.name}, which is not as it was trained on", stacklevel=2
+        )
+        return None
+    return dataset
 
 
 def _exists(run_dir: str | None) -> bool:
     return run_dir is not None and (Path(run_dir) / "config.toml").exists()
-
-
-def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Parse known arguments; a mistake is a ConfigError of one line, not argparse's usage page."""
-    stderr = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(stderr):
-            return parser.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise ConfigError(f"{parser.prog}: {error}") from error
-    except SystemExit as error:
-        if error.code == 0:
-            raise
-        raise ConfigError(stderr.getvalue().strip().splitlines()[-1]) from error
-
-
-def _parse_all(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
-    """Parse arguments, all of which must be known."""
-    arguments, unknown = _parse(parser, argv)
-    if unknown:
-        raise ConfigError(f"{parser.prog}: unknown argument {unknown[0]!r}; see {parser.prog} --help")
-    return arguments
-
-
-def _with_flags(config: C, flags: list[str], prog: str) -> C | None:
-    """Overlay the flags, one for every field; None if help was asked for. Tyro's box of an error becomes one line."""
-    stderr = io.StringIO()
-    with contextlib.redirect_stderr(stderr):
-        try:
-            return tyro.cli(
-                type(config), default=config, args=flags, prog=prog, description="Flags overlay CONFIG.toml."
-            )
-        except SystemExit as stop:
-            if stop.code == 0:
-                return None
-            raise ConfigError(_unboxed(stderr.getvalue())) from stop
-
-
-def _flag_value(flags: list[str], name: str) -> str:
-    """What a flag is followed by; empty where it is not there."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument(name, dest="value", default="")
-    return parser.parse_known_args(flags)[0].value
-
-
-def _unboxed(box: str) -> str:
-    """The message in tyro's box, drawn in Unicode or ASCII: what stands above the first rule, and what was meant."""
-    lines = [line.strip("│|+╭╮╰╯ ") for line in box.splitlines()[1:]]
-    content = list(itertools.dropwhile(_is_rule, lines))
-    message = " ".join(itertools.takewhile(lambda line: not _is_rule(line), content))
-    meant = []
-    if "Perhaps you meant:" in content:
-        meant = [line.split()[0] for line in content if re.match(r"--\w", line)]
-    return message + (f"; did you mean {meant[0]}?" if meant else "")
-
-
-def _is_rule(line: str) -> bool:
-    return set(line) <= set("─-")
 
 
 @contextlib.contextmanager

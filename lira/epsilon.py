@@ -4,7 +4,8 @@ A bound at confidence 1 - a exceeds the true epsilon with probability at most a,
 carries that assumption in a sentence. Thresholds are chosen elsewhere, on a part of the scores that the bound itself
 does not use or by the caller. (`jax_privacy` offers a Bonferroni correction too. It divides by the corners of the ROC
 curve's hull, a number that the scores themselves chose, so it is not used. Nor is its `epsilon_from_gdp`, which takes
-absolute values of mu and so claims a positive epsilon for pure noise; the formula is here instead.)
+absolute values of mu and so claims a positive epsilon for pure noise; the formula is here instead. Its one-run bounds
+take membership for a fair coin, and so certify ln(p / (1 - p)) of a coin p for pure noise: see `coin_limit`.)
 
 On the Gaussian mechanism with mu = 1, epsilon 4.38 at delta 1e-5, one score a trial, 10,000 members and 10,000
 non-members: see `tests/test_epsilon.py`.
@@ -12,24 +13,25 @@ non-members: see `tests/test_epsilon.py`.
 `jax_privacy` is an extra: `pip install "lira[privacy]"`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import optimize, special, stats
 
 from lira.membership import is_paired
-from lira.metrics import roc
+from lira.metrics import Roc, roc
 from lira.metrics.counting import last_within
 
-__all__ = ["EpsilonBound", "epsilon_bounds", "gaussian_epsilon", "target_epsilons"]
+__all__ = ["EpsilonBound", "coin_limit", "epsilon_bounds", "gaussian_epsilon", "target_epsilons"]
 
 TRIALS = (
     "every score comes from a training of its own (independent trials): scores of one example over the models of a "
     "pool may, scores of many examples of one model may not"
 )
 ONE_RUN = (
-    "every example was a member by a fair coin of its own, and no score or threshold used the coins: the examples of "
-    "one model may, whose membership is random and whose pair was left out"
+    "every example was a member by a coin of its own, of one probability, and no score or threshold used the coins: the "
+    "examples of one model may, whose membership was drawn so and whose pair was left out"
 )
 GAUSSIAN = "the whole trade-off curve is a Gaussian mechanism's, which one threshold cannot show"
 ASSUMES = {
@@ -67,14 +69,16 @@ def epsilon_bounds(
     delta: float,
     confidence: float = 0.95,
     threshold: float | None = None,
+    independent: bool = False,
     seed: int = 0,
 ) -> dict[str, EpsilonBound]:
     """Lower bounds on epsilon from scores of members and of non-members, by four methods with different assumptions.
 
     - "clopper_pearson" (Nasr et al. 2021, arXiv 2101.04535, section IV): the larger of
       `ln((TPR_low - delta) / FPR_up)` and `ln((TNR_low - delta) / FNR_up)`.
-    - "one_run" (Steinke et al. 2023, arXiv 2305.08846, Theorem 5.2), guessing "member" only.
-    - "one_run_fdp" (Mahloujifar et al. 2024, arXiv 2410.22235), with the Gaussian mechanism's f.
+    - "one_run" (Steinke et al. 2023, arXiv 2305.08846, Theorem 5.2), guessing "member" only, less what the coin of
+      membership itself explains, see `coin_limit`.
+    - "one_run_fdp" (Mahloujifar et al. 2024, arXiv 2410.22235), with the Gaussian mechanism's f and such a coin.
     - "gdp" (Nasr et al. 2023, arXiv 2302.07956): `mu = Phi^-1(1 - FPR_up) - Phi^-1(FNR_up)`, then `gaussian_epsilon`.
 
     Which of them applies is for the caller to know, see `EpsilonBound.assumes`. For one example n of a pool, whose
@@ -88,6 +92,9 @@ def epsilon_bounds(
         confidence: in (0.5, 1), of each bound by itself.
         threshold: called a member from here on; chosen without these scores. None chooses it on a random half of them
             and measures on the other half.
+        independent: whether each example's membership is known to have been drawn by a coin of its own, all of one
+            probability, which need not be known. Scores cannot show it (a balanced design looks like fair coins), so
+            without it the one-run bounds are not given.
         seed: of that split.
 
     Returns:
@@ -115,8 +122,8 @@ def epsilon_bounds(
         )
     }
     if delta > 0:
-        found["one_run"] = auditor.epsilon_one_run(a, delta, threshold_strategy=strategy)
-        found["one_run_fdp"] = auditor.epsilon_one_run_fdp(a, delta, threshold_strategy=strategy)
+        if independent:
+            found |= _one_run_bounds(inside, outside, a, delta, threshold, seed)
         found["gdp"] = gaussian_epsilon(_mu(inside, outside, a, threshold, seed), delta)
     return {
         method: EpsilonBound(method, float(epsilon), delta, confidence, ASSUMES[method])
@@ -125,21 +132,30 @@ def epsilon_bounds(
 
 
 def target_epsilons(
-    scores: np.ndarray, keep: np.ndarray, *, delta: float, confidence: float = 0.95, method: str = "one_run"
+    scores: np.ndarray,
+    keep: np.ndarray,
+    *,
+    independent: bool,
+    delta: float,
+    confidence: float = 0.95,
+    method: str = "one_run",
 ) -> np.ndarray:
     """A lower bound on epsilon from each target of a pool by itself: all its examples, one training.
 
     The threshold for one half of the targets is the one that serves the other half best on average. What is assumed
-    is that membership was drawn example by example with fair coins (`keep_mask`) and that a target's scores were made
-    without its pair, as all attacks here do by default.
+    is that membership was drawn example by example with independent coins of one probability (`keep_mask`), and that a
+    target's scores were made without its pair, as all attacks here do by default. The probability is estimated, target
+    by target, and what it alone explains is not certified, see `coin_limit`.
 
     Args:
         scores: float `[T, N]`, higher = more likely a member.
         keep: bool `[T, N]`.
+        independent: whether the coins are known, or were declared, to be such. The memberships cannot show it: where
+            they are balanced or stratified nothing is claimed, so without it all bounds are 0.
         delta: in (0, 1).
         confidence: in (0.5, 1), of each bound by itself. For the largest of T bounds to hold, ask for
             `1 - 0.05 / T`.
-        method: "one_run" or "one_run_fdp", see `epsilon_bounds`; the second takes some 0.2 s a target.
+        method: "one_run" or "one_run_fdp", see `epsilon_bounds`.
 
     Returns:
         float64 `[T]`, 0 where nothing can be claimed.
@@ -148,49 +164,57 @@ def target_epsilons(
         ValueError: fewer than two pairs (or two models), an argument out of range, shapes disagree, NaN.
         ImportError: `jax_privacy` is missing.
     """
-    if method not in ("one_run", "one_run_fdp"):
+    if method not in ONE_RUN_METHODS:
         raise ValueError(f'method must be "one_run" or "one_run_fdp", one training each; got {method!r}')
+    bound = ONE_RUN_METHODS[method]
     _check_levels(delta, confidence)
     if delta == 0:
         raise ValueError("delta must be positive for one-run bounds; got 0")
-    auditing = _auditing()
+    _auditing()
     scores, keep = np.asarray(scores), np.asarray(keep)
     pooled = roc(scores, keep)  # checks them
     if pooled.num_clusters < 2:
         raise ValueError(
             "target_epsilons chooses thresholds on other targets: give at least two pairs (or models)"
         )
-
-    def bound(true: int, false: int, members: int, nonmembers: int) -> float:
-        guesses = (
-            np.repeat([1.0, 0.0], [hit, total - hit]) for hit, total in ((true, members), (false, nonmembers))
-        )
-        auditor = auditing.CanaryScoreAuditor(*guesses)
-        audit = getattr(auditor, f"epsilon_{method}")
-        return float(audit(1 - confidence, delta, threshold_strategy=auditing.Explicit(0.5)))
-
+    epsilons = np.zeros(len(scores))
+    if not independent:
+        return epsilons
     group = np.arange(len(scores)) // 2 if is_paired(keep) else np.arange(len(scores))
     first = group < (group[-1] + 1) // 2
-    epsilons = np.empty(len(scores))
     for half, other in ((first, ~first), (~first, first)):
+        # One average target of the other half.
         curve = roc(scores[other], keep[other])
-        wanted = np.geomspace(1, curve.num_nonmembers / 2, GRID)
-        points = np.unique(last_within(curve.false_positives, wanted))
-        counts = np.stack([curve.true_positives, curve.false_positives])[:, points]
-        totals = np.array([curve.num_members, curve.num_nonmembers])
-        # One average target.
-        averages = np.round(np.column_stack([counts.T, np.tile(totals, (len(points), 1))]) / other.sum())
-        best = np.argmax([bound(*row) for row in averages.astype(int)])
-        threshold = curve.thresholds[points[best]]
+        threshold = _best_threshold(curve, int(other.sum()), bound, 1 - confidence, delta)
         for t in np.flatnonzero(half):
-            found = scores[t] >= threshold
-            epsilons[t] = bound(
-                int(np.sum(found & keep[t])),
-                int(np.sum(found & ~keep[t])),
-                int(np.sum(keep[t])),
-                int(np.sum(~keep[t])),
-            )
+            counts = _counts(scores[t], keep[t], threshold)
+            limit = coin_limit(*counts[2:], (1 - confidence) / 2)
+            epsilons[t] = bound(*counts, (1 - confidence) / 2, delta, limit)
     return epsilons
+
+
+def coin_limit(members: int, nonmembers: int, level: float) -> float:
+    """The upper confidence limit of max(p, 1 - p), where each example was a member by a coin of probability p.
+
+    One-run bounds compare how many guesses are right with what a fair coin allows. By a coin p the odds that a guess is
+    right are at most e^epsilon p / (1 - p), not e^epsilon, so that a bound exceeds epsilon by ln(p / (1 - p)) where it
+    takes the coin for a fair one. (What delta adds is, for each example and whatever the coins, at most delta, half of
+    what Theorem 5.2 of arXiv 2305.08846 reckons with.) Not being seen to be unfair does not make a coin fair, hence the
+    limit: Clopper and Pearson's, for both sides together.
+
+    Args:
+        members: how many heads.
+        nonmembers: how many tails.
+        level: the probability that the limit is too low, at most.
+
+    Returns:
+        From 0.5 to 1.
+
+    >>> round(coin_limit(900, 100, 0.025), 3)
+    0.92
+    """
+    count, total = max(members, nonmembers), members + nonmembers
+    return float(stats.beta.ppf(1 - level / 2, count + 1, total - count)) if count < total else 1.0
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:
@@ -237,6 +261,106 @@ def _ranked(
         ends = [np.searchsorted(distinct, threshold, side) for side in ("left", "right")]
         threshold = (sum(map(float, ends)) - 1) / 2
     return ranks[: len(inside)], ranks[len(inside) :], threshold
+
+
+# --- One-run bounds from counts -------------------------------------------------------------------------------------
+
+
+def _one_run(
+    true: int, false: int, members: int, nonmembers: int, level: float, delta: float, coin: float
+) -> float:
+    """The bound of Steinke et al. at `level` from guesses of "member", `true` right and `false` wrong ones."""
+    if coin >= 1:
+        return 0.0
+    auditing = _auditing()
+    guesses = (
+        np.repeat([1.0, 0.0], [hit, total - hit]) for hit, total in ((true, members), (false, nonmembers))
+    )
+    auditor = auditing.CanaryScoreAuditor(*guesses)
+    apparent = auditor.epsilon_one_run(level, delta, threshold_strategy=auditing.Explicit(0.5))
+    return max(0.0, float(apparent) - float(special.logit(coin)))
+
+
+def _one_run_fdp(
+    true: int, false: int, members: int, nonmembers: int, level: float, delta: float, coin: float
+) -> float:
+    """The bound of Mahloujifar et al. (Algorithm 3) at `level`, for a coin of at most `coin`.
+
+    An event of probability x within the members has at least F(x) = Phi(Phi^-1(x) - mu) within the non-members, so
+    guesses whose right ones weigh r weigh at least (1 - p) F(r / p) in wrong ones. The paper has F(r) for the fair
+    coin, which by convexity is no more than F(2 r) / 2; the smaller of both is taken, so that a fair coin gives its
+    bound. No shift of epsilon would do, since the whole curve is inferred from one point of it: noise at 90 % members reads
+    3.8 where the coin is taken for fair, and ln(.9 / .1) is 2.2.
+    """
+    m, guesses = members + nonmembers, true + false
+
+    def excess(mu: float) -> float:
+        """Positive where so many right guesses contradict mu at `level`."""
+
+        def wrong(right: float) -> float:
+            plain = special.ndtr(special.ndtri(right) - mu)
+            return min(plain, (1 - coin) * special.ndtr(special.ndtri(min(right / coin, 1.0)) - mu))
+
+        r, h = level * true / m, level * false / m
+        for i in range(true - 1, -1, -1):
+            higher = max(h, wrong(r))
+            if higher == h:
+                break  # neither changes any more
+            r, h = min(r + i / (guesses - i) * (higher - h), 1.0), higher
+        return r + h - guesses / m
+
+    if coin >= 1 or excess(0.0) <= 0:
+        return 0.0
+    high = 1.0
+    while excess(high) > 0:
+        high *= 2
+    return gaussian_epsilon(optimize.root_scalar(excess, bracket=(0.0, high), xtol=1e-9).root, delta)
+
+
+ONE_RUN_METHODS = {"one_run": _one_run, "one_run_fdp": _one_run_fdp}
+
+
+def _one_run_bounds(
+    inside: np.ndarray, outside: np.ndarray, a: float, delta: float, threshold: float | None, seed: int
+) -> dict[str, float]:
+    """Both one-run bounds at level `a`, half of it the coin's; without a threshold one that a random half chose."""
+    scores = np.concatenate([inside, outside])[None]
+    keep = np.arange(scores.size)[None] < len(inside)
+    coin = coin_limit(len(inside), len(outside), a / 2)
+    found = {}
+    # Halves of the examples, not of each side: of those that remain each is a member by its coin still.
+    chosen = np.random.default_rng(seed).permutation(scores.size) < scores.size // 2
+    for method, bound in ONE_RUN_METHODS.items():
+        kept, at = slice(None), threshold
+        if at is None:
+            kept, at = ~chosen, np.inf
+            if keep[:, chosen].any() and not keep[:, chosen].all():
+                at = _best_threshold(roc(scores[:, chosen], keep[:, chosen]), 1, bound, a, delta)
+        found[method] = bound(*_counts(scores[0, kept], keep[0, kept], at), a / 2, delta, coin)
+    return found
+
+
+def _best_threshold(
+    curve: Roc, targets: int, bound: Callable[..., float], level: float, delta: float
+) -> float:
+    """The threshold of GRID that gives an average target of a pooled curve the largest bound."""
+    wanted = np.geomspace(1, max(curve.num_nonmembers / 2, 1), GRID)
+    points = np.unique(last_within(curve.false_positives, wanted))
+    counts = np.stack([curve.true_positives, curve.false_positives])[:, points]
+    totals = np.array([curve.num_members, curve.num_nonmembers])
+    averages = np.round(np.column_stack([counts.T, np.tile(totals, (len(points), 1))]) / targets).astype(int)
+    coin = coin_limit(int(averages[0, 2]), int(averages[0, 3]), level / 2)
+    best = np.argmax([bound(*map(int, row), level / 2, delta, coin) for row in averages])
+    return float(curve.thresholds[points[best]])
+
+
+def _counts(scores: np.ndarray, keep: np.ndarray, threshold: float) -> tuple[int, int, int, int]:
+    """True and false positives, members and non-members of one target, `[N]` both."""
+    found = scores >= threshold
+    return int(np.sum(found & keep)), int(np.sum(found & ~keep)), int(np.sum(keep)), int(np.sum(~keep))
+
+
+# --- The Gaussian mechanism's mu ------------------------------------------------------------------------------------
 
 
 def _mu(inside: np.ndarray, outside: np.ndarray, a: float, threshold: float | None, seed: int) -> float:

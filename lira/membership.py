@@ -2,7 +2,19 @@
 
 import numpy as np
 
-__all__ = ["check_num_models", "is_paired", "keep_mask", "pair_rows"]
+__all__ = [
+    "check_num_models",
+    "have_independent_counts",
+    "is_paired",
+    "keep_mask",
+    "pair_rows",
+    "related_rows",
+]
+
+# Standard errors from which on counts are not those of independent coins, and memberships of two models related.
+SPREAD_LIMIT, RELATION_LIMIT = 3.0, 6.0
+# What correlation two models must have beyond that of the others, besides: less gives next to nothing away.
+RELATION = 0.3
 
 
 def check_num_models(num_models: int) -> None:
@@ -66,3 +78,57 @@ def pair_rows(keep: np.ndarray) -> np.ndarray:
         else:
             waiting.setdefault(bits.tobytes(), []).append(row)
     return np.array(sorted(pairs), dtype=int).ravel()
+
+
+def have_independent_counts(keep: np.ndarray) -> bool:
+    """Whether the examples' counts of IN models spread as those of independent coins do; `keep` is bool `[M, N]`.
+
+    Counts that are equal, or nearly so, know of each model what the others do not have: an example with one IN model
+    less among the others is a member. Counts that spread more (examples that many models hold, and others that few do)
+    give members away, too. Each model's coin may have a probability p_m of its own: then the counts' variance is the sum
+    of p_m (1 - p_m), and twice the sum of the models' covariances is what is beyond it.
+    """
+    keep = np.asarray(keep)
+    N = keep.shape[1]
+    rates = keep.mean(axis=1)
+    variances = rates * (1 - rates)
+    counts = keep.sum(axis=0)
+    # The sum over pairs i < j of v_i v_j.
+    products = (variances.sum() ** 2 - np.square(variances).sum()) / 2
+    beyond = counts.var() - variances.sum()
+    return bool(abs(beyond) <= SPREAD_LIMIT * 2 * np.sqrt(products / N) + 1e-12)
+
+
+def related_rows(keep: np.ndarray, member: np.ndarray | None = None) -> tuple[int, int] | None:
+    """Two models one of which gives the other's memberships away, such as twins, or mates that are not paired.
+
+    Their memberships are correlated, or opposite, by more than those of other models are: by .3, and by six standard
+    errors. All models alike may be correlated, as they are in an exactly balanced pool.
+
+    Args:
+        keep: bool `[M, N]`.
+        member: bool `[T, N]` of outside targets; None relates the models of the pool to each other.
+
+    Returns:
+        The rows of the most related two: of the target (or of a model) and of a model of the pool; None without any.
+    """
+    rows = _standardised(keep)
+    others = rows if member is None else _standardised(member)
+    correlations = others @ rows.T / keep.shape[1]
+    # A model that holds all or nothing tells nothing.
+    compared = np.outer(others.any(axis=1), rows.any(axis=1))
+    if member is None:
+        compared = np.triu(compared, 1)
+    if not compared.any():
+        return None
+    away = np.where(compared, np.abs(correlations - np.median(correlations[compared])), 0)
+    first, second = np.unravel_index(np.argmax(away), away.shape)
+    limit = max(RELATION, RELATION_LIMIT / np.sqrt(keep.shape[1]))
+    return (int(first), int(second)) if away[first, second] > limit else None
+
+
+def _standardised(keep: np.ndarray) -> np.ndarray:
+    """Memberships with mean 0 and variance 1 over the examples, float32 `[M, N]`; 0 of a model that holds all or none."""
+    rates = keep.mean(axis=1, keepdims=True)
+    scales = np.sqrt(rates * (1 - rates))
+    return ((keep - rates) / np.where(scales > 0, scales, 1)).astype(np.float32)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from lira.learning.recipe import SIGNALS
 from lira.store.run import Run
 from lira.store.zarr import RunError
 
-__all__ = ["pool_of", "score"]
+__all__ = ["pool_of", "score", "score_each"]
 
 # Patches along each axis of an image whose means are its features.
 PATCHES = 8
@@ -30,7 +31,7 @@ def score(run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None)
 
     Args:
         run: the run.
-        dataset: its data, which `quantile_regression` reads; None goes without that attack.
+        dataset: its data, whose features `quantile_regression` and `pmia_neighbours_fixed` read; None goes without them.
         pool: `pool_of(run, dataset)`, where it is there already.
 
     Returns:
@@ -40,12 +41,18 @@ def score(run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None)
     Raises:
         RunError: fewer than four trained models are usable.
     """
+    return dict(score_each(run, dataset, pool=pool))
+
+
+def score_each(
+    run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """`score`, one attack after the other: name and scores `[m, N]`, for those who need not hold all of them."""
     pairs = len(run.models) // 2
     if pairs < 2 and not run.is_imported:
         raise RunError(
             f"{run.path}: has {pairs} complete pairs of models, and the attacks need two: train it first"
         )
-    scores = {}
     for name, attack in ATTACKS.items():
         stored = run.scores(name)
         if stored is None:
@@ -56,23 +63,25 @@ def score(run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None)
             stored = computed[name]
             with run.lock():
                 run.write_scores(name, stored)
-        scores[name] = stored
-    return scores
+        yield name, stored
 
 
 def pool_of(run: Run, dataset: Dataset | None = None) -> Pool:
     """The run's usable models as the attacks see them; arrays stay on disk, and features undone, until they are read."""
     features = population_features = None
-    if dataset is not None and dataset.x_test is not None and dataset.y_test is not None:
+    if dataset is not None:
         features = _Features(dataset.x, dataset.y, dataset.num_classes)
-        population_features = _Features(dataset.x_test, dataset.y_test, dataset.num_classes)
+        if dataset.x_test is not None and dataset.y_test is not None:
+            population_features = _Features(dataset.x_test, dataset.y_test, dataset.num_classes)
+    labels = run.labels
     return Pool(
         {name: run.signal(name) for name in ("phi", *SIGNALS) if run.holds(name)},
         run.keep,
         population=run.signal("phi_test") if run.holds("phi_test") else None,
         features=features,
         population_features=population_features,
-        independent=not run.is_imported,
+        labels=labels if (labels >= 0).all() else None,
+        independent=run.independent,
     )
 
 

@@ -5,6 +5,7 @@ of logits: losses, confidences, probability vectors, one binary logit (NumPy, fl
 """
 
 import warnings
+from dataclasses import dataclass
 from typing import Protocol
 
 import jax
@@ -17,6 +18,7 @@ Array = jax.Array | np.ndarray
 
 __all__ = [
     "Array",
+    "ModelRows",
     "SaturatedWarning",
     "SignalArray",
     "entropy",
@@ -69,6 +71,22 @@ def native_floats(values: object) -> np.ndarray:
     if array.dtype.kind not in "biufV" or array.dtype.names is not None:
         raise ValueError(f"values must be real numbers; got an array of {array.dtype}")
     return np.asarray(array, np.float32 if np.can_cast(array.dtype, np.float32) else np.float64, order="C")
+
+
+@dataclass(frozen=True, eq=False)
+class ModelRows:
+    """Some models of a signal, read when their examples are."""
+
+    signal: SignalArray
+    rows: np.ndarray  # int [m]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.rows), *self.signal.shape[1:])
+
+    def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
+        models, examples = index
+        return np.asarray(self.signal[:, examples])[self.rows[models]]
 
 
 # --- From logits ----------------------------------------------------------------------------------------------------

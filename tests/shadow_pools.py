@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import expit
 
+from lira.attacks import Leave
+from lira.attacks._opponents import drop_draws
 from lira.membership import keep_mask
 
 MODES = ("pair", "balanced", "independent", "outside")
@@ -24,7 +26,8 @@ class Pool(NamedTuple):
     @property
     def options(self) -> dict[str, Any]:
         """What an attack is told besides phi and keep."""
-        return {"target": self.target, "leave": "pair" if self.mode in ("pair", "outside") else "one"}
+        leave: dict[str, Leave] = {"balanced": "one", "independent": "independent"}
+        return {"target": self.target, "leave": leave.get(self.mode, "pair")}
 
     @property
     def populations(self) -> dict[str, Any]:
@@ -75,11 +78,28 @@ def targets(pool: Pool) -> Iterator[Target]:
     for t in models:
         others = models // 2 != t // 2 if pool.mode == "pair" else models != t
         inside, outside = pool.keep & others[:, None], ~pool.keep & others[:, None]
-        if pool.mode == "balanced":  # the first M/2 - 1 on each side, in model order
-            inside, outside = (
-                mask & (np.cumsum(mask, axis=0) <= len(models) // 2 - 1) for mask in (inside, outside)
-            )
+        if pool.mode == "balanced":
+            inside, outside = left_of_balanced(pool.keep, int(t))
         yield Target(pool.phi[t].astype(float), inside, outside, pool.population[t].astype(float), others)
+
+
+def left_of_balanced(keep: np.ndarray, t: int) -> tuple[np.ndarray, np.ndarray]:
+    """IN and OUT models, bool `[M, N]` each, of an exactly balanced pool without model t.
+
+    The side that t is not on has one model more, and loses one of its models, whichever the draw says.
+    """
+    others = np.arange(len(keep)) != t
+    sides = np.stack([keep & others[:, None], ~keep & others[:, None]])
+    draws = np.asarray(drop_draws(np.array([t]), np.arange(keep.shape[1])))[0]
+    for n, member in enumerate(keep[t]):
+        candidates = np.flatnonzero(sides[int(member), :, n])
+        sides[int(member), candidates[draws[n, int(member)] % len(candidates)], n] = False
+    return sides[0], sides[1]
+
+
+def without_others(array: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """The rows of `array` [M, N, ...] that are used of each example, as many of all: `[c, N, ...]`."""
+    return np.stack([array[used[:, n], n] for n in range(used.shape[1])], axis=1)
 
 
 def probability(phi: np.ndarray) -> np.ndarray:

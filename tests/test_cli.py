@@ -218,19 +218,23 @@ def test_runs_of_other_code_come_and_go(tmp_path, config, capsys):
     assert run("run", config, "--run-dir", place, "--recipe.epochs", 30) == 0
     assert run("export", "carlini", place, tmp_path / "carlini") == 0
     assert "8 models; no x_train.npy" in capsys.readouterr().out
-    assert run("import", "carlini", tmp_path / "carlini", tmp_path / "back") == 0
+    assert run("import", "carlini", tmp_path / "carlini", tmp_path / "back", "--independent") == 0
     assert "8 models, 100 examples, 1 queries; next: lira report" in capsys.readouterr().out
     assert run("report", tmp_path / "back") == 0
     theirs, ours = (
         json.loads((each / "metrics.json").read_text())["attacks"] for each in (tmp_path / "back", place)
     )
-    # The export has no entropies, which those that are not there read, and the shadow classifiers where they can.
-    assert set(ours) - set(theirs) == {"entropy_threshold", "modified_entropy_threshold"}
+    # The export has no entropies and no images, which those that are not there read, and the shadow classifiers where
+    # they can.
+    assert set(ours) - set(theirs) == {
+        *("entropy_threshold", "modified_entropy_threshold", "pmia_neighbours_fixed")
+    }
     same = [name for name in theirs if not name.startswith("shadow")]
     assert {name: theirs[name] for name in same} == {name: ours[name] for name in same}
     page = (tmp_path / "back/report.html").read_text()
     assert "scores/0000000030.npy (carlini)" in page
     assert "recipe of imported models is not known" in page
+    assert "<dt>memberships drawn by independent coins</dt><dd>declared</dd>" in page
     capsys.readouterr()
     assert run("train", tmp_path / "back") == 2
     assert re.fullmatch(

@@ -1,4 +1,4 @@
-"""Moments of the IN and OUT sides without what each target leaves out, in float64 under jit."""
+"""Moments and medians of the IN and OUT sides without what each target leaves out, in float64 under jit."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -12,10 +12,22 @@ import numpy as np
 from lira.attacks._opponents import Block, Side
 from lira.attacks._pool import Array
 
-__all__ = ["PooledSums", "Walk", "float64", "moments", "pooled_sums", "side_sums"]
+__all__ = [
+    "SD_FLOOR",
+    "PooledSums",
+    "Walk",
+    "float64",
+    "median",
+    "middle",
+    "moments",
+    "pooled_sums",
+    "side_sums",
+]
 
 Tree = TypeVar("Tree")
 Walk = Iterable[tuple[slice, Block]]
+# A spread below this, relative to 1 + |mean|, is the rounding of float32 phi and not a property of the models.
+SD_FLOOR = 2.0**-20
 
 
 class PooledSums(NamedTuple):
@@ -46,6 +58,31 @@ def moments(values: Array, side: Side) -> tuple[jax.Array, jax.Array, jax.Array]
     # Below float64's cancellation error nothing is left but rounding.
     left = jnp.where(left > 1e-13 * squares, left, 0.0)
     return rest, mean - deviation / jnp.maximum(rest, 1), left
+
+
+def middle(values: Array, mask: Array) -> np.ndarray:
+    """What the median of a side becomes with none or one value removed, `[5, n, Q]`.
+
+    [0] is the median of all c values. With one removed it is the mean of the elements (c - 2) // 2 and
+    (c - 1) // 2 of the rest: [1] and [3] are those elements of all values, sorted, [2] and [4] their successors,
+    which take their place where the removed value is not above them.
+    """
+    ordered = np.sort(np.where(mask[..., None], values, np.inf).transpose(1, 2, 0), axis=-1)  # [n, Q, M]
+    count = mask.sum(axis=0)[:, None, None]
+    low, high = (count - 2) // 2, (count - 1) // 2
+    index = np.concatenate([high, count // 2, low, low + 1, high, high + 1], axis=-1)
+    index = np.broadcast_to(np.clip(index, 0, len(values) - 1), (*ordered.shape[:2], 6))
+    picks = np.take_along_axis(ordered, index, axis=-1).transpose(2, 0, 1).astype(np.float64)
+    return np.concatenate([picks[:2].mean(axis=0, keepdims=True), picks[2:]])
+
+
+def median(side: Side, middle: Array) -> jax.Array:
+    """The median of a side without what each target removes, `[T, n, Q]`; `middle` is what that function found."""
+    everything, low, after_low, high, after_high = middle
+    without = 0.5 * (
+        jnp.where(side.removed > low, low, after_low) + jnp.where(side.removed > high, high, after_high)
+    )
+    return jnp.where(side.removes[..., None], without, everything)
 
 
 def side_sums(walk: Walk, sums: Callable[[Block, Side], Tree]) -> list[Tree]:

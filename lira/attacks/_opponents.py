@@ -1,7 +1,9 @@
 """The opponents of a target: the models of a pool that serve against it, and on which side of an example each stands."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,12 +21,15 @@ from lira.attacks._pool import (
     read_where_it_is,
     scoring,
 )
+from lira.membership import have_independent_counts, related_rows
 
-__all__ = ["Block", "Group", "Opponents", "Side", "opponents_of"]
+__all__ = ["Block", "Group", "Opponents", "Side", "check_relations", "drop_draws", "opponents_of"]
 
-# How many IN and OUT models an example keeps; None: all that are left.
-Cuts = tuple[int | None, int | None]
+# How many IN and OUT models an example keeps, traced where compiled; None: all that are left.
+Cuts = tuple[Any, Any]
 UNCUT: Cuts = (None, None)
+# Of the draws that say which models an example goes without.
+SEED = 0
 SIDES: tuple[str, ...] = ("IN", "OUT", "IN or OUT")
 
 
@@ -69,7 +74,9 @@ class Opponents:
     target: SignalArray | None
     """[T, N, Q]; None attacks the M models of the pool"""
     leave: Leave
-    """"pair" or "one" """
+    """what is left out with a target"""
+    in_row_order: bool
+    """whether the first models of a side are kept, as the authors' code does, or random ones"""
     groups: list[Group]
     fewest: dict[str, int]
     """of "IN", "OUT" and "IN or OUT" models, the fewest that an example has left against any target"""
@@ -121,13 +128,30 @@ class Opponents:
         for examples, fresh in blocks(*(shape or self.shape)):
             values = transform(read_where_it_is(self.phi, examples, self.names[0]))
             inside = self.keep[:, examples]
+            numbers = np.arange(examples.start, examples.stop, dtype=np.uint32)
             if self.target is not None:
                 attacked = transform(read_where_it_is(self.target, examples, self.names[1]))
-                yield examples, _outside_targets(attacked, values, inside, fresh, group.cuts)
+                yield (
+                    examples,
+                    _outside_targets(
+                        attacked,
+                        values,
+                        inside,
+                        fresh,
+                        numbers,
+                        group.cuts,
+                        in_row_order=self.in_row_order,
+                    ),
+                )
             elif self.leave == "pair":
                 yield examples, _without_pairs(values, inside, fresh)
             else:
-                yield examples, _without_one(values, inside, fresh, *group)
+                yield (
+                    examples,
+                    _without_one(
+                        values, inside, fresh, numbers, group.rows, group.cuts, in_row_order=self.in_row_order
+                    ),
+                )
 
     def score(
         self,
@@ -159,22 +183,36 @@ class Opponents:
 
 
 def opponents_of(
-    phi: SignalArray, keep: np.ndarray, target: SignalArray | None, leave: Leave, *, cut: bool = False
+    phi: SignalArray,
+    keep: np.ndarray,
+    target: SignalArray | None,
+    leave: Leave,
+    *,
+    in_row_order: bool = False,
 ) -> Opponents:
     """Check a pool, and group its targets by what is left of it against them.
 
-    Leaving one target out of an exactly balanced design would leak its membership through the counts, so each side
-    is cut to its smallest count over all examples, once the target is left out. Whether that lowers the smallest
-    count depends on the target, hence up to four groups. `cut=True` cuts pools of other designs, too; complementary
-    pairs have equal counts by themselves.
+    Where memberships are not independent coins, what remains of a pool without the target gives its membership away:
+    through the number of IN models, and through who is among them. So each side is cut to its smallest count over all
+    examples, once the target is left out, and a random model is dropped for each target and example, drawn without a look
+    at memberships. Complementary pairs have equal counts by themselves.
+
+    `leave="one"` always cuts, `leave="independent"` and outside targets where counts do not spread as those of
+    independent coins do. `in_row_order=True` cuts as the authors' code does, always, to the first models of a side and to
+    the smallest count of each target, hence up to four groups: in pools that are not pairs this leaks.
 
     Raises:
         ValueError: as `check_pool`.
+        UnfitPoolError: two models give each other's memberships away.
+
+    Warns:
+        UserWarning: counts are not those of independent coins, which `leave="independent"` says they are.
     """
     keep = np.asarray(keep)
     M, N, _ = check_pool(phi, keep, target, leave)
     every = np.arange(M if target is None else target.shape[0])
     counts = np.stack([keep.sum(axis=0), M - keep.sum(axis=0)])  # [2, N]
+    cut = in_row_order or _needs_cut(keep, target is not None, leave)
     fewest, total, either = counts.min(axis=1), counts.sum(axis=1), M
     groups = [Group(every)]
     if target is not None:
@@ -183,26 +221,53 @@ def opponents_of(
     elif leave == "pair":
         fewest, total, either = fewest - 1, total - N, M - 2
     else:
+        check_relations(keep)
         # [M, 2]: does leaving model t out take one from an example that has the fewest?
         lowers = np.stack(
             [keep[:, counts[0] == fewest[0]].any(axis=1), (~keep[:, counts[1] == fewest[1]]).any(axis=1)], 1
         )
-        if cut or (counts == counts[:, :1]).all():
+        held, least = keep.sum(axis=1), (fewest - lowers).min(axis=0)
+        if in_row_order:
             kinds = np.unique(lowers, axis=0)
             groups = [
                 Group(np.flatnonzero((lowers == kind).all(axis=1)), tuple(fewest - kind)) for kind in kinds
             ]
-        held = keep.sum(axis=1)
-        fewest, total, either = (
-            (fewest - lowers).min(axis=0),
-            total - [held.max(), N - held.min()],
-            M - 1,
-        )
+        elif cut:
+            groups = [Group(every, tuple(least))]
+        fewest, total, either = least, total - [held.max(), N - held.min()], M - 1
     if groups[0].cuts != UNCUT:
         total, either = fewest * N, fewest.sum()
     by_side = dict(zip(SIDES, map(int, (*fewest, either)), strict=True))
     totals = dict(zip(SIDES[:2], map(int, total), strict=True))
-    return Opponents(phi, keep, target, leave, groups, by_side, totals)
+    return Opponents(phi, keep, target, leave, in_row_order, groups, by_side, totals)
+
+
+def _needs_cut(keep: np.ndarray, outside: bool, leave: Leave) -> bool:
+    """Whether counts of IN and OUT models would give memberships away; of an outside target, too, that was one of them."""
+    if not outside and leave != "independent":
+        return leave == "one"
+    if have_independent_counts(keep):
+        return False
+    if outside:
+        counts = keep.sum(axis=0)
+        return bool((counts != counts[0]).any())
+    warnings.warn(
+        "counts of IN models do not spread as those of independent coins do: each side is cut to its smallest count, as "
+        'leave="one" does',
+        stacklevel=4,
+    )
+    return True
+
+
+def check_relations(keep: np.ndarray) -> None:
+    """Raise UnfitPoolError where a model's memberships follow from another's."""
+    related = related_rows(keep)
+    if related is not None:
+        raise UnfitPoolError(
+            f"models {related[0]} and {related[1]} give each other's memberships away, which are much more alike, or "
+            f"opposite, than those of other models: leave one of the two out of the pool, or use global_threshold, which "
+            f"needs no shadow models"
+        )
 
 
 def _store(scores: np.ndarray, computed: Iterable[tuple[np.ndarray, slice, Array]]) -> None:
@@ -219,12 +284,21 @@ def _store(scores: np.ndarray, computed: Iterable[tuple[np.ndarray, slice, Array
 # --- Parted on the device: what a target removes takes as much memory as phi, for each side -------------------------
 
 
-@jax.jit
-def _outside_targets(attacked: Array, values: Array, inside: Array, fresh: Array, cuts: Cuts) -> Block:
+@partial(jax.jit, static_argnames="in_row_order")
+def _outside_targets(
+    attacked: Array,
+    values: Array,
+    inside: Array,
+    fresh: Array,
+    examples: Array,
+    cuts: Cuts,
+    *,
+    in_row_order: bool,
+) -> Block:
     """No target removes anything."""
     nothing = jnp.zeros((1, *values.shape[1:]), values.dtype), jnp.zeros((1, values.shape[1]), bool)
     masks = [
-        mask if cut is None else mask & (jnp.cumsum(mask, axis=0) <= cut)
+        mask if cut is None else _keep_some(mask, examples, cut, in_row_order)
         for mask, cut in zip((inside, ~inside), cuts, strict=True)
     ]
     return Block(attacked, values, fresh, *(Side(mask, *nothing) for mask in masks))
@@ -239,25 +313,72 @@ def _without_pairs(values: Array, inside: Array, fresh: Array) -> Block:
     return Block(values, values, fresh, *sides)
 
 
-@jax.jit
-def _without_one(values: Array, inside: Array, fresh: Array, rows: Array, cuts: Cuts) -> Block:
+@partial(jax.jit, static_argnames="in_row_order")
+def _without_one(
+    values: Array,
+    inside: Array,
+    fresh: Array,
+    examples: Array,
+    rows: Array,
+    cuts: Cuts,
+    *,
+    in_row_order: bool,
+) -> Block:
     """Each of the targets `rows` is left out alone."""
-    sides = (
-        Side(mask, values[rows], mask[rows]) if cut is None else _cut_one(values, mask, rows, cut)
-        for mask, cut in zip((inside, ~inside), cuts, strict=True)
-    )
+    sides = []
+    draws = None if cuts[0] is None or in_row_order else drop_draws(rows, examples)
+    for index, (mask, cut) in enumerate(zip((inside, ~inside), cuts, strict=True)):
+        if cut is None:
+            sides.append(Side(mask, values[rows], mask[rows]))
+        else:
+            kept = _keep_some(mask, examples, cut + 1, in_row_order)
+            rank = cut if draws is None else draws[..., index] % (cut + 1).astype(jnp.uint32)
+            sides.append(_drop_one(values, kept, rows, cut, rank))
     return Block(values[rows], values, fresh, *sides)
 
 
-def _cut_one(values: Array, mask: Array, rows: Array, cut: int) -> Side:
-    """Leave one target out of a side and keep the first `cut` of the rest, in model order.
+def _keep_some(mask: Array, examples: Array, most: Array, in_row_order: bool) -> Array:
+    """At most so many models of a side, `[M, n]`: the first, or some that are drawn for each example."""
+    if in_row_order:
+        return mask & (jnp.cumsum(mask, axis=0) <= most)
 
-    These are the first cut + 1 less one: the target where it is among them, else the last of them.
+    def draw(example: Array) -> Array:
+        key = jax.random.fold_in(jax.random.split(jax.random.key(SEED))[0], example)
+        return jax.random.bits(key, (len(mask),), jnp.uint32)
+
+    def keep_some(mask: Array, examples: Array) -> Array:
+        order = jnp.where(mask, jax.vmap(draw, out_axes=1)(examples), jnp.uint32(2**32 - 1))
+        return mask & (most > 0) & (order <= jnp.sort(order, axis=0)[most - 1])
+
+    # In exactly balanced pools there is nothing to sort.
+    enough = jnp.all(jnp.sum(mask, axis=0) <= most)
+    return jax.lax.cond(enough, lambda mask, _: mask, keep_some, mask, examples)
+
+
+def drop_draws(rows: Array, examples: Array) -> Array:
+    """Random numbers for the IN and the OUT side, uint32 `[T, n, 2]`, a function of target and example alone."""
+
+    def draw(row: Array, example: Array) -> Array:
+        key = jax.random.split(jax.random.key(SEED))[1]
+        return jax.random.bits(jax.random.fold_in(jax.random.fold_in(key, row), example), (2,), jnp.uint32)
+
+    return jax.vmap(jax.vmap(draw, (None, 0)), (0, None))(rows, examples)
+
+
+def _drop_one(values: Array, kept: Array, rows: Array, cut: Array, rank: Array) -> Side:
+    """Leave one target out of a side, or where it is not among the `cut` + 1 that are kept the one of that rank.
+
+    Args:
+        values: `[M, n, Q]`.
+        kept: bool `[M, n]`; `cut` of an example where leaving the target out takes none from it.
+        rows: int `[T]`, the targets.
+        cut: how many are to be left.
+        rank: int `[T, n]` or one for all, from 0 to `cut`.
     """
-    rank = jnp.cumsum(mask, axis=0)
-    mask = mask & (rank <= cut + 1)
-    last = mask & (rank == cut + 1)
-    is_target = mask[rows]
-    last_value = jnp.where(last[..., None], values, 0).sum(axis=0)
-    removed = jnp.where(is_target[..., None], values[rows], last_value)
-    return Side(mask, removed, is_target | last.any(axis=0))
+    count = jnp.cumsum(kept, axis=0)
+    rank = jnp.broadcast_to(rank, (len(rows), kept.shape[1])).astype(count.dtype)
+    at = jax.vmap(lambda count, rank: jnp.searchsorted(count, rank + 1), (1, 1), 1)(count, rank)
+    drawn = jnp.take_along_axis(values, jnp.minimum(at, len(kept) - 1)[..., None], axis=0)
+    is_target = kept[rows]
+    removed = jnp.where(is_target[..., None], values[rows], drawn)
+    return Side(kept, removed, is_target | (count[-1] > cut))

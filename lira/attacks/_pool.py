@@ -4,13 +4,13 @@ import contextlib
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lira.membership import is_paired
+from lira.membership import is_paired, pair_rows
 from lira.signals import Array, SignalArray, native_floats
 
 __all__ = [
@@ -37,8 +37,9 @@ ACCELERATOR_FACTOR = 16
 # 0.1 us an element there, and compiling their thirty programs for it takes a minute.
 ACCELERATOR_ELEMENTS = 1 << 28
 
-# What is left out of a pool with a target of its own: its pair, or itself alone.
-Leave = Literal["pair", "one"]
+# What is left out of a pool with a target of its own: its pair; itself alone, and others at random until all examples
+# have equal counts; or itself alone, because memberships are independent coins.
+Leave = Literal["pair", "one", "independent"]
 
 
 class UnfitPoolError(ValueError):
@@ -76,14 +77,26 @@ def check_pool(
         raise ValueError(f"{name} holds no examples or no {last}: its shape is {tuple(phi.shape)}")
     if target is not None and (len(target.shape) != 3 or tuple(target.shape[1:]) != (N, Q)):
         raise ValueError(f"target must be [targets, {N}, {Q}] like {name}; got shape {tuple(target.shape)}")
-    if leave not in ("pair", "one"):
-        raise ValueError(f'leave must be "pair" or "one"; got {leave!r}')
-    if target is None and leave == "pair" and not is_paired(keep):
+    if leave not in get_args(Leave):
+        raise ValueError(f'leave must be "pair", "one" or "independent"; got {leave!r}')
+    if target is None:
+        _check_design(keep, leave)
+    return M, N, Q
+
+
+def _check_design(keep: np.ndarray, leave: Leave) -> None:
+    """Raise ValueError where a target's mate would stay in the pool, or there are no pairs to leave out."""
+    if leave == "pair" and not is_paired(keep):
         raise ValueError(
             'leave="pair" needs rows in complementary pairs, keep[2p + 1] = ~keep[2p]; '
             'for a pool of another design pass leave="one"'
         )
-    return M, N, Q
+    telling = keep[keep.any(axis=1) & ~keep.all(axis=1)]
+    if leave != "pair" and len(telling) and len(pair_rows(telling)) == len(telling):
+        raise ValueError(
+            f"leave={leave!r} leaves a target's mate in the pool, and it gives the target's memberships away: rows are "
+            f'complementary pairs; order those of keep and phi by lira.membership.pair_rows(keep), and pass leave="pair"'
+        )
 
 
 def check_population(

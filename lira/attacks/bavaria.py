@@ -40,7 +40,7 @@ def bavaria_online(
         keep: bool `[M, N]`, true where the model was trained on the example.
         target: float32 `[T, N, Q]`, models outside the pool; all M shadow models then serve against them. None
             attacks every model of the pool.
-        leave: "pair" leaves out the model and its complementary mate, "one" the model only, as in `lira_online`.
+        leave: what is left out with a target, as in `lira_online`.
 
     Returns:
         float32 `[T, N]`, higher = more likely a member. An example without models on a side has that side's prior;

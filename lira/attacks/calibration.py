@@ -29,8 +29,8 @@ def difficulty_calibration(
         target: float32 `[T, N, Q]`, models outside the pool; all M models then serve against them. None attacks
             every model of the pool.
         leave: what is left out of the pool when one of its own models is attacked: "pair", the model and its
-            complementary mate, or "one", the model only, for pools of other designs; exactly balanced ones are cut
-            to equal counts.
+            complementary mate; for pools of other designs "one", the model, and random others until all examples have
+            equal counts, or "independent", the model alone, where memberships are independent coins.
 
     Returns:
         float32 `[T, N]`, higher = more likely a member.

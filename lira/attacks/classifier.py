@@ -14,6 +14,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
+from lira.attacks._opponents import check_relations
 from lira.attacks._pool import Leave, SignalArray, UnfitPoolError, blocks, check_pool, read_block
 
 __all__ = ["classifier_features", "shadow_classifier"]
@@ -45,7 +46,7 @@ def shadow_classifier(
         target: float32 `[T, N, F]`, the same features of models outside the pool, scored by a classifier fitted on
             all M. None attacks every model of the pool.
         leave: "pair": the halves hold whole pairs (every other pair), so that nothing used depends on the target's
-            membership. "one", for pools of other designs: every other model.
+            membership. "one" and "independent", for pools of other designs: every other model.
         kind: "logistic" (regression, on at most 100,000 rows) or "svc" (linear, on at most 20,000). Rows are drawn
             evenly from the models, and from each as many members as non-members.
         seed: of that draw.
@@ -55,7 +56,7 @@ def shadow_classifier(
 
     Raises:
         ValueError: shapes disagree, or a feature is not finite.
-        UnfitPoolError: the pool has fewer than two pairs (two models with "one"), or no model of a half has both members
+        UnfitPoolError: the pool has fewer than two pairs (two models in other designs), or no model of a half has both members
             and non-members.
     """
     if kind not in ROWS:
@@ -71,6 +72,8 @@ def shadow_classifier(
         taught = [every]
         attacked = [np.arange(target.shape[0])]
     else:
+        if leave != "pair":
+            check_relations(keep)
         half = (every // 2 if leave == "pair" else every) % 2
         attacked = [np.flatnonzero(half == 0), np.flatnonzero(half == 1)]
         taught = attacked[::-1]

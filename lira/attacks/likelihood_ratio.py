@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lira.attacks._moments import Walk, float64, moments, pooled_sums
-from lira.attacks._opponents import Block, Group, Opponents, Side, opponents_of
+from lira.attacks._moments import SD_FLOOR, Walk, float64, median, middle, moments, pooled_sums
+from lira.attacks._opponents import Block, Group, Opponents, opponents_of
 from lira.attacks._pool import Array, FewModelsWarning, FlooredVarianceWarning, Leave, SignalArray
 
 __all__ = [
@@ -26,8 +26,6 @@ __all__ = [
 ]
 
 Convention = Literal["paper", "original"]
-# A spread below this, relative to 1 + |mean|, is the rounding of float32 phi and not a property of the models.
-SD_FLOOR = 2.0**-20
 # The original code's own floor, `std + 1e-30`.
 ORIGINAL_SD_FLOOR = 1e-30
 
@@ -48,10 +46,12 @@ def lira_online(
         target: float32 `[T, N, Q]`, models outside the pool; all M shadow models then serve against them. None
             attacks every model of the pool.
         leave: what is left out of the pool when one of its own models is attacked. "pair": the model and its
-            complementary mate, so that nothing used depends on the target's membership. "one": the model only, for
-            pools of other designs; exactly balanced ones are cut to equal counts, or these would leak it.
+            complementary mate, so that nothing used depends on the target's membership. For pools of other designs
+            "one": the model, and random others until all examples have equal counts, which would leak it; or
+            "independent": the model alone, where memberships are independent coins.
         convention: "paper" (mean and standard deviation), or "original" for the authors' code (median, np.std,
-            counts cut to the smallest over all examples).
+            counts cut to the smallest over all examples, to the first models of each side). In pools that are not
+            complementary pairs the original's order gives memberships away: to compare with it, not for a verdict.
 
     Returns:
         float32 `[T, N]`, higher = more likely a member.
@@ -135,7 +135,7 @@ def _attack(
         raise ValueError(f'convention must be "paper" or "original"; got {convention!r}')
     original = convention == "original"
     # The original code cuts each side to its smallest count over all examples, once the target is left out.
-    opponents = opponents_of(phi, keep, target, leave, cut=original)
+    opponents = opponents_of(phi, keep, target, leave, in_row_order=original)
     _check_counts(opponents, online, fixed)
     floored = []
 
@@ -144,7 +144,7 @@ def _attack(
 
         def score(block: Block) -> jax.Array:
             sides = (block.inside, block.outside)
-            middles = [_middle(block.values, side.mask) for side in sides] if original else None
+            middles = [middle(block.values, side.mask) for side in sides] if original else None
             values, count = _score(block, middles, variances, online=online)
             floored.append(count)
             return values
@@ -186,32 +186,7 @@ def _check_counts(opponents: Opponents, online: bool, fixed: bool) -> None:
         )
 
 
-def _middle(values: Array, mask: Array) -> np.ndarray:
-    """What the median of a side becomes with none or one value removed, `[5, n, Q]`.
-
-    [0] is the median of all c values. With one removed it is the mean of the elements (c - 2) // 2 and
-    (c - 1) // 2 of the rest: [1] and [3] are those elements of all values, sorted, [2] and [4] their successors,
-    which take their place where the removed value is not above them.
-    """
-    ordered = np.sort(np.where(mask[..., None], values, np.inf).transpose(1, 2, 0), axis=-1)  # [n, Q, M]
-    count = mask.sum(axis=0)[:, None, None]
-    low, high = (count - 2) // 2, (count - 1) // 2
-    index = np.concatenate([high, count // 2, low, low + 1, high, high + 1], axis=-1)
-    index = np.broadcast_to(np.clip(index, 0, len(values) - 1), (*ordered.shape[:2], 6))
-    picks = np.take_along_axis(ordered, index, axis=-1).transpose(2, 0, 1).astype(np.float64)
-    return np.concatenate([picks[:2].mean(axis=0, keepdims=True), picks[2:]])
-
-
 # --- The arithmetic, float64 under jit ------------------------------------------------------------------------------
-
-
-def _median(side: Side, middle: Array) -> jax.Array:
-    """The median of a side without what each target removes, `[T, n, Q]`; `middle` is what `_middle` found."""
-    everything, low, after_low, high, after_high = middle
-    without = 0.5 * (
-        jnp.where(side.removed > low, low, after_low) + jnp.where(side.removed > high, high, after_high)
-    )
-    return jnp.where(side.removes[..., None], without, everything)
 
 
 @partial(jax.jit, static_argnames="online")
@@ -233,7 +208,7 @@ def _score(
         if side is inside and not online:
             continue
         count, mean, squares = moments(values, side)
-        centre = mean if middles is None else _median(side, middles[index])
+        centre = mean if middles is None else median(side, middles[index])
         if variances is None:
             variance = squares / jnp.maximum(count, 1)
             floor = jnp.square(SD_FLOOR * (1 + jnp.abs(mean))) if middles is None else ORIGINAL_SD_FLOOR**2

@@ -49,7 +49,7 @@ def lira_online_multivariate(
         keep: bool `[M, N]`, true where the model was trained on the example.
         target: float32 `[T, N, Q]`, models outside the pool; all M shadow models then serve against them. None
             attacks every model of the pool.
-        leave: "pair" leaves out the model and its complementary mate, "one" the model only, as in `lira_online`.
+        leave: what is left out with a target, as in `lira_online`.
         shrinkage: s in [0, 1], the weight of W, for all examples; None for the default.
 
     Returns:

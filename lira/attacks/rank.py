@@ -24,7 +24,7 @@ from lira.attacks._pool import (
 )
 from lira.parallel import side_by_side
 
-__all__ = ["attack_p", "attack_r"]
+__all__ = ["attack_p", "attack_r", "share_above"]
 
 
 def attack_p(
@@ -101,8 +101,8 @@ def attack_r(
         target: float32 `[T, N, Q]`, models outside the pool; all M models then serve against them. None attacks
             every model of the pool.
         leave: what is left out of the pool when one of its own models is attacked: "pair", the model and its
-            complementary mate, or "one", the model only, for pools of other designs; exactly balanced ones are cut
-            to equal counts.
+            complementary mate; for pools of other designs "one", the model, and random others until all examples have
+            equal counts, or "independent", the model alone, where memberships are independent coins.
 
     Returns:
         float32 `[T, N]` in [0, 1], higher = more likely a member.
@@ -113,10 +113,10 @@ def attack_r(
     """
     opponents = opponents_of(phi, keep, target, leave)
     opponents.require("attack_r", "OUT", 1, "attack_p or global_threshold, which need no reference models")
-    return opponents.score(lambda _: _share_above, losses)
+    return opponents.score(lambda _: share_above, losses)
 
 
-def _share_above(block: Block) -> jax.Array:
+def share_above(block: Block) -> jax.Array:
     """Share of the OUT side above what is attacked, `[T, n]`."""
     # Models of the other side go below every loss.
     return _rank(block, np.sort(np.where(block.outside.mask, block.values[..., 0], -np.inf).T, axis=1))

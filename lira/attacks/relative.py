@@ -1,8 +1,9 @@
-"""RMIA, the relative attack (Zarifzadeh et al. 2024, arXiv 2312.03262): a target's ratio at x against a population's.
+"""Relative attacks: a target's ratio at x against a population's, by RMIA and by InfoRMIA.
 
-R(x) = p_target(x) / p(x) says how much better the target does on x than reference models do. The published score is the
-share of population points z with R(x) / R(z) >= gamma; here it is stored as odds. Ratios are taken in log space, of all
-targets at once and in blocks of examples; the population is compared by sorting.
+R(x) = p_target(x) / p(x) says how much better the target does on x than reference models do. The score of RMIA
+(Zarifzadeh et al. 2024, arXiv 2312.03262) is the share of population points z with R(x) / R(z) >= gamma, here stored as
+odds; that of InfoRMIA (Tao & Shokri 2025, arXiv 2510.05582) log R(x) less the mean of log R(z). Ratios are taken in log
+space, of all targets at once and in blocks of examples; RMIA's population is compared by sorting.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ from lira.attacks._opponents import Block, Group, Opponents, opponents_of
 from lira.attacks._pool import Array, Leave, SignalArray, UnfitPoolError, check_population, scoring
 from lira.parallel import side_by_side
 
-__all__ = ["rmia_offline", "rmia_online"]
+__all__ = ["informia_offline", "informia_online", "rmia_offline", "rmia_online"]
 
 # The paper's `a` for CIFAR-10, where nothing is known to choose one by.
 DEFAULT_A = 0.3
@@ -62,8 +63,8 @@ def rmia_online(
         target: float32 `[T, N, Q]`, models outside the pool; all M models then serve against them. None attacks
             every model of the pool.
         leave: what is left out of the pool when one of its own models is attacked: "pair", the model and its
-            complementary mate, or "one", the model only, for pools of other designs; exactly balanced ones are cut
-            to equal counts.
+            complementary mate; for pools of other designs "one", the model, and random others until all examples have
+            equal counts, or "independent", the model alone, where memberships are independent coins.
         population: float32 `[M, Z, Q]`, the pool's models on points that none was trained on. None takes the pool.
         target_population: float32 `[T, Z, Q]`, outside targets on the same points.
         gamma: how much larger R(x) must be than R(z), at least 1.
@@ -76,7 +77,8 @@ def rmia_online(
         UnfitPoolError: an example is left without an IN or an OUT model, outside targets come with one of the two
             populations only, or there is neither population nor a second example.
     """
-    opponents = _opponents("rmia_online", phi, keep, target, leave, population, target_population, gamma)
+    _check_gamma(gamma)
+    opponents = _opponents("rmia_online", phi, keep, target, leave, population, target_population)
     opponents.require("rmia_online", "IN", 1, "rmia_offline, which needs no IN models")
     ratios = _log_ratios(opponents, "both", None)
     others = _population_ratios(opponents, population, target_population, None)
@@ -105,13 +107,69 @@ def rmia_offline(
 
     Score, population, queries, arguments and errors are otherwise those of `rmia_online`; one OUT model is enough.
     """
-    opponents = _opponents("rmia_offline", phi, keep, target, leave, population, target_population, gamma)
-    if a is not None and not 0 <= a <= 1:
-        raise ValueError(f"a must be from 0 to 1, or None to choose it from the pool; got {a}")
-    chosen = _choose_a(opponents) if a is None else np.full(opponents.num_targets, float(a))
+    _check_gamma(gamma)
+    opponents = _opponents("rmia_offline", phi, keep, target, leave, population, target_population)
+    chosen = _chosen_a(opponents, a)
     ratios = _log_ratios(opponents, "out", chosen)
     others = _population_ratios(opponents, population, target_population, chosen)
     return _odds_beaten(ratios, others, gamma)
+
+
+def informia_online(
+    phi: SignalArray,
+    keep: np.ndarray,
+    *,
+    target: SignalArray | None = None,
+    leave: Leave = "pair",
+    population: SignalArray | None = None,
+    target_population: SignalArray | None = None,
+) -> np.ndarray:
+    """Online InfoRMIA: log R(x) less the mean of log R(z) over the population, both means over queries of logarithms.
+
+    R(x) = p_target(x) / p(x) with p(x) = (mean of the IN models + mean of the OUT models) / 2, as in `rmia_online`;
+    p(z) is the mean of the OUT models of z: of a held-out point all that are left against the target. Without held-out
+    points the population is the pool less x itself, whichever of it the target holds.
+
+    What is subtracted is one number for all examples of a target, but for x itself in a pool without held-out points,
+    so within a target it ranks like `base` where IN and OUT models are equally many. Between targets it takes out how
+    sure each is of everything: scores are in nats, and lose less by pooling than RMIA's, which are ranks in a target.
+
+    Arguments, result and errors are those of `rmia_online`, which has `gamma` besides.
+    """
+    opponents = _opponents("informia_online", phi, keep, target, leave, population, target_population)
+    opponents.require("informia_online", "IN", 1, "informia_offline, which needs no IN models")
+    ratios = _log_ratios(opponents, "both", None)
+    others = _population_ratios(opponents, population, target_population, None)
+    if others is None:
+        return _above_the_others(ratios, _log_ratios(opponents, "out", None))
+    return _above_points(ratios, others)
+
+
+def informia_offline(
+    phi: SignalArray,
+    keep: np.ndarray,
+    *,
+    target: SignalArray | None = None,
+    leave: Leave = "pair",
+    population: SignalArray | None = None,
+    target_population: SignalArray | None = None,
+    a: float | None = None,
+) -> np.ndarray:
+    """Offline InfoRMIA: that of `informia_online` with p = ((1 + a) mean of the OUT models + (1 - a)) / 2, at x and z.
+
+    Arguments, `a` among them, result and errors are those of `rmia_offline`, which has `gamma` besides.
+
+    OUT at 1/2 everywhere, a = 0.4: p = 0.65, and R = 1.4 and 0.6; each example's population is the other one:
+
+    >>> target = np.log(np.array([0.91 / 0.09, 0.39 / 0.61])).reshape(1, 2, 1)
+    >>> informia_offline(np.zeros((1, 2, 1)), np.zeros((1, 2), bool), target=target, a=0.4).round(3)  # log (1.4 / 0.6)
+    array([[ 0.847, -0.847]], dtype=float32)
+    """
+    opponents = _opponents("informia_offline", phi, keep, target, leave, population, target_population)
+    chosen = _chosen_a(opponents, a)
+    ratios = _log_ratios(opponents, "out", chosen)
+    others = _population_ratios(opponents, population, target_population, chosen)
+    return _above_the_others(ratios, ratios) if others is None else _above_points(ratios, others)
 
 
 def _opponents(
@@ -122,7 +180,6 @@ def _opponents(
     leave: Leave,
     population: SignalArray | None,
     target_population: SignalArray | None,
-    gamma: float,
 ) -> Opponents:
     """Check what the attack `name` is told; its opponents have an OUT model of every example left."""
     opponents = opponents_of(phi, keep, target, leave)
@@ -130,7 +187,7 @@ def _opponents(
     if target is not None and (population is None) != (target_population is None):
         missing = "population" if population is None else "target_population"
         raise UnfitPoolError(
-            f"RMIA needs pool and targets on the same population: pass {missing} too, or neither"
+            f"{name} needs pool and targets on the same population: pass {missing} too, or neither"
         )
     if (
         population is not None
@@ -141,10 +198,13 @@ def _opponents(
             f"population and target_population must hold the same points; got {population.shape[1]} and "
             f"{target_population.shape[1]}"
         )
-    if not gamma >= 1:
-        raise ValueError(f"gamma must be at least 1; got {gamma}")
     opponents.require(name, "OUT", 1, "attack_p or global_threshold, which need no reference models")
     return opponents
+
+
+def _check_gamma(gamma: float) -> None:
+    if not gamma >= 1:
+        raise ValueError(f"gamma must be at least 1; got {gamma}")
 
 
 def _log_ratios(opponents: Opponents, over: str, a: np.ndarray | None) -> np.ndarray:
@@ -221,7 +281,27 @@ def _increasing(values: np.ndarray, by: np.ndarray) -> np.ndarray:
     return (np.maximum.accumulate(bits - rank) + rank).astype(np.int32).view(np.float32)
 
 
+def _above_points(ratios: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The scores of InfoRMIA, from log R(x) `[T, N]` and log R(z) `[T, Z]` of held-out points."""
+    return (ratios - points.mean(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _above_the_others(ratios: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The scores of InfoRMIA where the population is the pool less x itself, whose log R(z) `[T, N]` are `others`."""
+    without_x = (others.sum(axis=1, keepdims=True) - others) / (others.shape[1] - 1)
+    return (ratios - without_x).astype(np.float32)
+
+
 # --- The offline constant -------------------------------------------------------------------------------------------
+
+
+def _chosen_a(opponents: Opponents, a: float | None) -> np.ndarray:
+    """The constant of each target, float64 `[T]`: the given one, or for None what fits the pool."""
+    if a is None:
+        return _choose_a(opponents)
+    if not 0 <= a <= 1:
+        raise ValueError(f"a must be from 0 to 1, or None to choose it from the pool; got {a}")
+    return np.full(opponents.num_targets, float(a))
 
 
 def _choose_a(opponents: Opponents) -> np.ndarray:

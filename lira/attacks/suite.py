@@ -1,5 +1,6 @@
 """Every attack on one pool: a table of what each reads and needs, and one way to call them."""
 
+import contextlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,16 +16,35 @@ from lira.attacks import (
     classifier,
     likelihood_ratio,
     multivariate,
+    proxies,
     quantile,
     rank,
     relative,
     threshold,
 )
 from lira.attacks._pool import Leave, SignalArray, UnfitPoolError
+from lira.attacks.p_values import (
+    PValues,
+    conformal_p_values,
+    offline_fixed_p_values,
+    offline_p_values,
+    online_fixed_p_values,
+    online_p_values,
+    rank_p_values,
+)
 from lira.cache import keep_compilations
 from lira.membership import is_paired
 
-__all__ = ["ATTACKS", "Attack", "Pool", "attack_pool", "call_attack", "missing_signals"]
+__all__ = [
+    "ATTACKS",
+    "Attack",
+    "Pool",
+    "attack_pool",
+    "call_attack",
+    "missing_signals",
+    "of_every_example",
+    "pool_p_values",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +65,18 @@ class Pool:
     """of the examples [N, F], of nothing that was trained on them"""
     population_features: ArrayLike | None = None
     """of the public points [Z, F]"""
+    labels: np.ndarray | None = None
+    """of the examples, int [N], where all are known"""
     independent: bool = False
-    """whether it is known, or was declared, that each bit of `keep` (of one model of each pair) is a coin of its own"""
+    """whether it is known, or was declared, that each bit of what is attacked's membership (of one model of each pair) is
+    a coin of its own, all of one probability"""
 
     @property
     def leave(self) -> Leave:
-        """What is left out with a target: its pair, or in pools of other designs itself alone."""
-        return "pair" if is_paired(self.keep) else "one"
+        """What is left out with a target: its pair, or in pools of other designs itself, with equal counts or without."""
+        if is_paired(self.keep):
+            return "pair"
+        return "independent" if self.independent else "one"
 
 
 @dataclass(frozen=True)
@@ -68,6 +93,8 @@ class Attack:
     """fields that it takes where the pool has them"""
     uses_shadows: bool = True
     """whether it consults models other than the attacked one"""
+    p_values: Callable[..., PValues] | None = None
+    """where its null distribution is known: its p-values, called like the function"""
 
     def read(self, signals: Mapping[str, SignalArray]) -> SignalArray:
         """The attack's first argument, from the signals of pool or targets."""
@@ -87,19 +114,27 @@ class Attack:
 
 POPULATIONS = ("population", "target_population")
 ATTACKS: dict[str, Attack] = {
-    "lira_online": Attack(likelihood_ratio.lira_online),
-    "lira_online_fixed": Attack(likelihood_ratio.lira_online_fixed),
+    "lira_online": Attack(likelihood_ratio.lira_online, p_values=online_p_values),
+    "lira_online_fixed": Attack(likelihood_ratio.lira_online_fixed, p_values=online_fixed_p_values),
     "lira_online_multivariate": Attack(multivariate.lira_online_multivariate),
-    "lira_offline": Attack(likelihood_ratio.lira_offline),
-    "lira_offline_fixed": Attack(likelihood_ratio.lira_offline_fixed),
+    "lira_offline": Attack(likelihood_ratio.lira_offline, p_values=offline_p_values),
+    "lira_offline_fixed": Attack(likelihood_ratio.lira_offline_fixed, p_values=offline_fixed_p_values),
     "bavaria_online": Attack(bavaria.bavaria_online),
     "bavaria_offline": Attack(bavaria.bavaria_offline),
+    "pmia_global_fixed": Attack(partial(proxies.pmia, proxy="global", fixed=True)),
+    "pmia_class": Attack(partial(proxies.pmia, proxy="class"), needs=("labels",)),
+    "pmia_class_fixed": Attack(partial(proxies.pmia, proxy="class", fixed=True), needs=("labels",)),
+    "pmia_neighbours_fixed": Attack(
+        partial(proxies.pmia, proxy="neighbours", fixed=True), needs=("features",), takes=("labels",)
+    ),
     "rmia_online": Attack(relative.rmia_online, takes=POPULATIONS),
     "rmia_offline": Attack(relative.rmia_offline, takes=POPULATIONS),
+    "informia_online": Attack(relative.informia_online, takes=POPULATIONS),
+    "informia_offline": Attack(relative.informia_offline, takes=POPULATIONS),
     "base": Attack(calibration.base),
     "difficulty_calibration": Attack(calibration.difficulty_calibration),
     "difficulty_calibration_both": Attack(calibration.difficulty_calibration_both),
-    "attack_r": Attack(rank.attack_r),
+    "attack_r": Attack(rank.attack_r, p_values=rank_p_values),
     "attack_p": Attack(rank.attack_p, takes=POPULATIONS, uses_shadows=False),
     "shadow_logistic": Attack(partial(classifier.shadow_classifier, kind="logistic"), "classifier_features"),
     "shadow_svc": Attack(partial(classifier.shadow_classifier, kind="svc"), "classifier_features"),
@@ -157,6 +192,34 @@ def attack_pool(pool: Pool, attacks: Mapping[str, Attack] = ATTACKS) -> dict[str
         except UnfitPoolError as error:
             warnings.warn(f"{name} is left out: {error}", stacklevel=2)
     return scores
+
+
+def pool_p_values(pool: Pool, attacks: Mapping[str, Attack] = ATTACKS) -> dict[str, PValues]:
+    """The p-values of every attack that has them and that the pool allows, by name, and ranks among non-members.
+
+    Those are "conformal", of scores of `lira_online` where half of the pool is 64 models or more, of `lira_online_fixed`
+    below (the paper's rule, which looks at no membership), and of the offline attacks where there are no IN models.
+    """
+    found = {}
+    target = None if pool.target is None else pool.target["phi"]
+    arguments = {"target": target, "leave": pool.leave}
+    for name, attack in attacks.items():
+        if attack.p_values is not None:
+            with contextlib.suppress(UnfitPoolError):
+                found[name] = attack.p_values(pool.signals["phi"], pool.keep, **arguments)
+    kind = "" if len(pool.keep) >= 128 else "_fixed"  # half of them attack
+    for name in (f"lira_online{kind}", f"lira_offline{kind}"):
+        if "conformal" not in found:
+            with contextlib.suppress(UnfitPoolError):
+                found["conformal"] = conformal_p_values(
+                    ATTACKS[name].function, pool.signals["phi"], pool.keep, **arguments
+                )
+    return found
+
+
+def of_every_example(p_values: Mapping[str, PValues]) -> tuple[str, np.ndarray] | None:
+    """The first attack with p-values of its own, and these, float64 `[T, N]`; None without any."""
+    return next(((name, found.values) for name, found in p_values.items() if name != "conformal"), None)
 
 
 def missing_signals(pool: Pool, attacks: Mapping[str, Attack] = ATTACKS) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
@@ -31,6 +32,9 @@ class Dataset:
         x_test: held-out features `[N_test, ...]`, the dtype and shape of `x`; None without a held-out set.
         y_test: held-out labels `[N_test]`, int32; they need not hold every class.
         data_dir: the second half of the source where `name` starts with `tfds:`.
+        class_names: the name of each class, in the order of the labels; empty where they are not known.
+        files: the file that each example of `x` comes from; empty where they are not known. Neither names nor files
+            are part of the fingerprint.
 
     Raises:
         DataError: an array breaks a requirement; the message names the array and its first bad row.
@@ -43,6 +47,8 @@ class Dataset:
     x_test: np.ndarray | None = None
     y_test: np.ndarray | None = None
     data_dir: str = ""
+    class_names: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:
@@ -51,6 +57,8 @@ class Dataset:
             )
         _check_examples(self.x, self.y, self.num_classes, "x", "y")
         _check_every_class(self.y, self.num_classes)
+        _check_names(self.class_names, self.num_classes, "class_names", "class")
+        _check_names(self.files, len(self.x), "files", "example")
         if (self.x_test is None) != (self.y_test is None):
             given, missing = ("x_test", "y_test") if self.y_test is None else ("y_test", "x_test")
             raise DataError(f"{given} is given without {missing}: give both or neither")
@@ -72,6 +80,8 @@ class Dataset:
         y_test: Any = None,
         name: str = "memory",
         num_classes: Any = None,
+        class_names: Iterable[str] = (),
+        files: Iterable[str] = (),
     ) -> "Dataset":
         """Make a data set of anything that NumPy reads as arrays.
 
@@ -89,7 +99,16 @@ class Dataset:
             num_classes = int(y.max()) + 1 if y.size else 2
         x_test = None if x_test is None else _as_features(x_test, "x_test")
         y_test = None if y_test is None else _as_labels(y_test, "y_test")
-        return cls(x, y, int(num_classes), name, x_test, y_test)
+        return cls(
+            x,
+            y,
+            int(num_classes),
+            name,
+            x_test,
+            y_test,
+            class_names=tuple(class_names),
+            files=tuple(files),
+        )
 
     @property
     def num_examples(self) -> int:
@@ -155,6 +174,11 @@ def _check_every_class(y: np.ndarray, num_classes: int) -> None:
         gaps = np.flatnonzero(present != np.arange(len(present)))
         missing = gaps[0] if gaps.size else len(present)
         raise DataError(f"class {missing} of 0..{num_classes - 1} has no example in y: renumber the classes")
+
+
+def _check_names(names: tuple[str, ...], count: int, name: str, each: str) -> None:
+    if names and len(names) != count:
+        raise DataError(f"{name} holds {len(names)} names for {count}: give one for each {each}, or none")
 
 
 def _as_features(x: Any, name: str) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Image folders, a directory a class, decoded on all cores."""
 
+import dataclasses
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -44,7 +45,9 @@ def load_folder(path: str) -> Dataset:
     if (root / "test").is_dir():
         test = _list_images(root, "test", classes)
     name = f"folder:{root}"
-    return cached(name, ["folder", str(root), train, test], lambda: _read_folder(root, train, test, name))
+    dataset = cached(name, ["folder", str(root), train, test], lambda: _read_folder(root, train, test, name))
+    files = tuple(file.name for file in train)
+    return dataclasses.replace(dataset, class_names=tuple(classes), files=files)
 
 
 def _visible(directory: Path) -> list[str]:

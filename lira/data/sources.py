@@ -72,7 +72,8 @@ def _balanced_subset(dataset: Dataset, num_examples: int) -> Dataset:
     rank = np.empty(len(y), dtype=np.int64)
     rank[by_class] = np.arange(len(y)) - np.searchsorted(y[by_class], y[by_class])
     chosen = np.sort(np.lexsort((y, rank))[:num_examples])
-    return dataclasses.replace(dataset, x=dataset.x[chosen], y=y[chosen])
+    files = tuple(dataset.files[i] for i in chosen) if dataset.files else ()
+    return dataclasses.replace(dataset, x=dataset.x[chosen], y=y[chosen], files=files)
 
 
 # ---- digits and npz ----
@@ -83,7 +84,9 @@ def _load_digits() -> Dataset:
 
     x, y = load_digits(return_X_y=True)
     # Grey levels 0..16 spread over 0..240: exact, and in the range that images have.
-    return Dataset.from_arrays((x * 15).astype(np.uint8).reshape(-1, 8, 8, 1), y, name="digits")
+    return Dataset.from_arrays(
+        (x * 15).astype(np.uint8).reshape(-1, 8, 8, 1), y, name="digits", class_names="0123456789"
+    )
 
 
 def _load_npz(path: str) -> Dataset:

@@ -31,7 +31,12 @@ def load_tfds(place: str, data_dir: str) -> Dataset:
     stats = [(path.name, path.stat()) for path in sorted(root.iterdir())]
     listing = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     dataset = cached(f"tfds:{place}", ["tfds", str(root), listing], lambda: _read_tfds(builder, place))
-    return dataclasses.replace(dataset, data_dir=data_dir and os.path.abspath(data_dir))
+    names = _class_names(builder)
+    return dataclasses.replace(
+        dataset,
+        data_dir=data_dir and os.path.abspath(data_dir),
+        class_names=names if len(names) == dataset.num_classes else (),
+    )
 
 
 @contextlib.contextmanager
@@ -98,6 +103,12 @@ def _read_tfds(builder: Any, place: str) -> Dataset:
     return Dataset.from_arrays(
         x, y, x_test=x_test, y_test=y_test, name=f"tfds:{place}", num_classes=num_classes
     )
+
+
+def _class_names(builder: Any) -> tuple[str, ...]:
+    """The names of the label's classes; empty where the label is a plain number."""
+    label = builder.info.features[(builder.info.supervised_keys or ("image", "label"))[1]]
+    return tuple(label.names) if getattr(label, "num_classes", None) else ()
 
 
 def _read_split(builder: Any, split: str, x_key: str, y_key: str) -> tuple[np.ndarray, np.ndarray]:

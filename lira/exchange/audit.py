@@ -12,11 +12,13 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from lira.attacks.suite import Pool, attack_pool
+from lira.attacks.suite import Pool, attack_pool, of_every_example, pool_p_values
 from lira.data.files import Rows, read_array
 from lira.exchange.confidences import KINDS, as_keep, as_labels, convert_models, located, pair_order
+from lira.membership import related_rows
 from lira.reporting.checks import check_pool
 from lira.reporting.evaluate import Evaluation, evaluate
+from lira.reporting.records import records_of
 from lira.reporting.reports import report_pool
 from lira.signals import replace_saturated
 from lira.store.zarr import new_directory, write_array
@@ -70,6 +72,7 @@ def audit(
     population: Values | None = None,
     target_population: Values | None = None,
     population_labels: Values | None = None,
+    independent: bool = False,
     warnings: Iterable[str] = (),
 ) -> Evaluation:
     """Attack models that anyone trained, and write a report: `read_audit` and `write_audit` in one.
@@ -87,6 +90,7 @@ def audit(
         population: the pool's values of points that none was trained on.
         target_population: the target's values of the same points.
         population_labels: their labels.
+        independent: as for `read_audit`.
         warnings: as for `write_audit`.
 
     Returns:
@@ -101,16 +105,19 @@ def audit(
     given |= {"target_population": target_population, "population_labels": population_labels}
     files = {name: path for name, path in given.items() if isinstance(path, str | os.PathLike)}
     named = ", ".join(f"{name.replace('_', '-')} {path}" for name, path in files.items())
-    return write_audit(read_audit(given), out, facts={"files": named} if files else {}, warnings=warnings)
+    read = read_audit(given, independent=independent)
+    return write_audit(read, out, facts={"files": named} if files else {}, warnings=warnings)
 
 
-def read_audit(given: Mapping[str, Values | None]) -> Audit:
+def read_audit(given: Mapping[str, Values | None], *, independent: bool = False) -> Audit:
     """Check and convert the arrays of an audit.
 
     Rows of `keep` that are complementary pairs are brought together, so that a target's mate can be left out with it.
 
     Args:
         given: arrays, or the files that hold them, by the argument's name of `audit`; one of `KINDS`, and keep.
+        independent: declares that each membership of what is attacked (of one model of each pair) was drawn by a coin
+            of its own, all of one probability. Without it no epsilon is claimed: memberships cannot show it.
 
     Raises:
         AuditError: arrays do not fit each other, or hold what cannot be: NaN, probabilities in place of logits, one
@@ -144,8 +151,16 @@ def read_audit(given: Mapping[str, Values | None]) -> Audit:
         sources.append(target)
     _check_sides(keep, member, files["keep"].name)
     signals = _convert(kind, sources, labels, (keep, member))
+    if member is not None:
+        _check_relations(keep, member, files["member"].name)
     target_signals = None if member is None else {name: rows[M:] for name, rows in signals.items()}
-    pool = Pool({name: rows[:M] for name, rows in signals.items()}, keep, target_signals)
+    pool = Pool(
+        {name: rows[:M] for name, rows in signals.items()},
+        keep,
+        target_signals,
+        labels=labels if labels is not None and (labels >= 0).all() else None,
+        independent=independent,
+    )
     if "population" in files:
         points = [files["population"]]
         if points[0].array.shape[0] != M:
@@ -169,7 +184,7 @@ def write_audit(
     facts: Mapping[str, str] | None = None,
     warnings: Iterable[str] = (),
 ) -> Evaluation:
-    """Attack the pool and write metrics.json, pictures, report.html and scores/ into a new or empty directory.
+    """Attack the pool and write metrics.json, pictures, report.html, records and scores/ into a new or empty directory.
 
     Args:
         audit: from `read_audit`, or made of arrays.
@@ -195,7 +210,17 @@ def write_audit(
         (making / "scores").mkdir()
         for name, values in scores.items():
             write_array(making / "scores" / name, values[np.argsort(order)], {"models": models})
-        evaluation = evaluate(scores, audit.membership, models)
+        p_values = pool_p_values(pool)
+        evaluation = evaluate(
+            scores, audit.membership, models, independent=pool.independent, p_values=p_values
+        )
+        records = records_of(
+            scores.items(),
+            audit.membership,
+            p_value=of_every_example(p_values),
+            models=order.tolist(),
+            labels=audit.labels,
+        )
         report_pool(
             making,
             pool,
@@ -203,6 +228,7 @@ def write_audit(
             evaluation,
             labels=audit.labels,
             facts={**_facts(pool), **(facts or {})},
+            records=records,
             checks=check_pool(pool, audit.labels, audit.member),
             warnings=warnings,
         )
@@ -216,7 +242,9 @@ def _facts(pool: Pool) -> dict[str, str]:
     )
     if pool.target is not None:
         targets = f"{pool.target['phi'].shape[0]} outside the pool"
-    return {"shadow models": f"{M}", "examples": f"{N:,}", "queries": f"{Q}", "targets": targets}
+    coins = "declared" if pool.independent else "not declared"
+    facts = {"shadow models": f"{M}", "examples": f"{N:,}", "queries": f"{Q}", "targets": targets}
+    return {**facts, "memberships drawn by independent coins": coins}
 
 
 # --- From files to arrays -------------------------------------------------------------------------------------------
@@ -283,6 +311,17 @@ def _check_sides(keep: np.ndarray, member: np.ndarray | None, name: str) -> None
                 f"{name if member is None else '--member'}: {what} {row} has {'only' if held.all() else 'no'} members: "
                 f"an audit needs members and non-members"
             )
+
+
+def _check_relations(keep: np.ndarray, member: np.ndarray, name: str) -> None:
+    """A target that is one of the pool's models, or the mate or twin of one, is given away by it."""
+    related = related_rows(keep, member)
+    if related is not None:
+        raise AuditError(
+            f"{name}: target {related[0]}'s memberships are much more like those of model {related[1]} of the pool, or "
+            f"opposite to them, than other models' are: it is that model, or its twin or mate; leave model {related[1]} "
+            f"out of the pool"
+        )
 
 
 def _convert(

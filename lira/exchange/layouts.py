@@ -50,6 +50,7 @@ def import_run(
     path: str | os.PathLike[str],
     *,
     labels: np.ndarray | None = None,
+    independent: bool = False,
 ) -> Run:
     """Make a run directory of what other code left behind; `lira score` and `lira report` work on it.
 
@@ -60,6 +61,8 @@ def import_run(
         directory: to read.
         path: the run directory to make, new or empty.
         labels: int `[N]`, where the layout has none of its own; logits need them.
+        independent: declares that each membership (of one model of each pair) was drawn by a coin of its own, all of
+            one probability. It is kept with the run; reports claim no epsilon without it.
 
     Raises:
         LayoutError: files are missing, of shapes or epochs that disagree, or hold what cannot be: NaN, labels that the
@@ -91,7 +94,7 @@ def import_run(
             keep=models.keep[order],
             signals=[models.signals[m] for m in order],
         )
-    source = {"layout": layout, "path": str(directory), **models.source}
+    source = {"layout": layout, "path": str(directory), "independent": independent, **models.source}
     stored = np.full(N, -1) if known is None else known
     return run_of_models(path, models.keep, stored, _rows(directory, models, known), source=source)
 

@@ -17,7 +17,7 @@ from lira.metrics._shared import (
 from lira.metrics.counting import ratio
 from lira.metrics.curve import roc
 
-__all__ = ["Stability", "example_tpr", "most_and_least_vulnerable", "stability"]
+__all__ = ["Stability", "example_gap", "example_tpr", "most_and_least_vulnerable", "stability"]
 
 RESAMPLES = 200
 
@@ -49,13 +49,24 @@ def example_tpr(scores: np.ndarray, keep: np.ndarray, threshold: float) -> np.nd
     return ratio((keep & (scores >= threshold)).sum(axis=0), keep.sum(axis=0))
 
 
+def example_gap(scores: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """The mean score of the targets that hold an example less that of those that do not, float64 `[N]`.
+
+    Infinite means give the largest finite numbers; where one is undefined, or both are infinite alike, the gap is 0.
+    """
+    held = keep.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        inside = np.sum(scores, axis=0, where=keep, dtype=np.float64) / held
+        outside = np.sum(scores, axis=0, where=~keep, dtype=np.float64) / (len(keep) - held)
+        return np.nan_to_num(inside - outside)
+
+
 def most_and_least_vulnerable(
     scores: np.ndarray, keep: np.ndarray, threshold: float, count: int = 3
 ) -> tuple[np.ndarray, np.ndarray]:
     """The examples that are recognised in the largest, and in the smallest, share of the targets that hold them.
 
-    Ties in that share (`example_tpr`) are broken by the mean score of members less that of non-members; infinite scores
-    count as one beyond the largest finite one.
+    Ties in that share (`example_tpr`) are broken by `example_gap`.
     Examples that all targets or none hold are left out.
 
     Args:
@@ -72,16 +83,8 @@ def most_and_least_vulnerable(
     usable = np.flatnonzero((held > 0) & (held < len(keep)))
     if not len(usable):
         return usable, usable
-    scores, keep, held = scores[:, usable], keep[:, usable], held[usable]
-    tpr = example_tpr(scores, keep, threshold)
-    finite = np.isfinite(scores)
-    if not finite.all():  # their means would tie, or be NaN
-        ends = np.min(scores, where=finite, initial=0) - 1, np.max(scores, where=finite, initial=0) + 1
-        scores = np.clip(scores, *ends)
-    inside = np.sum(scores, axis=0, where=keep, dtype=np.float64) / held
-    outside = np.sum(scores, axis=0, where=~keep, dtype=np.float64) / (len(keep) - held)
-    gap = inside - outside
-    order = usable[np.lexsort((gap, tpr))]
+    scores, keep = scores[:, usable], keep[:, usable]
+    order = usable[np.lexsort((example_gap(scores, keep), example_tpr(scores, keep, threshold)))]
     count = min(count, len(order) // 2)
     return order[::-1][:count], order[:count]
 

@@ -17,7 +17,7 @@ from lira.metrics.comparison import Difference, difference_of_curves
 from lira.metrics.curve import OperatingPoint, roc
 from lira.metrics.examples import Stability, stability
 from lira.metrics.thresholds import youden
-from lira.signals import SignalArray
+from lira.signals import ModelRows, SignalArray
 
 __all__ = [
     "Attack",
@@ -61,7 +61,7 @@ def subpool_scores(attack: Attack, phi: SignalArray, keep: np.ndarray, size: int
     scores = np.empty((len(keep) // size * size, keep.shape[1]), np.float32)
     for start in range(0, len(scores), size):
         rows = np.arange(start, start + size)
-        scores[rows] = attack(_Rows(phi, rows), keep[rows])
+        scores[rows] = attack(ModelRows(phi, rows), keep[rows])
     return scores
 
 
@@ -205,7 +205,7 @@ def rescored_intervals(
     figures = []
     for group in (None, *range(groups)):
         rows = np.flatnonzero(left_out != group) if group is not None else np.arange(len(keep))
-        scores = attack(_Rows(phi, rows), keep[rows])
+        scores = attack(ModelRows(phi, rows), keep[rows])
         curve = roc(scores, keep[rows])
         held_out = youden(scores, keep[rows]).j.value
         figures.append((curve.realised_tpr(fpr), curve.auc, curve.balanced_accuracy, held_out))
@@ -229,22 +229,6 @@ def stability_between_pools(
     half = len(keep) // 4 * 2
     scores = subpool_scores(attack, phi, keep, half)
     return stability(scores, keep[: len(scores)], fpr=fpr)
-
-
-@dataclass(frozen=True, eq=False)
-class _Rows:
-    """Some models of a signal, read when their examples are."""
-
-    signal: SignalArray
-    rows: np.ndarray  # int [m]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (len(self.rows), *self.signal.shape[1:])
-
-    def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
-        models, examples = index
-        return np.asarray(self.signal[:, examples])[self.rows[models]]
 
 
 def _check_pool(phi: SignalArray, keep: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from lira.attacks import SignalArray, UnfitPoolError, global_threshold
+from lira.attacks import Leave, SignalArray, UnfitPoolError, global_threshold
 from lira.attacks.suite import ATTACKS, Attack, Pool
 from lira.engine.trained import LIMIT, Check, check_trained
 from lira.learning.augment import Queries
@@ -96,15 +96,18 @@ def check_pool(
         )
         checks.append(Check("target's members", "warn", sentence))
         target = None
-    attacked, membership = (phi, keep) if target is None or member is None else (target, member)
+    membership = keep if target is None or member is None else member
     if membership.all() or not membership.any():
         return checks  # nothing to tell apart
-    checks.append(check_direction(global_threshold(attacked, membership, leave="one"), membership))
+    checks.append(check_direction(global_threshold(phi, keep, target=target, leave=pool.leave), membership))
     for name, attack in attacks.items():
         if attack.signal != "phi" or attack.needs:
             continue
         try:
-            return [*checks, check_null(name, attack.function, phi, keep, target=target, member=member)]
+            null = check_null(
+                name, attack.function, phi, keep, target=target, member=member, leave=pool.leave
+            )
+            return [*checks, null]
         except UnfitPoolError:
             continue
     return checks
@@ -132,7 +135,7 @@ def check_counts(keep: np.ndarray) -> Check:
     outside = len(keep) - inside
     counts = f"{inside.min()} to {inside.max()} IN and {outside.min()} to {outside.max()} OUT"
     text = f"examples have {counts} models"
-    design = "in complementary pairs" if is_paired(keep) else "in no pairs, so each target is left out alone"
+    design = "in complementary pairs" if is_paired(keep) else "in no pairs"
     name = "IN and OUT models"
     if not outside.min():
         return Check(name, "fail", f"{text}: one without an OUT model cannot be attacked")
@@ -238,6 +241,7 @@ def check_null(
     *,
     target: SignalArray | None = None,
     member: np.ndarray | None = None,
+    leave: Leave = "pair",
     seed: int = 0,
 ) -> Check:
     """Attack memberships that the models know nothing of: AUC and TPR at 0.1 % FPR must be chance.
@@ -262,7 +266,6 @@ def check_null(
         member = _membership(target, member)
     order = np.random.default_rng(seed).permutation(keep.shape[1])
     keep = keep[:, order]
-    leave = "pair" if is_paired(keep) else "one"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said already, of the real memberships
         scores = attack(phi, keep, target=target, leave=leave)

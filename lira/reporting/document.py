@@ -9,11 +9,12 @@ import numpy as np
 from lira.forgetting import MethodFigures, NormalisedPsi
 from lira.forgetting.measure import ClassicalFigures, CurveFigures
 from lira.metrics import Estimate, LearningPoint, OperatingPoint, enough_models
-from lira.reporting.evaluate import AttackFigures, Evaluation
+from lira.reporting.evaluate import AttackFigures, Calibrated, Evaluation
 from lira.reporting.implied import Leakage
+from lira.reporting.records import INTERVAL, Records, column_meanings
 from lira.reporting.unlearning_evaluation import UnlearningEvaluation
 
-__all__ = ["as_json", "learning_document", "metrics_document", "unlearning_document"]
+__all__ = ["as_json", "learning_document", "metrics_document", "records_document", "unlearning_document"]
 
 
 def as_json(document: Mapping[str, Any]) -> bytes:
@@ -35,6 +36,7 @@ def metrics_document(evaluation: Evaluation) -> dict[str, Any]:
         "num_members": evaluation.num_members,
         "num_nonmembers": evaluation.num_nonmembers,
         "attacks": {name: _attack(each) for name, each in evaluation.attacks.items()},
+        "calibrated": {name: _calibrated(each) for name, each in evaluation.calibrated.items()},
         "strongest": None,
     }
     if evaluation.strongest is not None:
@@ -55,6 +57,31 @@ def learning_document(rule: str, curves: Mapping[str, Sequence[LearningPoint]], 
             for name, points in curves.items()
         },
     }
+
+
+def records_document(records: Records) -> dict[str, Any]:
+    """The content of records.json: what the columns of records.csv are, and what is no row's alone."""
+    names = list(records.attacks)
+    agreement = {
+        name: {other: _number(value) for other, value in zip(names, row, strict=True)}
+        for name, row in zip(names, records.agreement, strict=True)
+    }
+    document = {
+        "description": "of records.csv, a row an example, and of the Zarr group records, a row a target",
+        "columns": column_meanings(records),
+        "interval": INTERVAL if records.num_targets > 1 else None,
+        "headline": records.headline,
+        "fpr": records.fpr,
+        "num_targets": records.num_targets,
+        "num_examples": records.num_examples,
+        "num_top": records.num_top,
+        "num_halves": records.num_halves,
+        "called_above": {name: _number(each.bar) for name, each in records.attacks.items()},
+        "agreement": agreement,
+    }
+    if records.models is not None:
+        document["models"] = records.models
+    return document
 
 
 def unlearning_document(evaluation: UnlearningEvaluation) -> dict[str, Any]:
@@ -98,6 +125,28 @@ def _attack(figures: AttackFigures) -> dict[str, Any]:
     }
 
 
+def _calibrated(figures: Calibrated) -> dict[str, Any]:
+    named = figures.named
+    points = {
+        f"{fpr:g}": {
+            **_estimate("tpr", each.tpr, ""),
+            **_estimate("realised_fpr", each.realised_fpr),
+            "status": each.status,
+            "floor": each.floor,
+        }
+        for fpr, each in figures.points.items()
+    }
+    return {
+        "tpr_at_fpr": points,
+        "named_members": {
+            "false_discovery_rate": named.rate,
+            **_estimate("named_per_target", named.named),
+            **_estimate("false_share", named.false_share),
+            "share_of_targets": named.targets,
+        },
+    }
+
+
 def _implied(implied: Leakage) -> dict[str, Any]:
     fixed, between, epsilon = implied.fixed, implied.stability, None
     if implied.epsilon is not None:
@@ -124,6 +173,7 @@ def _implied(implied: Leakage) -> dict[str, Any]:
         "stability": between
         and {**_estimate("pearson", between.pearson), **_estimate("spearman", between.spearman)},
         "epsilon": epsilon,
+        "no_epsilon": implied.no_epsilon,
     }
 
 

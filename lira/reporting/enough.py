@@ -30,7 +30,7 @@ TRIAL = 8
 def curves_of(
     pool: Pool, *, fpr: float = 1e-3, attacks: Sequence[str] = tuple(ATTACKS)
 ) -> dict[str, list[LearningPoint]]:
-    """TPR at `fpr` and AUC against the number of models, for every attack that uses shadow models.
+    """TPR at `fpr` and AUC against the number of models, for every attack that uses shadow models and reads signals alone.
 
     Numbers are powers of two from 4, and the whole pool; those that are too few for an attack are left out. An attack
     that compares with a population takes the pool less x itself, since sub-pools have no other.
@@ -54,7 +54,7 @@ def curves_of(
     sizes = sorted({2**k for k in range(2, 20) if 2**k <= M} | {M})
     curves = {}
     for name in attacks:
-        if not ATTACKS[name].uses_shadows or ATTACKS[name].missing(pool) is not None:
+        if not ATTACKS[name].uses_shadows or ATTACKS[name].needs or ATTACKS[name].missing(pool) is not None:
             continue
         attack, signal = ATTACKS[name].function, ATTACKS[name].read(pool.signals)
         with warnings.catch_warnings():

@@ -6,16 +6,30 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lira.attacks import PValues
 from lira.membership import is_paired
-from lira.metrics import MIN_CLUSTERS, Estimate, OperatingPoint, Roc, mean_over_targets, roc
+from lira.metrics import (
+    MIN_CLUSTERS,
+    CalibratedPoint,
+    Estimate,
+    NamedMembers,
+    OperatingPoint,
+    Roc,
+    calibrated_tpr,
+    mean_over_targets,
+    named_members,
+    roc,
+)
 from lira.metrics.curve import BYTES_A_SCORE
 from lira.parallel import side_by_side
 from lira.reporting.implied import Leakage, leakage
 
 __all__ = [
+    "DISCOVERY_RATE",
     "FPRS",
     "LOW_FPR",
     "AttackFigures",
+    "Calibrated",
     "Curve",
     "Evaluation",
     "MeanRate",
@@ -30,6 +44,8 @@ FPRS = (1e-5, 1e-4, 1e-3, 1e-2)
 # The operating point that headlines, legends and per-example figures quote.
 LOW_FPR = 1e-3
 CURVE_POINTS = 2000
+# Of those who are named members, at most so many are wrong on average.
+DISCOVERY_RATE = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +86,13 @@ class AttackFigures:
     curve: Curve | None  # None where it is undefined: no members or no non-members
 
 
+class Calibrated(NamedTuple):
+    """What p-values say, every example having the same one for its threshold."""
+
+    points: dict[float, CalibratedPoint]  # by FPR, those of FPRS
+    named: NamedMembers
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """What was measured of every attack on the same targets."""
@@ -83,6 +106,8 @@ class Evaluation:
     strongest: tuple[str, Leakage] | None
     """The strongest attack and what it implies; None without members or non-members."""
     models: list[int] | None  # indices of those attacked
+    calibrated: dict[str, Calibrated]
+    """by attack, and "conformal", see `suite.pool_p_values`; empty where no p-values were given"""
 
     @property
     def curves(self) -> dict[str, Curve]:
@@ -91,7 +116,12 @@ class Evaluation:
 
 
 def evaluate(
-    scores: Mapping[str, np.ndarray], keep: np.ndarray, models: list[int] | None = None
+    scores: Mapping[str, np.ndarray],
+    keep: np.ndarray,
+    models: list[int] | None = None,
+    *,
+    independent: bool = False,
+    p_values: Mapping[str, PValues] | None = None,
 ) -> Evaluation:
     """Measure every attack, and what the strongest implies.
 
@@ -99,6 +129,8 @@ def evaluate(
         scores: float `[T, N]` by attack, higher = more likely a member.
         keep: bool `[T, N]`, true where the target was trained on the example.
         models: indices of the targets, for metrics.json.
+        independent: as in `leakage`.
+        p_values: of the same targets, from `suite.pool_p_values`; None goes without the calibrated figures.
 
     Raises:
         ValueError: there is no attack, shapes disagree, or a score is NaN.
@@ -111,8 +143,20 @@ def evaluate(
     strongest = None
     if 0 < members < keep.size:
         name, _ = strongest_attack(attacks)
-        strongest = (name, leakage(scores[name], keep, fpr=LOW_FPR))
-    return Evaluation(interval_note(keep), T, N, members, T * N - members, attacks, strongest, models)
+        strongest = (name, leakage(scores[name], keep, fpr=LOW_FPR, independent=independent))
+    given = p_values or {}
+    figures = side_by_side(
+        lambda each: _calibrate(each, keep), given.values(), bytes_each=BYTES_A_SCORE * keep.size
+    )
+    calibrated = dict(zip(given, figures, strict=True))
+    return Evaluation(
+        interval_note(keep), T, N, members, T * N - members, attacks, strongest, models, calibrated
+    )
+
+
+def _calibrate(p: PValues, keep: np.ndarray) -> Calibrated:
+    points = {fpr: calibrated_tpr(p.values, keep, fpr, smallest=p.smallest) for fpr in FPRS}
+    return Calibrated(points, named_members(p.values, keep, DISCOVERY_RATE))
 
 
 def measure_attacks(scores: Mapping[str, np.ndarray], keep: np.ndarray) -> dict[str, AttackFigures]:

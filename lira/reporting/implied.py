@@ -50,18 +50,22 @@ class Leakage:
     fixed: FixedThreshold | None  # chosen on the other models alone
     stability: Stability | None  # of the examples' vulnerability between halves of the targets
     epsilon: float | None
-    """A lower bound on that of the training, from the one-run bounds of all targets; None without `jax_privacy`."""
+    """A lower bound on that of the training, from the one-run bounds of all targets; None where none is claimed."""
+    no_epsilon: str | None
+    """Why none is claimed; None where one is."""
     delta: float = DELTA
     confidence: float = CONFIDENCE
 
 
-def leakage(scores: np.ndarray, keep: np.ndarray, *, fpr: float = 1e-3) -> Leakage:
+def leakage(scores: np.ndarray, keep: np.ndarray, *, fpr: float = 1e-3, independent: bool = False) -> Leakage:
     """Work out what the scores of one attack imply.
 
     Args:
         scores: float `[T, N]`, higher = more likely a member, made with each target's pair left out.
         keep: bool `[T, N]`.
         fpr: of the operating points, a fraction.
+        independent: whether it is known, or was declared, that the memberships are independent coins of one
+            probability, see `Pool.independent`: no epsilon is claimed otherwise.
 
     Raises:
         ValueError: shapes disagree, or a score is NaN.
@@ -81,7 +85,8 @@ def leakage(scores: np.ndarray, keep: np.ndarray, *, fpr: float = 1e-3) -> Leaka
             parts["fixed"] = lambda: fixed_threshold(scores, keep, fpr)
             if clusters >= 2 * MIN_CLUSTERS:
                 parts["stability"] = lambda: stability(scores, keep, fpr=fpr)
-        if clusters >= 2 and importlib.util.find_spec("jax_privacy"):
+        no_epsilon = _no_epsilon(clusters, independent)
+        if no_epsilon is None:
             parts["epsilon"] = lambda: _epsilon(scores, keep)
         figures = side_by_side(lambda part: part(), parts.values(), bytes_each=BYTES_A_SCORE * scores.size)
     by_name = dict(zip(parts, figures, strict=True))
@@ -101,7 +106,22 @@ def leakage(scores: np.ndarray, keep: np.ndarray, *, fpr: float = 1e-3) -> Leaka
         fixed,
         by_name.get("stability"),
         by_name.get("epsilon"),
+        no_epsilon,
     )
+
+
+def _no_epsilon(clusters: int, independent: bool) -> str | None:
+    """Why no epsilon is claimed of so many pairs (or models); None where one may be."""
+    if not independent:
+        return (
+            "one-run bounds hold where each membership was drawn by a coin of its own, all of one probability, which "
+            "is neither known nor was declared of this pool: memberships that look like it may be balanced or chosen"
+        )
+    if clusters < 2:
+        return "the threshold is chosen on other targets, and there is one pair (or model) alone"
+    if importlib.util.find_spec("jax_privacy") is None:
+        return 'the bounds need jax_privacy: pip install "lira[privacy]"'
+    return None
 
 
 def _epsilon(scores: np.ndarray, keep: np.ndarray) -> float:
@@ -110,5 +130,5 @@ def _epsilon(scores: np.ndarray, keep: np.ndarray) -> float:
     If each is too large with probability a, half of them are with probability 2 a at most (Markov), however dependent
     they are.
     """
-    each = target_epsilons(scores, keep, delta=DELTA, confidence=1 - (1 - CONFIDENCE) / 2)
+    each = target_epsilons(scores, keep, independent=True, delta=DELTA, confidence=1 - (1 - CONFIDENCE) / 2)
     return float(np.median(each))

@@ -1,4 +1,4 @@
-"""The verbs that end in figures: report a run, or any pool of models; compare a run's attacks, or two runs."""
+"""The verbs that end in figures: report a run, or any pool of models, or its examples; compare attacks, or two runs."""
 
 import dataclasses
 import json
@@ -8,51 +8,105 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lira.attacks.suite import Pool, missing_signals
+from lira.attacks.suite import ATTACKS, Pool, missing_signals, of_every_example, pool_p_values
 from lira.data.dataset import Dataset
 from lira.metrics import Difference, difference
 from lira.reporting.checks import check_run
 from lira.reporting.evaluate import LOW_FPR, Evaluation, evaluate, measure_attacks, strongest_attack
 from lira.reporting.page import named_values
 from lira.reporting.published import Comparison, compare_published
-from lira.reporting.write import example_figure, write_report
-from lira.scoring import pool_of, score
+from lira.reporting.records import Records, records_of
+from lira.reporting.write import example_figure, write_records, write_report
+from lira.scoring import pool_of, score, score_each
 from lira.store.arrays import DIVERGED, DONE
 from lira.store.run import Run
+from lira.store.zarr import RunError
 
-__all__ = ["Differences", "compare", "is_reported", "report", "report_pool"]
+__all__ = ["Differences", "compare", "is_reported", "records", "report", "report_pool"]
+
+# Whose p-values are exact example by example.
+LIRA_P_VALUES = {name: ATTACKS[name] for name in ("lira_online", "lira_offline")}
 
 
 def report(run: Run, dataset: Dataset | None = None, *, warnings: Iterable[str] = ()) -> Evaluation:
-    """Score a run where that is not done, and write metrics.json, the pictures and report.html into it.
+    """Score a run where that is not done, and write metrics.json, pictures, report.html and records into it.
 
     Args:
         run: the run.
-        dataset: its data, for pictures and for `quantile_regression`; None goes without both.
+        dataset: its data, for pictures, the examples' names and `quantile_regression`; None goes without them.
         warnings: shown at the top of the page; read once the attacks are done, so that they may still grow until then.
 
     Returns:
         What was measured.
 
     Raises:
-        RunError: fewer than four trained models are usable.
+        RunError: fewer than four trained models are usable, the data set has names and is not the run's, or another
+            process is writing the run.
     """
+    known = _what_is_known(run, dataset)
     pool = pool_of(run, dataset)
     scores = score(run, dataset, pool=pool)
-    evaluation = evaluate(scores, pool.keep, run.models.tolist())
-    report_pool(
-        run.path,
-        pool,
-        scores,
-        evaluation,
-        labels=run.labels,
-        images=dataset.x if dataset is not None and dataset.is_image else None,
-        facts=_facts(run),
-        checks=check_run(run, pool=pool),
-        published=_published(run, evaluation),
-        warnings=warnings,
-    )
+    p_values = pool_p_values(pool)
+    evaluation = evaluate(scores, pool.keep, known["models"], independent=pool.independent, p_values=p_values)
+    examples = records_of(scores.items(), pool.keep, p_value=of_every_example(p_values), **known)
+    checks = check_run(run, pool=pool)
+    with run.lock():
+        report_pool(
+            run.path,
+            pool,
+            scores,
+            evaluation,
+            labels=run.labels,
+            images=dataset.x if dataset is not None and dataset.is_image else None,
+            facts=_facts(run),
+            records=examples,
+            checks=checks,
+            published=_published(run, evaluation),
+            warnings=warnings,
+        )
     return evaluation
+
+
+def records(run: Run, dataset: Dataset | None = None, *, fpr: float = LOW_FPR) -> Records:
+    """What every attack says of each example, written to a run's records.csv, records.json and records/ too.
+
+    Attacks are read one at a time; what is not scored yet is scored first.
+
+    Args:
+        run: the run.
+        dataset: its data, which knows the names of classes and files, and which `quantile_regression` reads.
+        fpr: of the vulnerability, a fraction, pooled over targets; see `records_of`.
+
+    Raises:
+        RunError: fewer than four trained models are usable, the data set has names and is not the run's, or another
+            process is writing the run.
+        ValueError: `fpr` is outside [0, 1].
+    """
+    scores = score_each(run, dataset)
+    p_value = of_every_example(pool_p_values(pool_of(run), LIRA_P_VALUES))
+    found = records_of(scores, run.keep, fpr=fpr, p_value=p_value, **_what_is_known(run, dataset))
+    with run.lock():
+        write_records(run.path, found)
+    return found
+
+
+def _what_is_known(run: Run, dataset: Dataset | None) -> dict[str, Any]:
+    """Of the targets and of the examples, for `records_of`; names only from the data that the run is of."""
+    known: dict[str, Any] = {"models": run.models.tolist(), "labels": run.labels}
+    if dataset is None or not (dataset.class_names or dataset.files):
+        return known
+    if run.is_imported:  # of its examples no more is known than their labels
+        is_the_runs = len(dataset.y) == len(run.labels) and np.array_equal(
+            dataset.y[run.labels >= 0], run.labels[run.labels >= 0]
+        )
+    else:
+        is_the_runs = dataset.fingerprint == run.provenance["fingerprints"]["dataset"]
+    if not is_the_runs:
+        raise RunError(
+            f"{run.path}: is a run of other data than {dataset.name}: contents, labels or order differ, so its names "
+            f"are not these examples'"
+        )
+    return {**known, "class_names": dataset.class_names, "files": dataset.files}
 
 
 def report_pool(
@@ -95,7 +149,7 @@ def is_reported(run: Run) -> bool:
     except (OSError, ValueError, KeyError):
         return False
     return models == run.models.tolist() and all(
-        (run.path / name).exists() for name in ("roc.png", "report.html")
+        (run.path / name).exists() for name in ("roc.png", "report.html", "records.json")
     )
 
 
@@ -164,6 +218,7 @@ def _facts(run: Run) -> dict[str, str]:
         source = run.provenance["source"]
         facts["source"] = f"{source['path']}, {source['file']} ({source['layout']})"
         facts["queries"] = f"{Q}"
+        facts["memberships drawn by independent coins"] = "declared" if run.independent else "not declared"
     else:
         queries = config.queries
         facts["queries"] = f"{Q} (mirror {queries.mirror}, shift {queries.shift})"

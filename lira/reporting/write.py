@@ -14,14 +14,15 @@ from matplotlib.figure import Figure
 
 from lira.attacks import SignalArray
 from lira.metrics import most_and_least_vulnerable
-from lira.reporting.document import as_json, metrics_document
+from lira.reporting.document import as_json, metrics_document, records_document
 from lira.reporting.evaluate import AttackFigures, Curve, Evaluation, low_fpr_threshold, strongest_attack
 from lira.reporting.page import report_page
 from lira.reporting.plots import COLORS, ROC_SIZE, example_titles, plot_attacks, plot_examples, plot_roc
 from lira.reporting.published import Comparison
-from lira.store.zarr import write_atomically
+from lira.reporting.records import Records, records_csv
+from lira.store.zarr import write_atomically, write_group
 
-__all__ = ["example_figure", "png", "write_files", "write_report"]
+__all__ = ["example_figure", "png", "write_files", "write_records", "write_report"]
 
 # Drawn always, because LiRA must beat it.
 BASELINE = "global_threshold"
@@ -63,6 +64,7 @@ def write_report(
     evaluation: Evaluation,
     *,
     examples: Figure | None = None,
+    records: Records | None = None,
     facts: Mapping[str, str] | None = None,
     warnings: Iterable[str] = (),
     checks: Iterable[tuple[str, str, str]] = (),
@@ -75,12 +77,13 @@ def write_report(
 
     Everything is rendered before the first file is touched, and every file is replaced in one step: what a kill
     leaves behind is old or new, never half. metrics.json comes last, so where it is new all of them are. The page
-    embeds its pictures and refers to nothing outside itself.
+    embeds its pictures and loads nothing from outside itself; with records it links to their table.
 
     Args:
         path: the directory.
         evaluation: from `evaluate`.
         examples: from `plot_examples`.
+        records: written too, see `write_records`; the most vulnerable examples stand on the page.
         facts: what to say about the run, such as data set, recipe, accuracies and versions, in order.
         warnings: shown at the top of the page.
         checks: name, status ("ok", "warn" or "fail") and a sentence of each, see `engine.trained.Check`; failed ones stand among
@@ -105,13 +108,37 @@ def write_report(
         evaluation,
         pictures,
         list(drawn),
+        records=records,
         facts=dict(facts or {}),
         warnings=[*failed, *warnings],
         checks=checks,
         published=list(published),
         title=title,
     )
+    if records is not None:
+        write_records(path, records)
     write_files(path, {**files, "report.html": page.encode(), "metrics.json": content})
+
+
+def write_records(path: str | os.PathLike[str], records: Records) -> None:
+    """Write records.csv, records.json and the Zarr group records/ into a directory, which is made if need be.
+
+    The group has a row for each target: score, member and verdict `[T, N]` of the headline attack, p_value where there
+    is one; its attributes name the attack, what it called a member above, and the targets. All is rendered before the
+    first is touched, each is replaced in one step, and records.json comes last.
+    """
+    files = {"records.csv": records_csv(records), "records.json": as_json(records_document(records))}
+    arrays = {"score": records.score, "member": records.member, "verdict": records.verdict}
+    if records.p_value is not None:
+        arrays["p_value"] = records.p_value
+    bar = records.attacks[records.headline].bar
+    attributes = {"attack": records.headline, "fpr": records.fpr, "models": records.models}
+    if records.p_value is not None:
+        attributes["p_value_of"] = records.p_value_of
+    attributes["called_above"] = bar if np.isfinite(bar) else None
+    Path(path).mkdir(parents=True, exist_ok=True)
+    write_group(Path(path) / "records", arrays, attributes)
+    write_files(path, files)
 
 
 def _drawn(curves: Mapping[str, Curve]) -> dict[str, Curve]:

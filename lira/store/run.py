@@ -220,6 +220,13 @@ class Run:
         return self.config.dataset == IMPORTED
 
     @property
+    def independent(self) -> bool:
+        """Whether the memberships are known to be independent coins (`keep_mask`), or were declared so of imported ones."""
+        if self.is_imported:
+            return bool(self.provenance["source"].get("independent", False))
+        return "memberships" not in self.provenance["fingerprints"]
+
+    @property
     def recipe(self) -> Recipe | None:
         """What the models are trained by; None where other code trained them, and `config` knows their number alone."""
         return None if self.is_imported else self.config.recipe

@@ -5,7 +5,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ __all__ = [
     "read_store",
     "write_array",
     "write_atomically",
+    "write_group",
     "writing",
 ]
 
@@ -105,15 +106,39 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 
 def write_array(place: Path, values: np.ndarray, attributes: dict[str, Any]) -> None:
-    """Write an array `[rows, N]`, float32 or bool, as Zarr, whole or not at all, in place of what is there."""
+    """Write an array `[rows, N]`, float32, float64 or bool, as Zarr, whole or not at all, in place of what is there."""
+    with _replacing(place) as making:
+        _fill(making, values, attributes)
+
+
+def write_group(place: Path, arrays: Mapping[str, np.ndarray], attributes: dict[str, Any]) -> None:
+    """Write arrays `[rows, N]`, float32, float64 or bool, as one Zarr group, whole or not at all, in place of what is there."""
+    with _replacing(place) as making:
+        making.mkdir()
+        for name, values in arrays.items():
+            _fill(making / name, values, {})
+        group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+        (making / "zarr.json").write_text(json.dumps(group))
+
+
+@contextlib.contextmanager
+def _replacing(place: Path) -> Iterator[Path]:
+    """Where to make what then takes the place of `place`."""
     making = place.parent / f".{place.name}"
     with writing(place):
         shutil.rmtree(making, ignore_errors=True)
-        dtype = "bool" if values.dtype == bool else "float32"
-        store = create_array(making, values.shape, dtype, (1, min(BLOCK, values.shape[1])), attributes)
-        store.write(values).result()
-        shutil.rmtree(place, ignore_errors=True)
-        os.rename(making, place)
+        try:
+            yield making
+            shutil.rmtree(place, ignore_errors=True)
+            os.rename(making, place)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+
+
+def _fill(place: Path, values: np.ndarray, attributes: dict[str, Any]) -> None:
+    dtype = str(values.dtype) if values.dtype in (bool, np.float64) else "float32"
+    store = create_array(place, values.shape, dtype, (1, min(BLOCK, values.shape[1])), attributes)
+    store.write(values).result()
 
 
 @contextlib.contextmanager

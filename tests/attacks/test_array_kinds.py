@@ -45,6 +45,7 @@ def plain():
         "target_population": quarters(outside.target_population),
         "features": features[0],
         "population_features": features[1, :NUM_POINTS],
+        "labels": np.arange(paired.phi.shape[1], dtype=np.float32) % 3,
     }
 
 

@@ -4,6 +4,7 @@ from chance import check_chance, check_gaussian, figures_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal, norm
+from shadow_pools import left_of_balanced, without_others
 
 from lira.attacks import _pool, lira_online, lira_online_fixed, lira_online_multivariate
 from lira.membership import keep_mask
@@ -99,18 +100,13 @@ def test_other_designs_leave_the_target_out(balanced):
     else:
         keep = rng.uniform(size=(14, 20)) < 0.5
         keep[:3], keep[3:6] = True, False
-    scores = lira_online_multivariate(phi, keep, leave="one")
+    scores = lira_online_multivariate(phi, keep, leave="one" if balanced else "independent")
     for t in range(14):
         rest = np.arange(14) != t
         cut_phi, cut_keep = phi[rest], keep[rest]
-        if balanced:  # six a side, in model order
-            used = [
-                (cut_keep & (np.cumsum(cut_keep, axis=0) <= 6))
-                | (~cut_keep & (np.cumsum(~cut_keep, axis=0) <= 6))
-            ][0]
-            cut_phi, cut_keep = (
-                np.stack([array[used[:, n], n] for n in range(20)], axis=1) for array in (cut_phi, cut_keep)
-            )
+        if balanced:
+            used = np.logical_or(*left_of_balanced(keep, t))
+            cut_phi, cut_keep = (without_others(array, used) for array in (phi, keep))
         check_close(scores[t], naive(phi[t], cut_phi, cut_keep, None))
 
 
@@ -269,7 +265,7 @@ def test_no_spread_anywhere_is_finite():
         (8, {"shrinkage": 0}, "needs 4 IN models for every example.*has 3: use a shrinkage above 0"),
         (8, {"shrinkage": 1.5}, r"shrinkage must be between 0 and 1, or None; got 1\.5"),
         (8, {"shrinkage": float("nan")}, "shrinkage must be between 0 and 1, or None; got nan"),
-        (8, {"leave": "none"}, 'leave must be "pair" or "one"'),
+        (8, {"leave": "none"}, 'leave must be "pair", "one" or "independent"'),
         (8, {"target": np.zeros((1, 6, 2), np.float32)}, r"target must be \[targets, 6, 3\] like phi"),
     ],
 )

@@ -221,7 +221,7 @@ def test_another_basis_is_another_draw():
         ),
         ({"features": np.full((6, 1), np.inf)}, "features has a value that is not finite in row 0"),
         ({"population": np.full((4, 20, 1), np.nan)}, r"population\[0, 0, 0\] is nan: leave that model"),
-        ({"leave": "none"}, 'leave must be "pair" or "one"'),
+        ({"leave": "none"}, 'leave must be "pair", "one" or "independent"'),
     ],
 )
 def test_bad_arguments_are_named(change, message):

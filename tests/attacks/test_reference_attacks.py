@@ -10,9 +10,9 @@ from lira import attacks
 from lira.attacks import _pool
 from lira.membership import keep_mask
 
-WITH_POPULATION = ["rmia_online", "rmia_offline", "attack_p"]
+WITH_POPULATION = ["rmia_online", "rmia_offline", "informia_online", "informia_offline", "attack_p"]
 NAMES = [*WITH_POPULATION, "attack_r", "difficulty_calibration", "difficulty_calibration_both", "base"]
-ONLINE = ["rmia_online", "difficulty_calibration_both"]
+ONLINE = ["rmia_online", "informia_online", "difficulty_calibration_both"]
 # Every attack, and those with a population with and without held-out points.
 CASES = [(name, False) for name in NAMES] + [(name, True) for name in WITH_POPULATION]
 each_case = pytest.mark.parametrize(("name", "held_out"), CASES)
@@ -104,8 +104,9 @@ def test_scores_of_a_pair_do_not_depend_on_its_own_membership(name, held_out):
     population = pool.population if held_out else None
     before, after = (run(name, pool.phi, keep, population) for keep in (pool.keep, swapped))
     np.testing.assert_array_equal(before[4:6], after[4:6])
-    # The others do see it, unless IN and OUT models weigh the same.
-    assert np.array_equal(before[0], after[0]) == (name in (*ONLINE, "base", "attack_p"))
+    # The others do see it, unless IN and OUT models weigh the same, as they do not in InfoRMIA's p(z).
+    alike = name in (*ONLINE, "base", "attack_p") and (name, held_out) != ("informia_online", False)
+    assert np.array_equal(before[0], after[0]) == alike
 
 
 @each_case
@@ -170,7 +171,7 @@ def test_outside_targets_and_out_models_alone(name, held_out, models):
         options["target_population"] = rng.normal(size=(2, 300, 2)).astype(np.float32)
     if name in ONLINE:
         with pytest.raises(
-            ValueError, match=f"{name} needs 1 IN model .* has 0: use (rmia_off|difficulty_cal)"
+            ValueError, match=f"{name} needs 1 IN model .* has 0: use (rmia_off|informia_off|difficulty_cal)"
         ):
             run(name, phi, keep, **options)
     else:
@@ -187,7 +188,7 @@ def test_outside_targets_and_out_models_alone(name, held_out, models):
         ),
         ({"keep": np.zeros((4, 5), bool)}, r"keep must be bool of shape \(4, 25\) like phi"),
         ({"keep": np.zeros((4, 25), bool)}, 'leave="pair" needs rows in complementary pairs'),
-        ({"leave": "none"}, 'leave must be "pair" or "one"; got \'none\''),
+        ({"leave": "none"}, 'leave must be "pair", "one" or "independent"; got \'none\''),
         ({"target": np.zeros((1, 5, 1), np.float32)}, r"target must be \[targets, 25, 1\] like phi"),
         ({"phi": np.full((4, 25, 1), np.nan)}, r"phi\[0, 0, 0\] is nan: leave that model and its mate out"),
     ],

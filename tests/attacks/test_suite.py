@@ -16,6 +16,7 @@ ENTROPY = np.exp(-PHI)
 SIGNALS = {"phi": PHI, "entropy": ENTROPY, "modified_entropy": ENTROPY / 2}
 FEATURES = rng.normal(size=(N, 3)).astype(np.float32)
 POINTS = rng.normal(size=(M, 40, Q)).astype(np.float32)
+LABELS = np.arange(N) % 3
 POINT_FEATURES = rng.normal(size=(40, 3)).astype(np.float32)
 
 
@@ -33,7 +34,14 @@ def test_pools_of_pairs_leave_the_pair_out_and_others_the_target():
 
 
 def test_each_attack_reads_the_signal_that_it_names():
-    pool = Pool(SIGNALS, KEEP, population=POINTS, features=FEATURES, population_features=POINT_FEATURES)
+    pool = Pool(
+        SIGNALS,
+        KEEP,
+        population=POINTS,
+        features=FEATURES,
+        population_features=POINT_FEATURES,
+        labels=LABELS,
+    )
     assert missing_signals(pool) == {}
     scores = attack_pool(pool)
     assert list(scores) == list(ATTACKS)
@@ -46,13 +54,20 @@ def test_each_attack_reads_the_signal_that_it_names():
         PHI, KEEP, features=FEATURES, population=POINTS, population_features=POINT_FEATURES
     )
     np.testing.assert_array_equal(scores["quantile_regression"], expected)
+    options = {"proxy": "class", "labels": LABELS, "fixed": True}
+    np.testing.assert_array_equal(scores["pmia_class_fixed"], attacks.pmia(PHI, KEEP, **options))
+    options = {"proxy": "neighbours", "features": FEATURES}
+    np.testing.assert_array_equal(
+        scores["pmia_neighbours_fixed"], attacks.pmia(PHI, KEEP, fixed=True, **options)
+    )
     np.testing.assert_array_equal(scores["rmia_offline"], attacks.rmia_offline(PHI, KEEP, population=POINTS))
 
 
 def test_what_the_pool_does_not_hold_is_named():
     pool = Pool({"phi": PHI}, KEEP)
     assert missing_signals(pool) == {
-        "quantile_regression": "features",
+        **dict.fromkeys(("pmia_class", "pmia_class_fixed"), "labels"),
+        **dict.fromkeys(("pmia_neighbours_fixed", "quantile_regression"), "features"),
         "entropy_threshold": "entropy",
         "modified_entropy_threshold": "modified_entropy",
     }
@@ -68,7 +83,7 @@ def test_one_target_and_out_models_allow_offline_attacks_only():
     rng = np.random.default_rng(1)
     out = np.zeros((9, N), bool)
     phi = rng.normal(size=(9, N, Q)).astype(np.float32)
-    with pytest.warns(UserWarning, match="is left out: .* needs .*models"):
+    with pytest.warns(UserWarning, match="is left out: .* needs .*model"):
         scores = attack_pool(Pool({"phi": phi}, out, {"phi": PHI[:1]}))
     assert not {"lira_online", "lira_online_fixed"} & set(scores)
     np.testing.assert_array_equal(scores["lira_offline"], attacks.lira_offline(phi, out, target=PHI[:1]))

@@ -281,6 +281,33 @@ def test_folders_of_images(tmp_path, mode, channels):
     assert dataset.name == f"folder:{tmp_path}"
 
 
+def test_folders_know_their_classes_and_files(tmp_path):
+    write_images(tmp_path)
+    source = f"folder:{tmp_path}"
+    names = [f"train/{label}/{number}.png" for label in ("ant", "bee") for number in range(3)]
+    for dataset in (load_dataset(source), load_dataset(source)):  # decoded, and from the cache
+        assert dataset.class_names == ("ant", "bee")
+        assert list(dataset.files) == names
+    part = load_dataset(source, num_examples=4)
+    rows = [int(np.flatnonzero((dataset.x == x).all(axis=(1, 2, 3)))[0]) for x in part.x]
+    assert list(part.files) == [names[row] for row in rows] == [names[row] for row in (0, 1, 3, 4)]
+    assert part.class_names == dataset.class_names
+
+
+def test_names_are_no_part_of_the_fingerprint_and_must_be_as_many():
+    plain = Dataset.from_arrays([[0.5], [1.5], [2.5]], [0, 1, 1])
+    named = Dataset.from_arrays(
+        [[0.5], [1.5], [2.5]], [0, 1, 1], class_names=["a", "b"], files=["x", "y", "z"]
+    )
+    assert (plain.class_names, plain.files) == ((), ())
+    assert (named.class_names, named.files) == (("a", "b"), ("x", "y", "z"))
+    assert named.fingerprint == plain.fingerprint
+    with pytest.raises(DataError, match="class_names holds 1 names for 2: give one for each class"):
+        Dataset.from_arrays([[0.5], [1.5]], [0, 1], class_names=["a"])
+    with pytest.raises(DataError, match="files holds 3 names for 2: give one for each example"):
+        Dataset.from_arrays([[0.5], [1.5]], [0, 1], files=["a", "b", "c"])
+
+
 def test_folders_without_test(tmp_path):
     write_images(tmp_path, test=False)
     assert load_dataset(f"folder:{tmp_path}").num_test == 0
@@ -474,7 +501,10 @@ def rows(labels, start=0):
 
 
 def prepare_table(data_dir, features, name="lira_table", *, splits=None, keys=("x", "y"), register=False):
-    kinds = {"x": features.Tensor(shape=(3,), dtype=np.float32), "y": features.ClassLabel(num_classes=2)}
+    kinds = {
+        "x": features.Tensor(shape=(3,), dtype=np.float32),
+        "y": features.ClassLabel(names=["cat", "dog"]),
+    }
     splits = splits or {"train": rows([0, 1, 1, 0]), "test": rows([1], 9)}
     prepare(data_dir, name, splits, kinds, keys, register=register)
 
@@ -495,7 +525,9 @@ def test_tfds_is_cached_and_quiet(tmp_path, features, cache, monkeypatch, capfd)
     capfd.readouterr()
     first = load_dataset("tfds:lira_table", data_dir=str(tmp_path))
     monkeypatch.setattr(tfds, "_read_tfds", None)
-    assert_same(load_dataset("tfds:lira_table", data_dir=str(tmp_path)), first)
+    again = load_dataset("tfds:lira_table", data_dir=str(tmp_path))
+    assert_same(again, first)
+    assert again.class_names == first.class_names == ("cat", "dog")
     assert len(list(cache.iterdir())) == 1
     assert "".join(capfd.readouterr()) == ""
 

@@ -71,11 +71,11 @@ def files(tmp_path):
     return Files(tmp_path)
 
 
-def run(flags, out):
+def run(flags, out, *declared):
     arguments = [
         part for name, place in flags.items() for part in (f"--{name.replace('_', '-')}", str(place))
     ]
-    return main(["audit", *arguments, "--out", str(out)])
+    return main(["audit", *arguments, *declared, "--out", str(out)])
 
 
 def read_zarr(place):
@@ -195,11 +195,21 @@ def test_from_files_to_report(files, tmp_path, capsys):
     assert run(flags, tmp_path / "new/out") == 0
     out = tmp_path / "new/out"
     assert sorted(each.name for each in out.iterdir()) == [
-        *("attacks.png", "metrics.json", "report.html", "roc.png", "scores")
+        *(
+            "attacks.png",
+            "metrics.json",
+            "records",
+            "records.csv",
+            "records.json",
+            "report.html",
+            "roc.png",
+            "scores",
+        )
     ]
     metrics = json.loads((out / "metrics.json").read_text())
     pool = read_audit(flags).pool
-    assert list(metrics["attacks"]) == [name for name in ATTACKS if name != "quantile_regression"]
+    # No features are given.
+    assert list(metrics["attacks"]) == [name for name in ATTACKS if "features" not in ATTACKS[name].needs]
     for name, scores in attack_pool(Pool(pool.signals, KEEP)).items():
         # Scores stand in the order of the files.
         np.testing.assert_allclose(read_zarr(out / "scores" / name), scores[order], rtol=1e-3, atol=1e-3)
@@ -208,9 +218,25 @@ def test_from_files_to_report(files, tmp_path, capsys):
     page = (out / "report.html").read_text()
     for words in ("left out of it with its pair", "shuffled memberships", "Most and least vulnerable"):
         assert words in page
+    assert metrics["strongest"]["epsilon"] is None
+    assert "neither known nor was declared" in metrics["strongest"]["no_epsilon"]
+    assert "not claimed" in page
     said = capsys.readouterr()
     assert "lira_online" in said.out
     assert said.err.count("lira: warning") == page.count("below eight") - 1  # the checks say it once more
+
+
+def test_an_epsilon_is_claimed_of_declared_coins_alone(files, tmp_path):
+    """Perfectly separated: the pool's design is the same either way."""
+    flags = files(phi=np.where(KEEP[:4], 9.0, -9.0) + PHI[:4, :, 0] / 100, keep=KEEP[:4])
+    assert not read_audit(flags).pool.independent
+    assert run(flags, tmp_path / "out", "--independent") == 0
+    implied = json.loads((tmp_path / "out/metrics.json").read_text())["strongest"]
+    assert implied["epsilon"]["at_least"] > 1
+    assert implied["no_epsilon"] is None
+    page = (tmp_path / "out/report.html").read_text()
+    assert "<dt>memberships drawn by independent coins</dt><dd>declared</dd>" in page
+    assert "not claimed" not in page
 
 
 def test_a_single_pair_is_audited_by_the_attacks_without_shadow_models(files, tmp_path, capsys):
@@ -231,6 +257,11 @@ def test_one_target_from_files_to_report(files, tmp_path, capsys):
     expected = roc(attacks.lira_online(PHI[:8], KEEP[:8], target=PHI[8:9]), KEEP[8:9])
     assert metrics["attacks"]["lira_online"]["auc"] == pytest.approx(expected.auc, abs=1e-3)
     assert "1 outside the pool" in (tmp_path / "out/report.html").read_text()
+    header, *rows = (tmp_path / "out/records.csv").read_text().splitlines()
+    assert "lira_online_score,lira_online_fpr" in header
+    assert "_tpr" not in header
+    member = header.split(",").index("member")
+    assert [row.split(",")[member] for row in rows] == KEEP[8].astype(int).astype(str).tolist()
 
 
 SHUFFLED = np.random.default_rng(3).permutation(N)
@@ -303,6 +334,14 @@ BAD = {
     "member without target": (
         {"phi": PHI, "keep": KEEP, "member": KEEP[0]},
         "--member is given without --target",
+    ),
+    "a target of the pool": (
+        {"phi": PHI, "keep": KEEP, "target": PHI[3], "member": KEEP[3]},
+        r"member.npy: target 0's memberships .* model [23] of the pool.*leave model [23] out of the pool",
+    ),
+    "a target's mate in the pool": (
+        {"phi": PHI[:9], "keep": KEEP[:9], "target": PHI[9], "member": KEEP[9]},
+        r"member.npy: target 0's memberships .* model 8 of the pool",
     ),
     "target of other queries": (
         {"phi": PHI, "keep": KEEP, "target": PHI[0, :, :1], "member": KEEP[0]},

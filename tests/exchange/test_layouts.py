@@ -161,8 +161,9 @@ def test_imported_runs_are_scored_and_reported(tmp_path, M, paired):
         "carlini", write_carlini(tmp_path / "exp", logits[:M], keep[:M], labels), tmp_path / "run"
     )
     scores = scoring.score(run)
-    # There is no population's features to regress on.
-    assert list(scores) == [name for name in ATTACKS if name != "quantile_regression"]
+    # There are no features to regress on, or to find neighbours by.
+    without = [name for name, attack in ATTACKS.items() if "features" not in attack.needs]
+    assert list(scores) == without
     leave = "pair" if paired else "one"
     for name in ("lira_online", "rmia_offline", "global_threshold"):
         np.testing.assert_array_equal(scores[name], ATTACKS[name].function(run.phi, keep[:M], leave=leave))
@@ -172,6 +173,14 @@ def test_imported_runs_are_scored_and_reported(tmp_path, M, paired):
     np.testing.assert_allclose(scores["entropy_threshold"], -entropies.mean(axis=2), rtol=1e-5)
     write.write_report(run.path, evaluate.evaluate(scores, run.keep))
     assert Run.open(run.path).scores("lira_online") is not None
+    assert not scoring.pool_of(run).independent
+
+
+def test_coins_that_were_declared_independent_are_remembered(tmp_path):
+    logits, keep, labels = pool(M=8)
+    place = write_carlini(tmp_path / "exp", logits, keep, labels)
+    import_run("carlini", place, tmp_path / "run", independent=True)
+    assert scoring.pool_of(Run.open(tmp_path / "run")).independent
 
 
 def test_two_imported_models_leave_the_global_threshold(tmp_path):
@@ -180,7 +189,8 @@ def test_two_imported_models_leave_the_global_threshold(tmp_path):
     # One model of two is left: it holds some examples and not the others, so no example has both sides.
     with pytest.warns(UserWarning, match="is left out") as said:
         scores = scoring.score(import_run("carlini", place, tmp_path / "run"))
-    left_out = [name for name in ATTACKS if name not in (*scores, "quantile_regression")]
+    with_features = [name for name, attack in ATTACKS.items() if "features" in attack.needs]
+    left_out = [name for name in ATTACKS if name not in (*scores, *with_features)]
     assert [str(each.message).split(" is left out: ")[0] for each in said] == left_out
     assert {"lira_online", "lira_offline_fixed"} < set(left_out)
     assert "global_threshold" in scores
@@ -383,9 +393,9 @@ def original_sweep(prediction, answers, fpr_bound):
 
 
 def original_rows(phi, keep, name):
-    """The same attack here: the convention of that name, the last row as the target."""
+    """The same attack here: the convention of that name, the last row as the target, whose mate stays in the pool."""
     options = {} if name == "global_threshold" else {"convention": "original"}
-    return getattr(attacks, name)(phi, keep, leave="one", **options)[-1:]
+    return getattr(attacks, name)(phi[:-1], keep[:-1], target=phi[-1:], **options)
 
 
 @pytest.mark.parametrize("text_order", [False, True])

@@ -3,6 +3,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from lira import attacks
+from lira.attacks import Leave
 from lira.attacks.suite import Pool
 from lira.data.dataset import Dataset
 from lira.learning.augment import Queries
@@ -198,9 +199,9 @@ def test_the_null_resolves_low_false_positive_rates_where_it_can():
     assert "too few non-members" not in found.sentence
 
 
-def count_leak(phi, keep, *, target=None, leave="pair"):
+def count_leak(phi, keep, *, target=None, leave: Leave = "pair"):
     """An attack that leaves out the target alone of exactly balanced pairs: the counts that are left tell."""
-    return attacks.lira_online_fixed(phi, keep, leave="one") + 0.5 * (keep.sum(axis=0) - keep)
+    return attacks.lira_online_fixed(phi, keep, leave=leave) + 0.5 * (keep.sum(axis=0) - keep)
 
 
 def composition_leak(phi, keep, *, target=None, leave="pair"):

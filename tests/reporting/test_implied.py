@@ -16,7 +16,7 @@ SCORES = np.random.default_rng(0).normal(size=(T, N)) + D * KEEP
 
 def test_gaussians_imply_what_theory_says():
     """N(0, 1) against N(2, 1) in every target."""
-    found = leakage(SCORES, KEEP)
+    found = leakage(SCORES, KEEP, independent=True)
     j = 2 * norm.cdf(D / 2) - 1
     tpr = norm.cdf(norm.ppf(0.001) + D)
     assert found.youden.j.low < j < found.youden.j.high
@@ -33,14 +33,15 @@ def test_gaussians_imply_what_theory_says():
     # No example is more vulnerable than another.
     assert found.stability is not None
     assert found.stability.pearson.low < 0 < found.stability.pearson.high
-    epsilons = target_epsilons(SCORES, KEEP, delta=1e-5, confidence=0.975)
+    epsilons = target_epsilons(SCORES, KEEP, independent=True, delta=1e-5, confidence=0.975)
     assert found.epsilon is not None
+    assert found.no_epsilon is None
     assert 0 < found.epsilon == pytest.approx(np.median(epsilons))
     assert found.epsilon < gaussian_epsilon(D, 1e-5)
 
 
 def test_noise_implies_nothing():
-    found = leakage(np.random.default_rng(1).normal(size=(T, N)), KEEP)
+    found = leakage(np.random.default_rng(1).normal(size=(T, N)), KEEP, independent=True)
     assert found.youden.j.low < 0 < found.youden.j.high
     assert found.information.low == 0
     assert found.epsilon == 0
@@ -48,7 +49,7 @@ def test_noise_implies_nothing():
 
 
 def test_a_single_target_has_what_it_can_have():
-    found = leakage(SCORES[:1], KEEP[:1])
+    found = leakage(SCORES[:1], KEEP[:1], independent=True)
     assert found.fixed is found.stability is found.epsilon is None
     j = found.youden.j.value
     assert abs(j - (2 * norm.cdf(D / 2) - 1)) < 0.1
@@ -67,4 +68,13 @@ def test_epsilon_is_none_without_jax_privacy(monkeypatch):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "jax_privacy" else real(name)
     )
-    assert leakage(SCORES, KEEP).epsilon is None
+    found = leakage(SCORES, KEEP, independent=True)
+    assert found.epsilon is None
+    assert "need jax_privacy" in str(found.no_epsilon)
+
+
+def test_no_epsilon_is_claimed_where_the_coins_may_be_of_another_design():
+    """As of imported pools, unless the user declares it."""
+    found = leakage(SCORES, KEEP)
+    assert found.epsilon is None
+    assert "neither known nor was declared" in str(found.no_epsilon)

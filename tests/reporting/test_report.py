@@ -12,6 +12,7 @@ from rich.console import Console
 
 from lira import metrics as measure
 from lira import parallel
+from lira.attacks import suite
 from lira.membership import keep_mask
 from lira.metrics import Estimate, example_tpr
 from lira.reporting import evaluate, page, plots, tables, write
@@ -598,3 +599,38 @@ def test_tables_say_in_how_many_pools_their_intervals_hold(evaluated, written):
     assert "others would move the figures, too" in tables.footnotes(one)[0]
     two = evaluate.evaluate(scores, keep)
     assert tables.footnotes(two)[0].endswith("too few to resample.")
+
+
+# --- Calibrated figures ---------------------------------------------------------------------------------------------
+
+
+def test_pooled_and_calibrated_figures_stand_side_by_side(evaluated, tmp_path):
+    scores, keep, plain, _ = evaluated
+    assert plain.calibrated == {}
+    phi = np.random.default_rng(4).normal(size=(*keep.shape, 1)).astype(np.float32) + 3 * keep[..., None]
+    p_values = suite.pool_p_values(suite.Pool({"phi": phi}, keep))
+    assert set(p_values) >= {"lira_online", "lira_offline", "attack_r", "conformal"}
+    evaluation = evaluate.evaluate(scores, keep, p_values=p_values)
+    write.write_report(tmp_path, evaluation)
+    found = json.loads((tmp_path / "metrics.json").read_text())["calibrated"]
+    assert list(found) == list(p_values)
+    p = p_values["lira_offline"].values
+    point = found["lira_offline"]["tpr_at_fpr"]["0.01"]
+    assert point["tpr"] == pytest.approx(np.mean(p[keep] <= 0.01))
+    assert point["realised_fpr"] == pytest.approx(np.mean(p[~keep] <= 0.01))
+    ranks = found["attack_r"]["tpr_at_fpr"]["0.01"]
+    assert (ranks["status"], ranks["tpr"], ranks["floor"]) == ("unresolvable", None, 1 / 8)
+    named = found["lira_online"]["named_members"]
+    assert named["false_discovery_rate"] == 0.05
+    assert named["named_per_target"] > 20
+    assert named["false_share"] < 0.05
+    page = (tmp_path / "report.html").read_text()
+    for words in (
+        "Calibrated, example by example",
+        "One in 2 examples is a member here",
+        percent(point["tpr"]),
+        "at most 5 % of them are wrong",
+    ):
+        assert words in page
+    write.write_report(tmp_path / "plain", plain)
+    assert "Calibrated, example by example" not in (tmp_path / "plain/report.html").read_text()

@@ -38,7 +38,7 @@ def test_its_scores_and_figures_are_computed_anew_as_they_were(run, dataset):
     for name, scores in stored.items():
         np.testing.assert_allclose(run.scores(name), scores, rtol=1e-5, atol=1e-6, err_msg=name)
     again = json.loads((run.path / "metrics.json").read_text())
-    assert again["attacks"].keys() == metrics["attacks"].keys()
+    assert again["attacks"].keys() >= metrics["attacks"].keys()  # attacks of later versions come on top
     for name, entry in metrics["attacks"].items():
         assert again["attacks"][name]["auc"] == pytest.approx(entry["auc"], abs=1e-4), name
 

@@ -58,6 +58,7 @@ def files(path):
 
 def test_new_run_has_its_memberships_and_no_model(tmp_path):
     run = made(tmp_path)
+    assert run.independent
     assert (run.done == 0).all()
     assert run.models.tolist() == []
     assert run.phi.shape == (0, N, 1)

@@ -599,6 +599,7 @@ def test_run_of_given_memberships_holds_them_and_does_not_grow(tmp_path):
     keep = np.random.default_rng(0).random((M, N)) < 0.3
     config = Config(dataset="memory", num_models=M, recipe=RECIPE, execution=Execution(width=2, workers=1))
     made = Run.from_config(tmp_path / "run", dataset(), config, keep=keep)
+    assert not made.independent, "memberships that were given are of any design"
     train(made, dataset(), show_progress=False)
     np.testing.assert_array_equal(made.keep, keep)
     correct = np.asarray(made.signal("correct"), bool)

@@ -1,0 +1,87 @@
+"""What stands on the command line: the arguments of a verb, and flags that overlay a configuration file."""
+
+import argparse
+import contextlib
+import io
+import itertools
+import re
+from typing import Any, TypeVar
+
+import tyro
+
+from lira.store.config import Config, ConfigError
+from lira.unlearning.config import UnlearnConfig
+
+__all__ = ["flag_value", "make_parser", "parse_all", "parse_config", "with_flags"]
+
+C = TypeVar("C", Config, UnlearnConfig)
+
+
+def make_parser(verb: str, **options: Any) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"lira {verb}", exit_on_error=False, **options)
+
+
+def parse_config(verb: str, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The configuration and the directory, which a plan can do without; and the flags that overlay the configuration."""
+    parser = make_parser(verb, add_help=False, allow_abbrev=False)
+    parser.add_argument("config", metavar="CONFIG.toml")
+    parser.add_argument("--run-dir", required=verb != "plan" and "--help" not in argv)
+    return _parse(parser, argv)
+
+
+def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Parse known arguments; a mistake is a ConfigError of one line, not argparse's usage page."""
+    stderr = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(stderr):
+            return parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"{parser.prog}: {error}") from error
+    except SystemExit as error:
+        if error.code == 0:
+            raise
+        raise ConfigError(stderr.getvalue().strip().splitlines()[-1]) from error
+
+
+def parse_all(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    """Parse arguments, all of which must be known."""
+    arguments, unknown = _parse(parser, argv)
+    if unknown:
+        raise ConfigError(f"{parser.prog}: unknown argument {unknown[0]!r}; see {parser.prog} --help")
+    return arguments
+
+
+def with_flags(config: C, flags: list[str], prog: str) -> C | None:
+    """Overlay the flags, one for every field; None if help was asked for. Tyro's box of an error becomes one line."""
+    stderr = io.StringIO()
+    with contextlib.redirect_stderr(stderr):
+        try:
+            return tyro.cli(
+                type(config), default=config, args=flags, prog=prog, description="Flags overlay CONFIG.toml."
+            )
+        except SystemExit as stop:
+            if stop.code == 0:
+                return None
+            raise ConfigError(_unboxed(stderr.getvalue())) from stop
+
+
+def flag_value(flags: list[str], name: str) -> str:
+    """What a flag is followed by; empty where it is not there."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(name, dest="value", default="")
+    return parser.parse_known_args(flags)[0].value
+
+
+def _unboxed(box: str) -> str:
+    """The message in tyro's box, drawn in Unicode or ASCII: what stands above the first rule, and what was meant."""
+    lines = [line.strip("│|+╭╮╰╯ ") for line in box.splitlines()[1:]]
+    content = list(itertools.dropwhile(_is_rule, lines))
+    message = " ".join(itertools.takewhile(lambda line: not _is_rule(line), content))
+    meant = []
+    if "Perhaps you meant:" in content:
+        meant = [line.split()[0] for line in content if re.match(r"--\w", line)]
+    return message + (f"; did you mean {meant[0]}?" if meant else "")
+
+
+def _is_rule(line: str) -> bool:
+    return set(line) <= set("─-")

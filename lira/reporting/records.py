@@ -1,0 +1,292 @@
+"""Every example of a pool by itself: one row each, with its vulnerability under every attack, its rank and its names."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from lira.metrics import (
+    ExampleRates,
+    example_gap,
+    example_rates,
+    jaccard,
+    rank_examples,
+    roc,
+    shares_reaching,
+    threshold_above,
+    top_examples,
+    top_in_halves,
+)
+from lira.metrics._shared import check_fpr
+from lira.metrics.counting import allowed_false_positives
+from lira.reporting.evaluate import FPRS, LOW_FPR
+
+__all__ = ["INTERVAL", "AttackRecords", "Records", "column_meanings", "records_csv", "records_of"]
+
+# One example in so many is among the top.
+TOP = 100
+INTERVAL = (
+    "95 %, Clopper and Pearson's, over the models that hold the example; conditional on the example, the shadow models "
+    "and the threshold"
+)
+
+
+class AttackRecords(NamedTuple):
+    """What one attack says of each example."""
+
+    bar: float  # a score above it calls the example a member; infinity and NaN call nobody one
+    ranks: (
+        np.ndarray
+    )  # float64 [N], 1 = the most vulnerable; ties share the highest, NaN where no target holds it
+    rates: ExampleRates  # over targets
+    score: np.ndarray | None = None  # float [N], of the one target where there is no other
+    fpr: np.ndarray | None = None  # float64 [N], the share of its non-members that reach that score
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """One row an example, and beside it what every target's headline score says: see `records_of`."""
+
+    headline: str  # the strongest attack, by which examples are ranked
+    fpr: float  # of the bars; 0 where none was resolvable: no false positive
+    attacks: dict[str, AttackRecords]
+    in_top_halves: np.ndarray  # int64 [N], in how many of `num_halves` among the top by the headline attack
+    num_halves: int
+    agreement: (
+        np.ndarray
+    )  # float64 [A, A], Jaccard's index of the attacks' top examples; NaN where both have none
+    score: np.ndarray  # float [T, N], the headline attack's
+    member: np.ndarray  # bool [T, N]
+    p_value: np.ndarray | None  # float [T, N], calibrated example by example, where given
+    p_value_of: str  # the attack
+    models: list[int] | None  # index of each target, ascending
+    labels: np.ndarray | None  # int [N], -1 where it is not known
+    class_names: Sequence[str]  # by label; empty where they are not known
+    files: Sequence[str]  # [N]; empty where they are not known
+
+    @property
+    def num_examples(self) -> int:
+        """N, the number of rows."""
+        return self.member.shape[1]
+
+    @property
+    def num_targets(self) -> int:
+        """T; with a single one there are scores in the place of rates."""
+        return len(self.member)
+
+    @property
+    def num_top(self) -> int:
+        """How many examples are one in TOP, rounded up."""
+        return _num_top(self.num_examples)
+
+    @property
+    def ranks(self) -> np.ndarray:
+        """By the headline attack, float64 `[N]`."""
+        return self.attacks[self.headline].ranks
+
+    @property
+    def verdict(self) -> np.ndarray:
+        """Whom the headline attack calls a member, bool `[T, N]`."""
+        return self.score > self.attacks[self.headline].bar
+
+    def class_of(self, example: int) -> str:
+        """The name of an example's class, else its label; empty where that is not known."""
+        if self.labels is None or self.labels[example] < 0:
+            return ""
+        label = int(self.labels[example])
+        return _plain(self.class_names[label]) if label < len(self.class_names) else str(label)
+
+    def file_of(self, example: int) -> str:
+        """The file of an example; empty where it is not known."""
+        return _plain(self.files[example]) if self.files else ""
+
+
+def records_of(
+    scores: Iterable[tuple[str, np.ndarray]],
+    keep: np.ndarray,
+    *,
+    fpr: float = LOW_FPR,
+    p_value: tuple[str, np.ndarray] | None = None,
+    models: Sequence[int] | None = None,
+    labels: np.ndarray | None = None,
+    class_names: Sequence[str] = (),
+    files: Sequence[str] = (),
+) -> Records:
+    """What every attack says of each example by itself.
+
+    An example's vulnerability is its TPR: the share of the targets that hold it whose score lies above one global bar.
+    Examples are ranked by it, ties by the mean score of members less that of non-members (`metrics.example_gap`). Where
+    there is a single target a share says nothing: its scores stand in the place of the TPRs, each with the share of its
+    non-members that score as high, and rank the examples.
+
+    Args:
+        scores: name and float `[T, N]` of every attack; one or two are held at a time.
+        keep: bool `[T, N]`, what each target was trained on.
+        fpr: of the bars, a fraction, pooled over targets; where it allows no false positive the lowest of `FPRS` above it
+            that does, else none.
+        p_value: an attack and its p-values, float `[T, N]`.
+        models: index of each target; rows are stored in their order.
+        labels: int `[N]`, -1 where it is not known.
+        class_names: by label.
+        files: `[N]`.
+
+    Raises:
+        ValueError: there is no attack, shapes disagree, a score is NaN, or `fpr` is outside [0, 1].
+    """
+    check_fpr(fpr)
+    keep = np.asarray(keep)
+    if p_value is not None and np.shape(p_value[1]) != keep.shape:
+        raise ValueError(f"p_value must be {list(keep.shape)} like keep; got {list(np.shape(p_value[1]))}")
+    nonmembers = int(np.sum(~keep))
+    points = [point for point in (fpr, *FPRS) if point >= fpr > 0]
+    resolved = next((point for point in points if allowed_false_positives(point, nonmembers) >= 1), None)
+    attacks, headline, best, strongest = {}, "", np.empty(0), -np.inf
+    for name, values in scores:
+        attacks[name] = _attack_records(values, keep, resolved or 0.0)
+        strength = _strength(attacks[name].rates, values, keep, resolved)
+        if strength > strongest or not headline:
+            headline, best, strongest = name, values, strength
+    if not attacks:
+        raise ValueError("scores holds no attack: give at least one array [targets, examples] by name")
+    top = _num_top(keep.shape[1])
+    times, halves = top_in_halves(best, keep, resolved or 0.0, top)
+    agreement = jaccard(np.stack([top_examples(each.ranks, top) for each in attacks.values()]))
+    order = np.arange(len(keep)) if models is None else np.argsort(models)
+    return Records(
+        headline,
+        resolved or 0.0,
+        attacks,
+        times,
+        halves,
+        agreement,
+        best[order],
+        keep[order],
+        None if p_value is None else np.asarray(p_value[1])[order],
+        "" if p_value is None else p_value[0],
+        None if models is None else [int(models[row]) for row in order.tolist()],
+        labels,
+        class_names,
+        files,
+    )
+
+
+def _attack_records(scores: np.ndarray, keep: np.ndarray, fpr: float) -> AttackRecords:
+    bar = threshold_above(scores, keep, fpr)
+    rates = example_rates(scores, keep, bar)
+    if len(keep) > 1:
+        return AttackRecords(bar, rank_examples(rates.tpr, example_gap(scores, keep)), rates)
+    return AttackRecords(bar, rank_examples(scores[0]), rates, scores[0], shares_reaching(scores[0], keep[0]))
+
+
+def _strength(rates: ExampleRates, scores: np.ndarray, keep: np.ndarray, fpr: float | None) -> float:
+    """By what the strongest attack is chosen, as `strongest_attack` does: the pooled TPR, else the AUC."""
+    if fpr is None:
+        return float(np.nan_to_num(roc(scores, keep).auc)) if keep.any() and not keep.all() else 0.0
+    return float(rates.found.sum() / max(rates.held.sum(), 1))
+
+
+def _num_top(num_examples: int) -> int:
+    return -(-num_examples // TOP)
+
+
+# --- The table of text, and what its columns are ---------------------------------------------------------------------
+
+
+def records_csv(records: Records) -> bytes:
+    """The content of records.csv: UTF-8, a header, a row an example; what is not known or not defined is empty."""
+    N, T = records.num_examples, records.num_targets
+    examples = range(N)
+    labels = records.labels
+    columns: dict[str, list[str]] = {
+        "index": [str(i) for i in examples],
+        "label": [""] * N if labels is None else ["" if label < 0 else str(label) for label in labels],
+        "class_name": [_quoted(records.class_of(i)) if records.class_names else "" for i in examples],
+        "file": [_quoted(records.file_of(i)) for i in examples],
+    }
+    first = records.attacks[records.headline]
+    if T > 1:
+        columns["models_in"] = _numbers(first.rates.held)
+        columns["rank"] = _numbers(first.ranks)
+        columns["top_halves"] = _numbers(records.in_top_halves) if records.num_halves else [""] * N
+    else:
+        columns["member"] = _numbers(records.member[0])
+        columns["rank"] = _numbers(first.ranks)
+        columns["verdict"] = _numbers(records.verdict[0])
+        if records.p_value is not None:
+            columns["p_value"] = _numbers(records.p_value[0])
+    for name, each in records.attacks.items():
+        if each.score is not None and each.fpr is not None:
+            columns |= {f"{name}_score": _numbers(each.score), f"{name}_fpr": _numbers(each.fpr, 6)}
+        else:
+            ends = {"tpr": each.rates.tpr, "low": each.rates.low, "high": each.rates.high}
+            columns |= {f"{name}_{end}": _numbers(values, 6) for end, values in ends.items()}
+    lines = [",".join(columns), *map(",".join, zip(*columns.values(), strict=True))]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def column_meanings(records: Records) -> dict[str, str]:
+    """What each column of records.csv is; ATTACK stands for the name of every attack."""
+    at = f"{100 * records.fpr:g} % FPR" if records.fpr else "no false positive"
+    meanings = {
+        "index": "of the example, the column of all arrays of scores",
+        "label": "of the example; empty where it is not known",
+        "class_name": "of the label; empty where it is not known",
+        "file": "that the example comes from; empty where it is not known",
+    }
+    if records.num_targets > 1:
+        return meanings | {
+            "models_in": "targets that hold the example",
+            "rank": f"by {records.headline}_tpr, ties by the mean score of members less that of non-members; 1 = the most "
+            f"vulnerable",
+            "top_halves": f"in how many of {records.num_halves} halves of the targets, five random splits that keep "
+            f"pairs together, the example is among the {records.num_top} most vulnerable by {records.headline}, each "
+            f"half with a threshold of its own",
+            "ATTACK_tpr": f"share of the targets that hold the example whose score for it lies above the threshold of "
+            f"{at}, one for all examples and targets",
+            "ATTACK_low": "lower end of its interval",
+            "ATTACK_high": "upper end of its interval",
+        }
+    given = (
+        {}
+        if records.p_value is None
+        else {"p_value": f"of {records.p_value_of}, exact for this example alone"}
+    )
+    return meanings | {
+        "member": "1 where the target was trained on the example",
+        "rank": f"by {records.headline}_score; 1 = the highest",
+        "verdict": f"1 where {records.headline} calls the example a member at {at}",
+        **given,
+        "ATTACK_score": "higher = more likely a member",
+        "ATTACK_fpr": "share of the target's non-members with at least that score: what it costs to call the example a "
+        "member",
+    }
+
+
+def _numbers(values: np.ndarray, figures: int | None = None) -> list[str]:
+    """Numbers as text, NaN as nothing, fractions with so many figures or all; of equal ones, which are many, once."""
+    distinct, inverse = np.unique(values, return_inverse=True)
+    texts = [_number(value, figures) for value in distinct]
+    return [texts[i] for i in inverse.tolist()]
+
+
+def _number(value: np.generic, figures: int | None) -> str:
+    if not isinstance(value, np.floating):
+        return str(int(value))
+    if np.isnan(value):
+        return ""
+    if float(value).is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return str(value) if figures is None else f"{value:.{figures}g}"
+
+
+def _quoted(text: str) -> str:
+    """A field of CSV: in quotes where it holds a comma, a quote, the end of a line or space at an end."""
+    if text.strip() != text or any(sign in text for sign in ',"\r\n'):
+        return '"' + text.replace('"', '""') + '"'
+    return text
+
+
+def _plain(name: str) -> str:
+    """A name that can be written as UTF-8: what is no character, as in names of files in other encodings, is escaped."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,194 @@
+"""No design of memberships gives them away: pools that know nothing, in any design and of any models, are at chance."""
+
+import numpy as np
+import pytest
+
+from lira.attacks import UnfitPoolError, lira_offline_fixed, lira_online, shadow_classifier
+from lira.attacks._opponents import drop_draws, opponents_of
+from lira.attacks.suite import ATTACKS, Pool, call_attack
+from lira.membership import have_independent_counts, keep_mask, pair_rows, related_rows
+from lira.metrics import roc
+
+EXAMPLES, POINTS = 700, 40
+# What is wrong with the models of a pool: nothing; a random effect of each; one outlying row.
+TEMPERS = ("alike", "effects", "first", "middle", "last")
+DESIGNS = [("balanced", M) for M in (8, 16, 64)] + [("one lost", M) for M in (7, 15)]
+DESIGNS += [("independent", M) for M in (7, 8, 15, 16, 64)] + [("undeclared", 64)]
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def balanced(rng: np.random.Generator, M: int, N: int) -> np.ndarray:
+    """Each example in exactly half of the models, no pairs."""
+    return np.argsort(rng.uniform(size=(M, N)), axis=0) < M // 2
+
+
+def draw_keep(rng: np.random.Generator, design: str, M: int, N: int) -> np.ndarray:
+    """Of M models, or of M + 1 of which one is lost."""
+    if design in ("balanced", "one lost"):
+        return balanced(rng, M + (design == "one lost"), N)[:M]
+    return rng.uniform(size=(M, N)) < 0.5
+
+
+def effect(rng: np.random.Generator, temper: str, M: int) -> np.ndarray:
+    """What is added to all confidences of a model, float64 `[M, 1, 1]`."""
+    shift = np.zeros((M, 1, 1))
+    if temper == "effects":
+        shift = rng.normal(size=(M, 1, 1))
+    elif temper != "alike":
+        shift[{"first": 0, "middle": M // 2, "last": M - 1}[temper]] = 8
+    return shift
+
+
+def noise(design: str, M: int, seed: int) -> tuple[Pool, list[slice]]:
+    """A pool that knows nothing of its memberships, and the examples of each temper."""
+    rng = np.random.default_rng([seed, M])
+    N = EXAMPLES * len(TEMPERS)
+
+    def draw(columns: int) -> np.ndarray:
+        return rng.normal(size=(M, columns, 1))
+
+    parts = [slice(EXAMPLES * i, EXAMPLES * (i + 1)) for i in range(len(TEMPERS))]
+    signals = {}
+    for name in ("phi", "entropy", "modified_entropy"):
+        values = draw(N)
+        for part, temper in zip(parts, TEMPERS, strict=True):
+            values[:, part] += effect(rng, temper, M)
+        signals[name] = (values if name == "phi" else np.exp(values)).astype(np.float32)
+    pool = Pool(
+        signals,
+        draw_keep(rng, design, M, N),
+        population=draw(POINTS).astype(np.float32),
+        features=rng.normal(size=(N, 2)),
+        population_features=rng.normal(size=(POINTS, 2)),
+        independent=design == "independent",
+    )
+    return pool, parts
+
+
+def check_chance_of_targets(scores: np.ndarray, keep: np.ndarray, what: object) -> None:
+    """The mean AUC of targets by themselves, within 4.5 standard errors of pure noise's."""
+    aucs = [roc(scores[m : m + 1], keep[m : m + 1]).auc for m in range(len(keep))]
+    error = np.sqrt(1 / (3 * keep.shape[1]) / len(keep))
+    assert abs(np.mean(aucs) - 0.5) < 4.5 * error, (what, np.mean(aucs))
+
+
+@pytest.mark.parametrize(("design", "M"), DESIGNS)
+def test_noise_is_at_chance_in_every_design(design, M):
+    pool, parts = noise(design, M, 0)
+    scored = 0
+    for name, attack in ATTACKS.items():
+        if not attack.uses_shadows:
+            continue
+        try:
+            scores = call_attack(attack, pool)
+        except UnfitPoolError:
+            continue
+        scored += 1
+        for temper, part in zip(TEMPERS, parts, strict=True):
+            check_chance_of_targets(scores[:, part], pool.keep[:, part], (name, temper))
+    assert scored >= (5 if design == "independent" and M < 64 else 10)
+
+
+@pytest.mark.parametrize("name", ["lira_online_fixed", "lira_offline_fixed", "bavaria_online", "attack_r"])
+def test_an_outside_target_that_was_one_of_a_balanced_design_is_at_chance(name):
+    """Seven of eight balanced models against the eighth, one of the seven outlying: 40 pools of 2,000 examples."""
+    scores, keeps = [], []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        keep = balanced(rng, 8, 2000)
+        phi = rng.normal(size=(8, 2000, 1)).astype(np.float32)
+        phi[6] += 8
+        scores.append(ATTACKS[name].function(phi[:7], keep[:7], target=phi[7:])[0])
+        keeps.append(keep[7])
+    check_chance_of_targets(np.stack(scores), np.stack(keeps), name)
+
+
+def test_which_model_is_dropped_is_drawn_evenly_and_for_each_target_and_example():
+    """6 candidates of 200 x 500 draws a side: each within 5 standard errors of a sixth; sides and targets apart."""
+    draws = np.asarray(drop_draws(np.arange(200), np.arange(500))) % 6
+    assert draws.shape == (200, 500, 2)
+    for side in (0, 1):
+        shares = np.bincount(draws[..., side].ravel()) / draws[..., side].size
+        assert abs(shares - 1 / 6).max() < 5 * np.sqrt(1 / 6 * 5 / 6 / 100_000)
+    for one, other in (
+        (draws[..., 0], draws[..., 1]),
+        (draws[:100], draws[100:]),
+        (draws[:, ::2], draws[:, 1::2]),
+    ):
+        assert abs((one == other).mean() - 1 / 6) < 5 * np.sqrt(1 / 6 * 5 / 6 / one.size)
+
+
+@pytest.mark.parametrize("counts", ["balanced", "uneven"])
+def test_all_examples_are_left_equal_counts_without_the_target(counts):
+    """By the blocks that attacks see: each side's mask less what is removed, for each target."""
+    rng = np.random.default_rng(0)
+    keep = balanced(rng, 8, 50) if counts == "balanced" else rng.uniform(size=(24, 50)) < 0.5
+    M = len(keep)
+    # The value says which model it is.
+    phi = np.broadcast_to(np.arange(M, dtype=np.float32)[:, None, None], (M, 50, 1)).copy()
+    opponents = opponents_of(phi, keep, None, "one")
+    (group,) = opponents.groups
+    ((_, block),) = list(opponents.blocks(group))
+    for side, mask, cut in ((block.inside, keep, group.cuts[0]), (block.outside, ~keep, group.cuts[1])):
+        kept, removed = np.asarray(side.mask), np.asarray(side.removed)[..., 0].astype(int)
+        assert not (kept & ~mask).any()
+        for t in range(M):
+            left = kept.copy()
+            left[removed[t], np.arange(50)] &= ~np.asarray(side.removes)[t]
+            assert (left.sum(axis=0) == cut).all()
+            assert not left[t].any()
+
+
+def test_mates_and_twins_in_the_pool_are_refused():
+    keep, rng = keep_mask(0, 8, 400), np.random.default_rng(0)
+    phi = rng.normal(size=(8, 400, 1)).astype(np.float32)
+    order = np.array([0, 2, 4, 6, 1, 3, 5, 7])
+    for rows in (np.arange(8), order):
+        for leave in ("one", "independent"):
+            with pytest.raises(ValueError, match=r"rows are complementary pairs; order those.*pair_rows"):
+                lira_online(phi[rows], keep[rows], leave=leave)
+    assert len(pair_rows(keep[order])) == 8
+    for rows in (order[:5], np.array([0, 2, 2, 4, 6])):  # a mate among others; a twin
+        assert related_rows(keep[rows]) is not None
+        for attack in (lira_offline_fixed, shadow_classifier):
+            with pytest.raises(UnfitPoolError, match="give each other's memberships away"):
+                attack(phi[rows], keep[rows], leave="one")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_designs_are_told_apart(seed):
+    rng = np.random.default_rng(seed)
+    N = 1000
+    rates = rng.uniform(0.2, 0.8, size=(12, 1))
+    for coins in (
+        rng.uniform(size=(12, N)) < 0.5,
+        rng.uniform(size=(12, N)) < rates,
+        keep_mask(seed, 24, N)[::2],
+    ):
+        assert have_independent_counts(coins)
+        assert related_rows(coins) is None
+    popular = rng.uniform(0.2, 0.8, size=N)
+    folds = np.arange(12)[:, None] != rng.integers(12, size=N)
+    for other in (
+        balanced(rng, 12, N),
+        balanced(rng, 12, N)[:11],
+        rng.uniform(size=(12, N)) < popular,
+        folds,
+    ):
+        assert not have_independent_counts(other)
+        assert related_rows(other) is None
+    neighbours = folds & np.roll(folds, 1, axis=0)  # each example is left out by two models in a row
+    assert related_rows(neighbours) is not None
+    member = keep_mask(seed, 4, N)
+    assert related_rows(keep_mask(seed + 1, 12, N), member) is None
+    assert related_rows(keep_mask(seed, 12, N)[::2], member) is not None
+
+
+def test_counts_that_are_not_those_of_coins_are_cut_although_independence_is_declared():
+    rng = np.random.default_rng(0)
+    keep = balanced(rng, 8, 300)
+    phi = rng.normal(size=(8, 300, 1)).astype(np.float32)
+    with pytest.warns(UserWarning, match="counts of IN models do not spread as those of independent coins"):
+        scores = lira_offline_fixed(phi, keep, leave="independent")
+    np.testing.assert_array_equal(scores, lira_offline_fixed(phi, keep, leave="one"))
