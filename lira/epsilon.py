@@ -111,7 +111,7 @@ def epsilon_bounds(
         if side.ndim != 1 or len(side) < 2 or np.isnan(side).any():
             raise ValueError(f"{name} must be at least two numbers [n] without NaN; got shape {side.shape}")
         sides.append(side)
-    inside, outside, threshold = _ranked(*sides, threshold)
+    inside, outside, threshold = _ranked(sides[0], sides[1], threshold)
     _check_levels(delta, confidence)
     a = 1 - confidence
     auditor = auditing.CanaryScoreAuditor(inside, outside)
@@ -248,6 +248,21 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     return float(optimize.root_scalar(excess, bracket=(0.0, high), xtol=1e-9).root)
 
 
+def _ranked(
+    inside: np.ndarray, outside: np.ndarray, threshold: float | None
+) -> tuple[np.ndarray, np.ndarray, float | None]:
+    """Ranks in place of scores, and where among them the threshold lies: the order is all that a bound looks at.
+
+    `jax_privacy` takes infinite scores for thresholds that nobody reaches.
+    """
+    distinct, ranks = np.unique(np.concatenate([inside, outside]), return_inverse=True)
+    ranks = ranks.astype(np.float64)
+    if threshold is not None:
+        ends = [np.searchsorted(distinct, threshold, side) for side in ("left", "right")]
+        threshold = (sum(map(float, ends)) - 1) / 2
+    return ranks[: len(inside)], ranks[len(inside) :], threshold
+
+
 # --- One-run bounds from counts -------------------------------------------------------------------------------------
 
 
@@ -346,19 +361,6 @@ def _counts(scores: np.ndarray, keep: np.ndarray, threshold: float) -> tuple[int
 
 
 # --- The Gaussian mechanism's mu ------------------------------------------------------------------------------------
-def _ranked(
-    inside: np.ndarray, outside: np.ndarray, threshold: float | None
-) -> tuple[np.ndarray, np.ndarray, float | None]:
-    """Ranks in place of scores, and where among them the threshold lies: the order is all that a bound looks at.
-
-    `jax_privacy` takes infinite scores for thresholds that nobody reaches.
-    """
-    distinct, ranks = np.unique(np.concatenate([inside, outside]), return_inverse=True)
-    ranks = ranks.astype(np.float64)
-    if threshold is not None:
-        ends = [np.searchsorted(distinct, threshold, side) for side in ("left", "right")]
-        threshold = (sum(map(float, ends)) - 1) / 2
-    return ranks[: len(inside)], ranks[len(inside) :], threshold
 
 
 def _mu(inside: np.ndarray, outside: np.ndarray, a: float, threshold: float | None, seed: int) -> float:

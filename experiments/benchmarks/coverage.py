@@ -22,7 +22,9 @@ import numpy as np
 
 import lira
 from lira.metrics import (
+    bayes_error_bound,
     fixed_threshold,
+    information_bound,
     mutual_information,
     rescored_intervals,
     roc,
@@ -77,11 +79,20 @@ def figures(M: int, effect: float, everything: bool, run: int) -> Iterator[tuple
     curve = roc(scores, keep)
     for fpr, value, low, high in zip(FPRS, *curve.band(np.array(FPRS)), strict=True):
         yield f"TPR at {100 * fpr:g} %", value, low, high
-    estimates = {"AUC": curve.auc_interval(), "held-out J": youden(scores, keep).j}
+    j = youden(scores, keep).j
+    estimates = {"AUC": curve.auc_interval(), "balanced accuracy": curve.balanced_accuracy_interval()}
+    estimates |= {
+        "held-out J": j,
+        "information bound": information_bound(j),
+        "Bayes error": bayes_error_bound(j),
+    }
     estimates["mutual information"] = mutual_information(scores, keep).bits
     if everything:
         rescored = rescored_intervals(attack, phi, keep, fpr=0.01)
         estimates |= {"TPR at 1 %, rescored": rescored.tpr, "AUC, rescored": rescored.auc}
+        estimates["balanced accuracy, rescored"] = rescored.balanced_accuracy
+        estimates["held-out J, rescored"] = rescored.j
+        estimates["information bound, rescored"] = information_bound(rescored.j)
         fixed = fixed_threshold(scores, keep, 0.01)
         estimates |= {"fixed threshold: FPR": fixed.mean_fpr, "fixed threshold: TPR": fixed.mean_tpr}
     if everything and M == 64:

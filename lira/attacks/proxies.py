@@ -31,6 +31,7 @@ from lira.attacks._pool import (
     read_block,
     scoring,
 )
+from lira.signals import native_floats
 
 __all__ = ["pmia"]
 
@@ -147,7 +148,7 @@ def _proxies(proxy: Proxy, N: int, labels: np.ndarray | None, features: ArrayLik
         if features is None:
             raise ValueError('proxy="neighbours" needs features [N, F]: pass them, or proxy="global"')
         if N > NEIGHBOURS:
-            return _neighbours(np.asarray(features), N)
+            return _neighbours(native_floats(features), N)
     classes = np.zeros(N, int)
     if proxy != "global" and labels is not None:
         _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
@@ -201,7 +202,7 @@ class _BesideProxies:
         """Of all models and a slice of examples, float64."""
         examples = index[1]
         sums = self.sums[self.row[examples]].swapaxes(0, 1)
-        return np.concatenate([np.asarray(self.phi[:, examples], np.float64), sums], axis=2)
+        return np.concatenate([native_floats(self.phi[:, examples]).astype(np.float64), sums], axis=2)
 
 
 def _spreads(opponents: Opponents, group: Group, proxies: _Proxies) -> np.ndarray:

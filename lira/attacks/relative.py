@@ -1,9 +1,9 @@
 """Relative attacks: a target's ratio at x against a population's, by RMIA and by InfoRMIA.
 
 R(x) = p_target(x) / p(x) says how much better the target does on x than reference models do. The score of RMIA
-(Zarifzadeh et al. 2024, arXiv 2312.03262) is the share of population points z with R(x) / R(z) >= gamma, stored as odds,
-that of InfoRMIA (Tao & Shokri 2025, arXiv 2510.05582) log R(x) less the mean of log R(z). Ratios are taken in log space, of
-all targets at once and in blocks of examples; RMIA's population is compared by sorting.
+(Zarifzadeh et al. 2024, arXiv 2312.03262) is the share of population points z with R(x) / R(z) >= gamma, here stored as
+odds; that of InfoRMIA (Tao & Shokri 2025, arXiv 2510.05582) log R(x) less the mean of log R(z). Ratios are taken in log
+space, of all targets at once and in blocks of examples; RMIA's population is compared by sorting.
 """
 
 import dataclasses
@@ -273,6 +273,14 @@ def _odds_beaten(ratios: np.ndarray, population: np.ndarray | None, gamma: float
     return scores
 
 
+def _increasing(values: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """Positive `values [N]` as float32 that rises wherever the ascending `by [N]` does, if only to the next number."""
+    rank = np.append(0, np.cumsum(by[1:] > by[:-1]))
+    # The bits of positive numbers are ordered as they are.
+    bits = values.astype(np.float32).view(np.int32).astype(np.int64)
+    return (np.maximum.accumulate(bits - rank) + rank).astype(np.int32).view(np.float32)
+
+
 def _above_points(ratios: np.ndarray, points: np.ndarray) -> np.ndarray:
     """The scores of InfoRMIA, from log R(x) `[T, N]` and log R(z) `[T, Z]` of held-out points."""
     return (ratios - points.mean(axis=1, keepdims=True)).astype(np.float32)
@@ -282,14 +290,6 @@ def _above_the_others(ratios: np.ndarray, others: np.ndarray) -> np.ndarray:
     """The scores of InfoRMIA where the population is the pool less x itself, whose log R(z) `[T, N]` are `others`."""
     without_x = (others.sum(axis=1, keepdims=True) - others) / (others.shape[1] - 1)
     return (ratios - without_x).astype(np.float32)
-
-
-def _increasing(values: np.ndarray, by: np.ndarray) -> np.ndarray:
-    """Positive `values [N]` as float32 that rises wherever the ascending `by [N]` does, if only to the next number."""
-    rank = np.append(0, np.cumsum(by[1:] > by[:-1]))
-    # The bits of positive numbers are ordered as they are.
-    bits = values.astype(np.float32).view(np.int32).astype(np.int64)
-    return (np.maximum.accumulate(bits - rank) + rank).astype(np.int32).view(np.float32)
 
 
 # --- The offline constant -------------------------------------------------------------------------------------------

@@ -204,7 +204,7 @@ class Roc:
         return self._interval(self.auc, self.resampled_auc())
 
     def balanced_accuracy_interval(self) -> Estimate:
-        """Balanced accuracy with its 95 % interval, from the same resamples."""
+        """Balanced accuracy with its interval from the same resamples: 95 % nominally, 87 to 93 % in simulated pools."""
         best = None
         if self._resamples is not None:
             best = np.concatenate([0.5 + 0.5 * np.max(true - false, axis=1) for false, true in self._parts()])

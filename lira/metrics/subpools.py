@@ -16,6 +16,7 @@ from lira.metrics._shared import MIN_CLUSTERS, Estimate, check_fpr, cluster_marg
 from lira.metrics.comparison import Difference, difference_of_curves
 from lira.metrics.curve import OperatingPoint, roc
 from lira.metrics.examples import Stability, stability
+from lira.metrics.thresholds import youden
 from lira.signals import ModelRows, SignalArray
 
 __all__ = [
@@ -167,12 +168,14 @@ class Rescored:
 
     tpr: Estimate
     auc: Estimate
+    balanced_accuracy: Estimate  # the largest over thresholds: optimistic
+    j: Estimate  # on held-out thresholds, for `information_bound` and `bayes_error_bound`
 
 
 def rescored_intervals(
     attack: Attack, phi: SignalArray, keep: np.ndarray, *, fpr: float = 1e-3, groups: int = 16
 ) -> Rescored:
-    """Pooled TPR at FPR and AUC with intervals that hold for small pools: a jackknife over pairs with rescoring.
+    """Pooled figures with intervals that hold for small pools: a jackknife over pairs with rescoring.
 
     `Roc`'s intervals resample targets with their scores held fixed, and do not see that all of them lean on the same
     few shadow models. Here each of `groups` groups of pairs is left out in turn, as targets and as shadow models, and
@@ -202,12 +205,15 @@ def rescored_intervals(
     figures = []
     for group in (None, *range(groups)):
         rows = np.flatnonzero(left_out != group) if group is not None else np.arange(len(keep))
-        curve = roc(attack(ModelRows(phi, rows), keep[rows]), keep[rows])
-        figures.append((curve.realised_tpr(fpr), curve.auc))
-    (tpr, auc), without = figures[0], np.array(figures[1:])
+        scores = attack(ModelRows(phi, rows), keep[rows])
+        curve = roc(scores, keep[rows])
+        held_out = youden(scores, keep[rows]).j.value
+        figures.append((curve.realised_tpr(fpr), curve.auc, curve.balanced_accuracy, held_out))
+    whole, without = figures[0], np.array(figures[1:])
     # A jackknife's squared error is (G - 1) times the variance, with divisor G, of the values without each group.
     margins = [cluster_margin((groups - 1) * column) for column in without.T]
-    return Rescored(Estimate.around(tpr, margins[0], 0, 1), Estimate.around(auc, margins[1], 0, 1))
+    lowest = (0, 0, 0, -1)
+    return Rescored(*map(Estimate.around, whole, margins, lowest, (1, 1, 1, 1)))
 
 
 def stability_between_pools(

@@ -45,7 +45,8 @@ def youden(scores: np.ndarray, keep: np.ndarray, *, clusters: np.ndarray | None 
 
     The interval is Student's t over pairs (over examples, for a single target or pair) at the thresholds as chosen:
     near its maximum J hardly depends on the threshold. Like those of `Roc` it is conditional on the examples, and does
-    not see what all targets have in common because one small pool attacks them.
+    not see what all targets have in common because one pool attacks them: it held the truth in 84 to 90 % of simulated
+    pools of 16 to 256 models. `rescored_intervals` sees it, and errs on the wide side (99 %).
 
     Args:
         scores: float `[T, N]`, higher = more likely a member.

@@ -96,7 +96,7 @@ def check_pool(
         )
         checks.append(Check("target's members", "warn", sentence))
         target = None
-    membership = keep if member is None else member
+    membership = keep if target is None or member is None else member
     if membership.all() or not membership.any():
         return checks  # nothing to tell apart
     checks.append(check_direction(global_threshold(phi, keep, target=target, leave=pool.leave), membership))

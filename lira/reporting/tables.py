@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.table import Column, Table
 from rich.text import Text
@@ -109,11 +110,23 @@ def fpr_header(point: OperatingPoint) -> list[str]:
     return lines
 
 
+def coverage_note(evaluation: Evaluation) -> str:
+    """What the intervals of pooled figures are good for; empty where there are none. Figures of experiments/README.md."""
+    if evaluation.num_models == 1:
+        return " They are of this target beside these shadow models: others would move the figures, too."
+    if all(np.isnan(attack.auc.low) for attack in evaluation.attacks.values()):
+        return ""
+    return (
+        " They hold scores fixed, so they do not see that one pool of shadow models made them all: in simulated pools of 16 "
+        "to 256 models they held the truth in 91 to 96 % (TPR) and in 85 to 94 % (AUC, balanced accuracy)."
+    )
+
+
 def footnotes(evaluation: Evaluation) -> list[str]:
     """What stands below the pooled figures, in the terminal and on the page."""
     attacks = evaluation.attacks
     points = next(iter(attacks.values())).tpr_at.values()
-    notes = [f"Intervals (small figures): {evaluation.interval}."]
+    notes = [f"Intervals (small figures): {evaluation.interval}.{coverage_note(evaluation)}"]
     if any(1 <= point.allowed < 10 for point in points):
         notes.append("k: false positives allowed; true: the FPR that such a threshold has on average.")
     unresolvable = [point for point in points if point.status == "unresolvable"]

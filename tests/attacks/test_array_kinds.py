@@ -1,6 +1,7 @@
 """The same numbers give the same scores, however an array holds them, and whatever was scored before."""
 
 import warnings
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -44,14 +45,14 @@ def plain():
         "target_population": quarters(outside.target_population),
         "features": features[0],
         "population_features": features[1, :NUM_POINTS],
-        "labels": np.arange(paired.phi.shape[1]) % 3,
+        "labels": np.arange(paired.phi.shape[1], dtype=np.float32) % 3,
     }
 
 
 def _scores(plain, convert, names=tuple(ATTACKS), *, outside=False, as_keep=np.asarray):
     keep, fields = plain
 
-    def converted(field):
+    def converted(field) -> Any:
         if isinstance(field, dict):
             return {name: convert(values) for name, values in field.items()}
         return convert(field)

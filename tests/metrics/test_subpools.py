@@ -11,6 +11,7 @@ from lira.metrics import (
     LearningPoint,
     difference,
     enough_models,
+    information_bound,
     learning_curve,
     rescored_intervals,
     roc,
@@ -172,7 +173,8 @@ def test_rescored_interval_is_the_jackknifes():
     for pair in range(6):
         rest = np.arange(12) // 2 != pair
         curve = roc(gap(phi[rest], keep[rest]), keep[rest])
-        values.append((curve.tpr_at(0.05).tpr, curve.auc))
+        held_out = youden(gap(phi[rest], keep[rest]), keep[rest]).j.value
+        values.append((curve.tpr_at(0.05).tpr, curve.auc, curve.balanced_accuracy, held_out))
     whole = roc(gap(phi, keep), keep)
     error = np.sqrt(5 / 6 * np.sum((values - np.mean(values, axis=0)) ** 2, axis=0))
     margins = stats.t.ppf(0.975, 5) * error
@@ -180,6 +182,11 @@ def test_rescored_interval_is_the_jackknifes():
     assert found.auc.value == whole.auc
     assert found.tpr.high == pytest.approx(found.tpr.value + margins[0], abs=1e-12)
     assert found.auc.low == pytest.approx(found.auc.value - margins[1], abs=1e-12)
+    assert found.balanced_accuracy.value == whole.balanced_accuracy
+    assert found.balanced_accuracy.low == pytest.approx(whole.balanced_accuracy - margins[2], abs=1e-12)
+    j = youden(gap(phi, keep), keep).j
+    assert found.j.value == j.value
+    assert found.j.low == pytest.approx(j.value - margins[3], abs=1e-12)
 
 
 def test_groups_of_pairs_are_left_out_whole():
@@ -195,18 +202,28 @@ def test_groups_of_pairs_are_left_out_whole():
 
 
 def test_rescored_intervals_cover_where_fixed_scores_do_not():
-    """AUC at M = 8, 100 pools, examples fixed. Three binomial standard errors of 100 runs are 6.5 %."""
+    """AUC, balanced accuracy and the information bound at M = 8, 100 pools, examples fixed.
+
+    Three binomial standard errors of 100 runs are 6.5 %.
+    """
     strength = np.random.default_rng(0).exponential(1.0, 300)
-    covered, found = [], []
+    found, fixed = [], []
     for run in range(100):
         rng = np.random.default_rng(run)
         keep = keep_mask(run, 8, 300)
         phi = (rng.normal(size=keep.shape) + keep * strength + rng.normal(0, 0.5, (8, 1)))[..., None]
-        found.append((rescored_intervals(gap, phi, keep).auc, roc(gap(phi, keep), keep).auc_interval()))
-    truth = np.mean([rescored.value for rescored, _ in found])
-    covered = np.mean([[e.low <= truth <= e.high for e in each] for each in found], axis=0)
-    assert covered[0] >= 0.885
-    assert covered[1] < covered[0] - 0.05
+        rescored, scores = rescored_intervals(gap, phi, keep), gap(phi, keep)
+        curve, j = roc(scores, keep), youden(scores, keep).j
+        found.append((rescored.auc, rescored.balanced_accuracy, information_bound(rescored.j)))
+        fixed.append((curve.auc_interval(), curve.balanced_accuracy_interval(), information_bound(j)))
+    truths = np.mean([[e.value for e in each] for each in found], axis=0)
+
+    def covered(intervals):
+        held = [[e.low <= t <= e.high for e, t in zip(each, truths, strict=True)] for each in intervals]
+        return np.mean(held, axis=0)
+
+    assert (covered(found) >= 0.885).all()
+    assert (covered(fixed) < covered(found) - 0.05)[[0, 2]].all()
 
 
 def test_rescoring_needs_four_groups():

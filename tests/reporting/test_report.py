@@ -586,6 +586,21 @@ def test_a_report_of_few_nonmembers_falls_back_to_auc(tmp_path):
     assert "unresolvable" in text
 
 
+def test_tables_say_in_how_many_pools_their_intervals_hold(evaluated, written):
+    note = "in 91 to 96 % (TPR) and in 85 to 94 % (AUC, balanced accuracy)"
+    evaluation = evaluated[2]
+    assert note in " ".join(tables.footnotes(evaluation))
+    assert note in str(tables.attacks_table(evaluation).caption)
+    text = " ".join(Page((written / "report.html").read_text()).text.split())
+    assert note in text
+    assert "they held the truth in 84 to 90 %, those of the information estimated in 85 to 94 %" in text
+    scores, keep = pool(num_models=4)
+    one = evaluate.evaluate({name: each[:1] for name, each in scores.items()}, keep[:1])
+    assert "others would move the figures, too" in tables.footnotes(one)[0]
+    two = evaluate.evaluate(scores, keep)
+    assert tables.footnotes(two)[0].endswith("too few to resample.")
+
+
 # --- Calibrated figures ---------------------------------------------------------------------------------------------
 
 
