@@ -12,7 +12,7 @@ from shadow_pools import NUM_POINTS, make_pool
 from lira.attacks import FewModelsWarning, FlooredVarianceWarning
 from lira.attacks.suite import ATTACKS, Pool, call_attack
 
-SIGNALS = ("phi", "entropy", "modified_entropy", "logits")
+SIGNALS = ("phi", "entropy", "modified_entropy", "phi@0.5", "logits")
 
 
 def _mapped(path, values):
@@ -32,9 +32,9 @@ def plain():
         return (np.round(4 * values) / 4).astype(np.float32)
 
     def signals(phi):
-        entropies = quarters(rng.uniform(0, 2, (2, *phi.shape)))
+        others = quarters(rng.uniform(0, 2, (3, *phi.shape)))
         return dict(
-            zip(SIGNALS, (quarters(phi), *entropies, quarters(rng.normal(size=(*phi.shape, 3)))), strict=True)
+            zip(SIGNALS, (quarters(phi), *others, quarters(rng.normal(size=(*phi.shape, 3)))), strict=True)
         )
 
     features = quarters(rng.normal(size=(2, paired.phi.shape[1], 3)))
