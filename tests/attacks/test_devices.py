@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lira import attacks
+from lira import attacks, signals
 from lira.attacks import (
     _averages,
     _moments,
@@ -137,6 +137,8 @@ class NoHost:
             assert not any(isinstance(a, jax.Array) and a.ndim == 3 for a in args), f"np.{name} of phi"
             return function(*args, **kwargs)
 
+        if isinstance(function, np.ufunc):
+            guarded.accumulate = function.accumulate
         return guarded
 
 
@@ -152,6 +154,7 @@ def on_device(monkeypatch):
         bavaria,
         calibration,
         relative,
+        signals,
     ):
         monkeypatch.setattr(module, "np", NoHost())
 
