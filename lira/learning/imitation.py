@@ -28,7 +28,7 @@ def imitation_loss(
     Returns:
         `[batch]`; the loss of a batch is its mean.
     """
-    target = jax.lax.stop_gradient(target)
+    logits, target = jnp.asarray(logits), jax.lax.stop_gradient(jnp.asarray(target))
     classes = jnp.arange(logits.shape[-1])
     is_label = classes == labels[:, None]
     strongest = jnp.argmax(jnp.where(is_label, -jnp.inf, target), axis=-1)
