@@ -16,6 +16,7 @@ from lira.learning.recipe import Recipe, learning_rate, optimizer, steps_per_epo
 
 __all__ = [
     "ModelState",
+    "cross_entropy",
     "epoch_order",
     "init_model",
     "random_order",
@@ -160,7 +161,7 @@ def _packed_step(
 
     def loss_of(params: Any) -> tuple[jax.Array, Any]:
         logits, updated = forward(learner.module, recipe, {"params": params, **before}, images, dropout_key)
-        return _cross_entropy(logits, labels).mean(), updated
+        return cross_entropy(logits, labels).mean(), updated
 
     params = unpack(state.params, like.params)
     (loss, after), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
@@ -180,7 +181,7 @@ def _packed_step(
 
 
 @jax.named_scope("loss")
-def _cross_entropy(logits: jax.Array, labels: Array) -> jax.Array:
+def cross_entropy(logits: jax.Array, labels: Array) -> jax.Array:
     """Of each example, `[batch]`. A label's logit is a sum over classes, whose gradient does not scatter."""
     is_label = jnp.arange(logits.shape[-1]) == labels[:, None]
     return jax.nn.logsumexp(logits, axis=-1) - jnp.where(is_label, logits, 0).sum(axis=-1)

@@ -193,14 +193,14 @@ def test_loss_is_cross_entropy_and_its_gradient_does_not_scatter():
     rng = np.random.default_rng(1)
     logits, labels = rng.normal(size=(7, 5)) * 30, np.arange(7) % 5
     with jax.enable_x64(True):
-        loss, back = jax.vjp(training._cross_entropy, jnp.asarray(logits), jnp.asarray(labels))
+        loss, back = jax.vjp(training.cross_entropy, jnp.asarray(logits), jnp.asarray(labels))
         (gradient, _) = back(jnp.ones(7))
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(loss, -np.log(p[np.arange(7), labels]), rtol=1e-12, atol=1e-13)
     np.testing.assert_allclose(gradient, p - np.eye(5)[labels], rtol=1e-12, atol=1e-13)
     assert "scatter" not in str(
-        jax.make_jaxpr(jax.grad(lambda z: training._cross_entropy(z, labels).sum()))(logits)
+        jax.make_jaxpr(jax.grad(lambda z: training.cross_entropy(z, labels).sum()))(logits)
     )
 
 
