@@ -1,6 +1,6 @@
 """Pools that know nothing, in every design of memberships: is any attack better, or worse, than guessing?
 
-    python experiments/benchmarks/designs.py [--pools 200] [--out designs_cpu2.json]
+    python experiments/benchmarks/designs.py [--pools 200] [--designs ...] [--out FILE.json]
 
 200 pools a design, of models that are alike, that differ by a random effect, or of which one row is an outlier. Of each
 attack the mean AUC and TPR less FPR, where 1 % of all scores are let through, over the pools are held against chance at a family-wise level of 5 % (Bonferroni,
