@@ -336,8 +336,7 @@ def _without_one(
     in_row_order: bool,
 ) -> Block:
     """Each of the targets `rows` is left out alone."""
-    sides = []
-    draws = None if cuts[0] is None or in_row_order else drop_draws(rows, examples)
+    sides, draws = [], None if cuts[0] is None or in_row_order else drop_draws(rows, examples)
     for index, (mask, cut) in enumerate(zip((inside, ~inside), cuts, strict=True)):
         if cut is None:
             sides.append(Side(mask, values[rows], mask[rows]))
@@ -372,8 +371,8 @@ def _keep_some(mask: Array, examples: Array, most: Array, in_row_order: bool) ->
 def drop_draws(rows: Array, examples: Array) -> Array:
     """Random numbers for the IN and the OUT side, uint32 `[T, n, 2]`, a function of target and example alone.
 
-    Each is uniform, and the targets' are one after another: for an example all ranks are dropped equally often, so that
-    what a model of its own temper gives away by being dropped for one target is evened out by others.
+    Each is uniform, and the targets' are one after another: for an example all ranks are dropped equally often, and what
+    dropping a model of its own temper gives away of one target is evened out by others.
     """
 
     def draw(example: Array) -> Array:

@@ -138,7 +138,7 @@ class NoHost:
             return function(*args, **kwargs)
 
         if isinstance(function, np.ufunc):
-            guarded.accumulate = function.accumulate
+            vars(guarded)["accumulate"] = function.accumulate
         return guarded
 
 

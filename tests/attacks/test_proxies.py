@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 from chance import check_chance
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from scipy.stats import norm, rankdata
@@ -13,7 +13,7 @@ from shadow_pools import MODES, NUM_EXAMPLES, make_pool, targets
 
 from lira import attacks
 from lira.attacks import FewModelsWarning, UnfitPoolError, _pool, proxies
-from lira.membership import keep_mask
+from lira.membership import have_independent_counts, keep_mask
 
 pytestmark = pytest.mark.filterwarnings("ignore::lira.attacks.FewModelsWarning")
 FORMS = ["global", "class", "neighbours"]
@@ -95,6 +95,8 @@ def test_sums_equal_loops(seed, mode, Q, proxy, fixed, nearest):
         pool.keep[2:4] = np.random.default_rng(seed).uniform(size=(2, NUM_EXAMPLES)) < 0.3
         pool.keep[4:6, ::2], pool.keep[4:6, 1::2] = False, True
         pool.keep[6:8] = ~pool.keep[4:6]
+        assume(have_independent_counts(pool.keep))  # else each side is cut, which the loops do not
+        assume(fixed or (~pool.keep).sum(axis=0).min() > 2)  # else refused: a spread needs two
     given_too = {"labels": LABELS, "features": FEATURES} if proxy != "global" else {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(proxies, "NEIGHBOURS", nearest)
