@@ -8,7 +8,7 @@ from scipy.special import expit
 
 from lira.attacks import Leave
 from lira.attacks._opponents import drop_draws
-from lira.membership import keep_mask
+from lira.membership import have_independent_counts, keep_mask
 
 MODES = ("pair", "balanced", "independent", "outside")
 SIZES = ((4, 1), (10, 2))  # models, queries: few shapes, so that little is compiled
@@ -52,13 +52,19 @@ def make_pool(seed: int, mode: str, M: int, Q: int, *, ties: bool = False) -> Po
         values = 2 * rng.normal(size=(rows, columns, Q)) + 1
         return (np.round(values) if ties else values).astype(np.float32)
 
+    def coins():
+        keep = rng.uniform(size=(M, NUM_EXAMPLES)) < 0.5
+        keep[:2], keep[2:4] = True, False  # so that one is left on each side
+        return keep
+
     if mode == "balanced":
         keep = np.argsort(rng.uniform(size=(M, NUM_EXAMPLES)), axis=0) < M // 2
     elif mode == "pair":
         keep = keep_mask(seed, M, NUM_EXAMPLES)
     else:
-        keep = rng.uniform(size=(M, NUM_EXAMPLES)) < 0.5
-        keep[:2], keep[2:4] = True, False  # so that one is left on each side
+        keep = coins()
+        while not have_independent_counts(keep):  # by chance; such a pool is cut to equal counts
+            keep = coins()
     phi = draw(M, NUM_EXAMPLES) + keep[..., None]
     target, target_population = None, None
     if mode == "outside":
