@@ -84,7 +84,10 @@ AUDIT_FILES = {
     "population-labels": "their labels, needed for logits",
 }
 
-INDEPENDENT = "declare that each membership was drawn by a coin of its own, all of one probability: no epsilon is claimed without"
+INDEPENDENT = (
+    "declare that each membership was drawn by a coin of its own, all of one probability: no epsilon is claimed without, "
+    "and models that are no pairs are left out with others, until all examples have equal counts"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

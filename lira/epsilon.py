@@ -7,9 +7,6 @@ curve's hull, a number that the scores themselves chose, so it is not used. Nor 
 absolute values of mu and so claims a positive epsilon for pure noise; the formula is here instead. Its one-run bounds
 take membership for a fair coin, and so certify ln(p / (1 - p)) of a coin p for pure noise: see `coin_limit`.)
 
-On the Gaussian mechanism with mu = 1, epsilon 4.38 at delta 1e-5, one score a trial, 10,000 members and 10,000
-non-members: see `tests/test_epsilon.py`.
-
 `jax_privacy` is an extra: `pip install "lira[privacy]"`.
 """
 

@@ -1,11 +1,8 @@
 """Which shadow model is trained on which example: complementary pairs, independent coins, disjoint halves."""
 
-from typing import Literal
-
 import numpy as np
 
 __all__ = [
-    "Design",
     "audited_half",
     "check_num_models",
     "disjoint_mask",
@@ -17,8 +14,6 @@ __all__ = [
     "related_rows",
 ]
 
-# How an engine draws memberships.
-Design = Literal["pairs", "independent", "disjoint"]
 # The last word of Philox's counter, which keep_mask leaves at 0: streams of one key and other counters do not overlap.
 COINS, HALVES = 1, 2
 

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import expit
 
 from lira.attacks import Leave
-from lira.attacks._opponents import drop_draws
+from lira.attacks._parted import drop_draws
 from lira.membership import have_independent_counts, keep_mask
 
 MODES = ("pair", "balanced", "independent", "outside")

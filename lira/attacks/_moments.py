@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lira.attacks._opponents import Block, Side
+from lira.attacks._parted import Block, Side
 from lira.attacks._pool import Array
 
 __all__ = [

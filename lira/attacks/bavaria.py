@@ -13,7 +13,8 @@ import numpy as np
 from scipy.special import gammaln
 
 from lira.attacks._moments import PooledSums, float64, moments, pooled_sums
-from lira.attacks._opponents import Block, Group, opponents_of
+from lira.attacks._opponents import Group, opponents_of
+from lira.attacks._parted import Block
 from lira.attacks._pool import Array, Leave, SignalArray
 
 __all__ = ["bavaria_offline", "bavaria_online"]

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lira.attacks._averages import count, log_confidence, log_mean, losses, total
-from lira.attacks._opponents import Block, opponents_of
+from lira.attacks._opponents import opponents_of
+from lira.attacks._parted import Block
 from lira.attacks._pool import Leave, SignalArray
 
 __all__ = ["base", "difficulty_calibration", "difficulty_calibration_both"]

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lira.attacks._moments import SD_FLOOR, Walk, float64, median, middle, moments, pooled_sums
-from lira.attacks._opponents import Block, Group, Opponents, opponents_of
+from lira.attacks._opponents import Group, Opponents, opponents_of
+from lira.attacks._parted import Block
 from lira.attacks._pool import Array, FewModelsWarning, FlooredVarianceWarning, Leave, SignalArray
 
 __all__ = [

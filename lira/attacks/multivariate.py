@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lira.attacks._moments import Walk, float64, side_sums
-from lira.attacks._opponents import Block, Group, Side, opponents_of
+from lira.attacks._opponents import Group, opponents_of
+from lira.attacks._parted import Block, Side
 from lira.attacks._pool import Array, Leave, SignalArray
 
 __all__ = ["lira_online_multivariate"]

@@ -24,7 +24,8 @@ import numpy as np
 from scipy import special
 
 from lira.attacks._moments import Walk, float64, moments, pooled_sums
-from lira.attacks._opponents import Block, Group, opponents_of
+from lira.attacks._opponents import Group, opponents_of
+from lira.attacks._parted import Block
 from lira.attacks._pool import Array, Leave, SignalArray, UnfitPoolError
 from lira.attacks.likelihood_ratio import SD_FLOOR
 from lira.attacks.rank import share_above
@@ -178,7 +179,7 @@ def conformal_p_values(
     """
     keep = np.asarray(keep)
     if target is not None:
-        own = attack(phi, keep, leave="pair" if is_paired(keep) else "one" if leave == "pair" else leave)
+        own = attack(phi, keep, leave="one" if leave == "pair" and not is_paired(keep) else leave)
         return _among(attack(phi, keep, target=target, leave=leave), own[~keep])
     unit = 2 if leave == "pair" else 1
     half = len(keep) // (2 * unit) * unit

@@ -20,7 +20,8 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
 from lira.attacks._moments import SD_FLOOR, float64, median, middle, moments, pooled_sums
-from lira.attacks._opponents import Block, Group, Opponents, Side, opponents_of
+from lira.attacks._opponents import Group, Opponents, opponents_of
+from lira.attacks._parted import Block, Side
 from lira.attacks._pool import (
     Array,
     FewModelsWarning,

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lira.attacks._averages import count, losses
-from lira.attacks._opponents import Block, opponents_of
+from lira.attacks._opponents import opponents_of
+from lira.attacks._parted import Block
 from lira.attacks._pool import (
     Array,
     Leave,

@@ -15,7 +15,8 @@ import numpy as np
 from scipy.special import expit
 
 from lira.attacks._averages import count, log_confidence, log_mean, total
-from lira.attacks._opponents import Block, Group, Opponents, opponents_of
+from lira.attacks._opponents import Group, Opponents, opponents_of
+from lira.attacks._parted import Block
 from lira.attacks._pool import Array, Leave, SignalArray, UnfitPoolError, check_population, scoring
 from lira.parallel import side_by_side
 

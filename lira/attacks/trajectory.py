@@ -78,7 +78,8 @@ def lt_iqr(
         for examples, _ in blocks(max(M, len(scores)), N, count):
             phi = read_block(attacked, examples, name).astype(np.float64)
             losses = np.logaddexp(0.0, -phi).reshape(*phi.shape[:2], stages, -1).mean(axis=3)
-            scores[:, examples] = _interquartile_range(losses)
+            low, high = np.quantile(losses, (0.25, 0.75), axis=-1)
+            scores[:, examples] = high - low
     return scores
 
 
@@ -110,17 +111,6 @@ def lira_online_trajectory(
     """
     _, flat, outside = _flattened(trajectory, target)
     return lira_online_multivariate(flat, keep, target=outside, leave=leave, shrinkage=shrinkage)
-
-
-def _interquartile_range(losses: np.ndarray) -> np.ndarray:
-    """Of the last axis, S long: `[..., S]` to `[...]`; the quartile q stands at q (S - 1) of the ordered values."""
-    ordered, last = np.sort(losses, axis=-1), losses.shape[-1] - 1
-    quartiles = []
-    for place in (0.25 * last, 0.75 * last):
-        below = int(place)
-        above = min(below + 1, last)
-        quartiles.append(ordered[..., below] + (place - below) * (ordered[..., above] - ordered[..., below]))
-    return quartiles[1] - quartiles[0]
 
 
 # --- Stages as queries ------------------------------------------------------------------------------------------------

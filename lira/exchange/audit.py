@@ -117,7 +117,8 @@ def read_audit(given: Mapping[str, Values | None], *, independent: bool = False)
     Args:
         given: arrays, or the files that hold them, by the argument's name of `audit`; one of `KINDS`, and keep.
         independent: declares that each membership of what is attacked (of one model of each pair) was drawn by a coin
-            of its own, all of one probability. Without it no epsilon is claimed: memberships cannot show it.
+            of its own, all of one probability: memberships cannot show it. Without it no epsilon is claimed, and models
+            that are no pairs are attacked with `leave="one"`.
 
     Raises:
         AuditError: arrays do not fit each other, or hold what cannot be: NaN, probabilities in place of logits, one

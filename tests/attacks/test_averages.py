@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lira.attacks._averages import log_confidence, log_sum, losses, total
-from lira.attacks._opponents import Side
+from lira.attacks._parted import Side
 
 
 def leave_one_out(function, values, mask):

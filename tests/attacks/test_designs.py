@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from lira.attacks import UnfitPoolError, lira_offline_fixed, lira_online, shadow_classifier
-from lira.attacks._opponents import drop_draws, opponents_of
+from lira.attacks._opponents import opponents_of
+from lira.attacks._parted import drop_draws
 from lira.attacks.suite import ATTACKS, Pool, call_attack
 from lira.membership import have_independent_counts, keep_mask, pair_rows, related_rows
 from lira.metrics import roc

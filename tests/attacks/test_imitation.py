@@ -3,6 +3,7 @@ import pytest
 from chance import check_chance, check_gaussian, figures_of
 from scipy.stats import norm
 
+from lira.attacks import lira_offline
 from lira.attacks._pool import UnfitPoolError
 from lira.attacks.imitation import imia
 from lira.metrics import roc
@@ -79,3 +80,14 @@ def test_imia_refuses_by_name():
         imia(np.full_like(phi, np.inf), imitators, out, shadows, inside)
     with pytest.raises(ValueError, match=r"must be \[N, Q\]"):
         imia(phi[0], imitators, out, shadows, inside)
+
+
+@pytest.mark.filterwarnings("ignore::lira.attacks.FewModelsWarning")
+def test_glira_is_offline_lira_against_imitators():
+    phi, imitators, out, _, _ = noise(2, K=20)
+    scores = lira_offline(imitators, out, target=phi[None])
+    expected = []
+    for n in range(len(phi)):
+        others = imitators[~out[:, n], n].astype(float)
+        expected.append(np.mean((phi[n] - others.mean(axis=0)) / others.std(axis=0)))
+    np.testing.assert_allclose(scores[0], expected, rtol=1e-4, atol=1e-5)
