@@ -129,13 +129,11 @@ def write_records(path: str | os.PathLike[str], records: Records) -> None:
     """
     files = {"records.csv": records_csv(records), "records.json": as_json(records_document(records))}
     arrays = {"score": records.score, "member": records.member, "verdict": records.verdict}
-    if records.p_value is not None:
-        arrays["p_value"] = records.p_value
     bar = records.attacks[records.headline].bar
     attributes = {"attack": records.headline, "fpr": records.fpr, "models": records.models}
-    if records.p_value is not None:
-        attributes["p_value_of"] = records.p_value_of
     attributes["called_above"] = bar if np.isfinite(bar) else None
+    if records.p_value is not None:
+        arrays["p_value"], attributes["p_value_of"] = records.p_value, records.p_value_of
     Path(path).mkdir(parents=True, exist_ok=True)
     write_group(Path(path) / "records", arrays, attributes)
     write_files(path, files)
