@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -56,10 +57,9 @@ def test_a_device_that_fails_hands_its_stack_to_the_others(found):
 def test_out_of_memory_halves_the_width(found):
     case = found["memory"]
     assert case["done"] == [1] * 32
-    assert {len(stack) for device, _, stack in case["made"] if device == 0} == {1}
-    assert {len(stack) for device, _, stack in case["made"] if device} == {2}
+    assert {len(stack) for _, _, stack in case["made"]} == {2}
     (warning,) = case["warnings"]
-    assert "ran out of memory with 1 x 2 models: it goes on with stacks of 1 models" in warning
+    assert re.search(r"cpu:1 ran out of memory with \d+ x 4 models: it goes on with stacks of 2 models", warning)
     np.testing.assert_allclose(case["phi"], found["one"]["phi"], rtol=1e-5, atol=1e-5)
 
 
