@@ -78,17 +78,28 @@ class FirstModelsWarning(UserWarning):
     """The first models of a run are not what they should be."""
 
 
-def train(run: Run, dataset: Dataset, *, verb: str = "training", show_progress: bool = True) -> None:
+def train(
+    run: Run,
+    dataset: Dataset,
+    *,
+    among: np.ndarray | None = None,
+    verb: str = "training",
+    show_progress: bool = True,
+) -> None:
     """Train the run's missing models, stack by stack, and store what they answer. Interrupt it at any point.
+
+    Any number of processes, on machines that share the directory, may train a run at the same time; a model that two of
+    them train is stored by the first.
 
     Args:
         run: the run; models that it holds already are not touched.
         dataset: its data.
+        among: int, the models in question, see `lira.engine.share`; all of the run by default.
         verb: what the progress bar says.
         show_progress: draw a bar with models done, images a second and time left.
 
     Raises:
-        RunError: the data is not the run's, or another process is writing the run.
+        RunError: the data is not the run's, or it cannot be written.
 
     Warns:
         DivergedWarning: naming the models that stopped being finite.
@@ -99,7 +110,9 @@ def train(run: Run, dataset: Dataset, *, verb: str = "training", show_progress: 
         programs = programs_for(run.config, dataset, missing, widest)
         return programs, partial(_train_stack, run, programs)
 
-    if not fill(run, dataset, prepare, inspect=_inspect, verb=verb, show_progress=show_progress):
+    if not fill(
+        run, dataset, prepare, inspect=_inspect, among=among, verb=verb, show_progress=show_progress
+    ):
         return
     diverged = np.flatnonzero(run.done == DIVERGED)
     if len(diverged):
@@ -129,7 +142,7 @@ def fill(
         prepare: called for each device, if models are missing, with their number and the widest stack that may be, 0 for
             any: the programs of their stacks, and how a stack learns.
         inspect: called once with the run and the indices of the first models that are stored.
-        among: int, the models in question; all of the run by default.
+        among: int, the models in question; all of the run by default. Other processes may be at others, or the same.
         verb: what the progress bar says.
         show_progress: draw a bar with models done, images a second and time left.
 
@@ -137,35 +150,35 @@ def fill(
         How many models were made.
 
     Raises:
-        RunError: the data is not the run's, or another process is writing the run.
+        RunError: the data is not the run's, or it cannot be written.
     """
     Run.open(run.path, dataset=dataset)
-    with run.lock():
-        among = np.arange(run.config.num_models) if among is None else among
-        missing = among[run.done[among] == 0]
-        if not len(missing):
-            return 0
-        run.require_same_models(dataset)
-        began, clock = time.time(), Clock()
-        devices = devices_of(run.config.execution.devices)[: len(missing)]
-        with jax.default_device(devices[0]):
-            programs, _ = prepare(len(missing), 0)
-        session = {
-            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "device": device_name(devices),
-            "width": programs.width,
-            "workers": programs.workers,
-            "lowering": programs.lowering,
-        }
-        try:
-            with Bar(verb, len(among), len(among) - len(missing), show_progress) as bar:
-                _fill_stacks(run, dataset, devices, prepare, missing, inspect, bar, clock)
-        finally:
-            session["models"] = int((run.done[missing] > 0).sum())
-            session["seconds"] = round(time.time() - began, 2)
-            # Without compilation, queries and writing: what one method costs beside another.
-            session["learning_seconds"] = round(clock.seconds / (programs.workers * len(devices)), 4)
-            run.add_session(session)
+    among = np.arange(run.config.num_models) if among is None else among
+    missing = among[run.done[among] == 0]
+    if not len(missing):
+        return 0
+    run.require_same_models(dataset)
+    began, clock = time.time(), Clock()
+    devices = devices_of(run.config.execution.devices)[: len(missing)]
+    with jax.default_device(devices[0]):
+        programs, _ = prepare(len(missing), 0)
+    session = {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "device": device_name(devices),
+        "width": programs.width,
+        "workers": programs.workers,
+        "lowering": programs.lowering,
+    }
+    written: list[int] = []
+    try:
+        with Bar(verb, len(among), len(among) - len(missing), show_progress) as bar:
+            _fill_stacks(run, dataset, devices, prepare, missing, inspect, bar, clock, written)
+    finally:
+        session["models"] = len(written)
+        session["seconds"] = round(time.time() - began, 2)
+        # Without compilation, queries and writing: what one method costs beside another.
+        session["learning_seconds"] = round(clock.seconds / (programs.workers * len(devices)), 4)
+        run.add_session(session)
     return len(missing)
 
 
@@ -181,14 +194,19 @@ def _fill_stacks(
     inspect: Callable[[Run, np.ndarray], None] | None,
     bar: Bar,
     clock: Clock,
+    written: list[int],
 ) -> None:
-    """Make and store the models `missing`. After an interrupt every worker stops at the end of its epoch."""
+    """Make and store the models `missing`, noting in `written` those that no other process was faster with.
+
+    After an interrupt every worker stops at the end of its epoch.
+    """
     inspected = Event()
 
     def write(stack: np.ndarray, arrays: dict[str, np.ndarray], finite: np.ndarray) -> None:
         for position, model in enumerate(stack):
             row = {name: array[position] for name, array in arrays.items()}
-            run.write_model(int(model), row, diverged=not finite[position])
+            if run.write_model(int(model), row, diverged=not finite[position]):
+                written.append(int(model))
         sound = stack[finite[: len(stack)]]
         if inspect and len(sound) and not inspected.is_set():
             inspected.set()
@@ -220,7 +238,7 @@ def _fill_stacks(
 
         return programs.width, programs.workers, make
 
-    work_through(Queue(missing), devices, prepared)
+    work_through(Queue(missing, lambda stack: stack[run.done[stack] == 0]), devices, prepared)
 
 
 def _inspect(run: Run, models: np.ndarray) -> None:

@@ -28,16 +28,22 @@ class DeviceWarning(UserWarning):
 class Queue:
     """Models that are still to be made."""
 
-    def __init__(self, models: np.ndarray) -> None:
-        self._models, self._lock = deque(models.tolist()), Lock()
+    def __init__(self, models: np.ndarray, missing: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Of models, int `[m]`, those are left out that `missing` does not return when they are taken."""
+        self._models, self._missing, self._lock = deque(models.tolist()), missing, Lock()
 
     def __len__(self) -> int:
         return len(self._models)
 
     def take(self, width: int) -> np.ndarray:
-        """The next models, int `[up to width]`; none are left where it is empty."""
+        """The next models, int `[up to width]`; none where the queue is empty."""
+        stack = np.zeros(0, int)
         with self._lock:
-            return np.array([self._models.popleft() for _ in range(min(width, len(self._models)))], int)
+            while self._models and len(stack) < width:
+                count = min(width - len(stack), len(self._models))
+                taken = np.array([self._models.popleft() for _ in range(count)])
+                stack = np.append(stack, self._missing(taken))
+        return stack
 
     def hand_back(self, stack: np.ndarray) -> None:
         """Let others make these."""

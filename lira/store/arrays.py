@@ -10,7 +10,16 @@ from pathlib import Path
 import numpy as np
 import tensorstore as ts
 
-from lira.store.zarr import BLOCK, RunError, StoredSignal, create_array, open_array, read_store, writing
+from lira.store.zarr import (
+    BLOCK,
+    RunError,
+    StoredSignal,
+    create_array,
+    locked_model,
+    open_array,
+    read_store,
+    writing,
+)
 
 __all__ = ["ACCURACIES", "DIVERGED", "DONE", "LOSSES", "RAW_ACCURACIES", "Arrays"]
 
@@ -97,14 +106,15 @@ class Arrays:
         """Rows of one array, lazy."""
         return StoredSignal(self.open(name), rows, f"{self.run}/arrays/{name}")
 
-    def write_model(self, index: int, arrays: Mapping[str, np.ndarray], *, diverged: bool) -> None:
+    def write_model(self, index: int, arrays: Mapping[str, np.ndarray], *, diverged: bool) -> bool:
         """Write one model's rows, and `done` after all of them: see `Run.write_model`."""
-        if int(self.open("done")[index].read().result()):
-            raise RunError(f"{self.run}: model {index} is done already")
-        with writing(self.run):
+        with locked_model(self.run, index), writing(self.run):
+            if int(self.open("done")[index].read().result()):
+                return False
             if not diverged:
                 unknown = {name: np.float32(np.nan) for name in FIGURES if self.holds(name)}
                 writes = [self.open(name)[index].write(row) for name, row in {**unknown, **arrays}.items()]
                 for write in writes:
                     write.result()
             self.open("done")[index].write(DIVERGED if diverged else DONE).result()
+        return True

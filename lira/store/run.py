@@ -39,6 +39,7 @@ from lira.store.config import (
 from lira.store.zarr import (
     RunError,
     StoredSignal,
+    TakenError,
     locked,
     new_directory,
     read_rows,
@@ -64,6 +65,8 @@ class Run:
     path: Path
     config: Config
     provenance: dict[str, Any]
+    usable: np.ndarray | None = None
+    """int [m], the models that were usable at some moment; None for those that are now"""
 
     @classmethod
     def create(
@@ -153,17 +156,21 @@ class Run:
             rows |= dict.fromkeys(RAW_ACCURACIES, ())
         if keep is not None:
             provenance["fingerprints"]["memberships"] = _fingerprint(keep)
-        with new_directory(path) as making:
-            (making / "scores").mkdir()
-            run = cls(making, config, provenance)
-            arrays = Arrays.make(making, config.num_models, rows, dataset.y, dataset.y_test)
-            if keep is None:
-                run._write_keep(0, config.num_models, N)
-            else:
-                arrays.add_truths("correct", keep.shape)
-                arrays.open("keep").write(keep).result()
-            run._write_provenance()
-            write_atomically(making / "config.toml", tomli_w.dumps(as_dict(config)).encode())
+        try:
+            with new_directory(path) as making:
+                (making / "scores").mkdir()
+                run = cls(making, config, provenance)
+                arrays = Arrays.make(making, config.num_models, rows, dataset.y, dataset.y_test)
+                if keep is None:
+                    run._write_keep(0, config.num_models, N)
+                else:
+                    arrays.add_truths("correct", keep.shape)
+                    arrays.open("keep").write(keep).result()
+                run._write_provenance()
+                write_atomically(making / "config.toml", tomli_w.dumps(as_dict(config)).encode())
+        except TakenError:
+            # Another process made it meanwhile.
+            return cls.open(path, dataset=dataset)._continue(config, dataset, keep)
         return cls(path, config, provenance)
 
     @classmethod
@@ -252,10 +259,16 @@ class Run:
 
         Imported models need not be pairs, and all of them are usable.
         """
+        if self.usable is not None:
+            return self.usable
         if self.is_imported:
             return np.flatnonzero(self.done == DONE)
         pairs = (self.done == DONE).reshape(-1, 2).all(axis=1)
         return np.flatnonzero(np.repeat(pairs, 2))
+
+    def as_it_stands(self) -> "Run":
+        """The run with the models that are usable now, though other processes may be training more."""
+        return dataclasses.replace(self, usable=self.models)
 
     @property
     def phi(self) -> StoredSignal:
@@ -306,7 +319,7 @@ class Run:
     # --- Writing ----------------------------------------------------------------------------------------------------
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
-        """Hold the run for writing; a second process is refused. The lock dies with its owner."""
+        """Hold the run for growing and scoring; a second process waits for a minute. The lock dies with its owner."""
         return locked(self.path)
 
     def require_same_models(self, dataset: Dataset) -> None:
@@ -325,20 +338,26 @@ class Run:
                 f"code or name another directory"
             )
 
-    def write_model(self, index: int, arrays: dict[str, np.ndarray], *, diverged: bool) -> None:
-        """Write one model's rows, and `done` after all of them. A done model is never written again.
+    def write_model(self, index: int, arrays: dict[str, np.ndarray], *, diverged: bool) -> bool:
+        """Write one model's rows, and `done` after all of them, whoever else is writing it: all rows are of one attempt.
 
         Args:
             index: the model.
             arrays: a row by array name: phi `[N, Q]`, accuracy_in `[]`, ... Figures that are not given are NaN.
             diverged: record it as diverged; its arrays are then not written.
+
+        Returns:
+            Whether it was written: a model that is done already, maybe by another process, is left as it is.
         """
-        self.arrays.write_model(index, arrays, diverged=diverged)
+        return self.arrays.write_model(index, arrays, diverged=diverged)
 
     def add_session(self, session: dict[str, Any]) -> None:
         """Append to provenance what was done, on what and how long it took."""
-        self.provenance["sessions"].append(session)
-        self._write_provenance()
+        with self.lock():
+            # Those of others that train the run at the same time are kept.
+            stored = json.loads((self.path / "provenance.json").read_text())["sessions"]
+            self.provenance["sessions"] = [*stored, session]
+            self._write_provenance()
 
     def write_scores(self, attack: str, scores: np.ndarray) -> None:
         """Store an attack's scores `[m, N]` of the usable models; rows of other models are NaN."""

@@ -1,10 +1,15 @@
 """Arrays on disk: Zarr v3 that any reader opens, directories and files that appear whole or not at all."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import shutil
+import threading
+import time
+import uuid
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +22,11 @@ __all__ = [
     "BLOCK",
     "RunError",
     "StoredSignal",
+    "TakenError",
+    "WaitingWarning",
     "create_array",
     "locked",
+    "locked_model",
     "new_directory",
     "open_array",
     "read_rows",
@@ -31,10 +39,23 @@ __all__ = [
 
 # Examples in a chunk: whole models are written, blocks of examples are read.
 BLOCK = 8192
+# Seconds to wait for another process that holds a directory, and until people are told.
+PATIENCE, SILENCE = 60.0, 1.0
+# Seconds after which nobody is at work any more on a file that was to be renamed.
+ABANDONED = 3600.0
+_models = threading.Lock()
 
 
 class RunError(ValueError):
     """A run directory that cannot be used as asked; the message says what, where and what to do."""
+
+
+class TakenError(RunError):
+    """A directory that is there already, maybe since a moment ago."""
+
+
+class WaitingWarning(UserWarning):
+    """Another process is writing the directory."""
 
 
 @dataclass(eq=False)
@@ -76,31 +97,52 @@ class StoredSignal:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: under another name, synced, then renamed."""
-    making = path.parent / f".{path.name}.writing"
-    with open(making, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(making, path)
+    making = _nobody_elses(path)
+    try:
+        with open(making, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(making, path)
+    finally:
+        making.unlink(missing_ok=True)
+
+
+def _nobody_elses(path: Path) -> Path:
+    """A hidden name beside `path` for what is to take its place; what others left there long ago is removed.
+
+    Other processes may be at the same place, on other machines too.
+    """
+    name = f".{path.name}."
+    for left in path.parent.glob(f"{name.replace('[', '[[]')}*.making"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+    return path.parent / f"{name}{uuid.uuid4().hex}.making"
 
 
 @contextlib.contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """Fill a directory beside its place and rename it at the end: it appears whole or not at all.
+    """Fill a directory beside its place and rename it at the end: it appears whole or not at all, and once.
 
     Raises:
-        RunError: `path` exists and is not an empty directory, or cannot be written.
+        TakenError: `path` exists and is not an empty directory, now or by the end.
+        RunError: it cannot be written.
     """
+    taken = TakenError(f"{path}: exists already; name a new or empty directory")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RunError(f"{path}: exists already; name a new or empty directory")
-    making = path.parent / f".{path.name}.creating"
+        raise taken
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(making, ignore_errors=True)
+        making = _nobody_elses(path)
         making.mkdir()
         try:
             yield making
             os.rename(making, path)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise taken from error
+            raise
         finally:
             shutil.rmtree(making, ignore_errors=True)
 
@@ -124,9 +166,8 @@ def write_group(place: Path, arrays: Mapping[str, np.ndarray], attributes: dict[
 @contextlib.contextmanager
 def _replacing(place: Path) -> Iterator[Path]:
     """Where to make what then takes the place of `place`."""
-    making = place.parent / f".{place.name}"
     with writing(place):
-        shutil.rmtree(making, ignore_errors=True)
+        making = _nobody_elses(place)
         try:
             yield making
             shutil.rmtree(place, ignore_errors=True)
@@ -155,15 +196,41 @@ def locked(directory: Path) -> Iterator[None]:
     """Hold a run directory for writing, against other processes; the lock dies with its owner.
 
     Raises:
-        RunError: another process holds it, or nothing can be written there.
+        RunError: another process holds it for more than a minute, or nothing can be written there.
+
+    Warns:
+        WaitingWarning: another process holds it.
     """
     with writing(directory), open(directory / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                f"{directory}: another process is writing this run; wait for it or stop it"
-            ) from error
+        began, told = time.monotonic(), False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                waited = time.monotonic() - began
+                if waited > PATIENCE:
+                    raise RunError(
+                        f"{directory}: another process has been writing this run for {PATIENCE:.0f} s; wait for it or "
+                        f"stop it"
+                    ) from error
+            if waited > SILENCE and not told:
+                told = True
+                warnings.warn(
+                    f"{directory}: another process is writing this run: waiting for it",
+                    WaitingWarning,
+                    stacklevel=3,
+                )
+            time.sleep(0.05)
+        yield
+
+
+@contextlib.contextmanager
+def locked_model(directory: Path, model: int) -> Iterator[None]:
+    """Hold one model of a run for writing, against other processes and threads; the lock dies with its owner."""
+    # A byte a model of one file. Threads of a process have such locks in common, so they take turns.
+    with _models, writing(directory), open(directory / ".models", "ab") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX, 1, model)
         yield
 
 
