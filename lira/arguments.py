@@ -12,7 +12,7 @@ import tyro
 from lira.store.config import Config, ConfigError
 from lira.unlearning.config import UnlearnConfig
 
-__all__ = ["flag_value", "make_parser", "parse_all", "parse_config", "with_flags"]
+__all__ = ["add_share", "flag_value", "make_parser", "parse_all", "parse_config", "with_flags"]
 
 C = TypeVar("C", Config, UnlearnConfig)
 
@@ -26,7 +26,20 @@ def parse_config(verb: str, argv: list[str]) -> tuple[argparse.Namespace, list[s
     parser = make_parser(verb, add_help=False, allow_abbrev=False)
     parser.add_argument("config", metavar="CONFIG.toml")
     parser.add_argument("--run-dir", required=verb != "plan" and "--help" not in argv)
+    if verb != "unlearn":
+        add_share(parser)
     return _parse(parser, argv)
+
+
+def add_share(parser: argparse.ArgumentParser) -> None:
+    """What tells a process its models, where many train one run."""
+    parser.add_argument("--models", default="", metavar="FIRST:STOP", help="train these alone, as of 0:64")
+    parser.add_argument(
+        "--share",
+        default="",
+        metavar="INDEX/COUNT",
+        help="train this share alone, counted from 0, as of 3/16",
+    )
 
 
 def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lira.arguments import flag_value, make_parser, parse_all, parse_config, with_flags
+from lira.arguments import add_share, flag_value, make_parser, parse_all, parse_config, with_flags
 from lira.bench import throughput
 from lira.cache import keep_compilations
 from lira.data.dataset import Dataset
@@ -18,6 +18,7 @@ from lira.data.files import read_array
 from lira.data.sources import load_dataset
 from lira.engine.fill import train
 from lira.engine.plan import plan
+from lira.engine.share import models_in_words, models_of_process
 from lira.exchange.audit import audit
 from lira.exchange.confidences import KINDS
 from lira.exchange.export import export_carlini
@@ -47,6 +48,9 @@ usage: lira run CONFIG.toml --run-dir RUN [--num-models 256] [--recipe.epochs 50
                                   models, time, memory and disk, before anything is spent
        lira train | score | report RUN
                                   the stages by themselves
+       lira run | train ... [--models 0:64 | --share 3/16]
+                                  a share of the models, for many processes on one directory; tasks of a SLURM array or
+                                  an indexed Kubernetes Job know theirs
        lira records RUN [--fpr 0.001]
                                   every example by itself: records.csv, a row each, with names, figures and rank
        lira enough RUN            how many shadow models are enough, for every attack
@@ -143,6 +147,8 @@ def _dispatch(argv: list[str], shown: list[str], console: Console) -> int:
 def _stage(verb: str, argv: list[str], shown: list[str], console: Console) -> int:
     parser = make_parser(verb)
     parser.add_argument("run", metavar="RUN", help="a run directory")
+    if verb == "train":
+        add_share(parser)
     if verb == "records":
         parser.add_argument(
             "--fpr", type=float, default=LOW_FPR, help="false-positive rate, a fraction (%(default)s)"
@@ -158,7 +164,8 @@ def _stage(verb: str, argv: list[str], shown: list[str], console: Console) -> in
         _print_table(learning_table(enough(run), LOW_FPR, RULE), console, 120)
         _print_files(run.path, ("enough.json", "enough.png"), console)
     elif verb == "train":
-        _train(run, _dataset_of(run), console)
+        among = models_of_process(run.config.num_models, arguments.models, arguments.share)
+        _train(run, _dataset_of(run), console, among)
     elif verb == "records":
         found = records(run, _dataset_if_there(run), fpr=arguments.fpr)
         at = f"{100 * found.fpr:g} % FPR" if found.fpr else "no false positive"
@@ -242,17 +249,23 @@ def _run_or_plan(verb: str, argv: list[str], shown: list[str], console: Console)
     if config is None:
         return 0
     config = absolute(config)
+    among = models_of_process(config.num_models, arguments.models, arguments.share)
     dataset = load_dataset(config.dataset, num_examples=config.num_examples, data_dir=config.data_dir)
     if verb == "plan":
         run = Run.open(arguments.run_dir, dataset) if _exists(arguments.run_dir) else None
-        console.print(str(plan(config, dataset, run)))
+        console.print(str(plan(config, dataset, run, among)))
         return 0
     run = Run.from_config(arguments.run_dir, dataset, config)
     if not (run.done == 0).any() and is_reported(run):
         complete = f"is complete: {config.num_models} models trained, scored and reported; nothing to do"
         console.print(f"{run.path}: {complete}")
         return 0
-    _train(run, dataset, console)
+    _train(run, dataset, console, among)
+    if missing := int((run.done == 0).sum()):
+        console.print(
+            f"{run.path}: {missing} models are left to other processes; the one that trains the last scores and reports"
+        )
+        return 0
     _print_report(report(run, dataset, warnings=shown), run.path, console)
     return 0
 
@@ -282,13 +295,16 @@ def _unlearn_or_plan(verb: str, argv: list[str], shown: list[str], console: Cons
     return 0
 
 
-def _train(run: Run, dataset: Dataset, console: Console) -> None:
-    if (run.done == 0).any():
-        console.print(f"{run.path}: {plan(run.config, dataset, run)}")
-        train(run, dataset)
+def _train(run: Run, dataset: Dataset, console: Console, among: np.ndarray) -> None:
+    """Train those of the models `among` that are missing."""
+    which = models_in_words(among, run.config.num_models)
+    if (run.done[among] == 0).any():
+        console.print(f"{run.path}: {f'{which}: ' if which else ''}{plan(run.config, dataset, run, among)}")
+        train(run, dataset, among=among)
         console.print(f"trained in {run.provenance['sessions'][-1]['seconds']:.1f} s")
     else:
-        console.print(f"{run.path}: all {run.config.num_models} models are trained; nothing to train")
+        which = which or f"all {run.config.num_models} models"
+        console.print(f"{run.path}: {which} are trained; nothing to train")
 
 
 def _print_report(evaluation: Evaluation, path: Path, console: Console) -> None:

@@ -49,6 +49,7 @@ def score_each(
     run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None
 ) -> Iterator[tuple[str, np.ndarray]]:
     """`score`, one attack after the other: name and scores `[m, N]`, for those who need not hold all of them."""
+    run = run.as_it_stands()
     pairs = len(run.models) // 2
     if pairs < 2 and not run.is_imported:
         raise RunError(
@@ -69,6 +70,7 @@ def score_each(
 
 def pool_of(run: Run, dataset: Dataset | None = None) -> Pool:
     """The run's usable models as the attacks see them; arrays stay on disk, and features undone, until they are read."""
+    run = run.as_it_stands()
     features = population_features = None
     if dataset is not None:
         features = _Features(dataset.x, dataset.y, dataset.num_classes)

@@ -110,9 +110,7 @@ def train(
         programs = programs_for(run.config, dataset, missing, widest)
         return programs, partial(_train_stack, run, programs)
 
-    if not fill(
-        run, dataset, prepare, inspect=_inspect, among=among, verb=verb, show_progress=show_progress
-    ):
+    if not fill(run, dataset, prepare, inspect=_inspect, among=among, verb=verb, show_progress=show_progress):
         return
     diverged = np.flatnonzero(run.done == DIVERGED)
     if len(diverged):

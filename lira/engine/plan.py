@@ -36,23 +36,33 @@ class Plan:
 
     def __str__(self) -> str:
         """Two lines for a terminal."""
+        each = "" if self.device.startswith("1 x ") else " on each"
         memory = "unknown" if self.bytes_on_device is None else size_in_words(self.bytes_on_device)
         return (
             f"{self.models} of {self.of} models to train, {self.images:,} images, about {duration(self.seconds)} "
-            f"on {self.device} ({self.workers} x {self.width} side by side, convolutions by {self.lowering}); "
-            f"{memory} on the device, {size_in_words(self.bytes_on_disk)} on disk and "
+            f"on {self.device} ({self.workers} x {self.width} side by side{each}, convolutions by {self.lowering}); "
+            f"{memory} on {'each' if each else 'the'} device, {size_in_words(self.bytes_on_disk)} on disk and "
             f"{size_in_words(self.bytes_of_scores)} for the scores of each attack"
             + (f"\n{self.why}" if self.why else "")
             + (f"\nwarning: {self.warning}" if self.warning else "")
         )
 
 
-def plan(config: Config, dataset: Dataset, run: Run | None = None) -> Plan:
-    """Estimate the cost of `config`, or of what `run` still lacks, by timing a few steps of a real stack."""
+def plan(config: Config, dataset: Dataset, run: Run | None = None, among: np.ndarray | None = None) -> Plan:
+    """Estimate the cost of `config`, or of what `run` still lacks, by timing a few steps of a real stack.
+
+    Args:
+        config: of the run.
+        dataset: its data.
+        run: what is there of it.
+        among: int, the models that this process is to train, see `lira.engine.share`; all by default.
+    """
     recipe, queries = config.recipe, config.queries
     recipe.check(dataset.num_examples, dataset.x.shape[1:])
     queries.check(dataset.x.shape[1:])
-    missing = np.arange(config.num_models) if run is None else np.flatnonzero(run.done == 0)
+    missing = np.arange(config.num_models) if among is None else among
+    if run is not None:
+        missing = missing[run.done[missing] == 0]
     steps = steps_per_epoch(dataset.num_examples, recipe.batch_size) * recipe.epochs
     sides = dataset.num_examples + (0 if dataset.y_test is None else len(dataset.y_test))
     values = sides + dataset.num_examples * sum(
@@ -84,4 +94,3 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None) -> Plan:
         device=device_name(devices),
         warning=averaging.sentence if averaging and averaging.status != "ok" else "",
     )
-

@@ -7,7 +7,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from threading import Event, Lock
 from typing import Any
 
@@ -114,7 +113,9 @@ def work_through(
             for stop in stops.values():
                 stop.set()
     if len(queue):
-        raise RunError(f"{len(queue)} models are not made, all devices failed: {'; '.join(failures.values())}")
+        raise RunError(
+            f"{len(queue)} models are not made, all devices failed: {'; '.join(failures.values())}"
+        )
 
 
 def _side_by_side(

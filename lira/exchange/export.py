@@ -32,6 +32,7 @@ def export_carlini(run: Run, directory: str | os.PathLike[str]) -> list[str]:
         RunError: the directory exists and is not empty, or cannot be written; or the run has no model.
     """
     directory = Path(directory).expanduser().absolute()
+    run = run.as_it_stands()
     models, labels = run.models, run.labels
     if not len(models):
         raise RunError(f"{run.path}: has no usable model to export")

@@ -44,6 +44,7 @@ def check_run(run: Run, attacks: Mapping[str, Attack] = ATTACKS, *, pool: Pool |
         attacks: as in `check_pool`.
         pool: the run's, where it is there already.
     """
+    run = run.as_it_stands()
     config = run.config
     requested = run.provenance["source"]["requested"] if run.is_imported else config.num_models
     checks = [check_models(run.done, requested)]

@@ -43,6 +43,7 @@ def report(run: Run, dataset: Dataset | None = None, *, warnings: Iterable[str] 
         RunError: fewer than four trained models are usable, the data set has names and is not the run's, or another
             process is writing the run.
     """
+    run = run.as_it_stands()
     known = _what_is_known(run, dataset)
     pool = pool_of(run, dataset)
     scores = score(run, dataset, pool=pool)
@@ -82,6 +83,7 @@ def records(run: Run, dataset: Dataset | None = None, *, fpr: float = LOW_FPR) -
             process is writing the run.
         ValueError: `fpr` is outside [0, 1].
     """
+    run = run.as_it_stands()
     scores = score_each(run, dataset)
     p_value = of_every_example(pool_p_values(pool_of(run), LIRA_P_VALUES))
     found = records_of(scores, run.keep, fpr=fpr, p_value=p_value, **_what_is_known(run, dataset))

@@ -56,7 +56,9 @@ class Execution:
             if getattr(self, name) < 0:
                 raise ValueError(f"execution.{name} must be 0 (automatic) or more; got {getattr(self, name)}")
         if min(self.devices, default=0) < 0 or len(set(self.devices)) < len(self.devices):
-            raise ValueError(f"execution.devices must be different indices from 0 on; got {list(self.devices)}")
+            raise ValueError(
+                f"execution.devices must be different indices from 0 on; got {list(self.devices)}"
+            )
         check_choices(self, "execution")
 
 

@@ -384,24 +384,25 @@ class Run:
         given = self.provenance["fingerprints"].get("memberships")
         if given != (None if keep is None else _fingerprint(keep)):
             raise RunError(f"{self.path}: is a run of other memberships; name another directory")
-        if config.num_models < old.num_models:
-            raise RunError(
-                f"{self.path}: holds {old.num_models} models, and a run does not shrink to {config.num_models}; "
-                f"name another directory"
-            )
         if config.num_models > old.num_models or (self.done == 0).any():
             self.require_same_models(dataset)
-        run = Run(
-            self.path,
-            dataclasses.replace(old, num_models=config.num_models, execution=config.execution),
-            self.provenance,
-        )
-        if run.config == old:
+        if (config.num_models, config.execution) == (old.num_models, old.execution):
             return self
-        with run.lock():
-            if config.num_models > old.num_models:
+        with self.lock():
+            # Another process may have grown it meanwhile.
+            there = read_config(self.path / "config.toml").num_models
+            if config.num_models < there:
+                raise RunError(
+                    f"{self.path}: holds {there} models, and a run does not shrink to {config.num_models}; name another "
+                    f"directory"
+                )
+            run = dataclasses.replace(
+                self,
+                config=dataclasses.replace(old, num_models=config.num_models, execution=config.execution),
+            )
+            if config.num_models > there:
                 run.arrays.grow(config.num_models)
-                run._write_keep(old.num_models, config.num_models, dataset.num_examples)
+                run._write_keep(there, config.num_models, dataset.num_examples)
             write_atomically(run.path / "config.toml", tomli_w.dumps(as_dict(run.config)).encode())
         return run
 

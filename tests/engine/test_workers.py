@@ -59,10 +59,14 @@ def test_out_of_memory_halves_the_width(found):
     assert case["done"] == [1] * 32
     assert {len(stack) for _, _, stack in case["made"]} == {2}
     (warning,) = case["warnings"]
-    assert re.search(r"cpu:1 ran out of memory with \d+ x 4 models: it goes on with stacks of 2 models", warning)
+    assert re.search(
+        r"cpu:1 ran out of memory with \d+ x 4 models: it goes on with stacks of 2 models", warning
+    )
     np.testing.assert_allclose(case["phi"], found["one"]["phi"], rtol=1e-5, atol=1e-5)
 
 
 def test_without_any_device_the_run_says_so(found):
-    assert "32 models are not made, all devices failed: INTERNAL: the device is lost" in found["none"]["error"]
+    assert (
+        "32 models are not made, all devices failed: INTERNAL: the device is lost" in found["none"]["error"]
+    )
     assert found["none"]["done"] == [0] * 32
