@@ -101,6 +101,38 @@ def test_stages_by_themselves_and_growth(tmp_path, config, capsys):
     assert "a run does not shrink to 6" in capsys.readouterr().err
 
 
+def test_shares_of_a_run_by_name_and_by_the_scheduler(tmp_path, config, capsys, monkeypatch):
+    place = tmp_path / "run"
+    assert run("run", config, "--run-dir", place, "--share", "1/2") == 0
+    said = capsys.readouterr().out
+    assert "models 4:8 of 8: 4 of 8 models to train" in said
+    assert "4 models are left to other processes; the one that trains the last scores and reports" in said
+    assert not (place / "report.html").exists()
+    assert run("train", place, "--models", "0:2") == 0
+    assert Run.open(place).done.tolist() == [1, 1, 0, 0, 1, 1, 1, 1]
+    assert run("train", place, "--models", "0:20") == 2
+    assert "--models must be FIRST:STOP within 0:8" in capsys.readouterr().err
+    for name, value in (("ID", "1"), ("MIN", "0"), ("COUNT", "4")):
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+    assert run("run", config, "--run-dir", place) == 0
+    assert "models 2:4 of 8: 2 of 8 models to train" in capsys.readouterr().out
+    assert (place / "report.html").exists(), "these were the last"
+
+
+def test_two_processes_on_one_directory(tmp_path, config):
+    """The same command twice, from the making of the directory on: each model is stored once, and both end well."""
+    place = tmp_path / "run"
+    command = [sys.executable, "-m", "lira", "run", str(config), "--run-dir", str(place)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    for process in both:
+        _, error = process.communicate(timeout=300)
+        assert process.returncode == 0, error
+    opened = Run.open(place)
+    assert opened.done.tolist() == [1] * 8
+    assert sum(session["models"] for session in opened.provenance["sessions"]) == 8
+    assert (place / "report.html").exists()
+
+
 def test_run_directory_needs_nothing_else(tmp_path, config, capsys, monkeypatch):
     """The configuration in the run has absolute paths, so the stages work from anywhere."""
     monkeypatch.chdir(tmp_path)
