@@ -43,11 +43,12 @@ SEVERAL = 4
 COSTLESS = {"epochs", "learning_rate", "schedule", "warmup", "momentum", "weight_decay", "statistics", "seed"}
 
 
-def programs_for(config: Config, dataset: Dataset, models: int) -> Programs:
+def programs_for(config: Config, dataset: Dataset, models: int, ends: tuple[int, ...] = ()) -> Programs:
     """Compile the programs of stacks for `models` models, at the pinned width and lowering or the fastest ones.
 
     A width or lowering that is not pinned is measured, once for this device, model and batch size; the choice and XLA's
-    programs are kept under `$LIRA_CACHE` (`~/.cache/lira`).
+    programs are kept under `$LIRA_CACHE` (`~/.cache/lira`). Calls of `Programs.train` end after each of the numbers of
+    epochs `ends`.
 
     Raises:
         ValueError: not even one model fits on the device, or there is no such model.
@@ -57,7 +58,9 @@ def programs_for(config: Config, dataset: Dataset, models: int) -> Programs:
     learner = Learner.of(recipe, dataset)
     workers = min(execution.workers or stacks_at_a_time(learner.platform), models)
     share = -(-models // workers)  # of each worker
-    compiled = partial(compile_programs, learner, config.queries, dataset, workers, signals=config.signals)
+    compiled = partial(
+        compile_programs, learner, config.queries, dataset, workers, signals=config.signals, ends=ends
+    )
     candidates = _candidates(learner, dataset, execution, share)
     if execution.width and len(candidates) == 1:
         pinned = candidates[0][0], min(execution.width, share)

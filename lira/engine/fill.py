@@ -35,6 +35,7 @@ __all__ = [
     "accuracy_over",
     "fill",
     "train",
+    "train_stack",
 ]
 
 
@@ -96,7 +97,7 @@ def train(run: Run, dataset: Dataset, *, verb: str = "training", show_progress: 
 
     def prepare(missing: int) -> tuple[Programs, Learn]:
         programs = programs_for(run.config, dataset, missing)
-        return programs, partial(_train_stack, run, programs)
+        return programs, partial(train_stack, run, programs)
 
     if not fill(run, dataset, prepare, inspect=_inspect, verb=verb, show_progress=show_progress):
         return
@@ -241,7 +242,7 @@ def _inspect(run: Run, models: np.ndarray) -> None:
             )
 
 
-def _train_stack(
+def train_stack(
     run: Run,
     programs: Programs,
     stack: np.ndarray,
