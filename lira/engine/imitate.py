@@ -1,11 +1,10 @@
 """Models that imitate one target: trained in stacks as all others are, by a loss that takes the target's logits too.
 
 What a target answers is used here by design, so it is exempt from the rule that nothing used against a target may depend
-on it. What must not depend on its membership is which examples the imitators are trained on: `imitator_mask`.
+on it. What must not depend on its membership is which examples the imitators are trained on: `membership.imitator_mask`.
 """
 
 import dataclasses
-import hashlib
 import warnings
 from functools import partial
 from pathlib import Path
@@ -25,19 +24,16 @@ from lira.engine.sweep import sweep_program
 from lira.learning.imitation import Imitation
 from lira.learning.learner import Learner
 from lira.learning.training import variable_shapes
-from lira.membership import imitator_mask
 from lira.signals import logit_scaled_confidence
 from lira.store.arrays import DIVERGED
 from lira.store.config import Config
 from lira.store.run import Run
 from lira.store.zarr import RunError
 
-__all__ = ["OUTSIDE", "Teacher", "answers_of", "imitate_target", "outside_teacher", "teacher_of"]
+__all__ = ["SAME_PHI", "Teacher", "imitate_target", "outside_teacher", "teacher_of"]
 
 # Added to the recipe's seed: an imitator must not begin as its target did.
 IMITATOR_SEED = 3
-# In the place of a target's number, of one that is no model of the run.
-OUTSIDE = 0
 # Largest difference of phi at which a target that was trained again is taken for the same.
 SAME_PHI = 0.1
 
@@ -48,17 +44,6 @@ class Teacher(NamedTuple):
     logits: np.ndarray  # float32 [N, C], about the examples as they are
     phi: np.ndarray  # float32 [N, Q]
     variables: Any = None  # of the target, where training asks it about augmented images; else None
-
-
-def answers_of(run: Run, target: int) -> str:
-    """A fingerprint of what a run's target answers."""
-    return fingerprint(np.asarray(run.signal("phi", np.array([target]))))
-
-
-def fingerprint(values: np.ndarray) -> str:
-    """Of an array's shape and contents."""
-    values = np.ascontiguousarray(values, np.float32)
-    return hashlib.sha256(f"{values.shape}".encode() + values.tobytes()).hexdigest()
 
 
 # --- The target ------------------------------------------------------------------------------------------------------
@@ -157,12 +142,10 @@ def imitate_target(
     path: Path,
     run: Run,
     dataset: Dataset,
-    teacher: Teacher | None,
+    teacher: Teacher,
     imitation: Imitation,
+    keep: np.ndarray,
     *,
-    target: int = OUTSIDE,
-    num_imitators: int = 10,
-    seed: int = 0,
     verb: str = "imitating",
     show_progress: bool = True,
 ) -> Run:
@@ -175,11 +158,9 @@ def imitate_target(
         path: of the imitators' own run directory, made or gone on with.
         run: whose recipe, queries and data they have.
         dataset: its data.
-        teacher: what is imitated; None where `path` is known to be complete.
+        teacher: what is imitated.
         imitation: how.
-        target: its number in the run, by which the imitators' memberships are drawn.
-        num_imitators: K, even.
-        seed: of these memberships.
+        keep: bool `[K, N]`, what the imitators are trained on, in complementary pairs.
         verb: what the progress bar says.
         show_progress: draw a bar.
 
@@ -192,12 +173,10 @@ def imitate_target(
     Warns:
         DivergedWarning: naming imitators that stopped being finite.
     """
-    config = _config_of(run, num_imitators)
-    keep = imitator_mask(seed, target, num_imitators, dataset.num_examples)
+    config = _config_of(run, len(keep))
     imitators = Run.from_config(path, dataset, config, keep=keep)
 
     def prepare(missing: int) -> tuple[Programs, Learn]:
-        assert teacher is not None
         warmup = imitation.warmup_epochs(config.recipe.epochs)
         programs = programs_for(config, dataset, missing, ends=(warmup,) if warmup else ())
         learner = dataclasses.replace(Learner.of(config.recipe, dataset), imitation=imitation)
@@ -215,8 +194,8 @@ def imitate_target(
     diverged = np.flatnonzero(imitators.done == DIVERGED)
     if made and len(diverged):
         warnings.warn(
-            f"{len(diverged)} of {num_imitators} imitators diverged and are left out with their mates: "
-            f"{', '.join(map(str, diverged))}; a lower learning rate or temperature's square would help",
+            f"{path}: {len(diverged)} of {len(keep)} imitators diverged and are left out with their mates: "
+            f"{', '.join(map(str, diverged))}; a lower learning rate, a longer warm-up or a higher temperature would help",
             DivergedWarning,
             stacklevel=2,
         )

@@ -6,6 +6,7 @@ last, so that the same call goes on with what was interrupted.
 """
 
 import dataclasses
+import hashlib
 import os
 import tomllib
 import warnings
@@ -28,18 +29,9 @@ from lira.attacks import (
 )
 from lira.attacks.imitation import imia
 from lira.data.dataset import Dataset
-from lira.engine.imitate import (
-    OUTSIDE,
-    SAME_PHI,
-    Teacher,
-    answers_of,
-    fingerprint,
-    imitate_target,
-    outside_teacher,
-    teacher_of,
-)
+from lira.engine.imitate import SAME_PHI, Teacher, imitate_target, outside_teacher, teacher_of
 from lira.learning.imitation import Imitation
-from lira.membership import related_rows
+from lira.membership import imitator_mask, related_rows
 from lira.reporting.document import as_json, metrics_document
 from lira.reporting.evaluate import Evaluation, evaluate
 from lira.store.run import Run
@@ -132,12 +124,12 @@ def imitate(
     run = Run.open(run.path, dataset)
     if target is not None and logits is None and member is None:
         others = _others(run, target)
-        place, answers = f"target_{target}", answers_of(run, target)
+        place, answers = f"target_{target}", _fingerprint(run.signal("phi", np.array([target])))
         held, number = run.memberships(np.array([target]))[0], target
         find = partial(teacher_of, run, dataset, target)
     elif target is None and logits is not None and member is not None:
         teacher, held = outside_teacher(run, dataset, logits), _member(member, dataset.num_examples)
-        others, answers, number = run.models, fingerprint(np.asarray(logits)), OUTSIDE
+        others, answers, number = run.models, _fingerprint(logits), 0
         if (related := related_rows(run.memberships(others), held[None])) is not None:
             raise UnfitPoolError(
                 f"model {others[related[1]]} of {run.path} gives member away: it was trained on much the same, or the "
@@ -148,6 +140,7 @@ def imitate(
         raise ValueError("give either target, a model of the run, or logits and member of another model")
     if len(others) < 2:
         raise RunError(f"{run.path}: has no models but the target's pair: train more, lira train {run.path}")
+    keep = imitator_mask(seed, number, num_imitators, dataset.num_examples)
     path = run.path / "imitations" / place if out is None else Path(out).expanduser().absolute()
     _open(
         path,
@@ -162,15 +155,19 @@ def imitate(
             dataset,
             teacher,
             how,
-            target=number,
-            num_imitators=num_imitators,
-            seed=seed,
+            keep,
             verb=f"imitating, {name}",
             show_progress=show_progress,
         )
         for name, how in methods.items()
     }
     return _measured(path, run, imitators, teacher, held, others[: 3 * num_imitators], target)
+
+
+def _fingerprint(values: Any) -> str:
+    """Of an array's shape and contents, in float32."""
+    array = np.ascontiguousarray(values, np.float32)
+    return hashlib.sha256(f"{array.shape}".encode() + array.tobytes()).hexdigest()
 
 
 # --- What is asked for -----------------------------------------------------------------------------------------------
