@@ -25,7 +25,7 @@ from lira.reporting.imitation import imitate
 LOW, POOLED = 0.01, 0.001
 
 
-def measure(run: Run, targets: list[int], imitators: int, place: Path) -> list[dict]:
+def measure(run: Run, targets: list[int], imitators: int, methods: list[str], place: Path) -> list[dict]:
     """A row an attack: means over targets, spread, and the difference from LiRA with as many models."""
     dataset = load_dataset(
         run.config.dataset, num_examples=run.config.num_examples, data_dir=run.config.data_dir
@@ -35,6 +35,7 @@ def measure(run: Run, targets: list[int], imitators: int, place: Path) -> list[d
             run,
             dataset,
             target=t,
+            methods=methods,
             num_imitators=imitators,
             out=place / f"{imitators}_{t}",
             show_progress=False,
@@ -80,6 +81,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="a trained run")
     parser.add_argument("--imitators", type=int, nargs="+", default=[10, 20])
     parser.add_argument("--targets", type=int, default=8)
+    parser.add_argument("--methods", nargs="+", default=["imia", "glira_kl"])
     parser.add_argument("--out", type=Path, help="also write the rows to this JSON file")
     arguments = parser.parse_args()
     run = Run.open(arguments.run)
@@ -89,7 +91,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory(prefix="imitation-") as place:
         for count in arguments.imitators:
-            rows += measure(run, targets, count, Path(place))
+            rows += measure(run, targets, count, arguments.methods, Path(place))
     for row in rows:
         print(row)
     if arguments.out:

@@ -147,7 +147,7 @@ def imitate(
         {"target": place, "answers": answers, "num_imitators": num_imitators, "seed": seed},
         {name: dataclasses.asdict(each) for name, each in methods.items()},
     )
-    teacher = _teacher(path, run, methods, find, held)
+    teacher = _teacher(path, run, dataset, methods, find, held)
     imitators = {
         name: imitate_target(
             path / name,
@@ -236,7 +236,12 @@ def _open(path: Path, what: dict[str, Any], methods: dict[str, dict[str, Any]]) 
 
 
 def _teacher(
-    path: Path, run: Run, methods: Mapping[str, Imitation], find: Callable[[], Teacher], member: np.ndarray
+    path: Path,
+    run: Run,
+    dataset: Dataset,
+    methods: Mapping[str, Imitation],
+    find: Callable[[], Teacher],
+    member: np.ndarray,
 ) -> Teacher:
     """The target as it was when its imitation began; found anew only where it is asked in training."""
     store, recipe = path / "target", run.config.recipe
@@ -245,8 +250,11 @@ def _teacher(
         logits, phi = (read_store(open_array(store / name), str(store)).T for name in ("logits", "phi"))
         stored = Teacher(logits, phi)
         complete = all((path / name).exists() and (Run.open(path / name).done > 0).all() for name in methods)
-        if complete or not (recipe.flip or recipe.crop_pad):
+        if complete:
             return stored
+    run.require_same_models(dataset)
+    if stored is not None and not (recipe.flip or recipe.crop_pad):
+        return stored
     found = find()
     if stored is None:
         arrays = {"logits": found.logits.T, "phi": found.phi.T, "member": member[None]}
