@@ -68,6 +68,10 @@ def test_losses_of_distillation_are_the_formulas():
     np.testing.assert_allclose(squares, np.mean((logits - target) ** 2, axis=1), rtol=1e-12)
 
 
+# By it some of six images are mirrored and some are not.
+KEY = model_key(0, 4)
+
+
 class Linear(nn.Module):
     num_classes: int = 3
 
@@ -92,12 +96,10 @@ def test_a_step_goes_down_the_gradient_of_the_formula(imitation, asked):
     with jax.enable_x64(True):
         start = jax.tree.map(
             lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a,
-            init_model(learner, model_key(0, 0), x),
+            init_model(learner, KEY, x),
         )
         theirs = {"params": {"Dense_0": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}}}
-        state, loss = train_step(
-            learner, start, model_key(0, 0), 0, 0, order, x, y, theirs if asked else stored
-        )
+        state, loss = train_step(learner, start, KEY, 0, 0, order, x, y, theirs if asked else stored)
         before, after = (each.params["Dense_0"] for each in (start, state))
 
     def expected(mirrored):

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from lira.store.zarr import RunError
 
 N = 900
 RECIPE = lira.Recipe(epochs=8, batch_size=25, learning_rate=0.1)
-SETTING = {"execution": lira.Execution(width=8, workers=1)}
+SETTING = lira.Execution(width=8, workers=1)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -36,7 +37,9 @@ def run(tmp_path_factory):
     place = tmp_path_factory.mktemp("imitation")
     np.savez(place / "data.npz", x=dataset.x, y=dataset.y)
     dataset = lira.load_dataset(f"npz:{place / 'data.npz'}")
-    made = lira.Run.create(place / "run", dataset, RECIPE, num_models=14, signals=("logits",), **SETTING)
+    made = lira.Run.create(
+        place / "run", dataset, RECIPE, num_models=14, signals=("logits",), execution=SETTING
+    )
     lira.train(made, dataset, show_progress=False)
     return made
 
@@ -63,7 +66,10 @@ def test_a_target_is_found_out_beside_lira(run, found):
         area, error = auc(scores, found.member)
         assert area > 0.5 + 4.5 * error, name
         np.testing.assert_allclose(found.evaluation.attacks[name].auc.value, area, rtol=1e-6)
-    assert found.distances["imia"] < found.distances["shadows"]
+    away, theirs = found.distances["imia"], found.distances["shadows"]
+    assert away is not None
+    assert theirs is not None
+    assert away < theirs
     phi, others = np.asarray(run.phi)[5, :, 0].astype(float), [0, 1, 2, 3, 6, 7, 8, 9]
     imitators = Run.open(found.path / "imia")
     theirs, keep, held = np.asarray(imitators.phi)[:, :, 0], imitators.keep, run.memberships(others)
@@ -84,7 +90,7 @@ def test_what_is_there_is_not_made_again_and_nothing_else_is_taken_for_it(run, f
     for name, scores in again.scores.items():
         np.testing.assert_array_equal(scores, found.scores[name])
     assert times == {path: path.stat().st_mtime_ns for path in times}
-    for options, message in (
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"target": 5, "num_imitators": 6}, "num_imitators is 4 there and 6 here; name another directory"),
         ({"target": 5, "seed": 1}, "seed is 0 there and 1 here"),
         ({"target": 4, "out": found.path}, "target is 'target_5' there and 'target_4' here"),
@@ -92,7 +98,8 @@ def test_what_is_there_is_not_made_again_and_nothing_else_is_taken_for_it(run, f
             {"target": 5, "methods": {"imia": lira.Imitation(weight=2.0)}},
             "methods.imia.weight is 5.0 there and 2.0 here",
         ),
-    ):
+    ]
+    for options, message in refused:
         with pytest.raises(RunError, match=message):
             lira.imitate(run, data(), **{"num_imitators": 4, **options}, show_progress=False)
 
@@ -142,7 +149,7 @@ def test_memberships_of_imitators_know_nothing_of_a_target():
 def test_what_cannot_be_attacked_is_refused_with_nothing_written(run, tmp_path):
     logits = np.random.default_rng(0).normal(size=(N, 3)).astype(np.float32)
     member = np.arange(N) % 2 == 0
-    for options, message in (
+    refused: list[tuple[dict[str, Any], str]] = [
         ({}, "give either target, a model of the run, or logits and member"),
         ({"target": 1, "member": member}, "give either target"),
         ({"logits": logits}, "give either target"),
@@ -153,7 +160,8 @@ def test_what_cannot_be_attacked_is_refused_with_nothing_written(run, tmp_path):
         ({"logits": logits, "member": member | True}, "member is the same everywhere"),
         ({"target": 1, "num_imitators": 5}, "num_models must be even"),
         ({"target": 1, "methods": ()}, "got none"),
-    ):
+    ]
+    for options, message in refused:
         with pytest.raises(ValueError, match=message):
             lira.imitate(run, data(), **options, out=tmp_path / "out", show_progress=False)
     with pytest.raises(UnfitPoolError, match=r"model 4 of .* gives member away"):
@@ -164,7 +172,7 @@ def test_what_cannot_be_attacked_is_refused_with_nothing_written(run, tmp_path):
 
 
 def test_a_target_whose_pair_is_all_that_there_is_is_refused(tmp_path):
-    few = lira.Run.create(tmp_path / "run", data(), RECIPE, num_models=4, **SETTING)
+    few = lira.Run.create(tmp_path / "run", data(), RECIPE, num_models=4, execution=SETTING)
     with pytest.raises(RunError, match="model 0 cannot be attacked: it or its mate is not trained yet"):
         lira.imitate(few, data(), target=0)
     rows = {"phi": np.zeros((N, 1), np.float32)}
