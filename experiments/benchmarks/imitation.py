@@ -1,8 +1,8 @@
 """Models that imitate a target, against LiRA with as many ordinary models: what do IMIA and GLiRA gain, over several targets?
 
-Command:   lira run experiments/digits.toml --run-dir RUN --num-models 128
+Command:   lira run experiments/digits.toml --run-dir RUN --num-models 80
            python experiments/benchmarks/imitation.py RUN --imitators 10 20 --targets 8 --out FILE.json
-Duration:  digits, 8 targets: ten minutes on one CPU core beside other work.
+Duration:  digits, 8 targets: ten minutes on one busy CPU core.
 Expected:  of IMIA's paper (arXiv 2509.06796) a TPR at low FPR several times that of LiRA with the same number of models.
 Measured:  experiments/benchmarks/imitation_digits_cpu.json, table in experiments/benchmarks/README.md.
 

@@ -160,7 +160,7 @@ def test_anyones_logits_that_cannot_be_imitated_are_refused(tmp_path, run):
     assert (teacher.logits.shape, teacher.phi.shape) == ((N, 3), (N, 1))
     for bad, message in (
         (
-            jnp.asarray(logits, jnp.bfloat16),
+            np.asarray(jnp.asarray(logits, jnp.bfloat16)),
             "logits must be float32 or float64; got bfloat16: half precision",
         ),
         (logits.astype(np.float16), "got float16"),
