@@ -9,7 +9,7 @@ from lira.metrics import Roc
 def figures_of(curves: list[Roc]) -> tuple[np.ndarray, np.ndarray, int]:
     """AUC and TPR at 0.1 % of several pools' curves, `[pools]` each, and the non-members of a pool."""
     aucs = np.array([curve.auc for curve in curves])
-    tprs = np.array([curve.tpr_at(0.001).tpr for curve in curves])
+    tprs = np.array([curve.realised_tpr(0.001) for curve in curves])
     return aucs, tprs, curves[0].num_nonmembers
 
 

@@ -58,6 +58,7 @@ def contents(path: Path):
     return {p: p.read_bytes() for p in path.rglob("*") if p.is_file() and p.name != ".lock"}
 
 
+@pytest.mark.pictures
 def test_one_command_from_data_to_report_and_then_nothing_to_do(tmp_path, config, capsys):
     assert run("run", config, "--run-dir", tmp_path / "run") == 0
     said = capsys.readouterr().out

@@ -41,6 +41,7 @@ def test_every_snippet_is_run_here():
     assert len(SNIPPETS) == 3
 
 
+@pytest.mark.pictures
 def test_readme_in_python(tmp_path, monkeypatch, capsys):
     """As it stands but for a smaller pool, of a pinned width so that nothing is calibrated."""
     text = snippet("import lira\n")

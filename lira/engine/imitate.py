@@ -18,8 +18,10 @@ from jax.flatten_util import ravel_pytree
 
 from lira.data.dataset import Dataset
 from lira.engine.calibrate import programs_for
+from lira.engine.device import devices_of, this_device
 from lira.engine.fill import Data, DivergedWarning, Learn, fill, train_stack
 from lira.engine.programs import Programs, compile_imitation
+from lira.engine.stacked import made_when_called
 from lira.engine.sweep import sweep_program
 from lira.learning.imitation import Imitation
 from lira.learning.learner import Learner
@@ -67,13 +69,11 @@ def teacher_of(run: Run, dataset: Dataset, target: int) -> Teacher:
     if run.holds("logits") and not augments:
         return Teacher(np.asarray(run.signal("logits", row))[0, :, 0], stored)
     learner = Learner.of(recipe, dataset)
-    variables = _saved(run, learner, dataset, row) if run.config.save_params else _again(run, dataset, row)
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
-    x, y = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (dataset.x, dataset.y))
-    lowering = "patches" if learner.platform == "cpu" else "xla"
-    sweep = sweep_program(learner, lowering, shapes, x, y, None, run.config.queries, ("logits",))
-    answers, _ = sweep(variables, jnp.asarray(dataset.x), jnp.asarray(dataset.y))
-    logits, phi = (np.asarray(answers[name])[0] for name in ("logits", "phi"))
+    with jax.default_device(devices_of(run.config.execution.devices)[0]):
+        variables = (
+            _saved(run, learner, dataset, row) if run.config.save_params else _again(run, dataset, row)
+        )
+        logits, phi = _asked(run, learner, dataset, variables)
     away = float(np.abs(phi - stored).max())
     if away > SAME_PHI:
         warnings.warn(
@@ -83,7 +83,8 @@ def teacher_of(run: Run, dataset: Dataset, target: int) -> Teacher:
         )
     else:
         phi = stored
-    one = jax.tree.map(lambda leaf: leaf[0], variables) if augments else None
+    # On the host, for every device's workers ask it.
+    one = jax.tree.map(lambda leaf: np.asarray(leaf[0]), variables) if augments else None
     return Teacher(logits[:, 0], phi, one)
 
 
@@ -97,11 +98,21 @@ def _saved(run: Run, learner: Learner, dataset: Dataset, row: np.ndarray) -> Any
 def _again(run: Run, dataset: Dataset, row: np.ndarray) -> Any:
     """The same of one that did not: trained again, in a stack as wide as the pool's, for a model is a function of its number."""
     programs = programs_for(run.config, dataset, run.config.num_models)
-    data = Data(*jax.device_put((dataset.x, dataset.y, dataset.x_test, dataset.y_test)))
+    data = Data(*jax.device_put((dataset.x, dataset.y, dataset.x_test, dataset.y_test), this_device()))
     learned = train_stack(run, programs, row, data, lambda *_: None, Event())
     if learned is None or not learned.finite[0]:
         raise RunError(f"{run.path}: target {row[0]}, trained again, diverges: take another target")
     return jax.tree.map(lambda leaf: leaf[:1], learned.variables)
+
+
+def _asked(run: Run, learner: Learner, dataset: Dataset, variables: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Logits `[N, Q, C]` and phi `[N, Q]` of a stack of one model, by the run's queries."""
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
+    x, y = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (dataset.x, dataset.y))
+    lowering = "patches" if learner.platform == "cpu" else "xla"
+    sweep = sweep_program(learner, lowering, shapes, x, y, None, run.config.queries, ("logits",))
+    answers, _ = sweep(variables, jnp.asarray(dataset.x), jnp.asarray(dataset.y))
+    return np.asarray(answers["logits"])[0], np.asarray(answers["phi"])[0]
 
 
 def outside_teacher(run: Run, dataset: Dataset, logits: np.ndarray) -> Teacher:
@@ -176,12 +187,13 @@ def imitate_target(
     config = _config_of(run, len(keep))
     imitators = Run.from_config(path, dataset, config, keep=keep)
 
-    def prepare(missing: int) -> tuple[Programs, Learn]:
+    def prepare(missing: int, widest: int) -> tuple[Programs, Learn]:
         warmup = imitation.warmup_epochs(config.recipe.epochs)
-        programs = programs_for(config, dataset, missing, ends=(warmup,) if warmup else ())
+        programs = programs_for(config, dataset, missing, widest, ends=(warmup,) if warmup else ())
         learner = dataclasses.replace(Learner.of(config.recipe, dataset), imitation=imitation)
-        taught = jax.device_put(teacher.logits if teacher.variables is None else teacher.variables)
-        imitate = compile_imitation(programs, learner, dataset, taught)
+        taught = teacher.logits if teacher.variables is None else teacher.variables
+        taught = jax.device_put(taught, this_device())
+        imitate = made_when_called(partial(compile_imitation, programs, learner, dataset, taught))
 
         def train(state: Any, indices: jax.Array, first: int, *rest: Any) -> Any:
             if first < warmup:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from lira.data.dataset import Dataset
 from lira.engine.cpu import in_loops, step_by_step
-from lira.engine.device import MEMORY_SHARE, device_memory
+from lira.engine.device import MEMORY_SHARE, device_memory, this_device
 from lira.engine.stacked import compiled_once, made_when_called, models_in, stacked
 from lira.engine.sweep import sweep_program
 from lira.learning.augment import Queries
@@ -32,7 +32,7 @@ STEPS_AT_ONCE = 128
 
 
 class Programs(NamedTuple):
-    """The compiled programs of a stack of `width` models, of which `workers` threads each run their own."""
+    """The compiled programs of a stack of `width` models on one device, of which `workers` threads each run their own."""
 
     width: int
     workers: int
@@ -54,7 +54,7 @@ class Programs(NamedTuple):
 
     @property
     def models(self) -> int:
-        """Models in training at a time."""
+        """Models in training at a time on the device."""
         return self.width * self.workers
 
     @property
@@ -79,7 +79,8 @@ def train_steps(
     return state, taken
 
 
-_programs: dict[Any, Programs] = {}
+# By device, of one kind of stack at a time.
+_programs: dict[tuple[Any, jax.Device], Programs] = {}
 
 
 def compile_programs(
@@ -92,16 +93,17 @@ def compile_programs(
     signals: tuple[str, ...] = (),
     ends: tuple[int, ...] = (),
 ) -> Programs:
-    """Compile, or take the last programs compiled: planning and training then share them.
+    """Compile for this thread's device, or take the last programs compiled: planning and training then share them.
 
     A call of `Programs.train` ends after each of the numbers of epochs `ends`, beside those of checkpoints.
     """
     key = (learner, queries, dataset.fingerprint, lowering, width, signals, ends)
-    if key not in _programs:
-        built = _build(learner, queries, dataset, lowering, width, signals, ends)
-        _programs.clear()
-        _programs[key] = built
-    built = _programs[key]
+    device = this_device()
+    built = _programs.get((key, device)) or _build(learner, queries, dataset, lowering, width, signals, ends)
+    for other in list(_programs):
+        if other[0] != key:
+            _programs.pop(other, None)
+    _programs[key, device] = built
     return built._replace(workers=workers, memory=built.memory and workers * built.memory)
 
 

@@ -85,16 +85,16 @@ def check_close(scores, expected):
 
 cases = given(
     seed=st.integers(0, 2**31 - 1),
-    M=st.sampled_from([8, 10, 12]),
+    size=st.sampled_from([(8, 3), (12, 1)]),  # models, queries: few shapes, so that little is compiled
     name=st.sampled_from(list(LIRA)),
     convention=st.sampled_from(["paper", "original"]),
-    Q=st.sampled_from([1, 3]),
 )
 
 
 @settings(max_examples=60)
 @cases
-def test_leaving_the_pair_out_equals_a_refit(seed, M, name, convention, Q):
+def test_leaving_the_pair_out_equals_a_refit(seed, size, name, convention):
+    M, Q = size
     phi, keep = pool(seed, M, 25, Q)
     scores = getattr(attacks, name)(phi, keep, convention=convention)
     assert scores.shape == (M, 25)
@@ -106,7 +106,8 @@ def test_leaving_the_pair_out_equals_a_refit(seed, M, name, convention, Q):
 
 @settings(max_examples=40)
 @cases
-def test_leaving_one_out_of_a_balanced_pool_equals_a_refit_at_equal_counts(seed, M, name, convention, Q):
+def test_leaving_one_out_of_a_balanced_pool_equals_a_refit_at_equal_counts(seed, size, name, convention):
+    M, Q = size
     phi, _ = pool(seed, M, 25, Q)
     keep = balanced_design(seed, M, 25)
     scores = getattr(attacks, name)(phi, keep, leave="one", convention=convention)
@@ -123,9 +124,9 @@ def test_leaving_one_out_of_a_balanced_pool_equals_a_refit_at_equal_counts(seed,
 
 @settings(max_examples=30)
 @cases
-def test_leaving_one_out_of_independent_masks_equals_a_refit(seed, M, name, convention, Q):
+def test_leaving_one_out_of_independent_masks_equals_a_refit(seed, size, name, convention):
     """Paper: the target only. Original: then cut to the smallest counts, which the naive version does itself."""
-    rng = np.random.default_rng(seed)
+    (M, Q), rng = size, np.random.default_rng(seed)
     phi, _ = pool(seed, 2 * M, 80, Q)
     keep = rng.uniform(size=(2 * M, 80)) < 0.5
     keep[:3], keep[3:6] = True, False  # at least three on each side, so that a variance is always there
@@ -138,9 +139,9 @@ def test_leaving_one_out_of_independent_masks_equals_a_refit(seed, M, name, conv
 
 @settings(max_examples=30)
 @cases
-def test_outside_targets_are_scored_by_the_whole_pool_odd_or_even(seed, M, name, convention, Q):
-    rng = np.random.default_rng(seed)
-    M += seed % 2
+def test_outside_targets_are_scored_by_the_whole_pool_odd_or_even(seed, size, name, convention):
+    (M, Q), rng = size, np.random.default_rng(seed)
+    M += M > 8
     phi = rng.normal(size=(M, 25, Q)).astype(np.float32)
     keep = np.argsort(rng.uniform(size=(M, 25)), axis=0) < M // 2
     target = rng.normal(size=(3, 25, Q)).astype(np.float32)
@@ -231,8 +232,8 @@ def pooled_tpr(scores, keep, fpr):
     return roc(scores, keep).tpr_at(fpr)
 
 
-@pytest.mark.parametrize("fpr", [0.001, 0.01, 0.1])
-def test_known_gaussians_meet_the_closed_form(fpr):
+@pytest.mark.parametrize("name", LIRA)
+def test_known_gaussians_meet_the_closed_form(name):
     """IN N(d, 1), OUT N(0, 1): the best attack has TPR = Phi(Phi^-1(FPR) + d).
 
     Outside targets against 2,048 models, whose estimation error costs less than the interval's width.
@@ -243,14 +244,13 @@ def test_known_gaussians_meet_the_closed_form(fpr):
     keep, keep_target = keep_mask(0, M, N), keep_mask(1, T, N)
     phi = (rng.standard_normal((M, N, 1), dtype=np.float32) + d * keep[..., None] + centre).astype(np.float32)
     target = (rng.normal(size=(T, N, 1)) + d * keep_target[..., None] + centre).astype(np.float32)
-    truth = norm.cdf(norm.ppf(fpr) + d)
-    for name in ("lira_online", "lira_online_fixed", "lira_offline", "lira_offline_fixed"):
-        point = pooled_tpr(getattr(attacks, name)(phi, keep, target=target), keep_target, fpr)
-        assert point.low <= truth <= point.high, name
+    scores = getattr(attacks, name)(phi, keep, target=target)
+    for fpr in (0.001, 0.01, 0.1):
+        point = pooled_tpr(scores, keep_target, fpr)
+        assert point.low <= norm.cdf(norm.ppf(fpr) + d) <= point.high, fpr
 
 
-@pytest.mark.parametrize("fpr", [0.001, 0.01, 0.1])
-def test_per_example_variances_attain_the_neyman_pearson_curve(fpr):
+def test_per_example_variances_attain_the_neyman_pearson_curve():
     """Examples of differing strength d_n: one likelihood-ratio threshold for all is best, by quadrature over d."""
     rng = np.random.default_rng(2)
     M, T, N = 2048, 16, 4000
@@ -268,13 +268,20 @@ def test_per_example_variances_attain_the_neyman_pearson_curve(fpr):
     def rate(threshold, sign):
         return norm.sf((threshold - sign * strength**2 / 2) / strength).mean()
 
-    threshold = scipy.optimize.brentq(lambda t: rate(t, -1) - fpr, -20, 40)
-    point = pooled_tpr(attacks.lira_online(phi, keep, target=target), keep_target, fpr)
-    assert point.low <= rate(threshold, 1) <= point.high
+    scores = attacks.lira_online(phi, keep, target=target)
+    for fpr in (0.001, 0.01, 0.1):
+        threshold = scipy.optimize.brentq(lambda t, fpr=fpr: rate(t, -1) - fpr, -20, 40)
+        point = pooled_tpr(scores, keep_target, fpr)
+        assert point.low <= rate(threshold, 1) <= point.high, fpr
+
+
+def signalless(M):
+    """Models of M that carry no signal where the others do, in pairs."""
+    return max(2, M // 8)
 
 
 def null_statistics(attack, M, N, pools, signal):
-    """Pooled AUC and TPR at 0.1 % over several pools in which the attacked pair carries no signal."""
+    """Pooled AUC and TPR at 0.1 % over several pools in which the attacked pairs carry no signal: all, or a few of many."""
     aucs, tprs = [], []
     for seed in range(pools):
         rng = np.random.default_rng([seed, M])
@@ -282,11 +289,11 @@ def null_statistics(attack, M, N, pools, signal):
         phi = rng.normal(size=(M, N, 1)) + signal * keep[..., None]
         rows = slice(0, M)
         if signal:
-            phi[:2] = rng.normal(size=(2, N, 1)) + signal / 2
-            rows = slice(0, 2)
+            rows = slice(0, signalless(M))
+            phi[rows] = rng.normal(size=phi[rows].shape) + signal / 2
         curve = roc(attack(phi.astype(np.float32), keep)[rows], keep[rows])
         aucs.append(curve.auc)
-        tprs.append(curve.tpr_at(0.001).tpr)
+        tprs.append(curve.realised_tpr(0.001))
     return np.array(aucs), np.array(tprs)
 
 
@@ -308,7 +315,9 @@ def test_pure_noise_is_at_chance(name, M):
 def test_signal_in_the_shadow_models_but_not_in_the_target_is_at_chance(name, M):
     if M == 4 and name in ("lira_online", "lira_offline"):
         return
-    check_chance(*null_statistics(getattr(attacks, name), M, 4000, 6, 2.0), 4000)
+    attacked = signalless(M)
+    N = 8000 // attacked
+    check_chance(*null_statistics(getattr(attacks, name), M, N, 6, 2.0), attacked * N / 2)
 
 
 def test_the_count_leak_would_be_seen():

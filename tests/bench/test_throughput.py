@@ -1,5 +1,6 @@
 import json
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from lira.learning.models import build_model
 from lira.learning.recipe import Recipe
 from lira.learning.training import init_model
 from lira.membership import keep_mask
+from lira.store.config import Execution
 
 IMAGE = np.zeros((1, 32, 32, 3), np.uint8)
 
@@ -49,9 +51,12 @@ def test_first_layers_input_gradient_is_not_counted():
 
 def test_bench_of_the_mlp_fills_every_row(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(throughput, "scoring_times", partial(throughput.scoring_times, M=64, N=5000))
-    # A width for a few models is found sooner than one for a thousand.
+    # No width is searched for.
+    pinned = Execution(width=8)
     monkeypatch.setattr(
-        sides, "programs_for", lambda config, dataset, models: programs_for(config, dataset, 8)
+        sides,
+        "programs_for",
+        lambda config, dataset, models: programs_for(replace(config, execution=pinned), dataset, models),
     )
     out = tmp_path / "bench.json"
     assert main(["bench", "--models", "mlp", "--repeats", "2", "--seconds", "0.05", "--out", str(out)]) == 0

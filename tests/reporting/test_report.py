@@ -21,6 +21,8 @@ from lira.reporting.figures import percent, rate
 from lira.reporting.plots import plot_attacks
 from lira.reporting.published import Comparison
 
+pytestmark = pytest.mark.pictures
+
 M, N = 16, 400  # 3,200 non-members: 0.01 % is unresolvable, 0.1 % allows three false positives.
 
 

@@ -16,6 +16,8 @@ from lira.reporting.unlearning import exposed_figure, write_unlearning_report
 from lira.reporting.unlearning_evaluation import evaluate_unlearning
 from lira.reporting.unlearning_plots import VERDICTS, MethodRow, plot_methods, plot_requests
 
+pytestmark = pytest.mark.pictures
+
 M, N, F = 16, 300, 30
 HOSTILE = "<script>alert('x')</script>\" onload=\"y"
 
