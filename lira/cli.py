@@ -227,7 +227,9 @@ def _imitate(argv: list[str], console: Console) -> int:
     found = imitate(run, _dataset_of(run), **arguments)
     _print_table(attacks_table(found.evaluation), console, 100)
     distances = ", ".join(f"{name} {each:.2f}" for name, each in found.distances.items() if each is not None)
-    console.print(f"phi of models that were not trained on an example, from the target's: {distances}")
+    console.print(
+        f"root mean square of phi less the target's, of models that were not trained on the example: {distances}"
+    )
     _print_files(found.path, ("metrics.json", "scores"), console)
     return 0
 
