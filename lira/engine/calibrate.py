@@ -43,11 +43,15 @@ SEVERAL = 4
 COSTLESS = {"epochs", "learning_rate", "schedule", "warmup", "momentum", "weight_decay", "statistics", "seed"}
 
 
-def programs_for(config: Config, dataset: Dataset, models: int, widest: int = 0) -> Programs:
+def programs_for(
+    config: Config, dataset: Dataset, models: int, widest: int = 0, ends: tuple[int, ...] = ()
+) -> Programs:
     """Compile the programs of stacks for `models` models, at the pinned width and lowering or the fastest ones.
 
-    They are this thread's device's, for its share of the models. A width or lowering that is not pinned is measured, once for this device, model and batch size; the choice and XLA's
-    programs are kept under `$LIRA_CACHE` (`~/.cache/lira`). Stacks of more models than `widest` proved too wide; 0 is none.
+    They are this thread's device's, for its share of the models. A width or lowering that is not pinned is measured, once for
+    this device, model and batch size; the choice and XLA's programs are kept under `$LIRA_CACHE` (`~/.cache/lira`). Stacks of
+    more models than `widest` proved too wide; 0 is none. Calls of `Programs.train` end after each of the numbers of epochs
+    `ends`.
 
     Raises:
         ValueError: not even one model fits on the device, or there is no such model.
@@ -60,7 +64,9 @@ def programs_for(config: Config, dataset: Dataset, models: int, widest: int = 0)
     devices = len(devices_of(execution.devices))
     workers = min(execution.workers or stacks_at_a_time(learner.platform, devices), models)
     share = -(-models // (workers * devices))  # of each worker
-    compiled = partial(compile_programs, learner, config.queries, dataset, workers, signals=config.signals)
+    compiled = partial(
+        compile_programs, learner, config.queries, dataset, workers, signals=config.signals, ends=ends
+    )
     candidates = _candidates(learner, dataset, execution, share)
     if execution.width and len(candidates) == 1:
         pinned = candidates[0][0], min(execution.width, share)

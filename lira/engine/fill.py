@@ -35,6 +35,7 @@ __all__ = [
     "accuracy_over",
     "fill",
     "train",
+    "train_stack",
 ]
 
 
@@ -108,7 +109,7 @@ def train(
 
     def prepare(missing: int, widest: int) -> tuple[Programs, Learn]:
         programs = programs_for(run.config, dataset, missing, widest)
-        return programs, partial(_train_stack, run, programs)
+        return programs, partial(train_stack, run, programs)
 
     if not fill(run, dataset, prepare, inspect=_inspect, among=among, verb=verb, show_progress=show_progress):
         return
@@ -252,7 +253,7 @@ def _inspect(run: Run, models: np.ndarray) -> None:
             )
 
 
-def _train_stack(
+def train_stack(
     run: Run,
     programs: Programs,
     stack: np.ndarray,

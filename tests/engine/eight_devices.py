@@ -17,7 +17,7 @@ from lira.learning.recipe import Recipe
 from lira.store.config import Execution
 from lira.store.run import Run
 
-train_stack, made = fill._train_stack, []
+train_stack, made = fill.train_stack, []
 
 
 def trained(place: Path, execution: Execution, fail=lambda device, stack: None) -> dict:
@@ -39,7 +39,7 @@ def trained(place: Path, execution: Execution, fail=lambda device, stack: None) 
         made.append((device, [each.id for each in leaf.devices()], stack.tolist()))
         return learned
 
-    fill._train_stack = train
+    fill.train_stack = train
     run = Run.create(
         place, dataset(), Recipe(epochs=2, batch_size=10), num_models=32, execution=execution, signals=()
     )
