@@ -19,9 +19,7 @@ from lira.store.config import absolute, read_config
 def opened(config_path: str, place: str) -> tuple[lira.Run, Dataset]:
     """The run, made by whoever comes first, and its data."""
     config = absolute(read_config(config_path))
-    dataset = lira.load_dataset(
-        config.dataset, num_examples=config.num_examples, data_dir=config.data_dir
-    )
+    dataset = lira.load_dataset(config.dataset, num_examples=config.num_examples, data_dir=config.data_dir)
     return lira.Run.from_config(place, dataset, config), dataset
 
 

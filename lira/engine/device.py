@@ -5,17 +5,27 @@ A thread computes on one device, by `jax.default_device`; nothing beside this fi
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
 from lira.parallel import cores
 
-__all__ = ["MEMORY_SHARE", "device_memory", "device_name", "devices_of", "stacks_at_a_time", "this_device"]
+__all__ = [
+    "MEMORY_SHARE",
+    "Device",
+    "device_memory",
+    "device_name",
+    "devices_of",
+    "stacks_at_a_time",
+    "this_device",
+]
+Device = Any  # a jax.Device, which is no type to type checkers
 # Share of the device's memory that stacks may take.
 MEMORY_SHARE = 0.8
 
 
-def devices_of(indices: Sequence[int] = ()) -> list[jax.Device]:
+def devices_of(indices: Sequence[int] = ()) -> list[Device]:
     """Devices of this machine by their index, all by default.
 
     Raises:
@@ -31,13 +41,13 @@ def devices_of(indices: Sequence[int] = ()) -> list[jax.Device]:
     return [there[index] for index in indices] if indices else there
 
 
-def this_device() -> jax.Device:
+def this_device() -> Device:
     """The device that this thread computes on."""
-    chosen = jax.config.jax_default_device
+    chosen = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
     return chosen if isinstance(chosen, jax.Device) else jax.local_devices(backend=chosen)[0]
 
 
-def device_name(devices: Sequence[jax.Device]) -> str:
+def device_name(devices: Sequence[Device]) -> str:
     """For people: 8 x NVIDIA H100."""
     return f"{len(devices)} x {devices[0].device_kind}"
 

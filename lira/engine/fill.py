@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 
 from lira.data.dataset import Dataset
 from lira.engine.calibrate import programs_for
-from lira.engine.device import device_name, devices_of, this_device
+from lira.engine.device import Device, device_name, devices_of, this_device
 from lira.engine.programs import Programs
 from lira.engine.progress import Bar, Clock
 from lira.engine.trained import check_trained
@@ -187,7 +187,7 @@ def fill(
 def _fill_stacks(
     run: Run,
     dataset: Dataset,
-    devices: Sequence[jax.Device],
+    devices: Sequence[Device],
     prepare: Callable[[int, int], tuple[Programs, Learn]],
     missing: np.ndarray,
     inspect: Callable[[Run, np.ndarray], None] | None,

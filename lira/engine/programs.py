@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from lira.data.dataset import Dataset
 from lira.engine.cpu import in_loops, step_by_step
-from lira.engine.device import MEMORY_SHARE, device_memory, this_device
+from lira.engine.device import MEMORY_SHARE, Device, device_memory, this_device
 from lira.engine.stacked import compiled_once, made_when_called, models_in, stacked
 from lira.engine.sweep import sweep_program
 from lira.learning.augment import Queries
@@ -80,7 +80,7 @@ def train_steps(
 
 
 # By device, of one kind of stack at a time.
-_programs: dict[tuple[Any, jax.Device], Programs] = {}
+_programs: dict[tuple[Any, Device], Programs] = {}
 
 
 def compile_programs(

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lira.engine.device import Device
 from lira.store.zarr import RunError
 
 __all__ = ["DeviceWarning", "Queue", "work_through"]
@@ -52,7 +53,7 @@ class Queue:
 
 def work_through(
     queue: Queue,
-    devices: Sequence[jax.Device],
+    devices: Sequence[Device],
     prepare: Callable[[int], tuple[int, int, Make]],
 ) -> None:
     """Make all models of a queue, on all devices at once, each with workers of its own.
@@ -75,7 +76,7 @@ def work_through(
     """
     stops, failures = {device: Event() for device in devices}, {}
 
-    def on_device(device: jax.Device) -> None:
+    def on_device(device: Device) -> None:
         widest, most = 0, None
         while len(queue):
             with jax.default_device(device):
@@ -120,7 +121,7 @@ def work_through(
 
 def _side_by_side(
     queue: Queue,
-    device: jax.Device,
+    device: Device,
     width: int,
     workers: int,
     make: Make,

@@ -35,6 +35,7 @@ def trained(place: Path, execution: Execution, fail=lambda device, stack: None) 
         if message := fail(device, stack):
             raise jax.errors.JaxRuntimeError(message)
         learned = train_stack(run, programs, stack, *rest)
+        assert learned is not None
         leaf = jax.tree.leaves(learned.variables)[0]
         made.append((device, [each.id for each in leaf.devices()], stack.tolist()))
         return learned
