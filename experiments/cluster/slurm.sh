@@ -1,7 +1,7 @@
 #!/bin/bash
 # A run on a SLURM cluster: sbatch --array=0-15 --gpus-per-task=1 --cpus-per-task=8 slurm.sh CONFIG.toml RUN
 # Each task of the array knows its share of the models by its own index; the one that trains the last scores and reports.
-# RUN is on a file system that all nodes share. A task that dies is submitted again by its index: --array=3.
+# RUN is on a file system that all nodes share. Submit the same array again where tasks died: the others have nothing to do.
 #SBATCH --job-name=lira
 #SBATCH --requeue
 #SBATCH --output=lira-%A_%a.log
