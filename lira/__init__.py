@@ -24,7 +24,7 @@ from lira.exchange.export import export_carlini
 from lira.exchange.layouts import import_run
 from lira.learning.augment import Queries
 from lira.learning.recipe import Recipe
-from lira.membership import keep_mask
+from lira.membership import Membership, keep_mask
 from lira.reporting.checks import check_run as check
 from lira.reporting.enough import enough
 from lira.reporting.reports import compare, records, report
@@ -43,6 +43,7 @@ __all__ = [
     "Dataset",
     "Execution",
     "Forget",
+    "Membership",
     "Queries",
     "Recipe",
     "Run",

@@ -1,8 +1,13 @@
 """Which shadow model is trained on which example: complementary pairs, independent coins, disjoint halves."""
 
+from dataclasses import dataclass
+from typing import Literal, get_args
+
 import numpy as np
 
 __all__ = [
+    "Design",
+    "Membership",
     "audited_half",
     "check_num_models",
     "disjoint_mask",
@@ -14,6 +19,10 @@ __all__ = [
     "related_rows",
 ]
 
+Design = Literal["pairs", "independent"]
+# The fewest models of a pool that are no pairs.
+MIN_MODELS = 4
+
 # The last word of Philox's counter, which keep_mask leaves at 0: streams of one key and other counters do not overlap.
 COINS, HALVES = 1, 2
 
@@ -21,6 +30,66 @@ COINS, HALVES = 1, 2
 SPREAD_LIMIT, RELATION_LIMIT = 3.0, 6.0
 # What correlation two models must have beyond that of the others, besides: less gives next to nothing away.
 RELATION = 0.3
+
+
+@dataclass(frozen=True)
+class Membership:
+    """How it is drawn which model is trained on which example."""
+
+    design: Design = "pairs"
+    """pairs: complementary, each example in one model of each pair; independent: a coin for each model and example."""
+    fraction: float = 0.5
+    """Of the examples that a model is trained on, the probability of a coin; of pairs one half."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        if self.design not in get_args(Design):
+            raise ValueError(
+                f"membership.design must be one of {', '.join(get_args(Design))}; got {self.design!r}"
+            )
+        if not 0 < self.fraction < 1:
+            raise ValueError(
+                f"membership.fraction must be larger than 0 and smaller than 1; got {self.fraction}"
+            )
+        if self.design == "pairs" and self.fraction != 0.5:
+            raise ValueError(
+                f"membership.fraction is {self.fraction}, and each model of a pair is trained on half of the examples: "
+                f'set membership.design = "independent", or leave it out'
+            )
+
+    @property
+    def share(self) -> float:
+        """Of all examples the share that a model is trained on, on average."""
+        return self.fraction
+
+    def check(self, num_models: int) -> None:
+        """Raise ValueError unless a pool of this design may have so many models."""
+        if self.design == "pairs":
+            check_num_models(num_models)
+        elif num_models < MIN_MODELS:
+            raise ValueError(f"num_models must be at least {MIN_MODELS}; got {num_models}")
+
+    def draw(self, seed: int, num_models: int, num_examples: int) -> np.ndarray:
+        """The keep mask, bool `[M, N]`; no row depends on M.
+
+        Raises:
+            ValueError: a model would have no member.
+        """
+        if self.design == "pairs":
+            return keep_mask(seed, num_models, num_examples)
+        keep = independent_mask(seed, num_models, num_examples, self.fraction)
+        if not keep.any(axis=1).all():
+            raise ValueError(
+                f"membership.fraction is {self.fraction}, and of {num_examples:,} examples model "
+                f"{np.argmin(keep.any(axis=1))} would be trained on none: raise it"
+            )
+        return keep
+
+    def in_words(self) -> str:
+        """The design, for people."""
+        if self.design == "pairs":
+            return "complementary pairs"
+        return f"independent coins, each true with probability {self.fraction:g}"
 
 
 def check_num_models(num_models: int) -> None:

@@ -27,8 +27,8 @@ HELD = 1 << 29
 def score(run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None) -> dict[str, np.ndarray]:
     """Every attack on every usable model of the run, computed where the stored scores are absent or out of date.
 
-    A target's whole pair is left out where the memberships are complementary pairs, as all trained here are; in
-    imported pools of another design the target alone.
+    A target's whole pair is left out where the memberships are complementary pairs, in pools of another design the
+    target alone.
 
     Args:
         run: the run.
@@ -40,7 +40,7 @@ def score(run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None)
         what is not stored, silently (see `suite.missing_signals`).
 
     Raises:
-        RunError: fewer than four trained models are usable.
+        RunError: too few trained models are usable.
     """
     return dict(score_each(run, dataset, pool=pool))
 
@@ -49,11 +49,7 @@ def score_each(
     run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None
 ) -> Iterator[tuple[str, np.ndarray]]:
     """`score`, one attack after the other: name and scores `[m, N]`, for those who need not hold all of them."""
-    pairs = len(run.models) // 2
-    if pairs < 2 and not run.is_imported:
-        raise RunError(
-            f"{run.path}: has {pairs} complete pairs of models, and the attacks need two: train it first"
-        )
+    _require_enough(run)
     for name, attack in ATTACKS.items():
         stored = run.scores(name)
         if stored is None:
@@ -65,6 +61,19 @@ def score_each(
             with run.lock():
                 run.write_scores(name, stored)
         yield name, stored
+
+
+def _require_enough(run: Run) -> None:
+    """Raise RunError where too few models are trained for any attack."""
+    usable = len(run.models)
+    if run.is_imported:
+        return
+    if run.config.membership.design == "pairs" and usable < 4:
+        raise RunError(
+            f"{run.path}: has {usable // 2} complete pairs of models, and the attacks need two: train it first"
+        )
+    if usable < 3:
+        raise RunError(f"{run.path}: has {usable} trained models, and the attacks need three: train it first")
 
 
 def pool_of(run: Run, dataset: Dataset | None = None) -> Pool:

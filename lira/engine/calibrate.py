@@ -54,7 +54,7 @@ def programs_for(config: Config, dataset: Dataset, models: int) -> Programs:
     """
     keep_compilations()
     recipe, execution = config.recipe, config.execution
-    learner = Learner.of(recipe, dataset)
+    learner = Learner.of(recipe, dataset, config.membership.share)
     workers = min(execution.workers or stacks_at_a_time(learner.platform), models)
     share = -(-models // workers)  # of each worker
     compiled = partial(compile_programs, learner, config.queries, dataset, workers, signals=config.signals)

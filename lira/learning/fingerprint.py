@@ -13,7 +13,7 @@ from lira.learning.forward import Array
 from lira.learning.learner import Learner
 from lira.learning.training import init_model
 
-__all__ = ["changed_norm", "changed_parameter", "evaluation_facts", "initial_norms"]
+__all__ = ["changed_model", "evaluation_facts", "initial_norms"]
 
 
 def initial_norms(learner: Learner, x: Array) -> dict[str, list[float]]:
@@ -45,7 +45,17 @@ def evaluation_facts(learner: Learner, queries: Queries, x: Array) -> dict[str, 
     }
 
 
-def changed_parameter(recorded: Mapping[str, list[float]], now: Mapping[str, list[float]]) -> str:
+def changed_model(provenance: Mapping[str, Any], learner: Learner, queries: Queries, x: Array) -> str:
+    """What differs between the models that a provenance.json is of and those of today's code; empty where nothing does."""
+    recorded = provenance["fingerprints"].get("initial_parameters", {})
+    change = _changed_parameter(recorded, initial_norms(learner, x))
+    if change or "evaluation" not in provenance:
+        return change
+    now = evaluation_facts(learner, queries, x)
+    return _changed_norm(provenance["evaluation"]["norms"], now["norms"])
+
+
+def _changed_parameter(recorded: Mapping[str, list[float]], now: Mapping[str, list[float]]) -> str:
     """What differs between two `initial_norms`, for people; empty where nothing does."""
     for leaf in sorted(recorded.keys() | now.keys()):
         if leaf not in recorded or leaf not in now or not np.allclose(recorded[leaf], now[leaf], rtol=1e-5):
@@ -53,7 +63,7 @@ def changed_parameter(recorded: Mapping[str, list[float]], now: Mapping[str, lis
     return ""
 
 
-def changed_norm(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def _changed_norm(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What differs between the norms of two `evaluation_facts`, for people; empty where nothing does."""
     for layer in sorted(recorded.keys() | now.keys()):
         if recorded.get(layer) != now.get(layer):

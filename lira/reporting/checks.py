@@ -46,7 +46,7 @@ def check_run(run: Run, attacks: Mapping[str, Attack] = ATTACKS, *, pool: Pool |
     """
     config = run.config
     requested = run.provenance["source"]["requested"] if run.is_imported else config.num_models
-    checks = [check_models(run.done, requested)]
+    checks = [check_models(run.done, requested, paired=config.membership.design == "pairs")]
     if run.is_imported:
         sentence = "the recipe of imported models is not known: see that the queries match their augmentation"
         checks.append(Check("queries", "warn", sentence))
@@ -116,8 +116,8 @@ def check_pool(
 # --- One check each -------------------------------------------------------------------------------------------------
 
 
-def check_models(done: np.ndarray, requested: int) -> Check:
-    """Models trained against requested; `done` is the run's, uint8 `[M]`."""
+def check_models(done: np.ndarray, requested: int, *, paired: bool = True) -> Check:
+    """Models trained against requested; `done` is the run's, uint8 `[M]`; `paired`: the mates of those that diverged go, too."""
     trained, diverged = int(np.sum(done == DONE)), int(np.sum(done == DIVERGED))
     status, sentence = "ok", f"all {requested} models are there"
     if trained + diverged < requested:
@@ -125,7 +125,9 @@ def check_models(done: np.ndarray, requested: int) -> Check:
         sentence = f"{trained} of {requested} models are there: figures of fewer models are others"
     elif diverged:
         status = "warn"
-        sentence = f"{diverged} of {requested} models diverged; they and their mates are left out"
+        sentence = (
+            f"{diverged} of {requested} models diverged; they {'and their mates ' * paired}are left out"
+        )
     return Check("models", status, sentence)
 
 

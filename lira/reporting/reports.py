@@ -40,7 +40,7 @@ def report(run: Run, dataset: Dataset | None = None, *, warnings: Iterable[str] 
         What was measured.
 
     Raises:
-        RunError: fewer than four trained models are usable, the data set has names and is not the run's, or another
+        RunError: too few trained models are usable, the data set has names and is not the run's, or another
             process is writing the run.
     """
     known = _what_is_known(run, dataset)
@@ -78,7 +78,7 @@ def records(run: Run, dataset: Dataset | None = None, *, fpr: float = LOW_FPR) -
         fpr: of the vulnerability, a fraction, pooled over targets; see `records_of`.
 
     Raises:
-        RunError: fewer than four trained models are usable, the data set has names and is not the run's, or another
+        RunError: too few trained models are usable, the data set has names and is not the run's, or another
             process is writing the run.
         ValueError: `fpr` is outside [0, 1].
     """
@@ -169,7 +169,7 @@ def compare(run: Run, other: Run | None = None, *, fpr: float = LOW_FPR) -> Diff
         fpr: of the TPRs, a fraction.
 
     Raises:
-        RunError: fewer than four trained models are usable.
+        RunError: too few trained models are usable.
         ValueError: the memberships differ.
     """
     scores, keep = score(run), run.keep
@@ -187,10 +187,11 @@ def compare(run: Run, other: Run | None = None, *, fpr: float = LOW_FPR) -> Diff
 
 
 def _published(run: Run, evaluation: Evaluation) -> list[Comparison]:
-    if run.is_imported:  # data set and model are not known by name
+    config = run.config
+    # Data set and model of an import are not known by name, and all that is published is of models of half the examples.
+    if run.is_imported or config.membership.design != "pairs":
         return []
     M, N, Q = run.phi.shape
-    config = run.config
     return compare_published(
         evaluation.attacks,
         dataset=config.dataset,
@@ -222,6 +223,7 @@ def _facts(run: Run) -> dict[str, str]:
     else:
         queries = config.queries
         facts["queries"] = f"{Q} (mirror {queries.mirror}, shift {queries.shift})"
+        facts["memberships"] = config.membership.in_words()
         facts["recipe"] = named_values(dataclasses.asdict(config.recipe))
         facts["training"] = "; ".join(
             f"{s['models']} models in {s['seconds']:.0f} s on {s['device']}"

@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import tensorstore as ts
 
+from lira.data.dataset import Dataset
+from lira.learning.evaluation import answers_by_average
+from lira.store.config import Config
 from lira.store.zarr import BLOCK, RunError, StoredSignal, create_array, open_array, read_store, writing
 
-__all__ = ["ACCURACIES", "DIVERGED", "DONE", "LOSSES", "RAW_ACCURACIES", "Arrays"]
+__all__ = ["ACCURACIES", "DIVERGED", "DONE", "LOSSES", "RAW_ACCURACIES", "Arrays", "row_shapes"]
 
 DONE, DIVERGED = 1, 2
 # Figures of a model, by array name: each a number, NaN where it is not known.
@@ -20,6 +23,22 @@ ACCURACIES = ("accuracy_in", "accuracy_out", "accuracy_test")
 RAW_ACCURACIES = ("accuracy_raw_in", "accuracy_raw_out", "accuracy_raw_test")
 LOSSES = ("loss_in", "loss_last_epoch")
 FIGURES = (*ACCURACIES, *RAW_ACCURACIES, *LOSSES)
+
+
+def row_shapes(config: Config, dataset: Dataset, num_params: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of what is stored of each model that is trained, by array name: phi (N, Q), and what is asked for."""
+    N, Q = dataset.num_examples, len(config.queries.views)
+    rows: dict[str, tuple[int, ...]] = {"phi": (N, Q)}
+    for name in config.signals:
+        rows[name] = (N, Q, dataset.num_classes) if name == "logits" else (N, Q)
+    if dataset.y_test is not None:
+        rows["phi_test"] = (len(dataset.y_test), Q)
+    if config.save_params:
+        rows["params"] = (num_params,)
+    rows |= dict.fromkeys(LOSSES, ())
+    if answers_by_average(config.recipe, config.queries):
+        rows |= dict.fromkeys(RAW_ACCURACIES, ())
+    return rows
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from lira.learning.augment import Queries
 from lira.learning.choices import check_choices
 from lira.learning.convolution import Lowering
 from lira.learning.recipe import Recipe, check_signals
-from lira.membership import check_num_models
+from lira.membership import Membership
 
 __all__ = [
     "IMPORTED",
@@ -67,7 +67,7 @@ class Config:
     data_dir: str = ""
     """Where tensorflow-datasets keeps its prepared data; empty for its own default."""
     num_models: int = 256
-    """Shadow models, even; a larger number grows a run."""
+    """Models, an even number where they are pairs; a larger one grows a run."""
     membership_seed: int = 0
     """Which model is trained on which example."""
     save_params: bool = False
@@ -75,6 +75,7 @@ class Config:
     signals: tuple[str, ...] = ("entropy", "modified_entropy")
     """What to store beside phi, for the attacks that read it: entropy, modified_entropy, logits, and phi@FRACTION, phi
     after that share of training's epochs, as of phi@0.25."""
+    membership: Membership = field(default_factory=Membership)
     recipe: Recipe = field(default_factory=Recipe)
     queries: Queries = field(default_factory=Queries)
     execution: Execution = field(default_factory=Execution)
@@ -82,7 +83,7 @@ class Config:
     def __post_init__(self) -> None:
         """Check the fields."""
         if self.dataset != IMPORTED:
-            check_num_models(self.num_models)
+            self.membership.check(self.num_models)
         for name in ("num_examples", "membership_seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")

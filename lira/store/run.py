@@ -20,12 +20,11 @@ import tomli_w
 
 from lira.data.dataset import Dataset
 from lira.learning.augment import Queries
-from lira.learning.evaluation import answers_by_average
-from lira.learning.fingerprint import changed_norm, changed_parameter, evaluation_facts, initial_norms
+from lira.learning.fingerprint import changed_model, evaluation_facts, initial_norms
 from lira.learning.learner import Learner
 from lira.learning.recipe import Recipe
-from lira.membership import keep_mask
-from lira.store.arrays import DONE, LOSSES, RAW_ACCURACIES, Arrays
+from lira.membership import Membership
+from lira.store.arrays import DONE, Arrays, row_shapes
 from lira.store.config import (
     IMPORTED,
     Config,
@@ -59,7 +58,7 @@ class OutdatedWarning(UserWarning):
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run directory. `phi`, `keep` and `models` show the usable models: those whose whole pair is done."""
+    """A run directory. `phi`, `keep` and `models` show the usable models: those that are done, of pairs both."""
 
     path: Path
     config: Config
@@ -75,6 +74,7 @@ class Run:
         num_models: int = 256,
         queries: Queries = Queries(),
         membership_seed: int = 0,
+        membership: Membership = Membership(),
         save_params: bool = False,
         signals: tuple[str, ...] = Config.signals,
         execution: Execution = Execution(),
@@ -92,6 +92,7 @@ class Run:
             data_dir=dataset.data_dir,
             num_models=num_models,
             membership_seed=membership_seed,
+            membership=membership,
             save_params=save_params,
             signals=signals,
             recipe=recipe,
@@ -115,9 +116,13 @@ class Run:
             path: of the directory.
             dataset: the data.
             config: everything else.
-            keep: bool `[num_models, N]`, memberships of any design in place of those drawn by `membership_seed`. Such
+            keep: bool `[num_models, N]`, memberships in place of those drawn by `membership_seed`. Such
                 a run does not grow, and stores too which examples each model gets right: `correct [M, N]`.
         """
+        if keep is not None and config.membership.design != "pairs":
+            raise ValueError(
+                f'memberships are given, and membership.design = "{config.membership.design}" would draw others: leave it out'
+            )
         path = Path(path).expanduser().absolute()
         config = absolute(config)
         if keep is not None and keep.shape != (config.num_models, dataset.num_examples):
@@ -130,9 +135,9 @@ class Run:
             return run._continue(config, dataset, keep)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunError(f"{path}: is not a run directory (it has no config.toml); name a new or empty one")
-        config.recipe.check(dataset.num_examples, dataset.x.shape[1:])
+        config.recipe.check(dataset.num_examples, dataset.x.shape[1:], config.membership.share)
         config.queries.check(dataset.x.shape[1:])
-        learner = Learner.of(config.recipe, dataset)
+        learner = Learner.of(config.recipe, dataset, config.membership.share)
         initial = initial_norms(learner, dataset.x)
         provenance = {
             "fingerprints": {"dataset": dataset.fingerprint, "initial_parameters": initial},
@@ -140,17 +145,7 @@ class Run:
             "versions": versions(*PACKAGES),
             "sessions": [],
         }
-        N, Q = dataset.num_examples, len(config.queries.views)
-        rows: dict[str, tuple[int, ...]] = {"phi": (N, Q)}
-        for name in config.signals:
-            rows[name] = (N, Q, dataset.num_classes) if name == "logits" else (N, Q)
-        if dataset.y_test is not None:
-            rows["phi_test"] = (len(dataset.y_test), Q)
-        if config.save_params:
-            rows["params"] = (sum(int(size) for size, _ in initial.values()),)
-        rows |= dict.fromkeys(LOSSES, ())
-        if answers_by_average(config.recipe, config.queries):
-            rows |= dict.fromkeys(RAW_ACCURACIES, ())
+        rows = row_shapes(config, dataset, sum(int(size) for size, _ in initial.values()))
         if keep is not None:
             provenance["fingerprints"]["memberships"] = _fingerprint(keep)
         with new_directory(path) as making:
@@ -158,7 +153,7 @@ class Run:
             run = cls(making, config, provenance)
             arrays = Arrays.make(making, config.num_models, rows, dataset.y, dataset.y_test)
             if keep is None:
-                run._write_keep(0, config.num_models, N)
+                run._write_keep(0)
             else:
                 arrays.add_truths("correct", keep.shape)
                 arrays.open("keep").write(keep).result()
@@ -221,7 +216,10 @@ class Run:
 
     @property
     def independent(self) -> bool:
-        """Whether the memberships are known to be independent coins (`keep_mask`), or were declared so of imported ones."""
+        """Whether the memberships are known to be independent coins, or were declared so of imported ones.
+
+        All that are drawn here are, in pairs one model of each.
+        """
         if self.is_imported:
             return bool(self.provenance["source"].get("independent", False))
         return "memberships" not in self.provenance["fingerprints"]
@@ -248,11 +246,11 @@ class Run:
 
     @property
     def models(self) -> np.ndarray:
-        """Indices of the usable models, int `[m]`: both models of the pair are done and neither diverged.
+        """Indices of the usable models, int `[m]`: those that are done and did not diverge, of pairs both models.
 
         Imported models need not be pairs, and all of them are usable.
         """
-        if self.is_imported:
+        if self.is_imported or self.config.membership.design != "pairs":
             return np.flatnonzero(self.done == DONE)
         pairs = (self.done == DONE).reshape(-1, 2).all(axis=1)
         return np.flatnonzero(np.repeat(pairs, 2))
@@ -313,13 +311,8 @@ class Run:
         """Raise RunError where models trained now would not be as those that are there, naming what differs."""
         if self.outdated:
             raise RunError(f"{self.path}: does not go on: {self.outdated}, in another directory")
-        learner = Learner.of(self.config.recipe, dataset)
-        recorded = self.provenance["fingerprints"].get("initial_parameters", {})
-        change = changed_parameter(recorded, initial_norms(learner, dataset.x))
-        if not change and "evaluation" in self.provenance:
-            now = evaluation_facts(learner, self.config.queries, dataset.x)
-            change = changed_norm(self.provenance["evaluation"]["norms"], now["norms"])
-        if change:
+        learner = Learner.of(self.config.recipe, dataset, self.config.membership.share)
+        if change := changed_model(self.provenance, learner, self.config.queries, dataset.x):
             raise RunError(
                 f"{self.path}: model {learner.recipe.model} has changed since the run began: {change}; restore its "
                 f"code or name another directory"
@@ -382,13 +375,16 @@ class Run:
         with run.lock():
             if config.num_models > old.num_models:
                 run.arrays.grow(config.num_models)
-                run._write_keep(old.num_models, config.num_models, dataset.num_examples)
+                run._write_keep(old.num_models)
             write_atomically(run.path / "config.toml", tomli_w.dumps(as_dict(run.config)).encode())
         return run
 
-    def _write_keep(self, start: int, stop: int, num_examples: int) -> None:
-        keep = keep_mask(self.config.membership_seed, stop, num_examples)
-        self.arrays.open("keep")[start:stop].write(keep[start:stop]).result()
+    def _write_keep(self, start: int) -> None:
+        """Draw the memberships, and store those from model `start` on."""
+        config, store = self.config, self.arrays.open("keep")
+        stop = config.num_models
+        keep = config.membership.draw(config.membership_seed, stop, store.shape[1])
+        store[start:stop].write(keep[start:stop]).result()
 
     def _write_provenance(self) -> None:
         write_atomically(self.path / "provenance.json", json.dumps(self.provenance, indent=2).encode())
