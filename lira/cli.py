@@ -171,7 +171,7 @@ def _stage(verb: str, argv: list[str], shown: list[str], console: Console) -> in
         dataset = _dataset_if_there(run)
         evaluation = report(run, dataset, warnings=shown) if verb == "report" else None
         scored = evaluation.attacks if evaluation else score(run, dataset)
-        console.print(f"{run.path}: {len(scored)} attacks scored for {len(run.models)} models")
+        console.print(f"{run.path}: {len(scored)} attacks scored for {len(run.targets)} models")
         if evaluation:
             _print_report(evaluation, run.path, console)
     return 0

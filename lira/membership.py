@@ -19,9 +19,11 @@ __all__ = [
     "related_rows",
 ]
 
-Design = Literal["pairs", "independent"]
+Design = Literal["pairs", "independent", "disjoint"]
 # The fewest models of a pool that are no pairs.
 MIN_MODELS = 4
+# The fewest shadow models of a disjoint pool.
+MIN_SHADOWS = 2
 
 # The last word of Philox's counter, which keep_mask leaves at 0: streams of one key and other counters do not overlap.
 COINS, HALVES = 1, 2
@@ -37,9 +39,12 @@ class Membership:
     """How it is drawn which model is trained on which example."""
 
     design: Design = "pairs"
-    """pairs: complementary, each example in one model of each pair; independent: a coin for each model and example."""
+    """pairs: complementary, each example in one model of each pair; independent: a coin for each model and example;
+    disjoint: such coins, of the models that are attacked over one half of the examples, of the others over the other."""
     fraction: float = 0.5
-    """Of the examples that a model is trained on, the probability of a coin; of pairs one half."""
+    """The probability of a coin, that a model is trained on an example (of its half, where these are disjoint); of pairs .5."""
+    num_targets: int = 0
+    """Of disjoint pools: so many models, the first ones, are attacked by the others. Other designs attack every model."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -57,10 +62,16 @@ class Membership:
                 f'set membership.design = "independent", or leave it out'
             )
 
+        if (self.design == "disjoint") != (self.num_targets > 0) or self.num_targets < 0:
+            raise ValueError(
+                f'membership.num_targets must be at least 1 where membership.design = "disjoint", and is left out '
+                f'elsewhere; got {self.num_targets} of design "{self.design}"'
+            )
+
     @property
     def share(self) -> float:
         """Of all examples the share that a model is trained on, on average."""
-        return self.fraction
+        return self.fraction / 2 if self.design == "disjoint" else self.fraction
 
     def check(self, num_models: int) -> None:
         """Raise ValueError unless a pool of this design may have so many models."""
@@ -68,16 +79,24 @@ class Membership:
             check_num_models(num_models)
         elif num_models < MIN_MODELS:
             raise ValueError(f"num_models must be at least {MIN_MODELS}; got {num_models}")
+        if self.design == "disjoint" and num_models < self.num_targets + MIN_SHADOWS:
+            raise ValueError(
+                f"num_models is {num_models}, and {self.num_targets} of them are targets (membership.num_targets): at "
+                f"least {MIN_SHADOWS} others must attack them"
+            )
 
     def draw(self, seed: int, num_models: int, num_examples: int) -> np.ndarray:
-        """The keep mask, bool `[M, N]`; no row depends on M.
+        """The keep mask, bool `[M, N]`; no row depends on M, but those of disjoint pools on the number of targets.
 
         Raises:
             ValueError: a model would have no member.
         """
         if self.design == "pairs":
             return keep_mask(seed, num_models, num_examples)
-        keep = independent_mask(seed, num_models, num_examples, self.fraction)
+        if self.design == "disjoint":
+            keep = disjoint_mask(seed, num_models, num_examples, self.num_targets, self.fraction)
+        else:
+            keep = independent_mask(seed, num_models, num_examples, self.fraction)
         if not keep.any(axis=1).all():
             raise ValueError(
                 f"membership.fraction is {self.fraction}, and of {num_examples:,} examples model "
@@ -85,10 +104,21 @@ class Membership:
             )
         return keep
 
+    def audited(self, seed: int, num_examples: int) -> np.ndarray:
+        """Which examples are attacked, bool `[N]`: all, or the half of disjoint pools that no shadow model sees."""
+        if self.design == "disjoint":
+            return audited_half(seed, num_examples)
+        return np.ones(num_examples, bool)
+
     def in_words(self) -> str:
         """The design, for people."""
         if self.design == "pairs":
             return "complementary pairs"
+        if self.design == "disjoint":
+            return (
+                f"disjoint: shadow models are trained on one half of the examples, targets on the other, by coins that "
+                f"are true with probability {self.fraction:g}"
+            )
         return f"independent coins, each true with probability {self.fraction:g}"
 
 

@@ -158,6 +158,7 @@ def test_coins_are_the_fractions_that_the_random_words_are_of_all_words():
     [
         (Membership(), keep_mask, 0.5),
         (Membership("independent", 0.3), lambda *numbers: independent_mask(*numbers, 0.3), 0.3),
+        (Membership("disjoint", 0.6, 3), lambda *numbers: disjoint_mask(*numbers, 3, 0.6), 0.3),
     ],
 )
 def test_each_design_draws_its_masks_of_any_number_of_models(membership, draw, share):
@@ -171,6 +172,9 @@ def test_each_design_draws_its_masks_of_any_number_of_models(membership, draw, s
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"design": "disjoint"}, "num_targets must be at least 1 where.*got 0 of design"),
+        ({"design": "independent", "num_targets": 2}, "left out elsewhere; got 2 of design"),
+        ({"num_targets": -1}, "num_targets must be at least 1.*got -1"),
         ({"design": "stratified"}, "membership.design must be one of pairs, independent.*got 'stratified'"),
         ({"fraction": 0.3}, 'each model of a pair is trained on half.*set membership.design = "independent"'),
         (
@@ -187,6 +191,9 @@ def test_designs_that_do_not_fit_their_numbers_are_refused(fields, message):
 
 def test_pools_that_are_too_small_for_their_design_are_refused():
     Membership("independent").check(5)
+    Membership("disjoint", num_targets=6).check(8)
+    with pytest.raises(ValueError, match=r"num_models is 8, and 7 of them are targets.*at least 2 others"):
+        Membership("disjoint", num_targets=7).check(8)
     with pytest.raises(ValueError, match="num_models must be at least 4; got 3"):
         Membership("independent").check(3)
     with pytest.raises(ValueError, match=r"of 10 examples model \d+ would be trained on none: raise it"):

@@ -91,8 +91,13 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None) -> Plan:
 
 def _design_in_words(config: Config, num_examples: int) -> str:
     """The design, and how many models hold an example: by these numbers attacks are possible or not."""
-    held = config.membership.draw(config.membership_seed, config.num_models, num_examples).sum(axis=0)
-    return f"{config.membership.in_words()}: examples are in {held.min()} to {held.max()} of {config.num_models} models"
+    membership, seed, M = config.membership, config.membership_seed, config.num_models
+    audited = membership.audited(seed, num_examples)
+    held = membership.draw(seed, M, num_examples)[membership.num_targets :, audited].sum(axis=0)
+    return (
+        f"{membership.in_words()}: {len(held):,} examples are attacked, which are in {held.min()} to {held.max()} of "
+        f"{M - membership.num_targets} shadow models"
+    )
 
 
 def device_name() -> str:

@@ -11,9 +11,10 @@ from lira.learning.augment import Queries
 from lira.learning.evaluation import answers_by_average, norm_constants
 from lira.learning.forward import Array
 from lira.learning.learner import Learner
+from lira.learning.recipe import Recipe
 from lira.learning.training import init_model
 
-__all__ = ["changed_model", "evaluation_facts", "initial_norms"]
+__all__ = ["changed_model", "evaluation_facts", "initial_norms", "outdated_evaluation"]
 
 
 def initial_norms(learner: Learner, x: Array) -> dict[str, list[float]]:
@@ -43,6 +44,21 @@ def evaluation_facts(learner: Learner, queries: Queries, x: Array) -> dict[str, 
         "statistics": "of each batch of queries" if queries.convention == "original" else statistics,
         "norms": norm_constants(learner.module, x),
     }
+
+
+def outdated_evaluation(provenance: Mapping[str, Any], recipe: Recipe) -> str:
+    """What is wrong with models that an earlier version evaluated, for people; empty where nothing is.
+
+    They were asked by the average of their weights, with norms' statistics of the last steps' weights.
+    """
+    leaves = provenance["fingerprints"].get("initial_parameters", {})
+    has_statistics = any(not leaf.startswith("params/") for leaf in leaves)
+    if "evaluation" in provenance or not (recipe.ema and has_statistics):
+        return ""
+    return (
+        "its models were evaluated by an earlier version, averaged weights with norm statistics that were not averaged "
+        "with them, and may be far worse than those that were trained: train the pool anew"
+    )
 
 
 def changed_model(provenance: Mapping[str, Any], learner: Learner, queries: Queries, x: Array) -> str:

@@ -55,7 +55,12 @@ def check_run(run: Run, attacks: Mapping[str, Attack] = ATTACKS, *, pool: Pool |
     if not len(run.models):
         return checks
     trained = check_trained(run, run.models)
-    return checks + trained + check_pool(pool or pool_of(run), run.labels, attacks=attacks)
+    member = run.membership if run.is_disjoint else None
+    if run.is_disjoint and not (len(run.targets) and len(run.shadows)):
+        return checks + trained
+    return (
+        checks + trained + check_pool(pool or pool_of(run), run.labels[run.audited], member, attacks=attacks)
+    )
 
 
 def check_pool(
@@ -159,7 +164,9 @@ def check_classes(labels: np.ndarray, keep: np.ndarray) -> Check:
         return Check("classes", "warn", f"no example has class {missing} of 0 to {classes - 1}")
     if unseen and keep.any():
         return Check("classes", "warn", f"{unseen} times a model was trained on no example of a class")
-    return Check("classes", "ok", f"all {classes} classes have examples in every model")
+    return Check(
+        "classes", "ok", f"all {classes} classes have examples{' in every model' if keep.any() else ''}"
+    )
 
 
 def check_queries(recipe: Recipe, queries: Queries) -> Check:

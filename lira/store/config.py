@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import os
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from lira.learning.choices import check_choices
 from lira.learning.convolution import Lowering
 from lira.learning.recipe import Recipe, check_signals
 from lira.membership import Membership
+from lira.store.zarr import RunError
 
 __all__ = [
     "IMPORTED",
@@ -26,6 +28,7 @@ __all__ = [
     "build",
     "differences",
     "read_config",
+    "read_directory",
     "read_table",
 ]
 
@@ -97,6 +100,23 @@ def read_config(path: str | os.PathLike[str]) -> Config:
         ConfigError: the file is missing or broken, or a key is unknown, of the wrong type or out of range.
     """
     return build(Config, read_table(path), str(path))
+
+
+def read_directory(path: Path) -> tuple[Config, dict[str, Any]]:
+    """The configuration and the provenance of a run directory.
+
+    Raises:
+        RunError: it is not one, or is damaged.
+    """
+    for name in ("config.toml", "provenance.json", "arrays"):
+        if not (path / name).exists():
+            raise RunError(f"{path}: is not a run directory (it has no {name})")
+    try:
+        provenance = json.loads((path / "provenance.json").read_text())
+        provenance["fingerprints"]["dataset"]
+        return read_config(path / "config.toml"), provenance
+    except (ConfigError, OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: the run directory is damaged: {error}") from error
 
 
 def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ at any instant, and the same command completes the run.
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import warnings
@@ -20,20 +19,19 @@ import tomli_w
 
 from lira.data.dataset import Dataset
 from lira.learning.augment import Queries
-from lira.learning.fingerprint import changed_model, evaluation_facts, initial_norms
+from lira.learning.fingerprint import changed_model, evaluation_facts, initial_norms, outdated_evaluation
 from lira.learning.learner import Learner
 from lira.learning.recipe import Recipe
 from lira.membership import Membership
-from lira.store.arrays import DONE, Arrays, row_shapes
+from lira.store.arrays import DONE, Arrays, fingerprint_of, row_shapes
 from lira.store.config import (
     IMPORTED,
     Config,
-    ConfigError,
     Execution,
     absolute,
     as_dict,
     differences,
-    read_config,
+    read_directory,
 )
 from lira.store.zarr import (
     RunError,
@@ -147,7 +145,7 @@ class Run:
         }
         rows = row_shapes(config, dataset, sum(int(size) for size, _ in initial.values()))
         if keep is not None:
-            provenance["fingerprints"]["memberships"] = _fingerprint(keep)
+            provenance["fingerprints"]["memberships"] = fingerprint_of(keep)
         with new_directory(path) as making:
             (making / "scores").mkdir()
             run = cls(making, config, provenance)
@@ -169,16 +167,8 @@ class Run:
             RunError: it is not a run directory, is damaged, or is of other data.
         """
         path = Path(path).expanduser().absolute()
-        for name in ("config.toml", "provenance.json", "arrays"):
-            if not (path / name).exists():
-                raise RunError(f"{path}: is not a run directory (it has no {name})")
-        try:
-            config = read_config(path / "config.toml")
-            provenance = json.loads((path / "provenance.json").read_text())
-            fingerprint = provenance["fingerprints"]["dataset"]
-        except (ConfigError, OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-            raise RunError(f"{path}: the run directory is damaged: {error}") from error
-        run = cls(path, config, provenance)
+        config, provenance = read_directory(path)
+        run, fingerprint = cls(path, config, provenance), provenance["fingerprints"]["dataset"]
         if run.arrays.open("keep").shape[0] < config.num_models:
             raise RunError(
                 f"{path}: the run directory is damaged: arrays/keep has fewer rows than num_models"
@@ -218,11 +208,12 @@ class Run:
     def independent(self) -> bool:
         """Whether the memberships are known to be independent coins, or were declared so of imported ones.
 
-        All that are drawn here are, in pairs one model of each.
+        Those of pairs are, one model of each; of disjoint pools only those of half of the examples, and nothing is
+        claimed of them.
         """
         if self.is_imported:
             return bool(self.provenance["source"].get("independent", False))
-        return "memberships" not in self.provenance["fingerprints"]
+        return not self.is_disjoint and "memberships" not in self.provenance["fingerprints"]
 
     @property
     def recipe(self) -> Recipe | None:
@@ -231,18 +222,8 @@ class Run:
 
     @property
     def outdated(self) -> str:
-        """What is wrong with the models of a run of an earlier version; empty where nothing is.
-
-        They were asked by the average of their weights, with norms' statistics of the last steps' weights.
-        """
-        leaves = self.provenance["fingerprints"].get("initial_parameters", {})
-        has_statistics = any(not leaf.startswith("params/") for leaf in leaves)
-        if "evaluation" in self.provenance or not (self.config.recipe.ema and has_statistics):
-            return ""
-        return (
-            "its models were evaluated by an earlier version, averaged weights with norm statistics that were not "
-            "averaged with them, and may be far worse than those that were trained: train the pool anew"
-        )
+        """What is wrong with the models of a run of an earlier version; empty where nothing is."""
+        return outdated_evaluation(self.provenance, self.config.recipe)
 
     @property
     def models(self) -> np.ndarray:
@@ -270,6 +251,33 @@ class Run:
         return self.arrays.read("keep", models)
 
     @property
+    def is_disjoint(self) -> bool:
+        """Whether the first models are attacked by others, which never see the examples that are attacked."""
+        return self.config.membership.design == "disjoint"
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Indices of the usable models that are attacked, int `[t]`: all, of disjoint pools the first."""
+        models = self.models
+        return models[models < self.config.membership.num_targets] if self.is_disjoint else models
+
+    @property
+    def shadows(self) -> np.ndarray:
+        """Indices of the usable models that attack, int `[s]`: all, of disjoint pools those that are no targets."""
+        models = self.models
+        return models[models >= self.config.membership.num_targets]
+
+    @property
+    def audited(self) -> np.ndarray:
+        """Indices of the examples that are attacked, int `[n]`: all, of disjoint pools those that no shadow model saw."""
+        return np.flatnonzero(self.config.membership.audited(self.config.membership_seed, len(self.labels)))
+
+    @property
+    def membership(self) -> np.ndarray:
+        """Which target was trained on which of the examples that are attacked, bool `[t, n]`; `keep`, unless disjoint."""
+        return self.memberships(self.targets)[:, self.audited]
+
+    @property
     def labels(self) -> np.ndarray:
         """Labels of the examples, int32 `[N]`."""
         return self.arrays.read("labels")
@@ -278,9 +286,11 @@ class Run:
         """Whether an array of that name is stored."""
         return self.arrays.holds(name)
 
-    def signal(self, name: str, models: np.ndarray | None = None) -> StoredSignal:
-        """A stored array by name, of the usable models or of those given by index: phi, phi_test, params, logits."""
-        return self.arrays.signal(name, self.models if models is None else models)
+    def signal(
+        self, name: str, models: np.ndarray | None = None, examples: np.ndarray | None = None
+    ) -> StoredSignal:
+        """A stored array by name: phi, phi_test, params, logits; of the usable models, or models and examples by index."""
+        return self.arrays.signal(name, self.models if models is None else models, examples)
 
     @property
     def num_test(self) -> int:
@@ -334,16 +344,15 @@ class Run:
         self._write_provenance()
 
     def write_scores(self, attack: str, scores: np.ndarray) -> None:
-        """Store an attack's scores `[m, N]` of the usable models; rows of other models are NaN."""
-        models = self.models
-        rows = np.full((self.config.num_models, scores.shape[1]), np.nan, np.float32)
-        rows[models] = scores
-        write_array(self.path / "scores" / attack, rows, {"models": models.tolist()})
+        """Store an attack's scores `[t, n]` of `targets` at the examples `audited`; whatever else `[M, N]` holds is NaN."""
+        rows = np.full((self.config.num_models, len(self.labels)), np.nan, np.float32)
+        rows[np.ix_(self.targets, self.audited)] = scores
+        write_array(self.path / "scores" / attack, rows, {"models": self.models.tolist()})
 
     def scores(self, attack: str) -> np.ndarray | None:
-        """Stored scores of the usable models, float32 `[m, N]`; None if absent or of another set of models."""
-        models = self.models
-        return read_rows(self.path / "scores" / attack, models, {"models": models.tolist()})
+        """Stored scores of `targets` at `audited`, float32 `[t, n]`; None if absent or of another set of models."""
+        rows = read_rows(self.path / "scores" / attack, self.targets, {"models": self.models.tolist()})
+        return rows[:, self.audited] if self.is_disjoint and rows is not None else rows
 
     # --- Behind the scenes ------------------------------------------------------------------------------------------
 
@@ -356,7 +365,7 @@ class Run:
         if changes := list(differences(alike, config)):
             raise RunError(f"{self.path}: is another run: {'; '.join(changes)}; name another directory")
         given = self.provenance["fingerprints"].get("memberships")
-        if given != (None if keep is None else _fingerprint(keep)):
+        if given != (None if keep is None else fingerprint_of(keep)):
             raise RunError(f"{self.path}: is a run of other memberships; name another directory")
         if config.num_models < old.num_models:
             raise RunError(
@@ -382,13 +391,8 @@ class Run:
     def _write_keep(self, start: int) -> None:
         """Draw the memberships, and store those from model `start` on."""
         config, store = self.config, self.arrays.open("keep")
-        stop = config.num_models
-        keep = config.membership.draw(config.membership_seed, stop, store.shape[1])
-        store[start:stop].write(keep[start:stop]).result()
+        keep = config.membership.draw(config.membership_seed, config.num_models, store.shape[1])
+        store[start : len(keep)].write(keep[start:]).result()
 
     def _write_provenance(self) -> None:
         write_atomically(self.path / "provenance.json", json.dumps(self.provenance, indent=2).encode())
-
-
-def _fingerprint(keep: np.ndarray) -> str:
-    return hashlib.sha256(f"{keep.shape}".encode() + np.packbits(keep).tobytes()).hexdigest()

@@ -130,8 +130,9 @@ def test_steps_follow_the_fraction_of_independent_coins(tmp_path):
     per_class = (np.asarray(half.signal("logits"))[:6, :, 0] - logits[:6]) / np.arange(3).clip(1)
     np.testing.assert_allclose(per_class[..., 1:], 3 * (60 - 30), rtol=1e-3)
     assert plan(run.config, dataset()).images == 7 * 3 * 30
-    assert "independent coins, each true with probability 0.3: examples are in" in str(
-        plan(run.config, dataset())
+    assert (
+        "independent coins, each true with probability 0.3: 120 examples are attacked, which are in"
+        in str(plan(run.config, dataset()))
     )
 
 
