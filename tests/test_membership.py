@@ -157,8 +157,8 @@ def test_coins_are_the_fractions_that_the_random_words_are_of_all_words():
     ("membership", "draw", "share"),
     [
         (Membership(), keep_mask, 0.5),
-        (Membership("independent", 0.3), lambda *numbers: independent_mask(*numbers, 0.3), 0.3),
-        (Membership("disjoint", 0.6, 3), lambda *numbers: disjoint_mask(*numbers, 3, 0.6), 0.3),
+        (Membership("independent", 0.3), lambda seed, M, N: independent_mask(seed, M, N, 0.3), 0.3),
+        (Membership("disjoint", 0.6, 3), lambda seed, M, N: disjoint_mask(seed, M, N, 3, 0.6), 0.3),
     ],
 )
 def test_each_design_draws_its_masks_of_any_number_of_models(membership, draw, share):

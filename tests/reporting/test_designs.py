@@ -48,7 +48,7 @@ def filled(place, membership, seed=0, *, effect=0.0, models=M, examples=N):
         phi = rng.normal(size=examples) + 2 * hard + rng.normal() + effect * keep
         arrays = {"phi": phi, "entropy": rng.exponential(size=examples), "modified_entropy": np.exp(-phi)}
         rows = {name: values[:, None].astype(np.float32) for name, values in arrays.items()}
-        accuracies = {f"accuracy_{side}": np.float32(0.95) for side in ("in", "out")}
+        accuracies = {f"accuracy_{side}": np.asarray(0.95, np.float32) for side in ("in", "out")}
         run.write_model(model, {**rows, **accuracies}, diverged=False)
     return run
 
@@ -186,6 +186,7 @@ def test_epsilon_is_claimed_of_independent_coins_and_not_beyond_what_they_show(t
         scores = call_attack(ATTACKS["lira_offline_fixed"], pool)
         implied = leakage(scores, run.keep, independent=pool.independent)
         assert implied.no_epsilon is None
+        assert implied.epsilon is not None
         assert (implied.epsilon > 0) == claims, implied.epsilon
 
 
