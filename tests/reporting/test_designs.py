@@ -64,8 +64,8 @@ def test_models_that_know_nothing_are_at_chance_in_every_attack(tmp_path, member
     """Eight pools, and memberships, as runs give them: mean AUC, and TPR at 5 % FPR, within 4.5 standard errors of chance."""
     curves: dict[str, list] = {}
     for seed in range(8):
-        run = filled(tmp_path / str(seed), membership, seed, examples=800)
-        for name, scores in quietly(attack_pool, pool_of(run, dataset(800))).items():
+        run = filled(tmp_path / str(seed), membership, seed)
+        for name, scores in quietly(attack_pool, pool_of(run, dataset())).items():
             curves.setdefault(name, []).append(roc(scores, run.membership))
     assert len(curves) >= 14
     for name, each in curves.items():
