@@ -36,8 +36,9 @@ def score(run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None)
         pool: `pool_of(run, dataset)`, where it is there already.
 
     Returns:
-        Scores `[t, n]` by attack, of `run.targets` at the examples `run.audited`: all, unless disjoint. Attacks that cannot run on such a pool are left out, with a warning; those that read
-        what is not stored, silently (see `suite.missing_signals`).
+        Scores `[t, n]` by attack, of `run.targets` at the examples `run.audited`: all, unless disjoint. Attacks that
+        cannot run on such a pool are left out, with a warning; those that read what is not stored, silently (see
+        `suite.missing_signals`).
 
     Raises:
         RunError: too few trained models are usable.
