@@ -23,10 +23,12 @@ from lira.exchange.audit import audit
 from lira.exchange.export import export_carlini
 from lira.exchange.layouts import import_run
 from lira.learning.augment import Queries
+from lira.learning.imitation import Imitation
 from lira.learning.recipe import Recipe
 from lira.membership import Membership, keep_mask
 from lira.reporting.checks import check_run as check
 from lira.reporting.enough import enough
+from lira.reporting.imitation import imitate
 from lira.reporting.reports import compare, records, report
 from lira.reporting.unlearning import report_unlearning
 from lira.scoring import score
@@ -43,6 +45,7 @@ __all__ = [
     "Dataset",
     "Execution",
     "Forget",
+    "Imitation",
     "Membership",
     "Queries",
     "Recipe",
@@ -58,6 +61,7 @@ __all__ = [
     "epsilon",
     "export_carlini",
     "forgetting",
+    "imitate",
     "import_run",
     "keep_mask",
     "load_dataset",

@@ -1,6 +1,7 @@
-"""The command line: `lira run | plan | train | score | report | records | check | unlearn | audit | import | export`."""
+"""The command line: `lira run | plan | train | score | report | records | check | imitate | unlearn | audit | import | export`."""
 
 import contextlib
+import dataclasses
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,9 +23,11 @@ from lira.exchange.audit import audit
 from lira.exchange.confidences import KINDS
 from lira.exchange.export import export_carlini
 from lira.exchange.layouts import LAYOUTS, import_run
+from lira.learning.imitation import Imitation
 from lira.reporting.checks import check_run
 from lira.reporting.enough import RULE, enough
 from lira.reporting.evaluate import LOW_FPR, Evaluation
+from lira.reporting.imitation import METHODS, imitate
 from lira.reporting.reports import compare, is_reported, records, report
 from lira.reporting.tables import attacks_table, differences_table, learning_table
 from lira.reporting.unlearning import report_unlearning
@@ -52,6 +55,8 @@ usage: lira run CONFIG.toml --run-dir RUN [--num-models 256] [--recipe.epochs 50
        lira enough RUN            how many shadow models are enough, for every attack
        lira compare RUN [RUN]     differences between attacks, or between runs, with paired intervals
        lira check RUN             is it safe to believe the figures? status 1 where it is not
+       lira imitate RUN (--target T | --logits F --member F) [--methods imia glira_kl] [--num-imitators 10] [--out DIR]
+                                  attack one model by models that imitate it, beside LiRA; run it again to resume
        lira unlearn CONFIG.toml --run-dir UNLEARN [--num-models 128] [--forget.size 100] ...
                                   train, unlearn, retrain what is missing, measure, report; run it again to resume
        lira audit (--phi | --logits | --confidences | --losses) F --keep F [--labels F]
@@ -69,6 +74,8 @@ usage: lira run CONFIG.toml --run-dir RUN [--num-models 256] [--recipe.epochs 50
 
 # What `lira records` leaves behind, and every report.
 RECORDS = ("records.csv", "records.json", "records")
+# Fields of `Imitation` that are flags.
+IMIA_OPTIONS = ("warmup", "weight", "temperature")
 # The files of an audit, and the shapes of their arrays.
 AUDIT_FILES = {
     "phi": "logit-scaled confidences [M, N] or [M, N, Q]",
@@ -125,6 +132,8 @@ def _dispatch(argv: list[str], shown: list[str], console: Console) -> int:
         return _stage(verb, rest, shown, console)
     if verb == "compare":
         return _compare(rest, console)
+    if verb == "imitate":
+        return _imitate(rest, console)
     if verb == "audit":
         return _audit(rest, shown, console)
     if verb in ("import", "export"):
@@ -136,7 +145,7 @@ def _dispatch(argv: list[str], shown: list[str], console: Console) -> int:
         return 0
     raise ConfigError(
         f"unknown command {verb!r}: the commands are run, plan, train, score, report, records, check, enough, compare, "
-        f"unlearn, audit, bench, import and export"
+        f"imitate, unlearn, audit, bench, import and export"
     )
 
 
@@ -187,6 +196,41 @@ def _compare(argv: list[str], console: Console) -> int:
     against, differences = compare(run, other)
     title = f"{run.path} less {against}" if other else f"{run.path}: each attack less {against}"
     console.print(differences_table(differences, title))
+    return 0
+
+
+def _imitate(argv: list[str], console: Console) -> int:
+    parser, default = make_parser("imitate"), Imitation()
+    parser.add_argument("run", metavar="RUN", help="a run directory, whose recipe imitators are trained by")
+    attacked = parser.add_mutually_exclusive_group(required=True)
+    attacked.add_argument("--target", type=int, metavar="T", help="the number of a model of the run")
+    attacked.add_argument(
+        "--logits", metavar="F", help="of another model [N, C], or [N, Q, C] of the queries"
+    )
+    parser.add_argument("--member", metavar="F", help="[N], what that model was trained on")
+    parser.add_argument("--methods", nargs="+", default=["imia", "glira_kl"], help=", ".join(METHODS))
+    parser.add_argument("--num-imitators", type=int, default=10, help="of each method, even (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the imitators' memberships")
+    for name in IMIA_OPTIONS:
+        help_text = f"of imia, see lira.Imitation ({getattr(default, name):g})"
+        parser.add_argument(f"--{name}", type=float, help=help_text)
+    parser.add_argument("--out", metavar="DIR", help="a directory; RUN/imitations/... by default")
+    arguments = vars(parse_all(parser, argv))
+    run = Run.open(arguments.pop("run"))
+    given = {name: value for name in IMIA_OPTIONS if (value := arguments.pop(name)) is not None}
+    if given and "imia" not in arguments["methods"]:
+        raise ConfigError(f"lira imitate: --{next(iter(given))} is of imia, which is not among the methods")
+    forms = {**METHODS, "imia": dataclasses.replace(default, **given)}
+    arguments["methods"] = {name: forms.get(name, default) for name in arguments["methods"]}
+    for name in ("logits", "member"):
+        arguments[name] = None if arguments[name] is None else np.asarray(read_array(arguments[name]))
+    found = imitate(run, _dataset_of(run), **arguments)
+    _print_table(attacks_table(found.evaluation), console, 100)
+    distances = ", ".join(f"{name} {each:.2f}" for name, each in found.distances.items() if each is not None)
+    console.print(
+        f"root mean square of phi less the target's, of models that were not trained on the example: {distances}"
+    )
+    _print_files(found.path, ("metrics.json", "scores"), console)
     return 0
 
 

@@ -12,6 +12,7 @@ __all__ = [
     "check_num_models",
     "disjoint_mask",
     "have_independent_counts",
+    "imitator_mask",
     "independent_mask",
     "is_paired",
     "keep_mask",
@@ -27,6 +28,8 @@ MIN_SHADOWS = 2
 
 # The last word of Philox's counter, which keep_mask leaves at 0: streams of one key and other counters do not overlap.
 COINS, HALVES = 1, 2
+# The same for models that imitate a target: it must share no stream with what targets are drawn by.
+IMITATORS = 1 << 8
 
 # Standard errors from which on counts are not those of independent coins, and memberships of two models related.
 SPREAD_LIMIT, RELATION_LIMIT = 3.0, 6.0
@@ -179,6 +182,29 @@ def independent_mask(seed: int, num_models: int, num_examples: int, fraction: fl
         # 53 bits are the fractions that float64 holds exactly.
         keep[model] = (_raw(seed, model, COINS, num_examples) >> np.uint64(11)) * 2.0**-53 < fraction
     return keep
+
+
+def imitator_mask(seed: int, target: int, num_models: int, num_examples: int) -> np.ndarray:
+    """Draw the keep mask of models that imitate a target: bool `[K, N]`, complementary pairs of fair coins.
+
+    The target's own membership is drawn by another stream, whatever the seeds, so this one knows nothing of it. Row k is a
+    pure function of (seed, target, k, N).
+
+    Raises:
+        ValueError: `num_models` is odd or below 4, or another number is negative.
+    """
+    check_num_models(num_models)
+    if min(seed, target, num_examples) < 0:
+        raise ValueError(
+            f"seed, target and num_examples must not be negative; got {seed}, {target} and {num_examples}"
+        )
+    first = np.array(
+        [
+            _raw(seed, (target << 32) + pair, IMITATORS, num_examples) >> np.uint64(63) == 1
+            for pair in range(num_models // 2)
+        ]
+    )
+    return np.stack([first, ~first], axis=1).reshape(num_models, num_examples)
 
 
 def audited_half(seed: int, num_examples: int) -> np.ndarray:

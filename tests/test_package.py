@@ -17,7 +17,19 @@ from lira.attacks.suite import ATTACKS, attack_pool
 from lira.cli import main
 from lira.exchange import audit as exchange
 
-VERBS = ("plan", "train", "score", "report", "records", "check", "enough", "compare", "unlearn", "audit")
+VERBS = (
+    "plan",
+    "train",
+    "score",
+    "report",
+    "records",
+    "check",
+    "enough",
+    "compare",
+    "imitate",
+    "unlearn",
+    "audit",
+)
 FEW = ("lira_online", "lira_online_fixed", "global_threshold")
 PIXELS = np.random.default_rng(0).integers(0, 256, (80, 4, 4, 1)).astype(np.uint8)
 DATA = lira.Dataset.from_arrays(PIXELS, np.arange(80) % 2)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from lira.cache import cache_directory, keep_compilations
 from lira.data.dataset import Dataset
-from lira.engine.device import MEMORY_SHARE, device_memory, stacks_at_a_time
+from lira.engine.device import MEMORY_SHARE, device_memory, devices_of, stacks_at_a_time, this_device
 from lira.engine.programs import Programs, compile_programs, train_steps
 from lira.learning.convolution import LOWERINGS
 from lira.learning.learner import Learner
@@ -43,21 +43,30 @@ SEVERAL = 4
 COSTLESS = {"epochs", "learning_rate", "schedule", "warmup", "momentum", "weight_decay", "statistics", "seed"}
 
 
-def programs_for(config: Config, dataset: Dataset, models: int) -> Programs:
+def programs_for(
+    config: Config, dataset: Dataset, models: int, widest: int = 0, ends: tuple[int, ...] = ()
+) -> Programs:
     """Compile the programs of stacks for `models` models, at the pinned width and lowering or the fastest ones.
 
-    A width or lowering that is not pinned is measured, once for this device, model and batch size; the choice and XLA's
-    programs are kept under `$LIRA_CACHE` (`~/.cache/lira`).
+    They are this thread's device's, for its share of the models. A width or lowering that is not pinned is measured, once for
+    this device, model and batch size; the choice and XLA's programs are kept under `$LIRA_CACHE` (`~/.cache/lira`). Stacks of
+    more models than `widest` proved too wide; 0 is none. Calls of `Programs.train` end after each of the numbers of epochs
+    `ends`.
 
     Raises:
         ValueError: not even one model fits on the device, or there is no such model.
     """
     keep_compilations()
     recipe, execution = config.recipe, config.execution
+    if widest:
+        execution = dataclasses.replace(execution, width=min(execution.width or widest, widest))
     learner = Learner.of(recipe, dataset, config.membership.share)
-    workers = min(execution.workers or stacks_at_a_time(learner.platform), models)
-    share = -(-models // workers)  # of each worker
-    compiled = partial(compile_programs, learner, config.queries, dataset, workers, signals=config.signals)
+    devices = len(devices_of(execution.devices))
+    workers = min(execution.workers or stacks_at_a_time(learner.platform, devices), models)
+    share = -(-models // (workers * devices))  # of each worker
+    compiled = partial(
+        compile_programs, learner, config.queries, dataset, workers, signals=config.signals, ends=ends
+    )
     candidates = _candidates(learner, dataset, execution, share)
     if execution.width and len(candidates) == 1:
         pinned = candidates[0][0], min(execution.width, share)
@@ -99,7 +108,8 @@ def programs_for(config: Config, dataset: Dataset, models: int) -> Programs:
 
 
 def seconds_per_step(programs: Programs, dataset: Dataset) -> float:
-    """Time of one training step of all workers' stacks, over as many steps as take half a second, or as a call takes."""
+    """Time of one training step of a device's stacks, over as many steps as take half a second, or as a call takes."""
+    device = this_device()
     indices = jnp.zeros(programs.width, int)
     x, y = jnp.asarray(dataset.x), jnp.asarray(dataset.y)
     keep = jnp.ones((programs.width, len(y)), bool)
@@ -107,8 +117,9 @@ def seconds_per_step(programs: Programs, dataset: Dataset) -> float:
     count = 1
 
     def run(state: Any) -> tuple[Any, int]:
-        state, taken = train_steps(programs, state, indices, 0, count, x, y, keep)
-        return jax.block_until_ready(state), taken
+        with jax.default_device(device):
+            state, taken = train_steps(programs, state, indices, 0, count, x, y, keep)
+            return jax.block_until_ready(state), taken
 
     with ThreadPoolExecutor(programs.workers) as workers:
         timed = False  # not the first call of a program
@@ -174,8 +185,9 @@ def _cache_file(learner: Learner, dataset: Dataset, execution: Execution) -> Pat
     """A file for everything that the fastest width may depend on: all of the recipe but what costs no step anything."""
     fields = dataclasses.asdict(learner.recipe).items()
     cost = {name: value for name, value in fields if name not in COSTLESS} | {"ema": learner.recipe.ema > 0}
-    kind, stacks = jax.devices()[0].device_kind, stacks_at_a_time(learner.platform)
-    device = (kind, jax.device_count(), stacks, jax.__version__)
+    devices = devices_of(execution.devices)
+    stacks = stacks_at_a_time(learner.platform, len(devices))
+    device = (devices[0].device_kind, len(devices), stacks, jax.__version__)
     shape = (dataset.x.shape, dataset.x.dtype.str)
     named = repr((learner.module, cost, device, shape, execution, LOWERINGS))
     return cache_directory() / "calibration" / f"{hashlib.sha256(named.encode()).hexdigest()[:16]}.json"

@@ -23,14 +23,15 @@ def step_by_step(
     x: jax.Array,
     y: jax.Array,
     keep: jax.Array,
+    *taught: Any,
 ) -> tuple[Any, jax.Array]:
     """Epoch `number` as `stop` calls of one compiled step: the state, and mean losses `[m, 1]`.
 
-    Indices `[m]`, x `[N, ...]`, y `[N]` and keep `[m, N]` as `Programs.train` takes them.
+    Indices `[m]`, x `[N, ...]`, y `[N]` and keep `[m, N]` as `Programs.train` takes them, and what imitators know of a target.
     """
     total: Any = 0.0
     orders = order(indices, number, keep)
     for at in range(int(stop)):
-        state, losses = one_step(state, indices, number, at, orders, x, y)
+        state, losses = one_step(state, indices, number, at, orders, x, y, *taught)
         total += losses
     return state, (total / stop)[:, None]

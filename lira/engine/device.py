@@ -1,24 +1,55 @@
-"""What the device is, what it holds, and how many stacks it trains at a time."""
+"""What the devices are, what each holds, and how many stacks it trains at a time.
+
+A thread computes on one device, by `jax.default_device`; nothing beside this file and `fill` asks which.
+"""
 
 import os
+from collections.abc import Sequence
 
 import jax
 
 from lira.parallel import cores
 
-__all__ = ["MEMORY_SHARE", "device_memory", "stacks_at_a_time"]
+__all__ = ["MEMORY_SHARE", "device_memory", "device_name", "devices_of", "stacks_at_a_time", "this_device"]
 # Share of the device's memory that stacks may take.
 MEMORY_SHARE = 0.8
 
 
+def devices_of(indices: Sequence[int] = ()) -> list[jax.Device]:
+    """Devices of this machine by their index, all by default.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    there = jax.local_devices()
+    for index in indices:
+        if index >= len(there):
+            raise ValueError(
+                f"execution.devices names device {index}, and this machine has {len(there)}, from 0 on: "
+                f"{', '.join(map(str, there))}"
+            )
+    return [there[index] for index in indices] if indices else there
+
+
+def this_device() -> jax.Device:
+    """The device that this thread computes on."""
+    chosen = jax.config.jax_default_device
+    return chosen if isinstance(chosen, jax.Device) else jax.local_devices(backend=chosen)[0]
+
+
+def device_name(devices: Sequence[jax.Device]) -> str:
+    """For people: 8 x NVIDIA H100."""
+    return f"{len(devices)} x {devices[0].device_kind}"
+
+
 def device_memory() -> float:
-    """Bytes on the device; half of the machine's where the device is its CPU."""
-    statistics = jax.devices()[0].memory_stats() or {}
+    """Bytes on this thread's device; of a CPU its share of half of the machine's."""
+    statistics = this_device().memory_stats() or {}
     if "bytes_limit" in statistics:
         return statistics["bytes_limit"]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2 / jax.local_device_count()
 
 
-def stacks_at_a_time(platform: str) -> int:
-    """Stacks to train at a time: one a CPU core that this process may use, one on an accelerator."""
-    return cores() if platform == "cpu" else 1
+def stacks_at_a_time(platform: str, devices: int) -> int:
+    """Stacks for each of some devices to train at a time: one on an accelerator; CPU cores are shared out among them."""
+    return max(1, cores() // devices) if platform == "cpu" else 1

@@ -3,8 +3,7 @@
 import datetime
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from threading import Event
 from types import MappingProxyType
@@ -17,10 +16,11 @@ from jax.flatten_util import ravel_pytree
 
 from lira.data.dataset import Dataset
 from lira.engine.calibrate import programs_for
-from lira.engine.plan import device_name
+from lira.engine.device import device_name, devices_of, this_device
 from lira.engine.programs import Programs
 from lira.engine.progress import Bar, Clock
 from lira.engine.trained import check_trained
+from lira.engine.workers import Make, Queue, work_through
 from lira.learning.evaluation import answers_by_average
 from lira.learning.recipe import checkpoint_epochs
 from lira.store.arrays import DIVERGED
@@ -35,6 +35,7 @@ __all__ = [
     "accuracy_over",
     "fill",
     "train",
+    "train_stack",
 ]
 
 
@@ -92,11 +93,12 @@ def train(run: Run, dataset: Dataset, *, verb: str = "training", show_progress: 
 
     Warns:
         DivergedWarning: naming the models that stopped being finite.
+        DeviceWarning: a device ran out of memory, or failed.
     """
 
-    def prepare(missing: int) -> tuple[Programs, Learn]:
-        programs = programs_for(run.config, dataset, missing)
-        return programs, partial(_train_stack, run, programs)
+    def prepare(missing: int, widest: int) -> tuple[Programs, Learn]:
+        programs = programs_for(run.config, dataset, missing, widest)
+        return programs, partial(train_stack, run, programs)
 
     if not fill(run, dataset, prepare, inspect=_inspect, verb=verb, show_progress=show_progress):
         return
@@ -114,7 +116,7 @@ def train(run: Run, dataset: Dataset, *, verb: str = "training", show_progress: 
 def fill(
     run: Run,
     dataset: Dataset,
-    prepare: Callable[[int], tuple[Programs, Learn]],
+    prepare: Callable[[int, int], tuple[Programs, Learn]],
     *,
     inspect: Callable[[Run, np.ndarray], None] | None = None,
     among: np.ndarray | None = None,
@@ -126,8 +128,8 @@ def fill(
     Args:
         run: the run; models that it holds already are not touched.
         dataset: its data.
-        prepare: called with the number of missing models, if any are: the programs of their stacks, and how a stack
-            learns.
+        prepare: called for each device, if models are missing, with their number and the widest stack that may be, 0 for
+            any: the programs of their stacks, and how a stack learns.
         inspect: called once with the run and the indices of the first models that are stored.
         among: int, the models in question; all of the run by default.
         verb: what the progress bar says.
@@ -147,22 +149,24 @@ def fill(
             return 0
         run.require_same_models(dataset)
         began, clock = time.time(), Clock()
-        programs, learn = prepare(len(missing))
+        devices = devices_of(run.config.execution.devices)[: len(missing)]
+        with jax.default_device(devices[0]):
+            programs, _ = prepare(len(missing), 0)
         session = {
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "device": device_name(),
+            "device": device_name(devices),
             "width": programs.width,
             "workers": programs.workers,
             "lowering": programs.lowering,
         }
         try:
             with Bar(verb, len(among), len(among) - len(missing), show_progress) as bar:
-                _fill_stacks(run, dataset, programs, learn, missing, inspect, bar, clock)
+                _fill_stacks(run, dataset, devices, prepare, missing, inspect, bar, clock)
         finally:
             session["models"] = int((run.done[missing] > 0).sum())
             session["seconds"] = round(time.time() - began, 2)
             # Without compilation, queries and writing: what one method costs beside another.
-            session["learning_seconds"] = round(clock.seconds / programs.workers, 4)
+            session["learning_seconds"] = round(clock.seconds / (programs.workers * len(devices)), 4)
             run.add_session(session)
     return len(missing)
 
@@ -173,24 +177,14 @@ def fill(
 def _fill_stacks(
     run: Run,
     dataset: Dataset,
-    programs: Programs,
-    learn: Learn,
+    devices: Sequence[jax.Device],
+    prepare: Callable[[int, int], tuple[Programs, Learn]],
     missing: np.ndarray,
     inspect: Callable[[Run, np.ndarray], None] | None,
     bar: Bar,
     clock: Clock,
 ) -> None:
-    """Make and store the models `missing`; each worker takes the next stack when it is done with one.
-
-    A stack's arrays are written while the next one learns. After an error, or an interrupt, every worker stops at the
-    end of its epoch.
-    """
-    # Once, in bytes, for all stacks.
-    data = Data(*jax.device_put((dataset.x, dataset.y, dataset.x_test, dataset.y_test)))
-    stacks = iter(
-        [missing[start : start + programs.width] for start in range(0, len(missing), programs.width)]
-    )
-    stop = Event()
+    """Make and store the models `missing`. After an interrupt every worker stops at the end of its epoch."""
     inspected = Event()
 
     def write(stack: np.ndarray, arrays: dict[str, np.ndarray], finite: np.ndarray) -> None:
@@ -202,31 +196,33 @@ def _fill_stacks(
             inspected.set()
             inspect(run, sound)
 
-    def work() -> None:
-        written: Future[None] | None = None
-        try:
-            for stack in stacks:  # one iterator for all workers
+    def prepared(widest: int) -> tuple[int, int, Make]:
+        programs, learn = prepare(len(missing), widest)
+        # Once for each device, in bytes, for all stacks.
+        data = Data(*jax.device_put((dataset.x, dataset.y, dataset.x_test, dataset.y_test), this_device()))
+
+        def make(stack: np.ndarray, stop: Event) -> Callable[[], None] | None:
+            shown, answered = 0.0, None
+
+            def advance(models: float, images: int) -> None:
+                nonlocal shown
+                shown += models
+                bar.advance(models, images)
+
+            try:
                 with clock:
-                    learned = None if stop.is_set() else learn(stack, data, bar.advance, stop)
+                    learned = learn(stack, data, advance, stop)
                     if learned:
                         jax.block_until_ready(learned.variables)
                 answered = learned and _answers(run, data, programs, stack, learned)
-                if written:
-                    written.result()
-                written = writer.submit(write, stack, *answered) if answered else None
-            if written:
-                written.result()
-        except BaseException:
-            stop.set()
-            raise
+            finally:
+                if answered is None:  # they are made anew
+                    bar.advance(-shown, 0)
+            return answered and partial(write, stack, *answered)
 
-    with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(programs.workers) as pool:
-        workers = [pool.submit(work) for _ in range(programs.workers)]
-        try:
-            for worker in workers:
-                worker.result()
-        finally:
-            stop.set()
+        return programs.width, programs.workers, make
+
+    work_through(Queue(missing), devices, prepared)
 
 
 def _inspect(run: Run, models: np.ndarray) -> None:
@@ -242,7 +238,7 @@ def _inspect(run: Run, models: np.ndarray) -> None:
             )
 
 
-def _train_stack(
+def train_stack(
     run: Run,
     programs: Programs,
     stack: np.ndarray,

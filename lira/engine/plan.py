@@ -2,18 +2,18 @@
 
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 
 from lira.data.dataset import Dataset
 from lira.engine.calibrate import programs_for, seconds_per_step
+from lira.engine.device import device_name, devices_of
 from lira.engine.progress import duration, size_in_words
 from lira.engine.trained import check_averaging
 from lira.learning.recipe import checkpoint_epochs, steps_per_epoch
 from lira.store.config import Config
 from lira.store.run import Run
 
-__all__ = ["Plan", "device_name", "plan"]
+__all__ = ["Plan", "plan"]
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Plan:
     seconds: float
     bytes_on_disk: int  # of the models' answers
     bytes_of_scores: int  # of one attack, on disk as well
-    bytes_on_device: int | None
+    bytes_on_device: int | None  # on each
     width: int
-    workers: int
+    workers: int  # on each device
     lowering: str
     why: str
     device: str
@@ -62,11 +62,11 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None) -> Plan:
     )
     row = values * len(queries.views) * 4 + dataset.num_examples
     averaging = check_averaging(recipe, steps)
-    seconds, programs = 0.0, None
+    seconds, programs, devices = 0.0, None, devices_of(config.execution.devices)
     if len(missing):
         programs = programs_for(config, dataset, len(missing))
         per_step = seconds_per_step(programs, dataset)
-        rounds = -(-len(missing) // programs.models)
+        rounds = -(-len(missing) // (programs.models * len(devices)))
         # A query costs a forward pass, a third of a training step's work.
         asked = sides + dataset.num_examples * len(checkpoint_epochs(config.signals, recipe.epochs))
         asked *= len(queries.views) / recipe.batch_size / 3
@@ -83,7 +83,7 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None) -> Plan:
         workers=programs.workers if programs else 0,
         lowering=programs.lowering if programs else "-",
         why=programs.why if programs else "",
-        device=device_name(),
+        device=device_name(devices),
         warning=averaging.sentence if averaging and averaging.status != "ok" else "",
         design="" if config.membership.design == "pairs" else _design_in_words(config, dataset.num_examples),
     )
@@ -98,7 +98,3 @@ def _design_in_words(config: Config, num_examples: int) -> str:
         f"{membership.in_words()}: {len(held):,} examples are attacked, which are in {held.min()} to {held.max()} of "
         f"{M - membership.num_targets} shadow models"
     )
-
-
-def device_name() -> str:
-    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from lira.data.dataset import Dataset
 from lira.engine.cpu import in_loops, step_by_step
-from lira.engine.device import MEMORY_SHARE, device_memory
+from lira.engine.device import MEMORY_SHARE, device_memory, this_device
 from lira.engine.stacked import compiled_once, made_when_called, models_in, stacked
 from lira.engine.sweep import sweep_program
 from lira.learning.augment import Queries
@@ -19,13 +19,20 @@ from lira.learning.learner import Learner
 from lira.learning.recipe import SIGNALS, Recipe, checkpoint_epochs, steps_per_epoch
 from lira.learning.training import epoch_order, init_model, train_epochs, train_step
 
-__all__ = ["Programs", "compile_programs", "epochs_at_once", "fit_beside", "train_steps"]
+__all__ = [
+    "Programs",
+    "compile_imitation",
+    "compile_programs",
+    "epochs_at_once",
+    "fit_beside",
+    "train_steps",
+]
 # Epochs of fewer steps than this are trained several at a time on accelerators.
 STEPS_AT_ONCE = 128
 
 
 class Programs(NamedTuple):
-    """The compiled programs of a stack of `width` models, of which `workers` threads each run their own."""
+    """The compiled programs of a stack of `width` models on one device, of which `workers` threads each run their own."""
 
     width: int
     workers: int
@@ -47,7 +54,7 @@ class Programs(NamedTuple):
 
     @property
     def models(self) -> int:
-        """Models in training at a time."""
+        """Models in training at a time on the device."""
         return self.width * self.workers
 
     @property
@@ -72,7 +79,8 @@ def train_steps(
     return state, taken
 
 
-_programs: dict[Any, Programs] = {}
+# By device, of one kind of stack at a time.
+_programs: dict[tuple[Any, jax.Device], Programs] = {}
 
 
 def compile_programs(
@@ -83,30 +91,38 @@ def compile_programs(
     lowering: str,
     width: int,
     signals: tuple[str, ...] = (),
+    ends: tuple[int, ...] = (),
 ) -> Programs:
-    """Compile, or take the last programs compiled: planning and training then share them."""
-    key = (learner, queries, dataset.fingerprint, lowering, width, signals)
-    if key not in _programs:
-        built = _build(learner, queries, dataset, lowering, width, signals)
-        _programs.clear()
-        _programs[key] = built
-    built = _programs[key]
+    """Compile for this thread's device, or take the last programs compiled: planning and training then share them.
+
+    A call of `Programs.train` ends after each of the numbers of epochs `ends`, beside those of checkpoints.
+    """
+    key = (learner, queries, dataset.fingerprint, lowering, width, signals, ends)
+    device = this_device()
+    built = _programs.get((key, device)) or _build(learner, queries, dataset, lowering, width, signals, ends)
+    for other in list(_programs):
+        if other[0] != key:
+            _programs.pop(other, None)
+    _programs[key, device] = built
     return built._replace(workers=workers, memory=built.memory and workers * built.memory)
 
 
 def _build(
-    learner: Learner, queries: Queries, dataset: Dataset, lowering: str, width: int, signals: tuple[str, ...]
+    learner: Learner,
+    queries: Queries,
+    dataset: Dataset,
+    lowering: str,
+    width: int,
+    signals: tuple[str, ...],
+    ends: tuple[int, ...] = (),
 ) -> Programs:
     """The programs of stacks of `width` models on one worker."""
     whole = steps_per_epoch(dataset.num_examples, learner.recipe.batch_size, learner.share)
-    platform, ends = learner.platform, checkpoint_epochs(signals, learner.recipe.epochs)
+    platform, ends = learner.platform, (*ends, *checkpoint_epochs(signals, learner.recipe.epochs))
     several = 1 if platform == "cpu" else epochs_at_once(learner.recipe, whole, ends)
-    indices = jnp.zeros(width, int)
-    x, y = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (dataset.x, dataset.y))
-    keep = jax.ShapeDtypeStruct((width, len(dataset.y)), bool)
-    init = stacked(lowering, platform, lambda index, x: init_model(learner, learner.key(index), x), 0, None)
-    state = jax.eval_shape(init, indices, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
-    train, compiled = _training(learner, lowering, several, whole, (state, indices, x, y, keep))
+    init, shapes = _begun(learner, dataset, lowering, width)
+    state, indices, x, y, keep = shapes
+    train, compiled = _training(learner, lowering, several, whole, shapes)
     usage = compiled.memory_analysis()
     evaluate = stacked(
         in_loops(lowering, platform),
@@ -135,14 +151,28 @@ def _build(
     )
 
 
+def _begun(learner: Learner, dataset: Dataset, lowering: str, width: int) -> tuple[Any, tuple[Any, ...]]:
+    """`Programs.init`, jitted, and what a stack is trained with: state, indices `[m]`, x, y and keep `[m, N]`, or their shapes."""
+    indices = jnp.zeros(width, int)
+    x, y = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (dataset.x, dataset.y))
+    keep = jax.ShapeDtypeStruct((width, len(dataset.y)), bool)
+    init = stacked(
+        lowering, learner.platform, lambda index, x: init_model(learner, learner.key(index), x), 0, None
+    )
+    state = jax.eval_shape(init, indices, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
+    return init, (state, indices, x, y, keep)
+
+
 def _training(
     learner: Learner, lowering: str, several: int, whole: int, shapes: tuple[Any, ...]
 ) -> tuple[Callable[..., Any], Any]:
     """`Programs.train` for `several` epochs of `whole` steps, and the compiled program that it calls.
 
-    `shapes` are those of a stack's state, indices `[m]`, x `[N, ...]`, y `[N]` and keep `[m, N]`.
+    `shapes` are those of a stack's state, indices `[m]`, x `[N, ...]`, y `[N]` and keep `[m, N]`, and of what imitators know
+    of their target, which they share.
     """
-    (state, indices, x, y, keep), platform = shapes, learner.platform
+    (state, indices, x, y, keep, *taught), platform = shapes, learner.platform
+    shared = (None,) * len(taught)
     by_lowering = partial(stacked, lowering, platform)
     if in_loops(lowering, platform) == lowering:
         # On accelerators a number of steps that the compiler knows: the host need not be asked after each for another.
@@ -151,22 +181,34 @@ def _training(
             lambda state, index, first, stop, *data: train_epochs(
                 learner, state, learner.key(index), first, several, taken(stop), *data
             ),
-            *(0, 0, None, None, None, None, 0),
+            *(0, 0, None, None, None, None, 0, *shared),
             donate_argnums=0,
         )
-        compiled = of_stack.lower(state, indices, 0, 0, x, y, keep).compile()
+        compiled = of_stack.lower(state, indices, 0, 0, x, y, keep, *taught).compile()
         return compiled, compiled
     order = by_lowering(
         lambda index, number, keep: epoch_order(learner, learner.key(index), number, keep), 0, None, 0
     )
     one_step = by_lowering(
         lambda state, index, *rest: train_step(learner, state, learner.key(index), *rest),
-        *(0, 0, None, None, 0, None, None),
+        *(0, 0, None, None, 0, None, None, *shared),
         donate_argnums=0,
     )
     orders = jax.eval_shape(order, indices, 0, keep)
-    compiled = one_step.lower(state, indices, 0, 0, orders, x, y).compile()
+    compiled = one_step.lower(state, indices, 0, 0, orders, x, y, *taught).compile()
     return partial(step_by_step, order, compiled), compiled
+
+
+def compile_imitation(
+    programs: Programs, learner: Learner, dataset: Dataset, taught: Any
+) -> Callable[..., Any]:
+    """`Programs.train` by the loss of `learner.imitation`, for the stacks of `programs` and as many epochs a call.
+
+    It takes one argument more, after the others: what imitators know of their target, `taught` or arrays like these.
+    """
+    _, shapes = _begun(learner, dataset, programs.lowering, programs.width)
+    whole = programs.steps // programs.epochs
+    return _training(learner, programs.lowering, programs.epochs, whole, (*shapes, taught))[0]
 
 
 def epochs_at_once(recipe: Recipe, steps: int, ends: Iterable[int] = ()) -> int:

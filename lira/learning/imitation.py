@@ -1,12 +1,45 @@
-"""The loss of a model that imitates a target's logits (IMIA, Du et al. 2025, arXiv 2509.06796)."""
+"""Losses of a model that imitates a target's logits (IMIA, arXiv 2509.06796; GLiRA, arXiv 2405.07562)."""
 
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lira.learning.forward import Array
-from lira.learning.training import cross_entropy
+from lira.learning.choices import check_choices
+from lira.learning.forward import Array, forward
+from lira.learning.losses import cross_entropy, divergence
+from lira.learning.recipe import Recipe
 
-__all__ = ["imitation_loss"]
+__all__ = ["Imitation", "answers_to_imitate", "imitation_loss", "loss_of_imitation"]
+
+
+@dataclass(frozen=True)
+class Imitation:
+    """How a model imitates a target: by which loss, after how long a warm-up on the labels alone."""
+
+    loss: Literal["imia", "mse", "kl"] = "imia"
+    """imia (`imitation_loss`), mse (of logits, mean over classes) or kl (of the target's probabilities from the model's)."""
+    warmup: float = 0.25
+    """Share of the epochs that are trained on labels alone, by cross-entropy."""
+    weight: float = 5.0
+    """Of imia: on the label and on the target's strongest wrong class; 1 on the others."""
+    temperature: float = 2.0
+    """Of imia: what logits are divided by before they are compared."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check_choices(self, "imitation")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"imitation.warmup must be in [0, 1); got {self.warmup}")
+        for name in ("weight", "temperature"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"imitation.{name} must be positive; got {getattr(self, name)}")
+
+    def warmup_epochs(self, epochs: int) -> int:
+        """Of so many epochs those of the warm-up, the nearest whole number; one at least imitates."""
+        return min(round(self.warmup * epochs), epochs - 1)
 
 
 @jax.named_scope("imitation")
@@ -36,3 +69,31 @@ def imitation_loss(
     squares = jnp.square((logits - target) / temperature)
     imitation = (weights * squares).mean(axis=-1) / weights.mean(axis=-1)
     return 0.5 * imitation + 0.5 * cross_entropy(logits, labels)
+
+
+def loss_of_imitation(imitation: Imitation, logits: Array, target: Array, labels: Array) -> jax.Array:
+    """The loss that `imitation` names, after its warm-up: `[batch]`, of arguments as of `imitation_loss`."""
+    logits, target = jnp.asarray(logits), jax.lax.stop_gradient(jnp.asarray(target))
+    if imitation.loss == "mse":
+        return jnp.square(logits - target).mean(axis=-1)
+    if imitation.loss == "kl":
+        return divergence(logits, target)
+    return imitation_loss(logits, target, labels, weight=imitation.weight, temperature=imitation.temperature)
+
+
+def answers_to_imitate(
+    module: nn.Module, recipe: Recipe, taught: Any, batch: jax.Array, images: jax.Array
+) -> jax.Array:
+    """A target's logits about a batch in training, `[batch, C]`.
+
+    Args:
+        module: of the target, as of its imitators.
+        recipe: theirs.
+        taught: logits `[N, C]` about the examples as they are; or the target's variables, which are asked in evaluation
+            mode about the images as they were augmented.
+        batch: int `[batch]`, which examples.
+        images: `[batch, ...]`, as the imitator sees them.
+    """
+    if isinstance(taught, dict):
+        return forward(module, recipe, taught, images, None)[0]
+    return jnp.asarray(taught)[batch]

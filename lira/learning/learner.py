@@ -7,6 +7,7 @@ import jax
 
 from lira.data.dataset import Dataset
 from lira.learning.forward import Array
+from lira.learning.imitation import Imitation
 from lira.learning.models import build_model
 from lira.learning.recipe import Recipe, steps_per_epoch
 
@@ -22,6 +23,7 @@ class Learner:
     total_steps: int  # of the whole training, which the schedule spans
     # What it runs on, as JAX names it: cpu, gpu or tpu. Here alone JAX is asked; all else is told.
     platform: str = field(default_factory=jax.default_backend)
+    imitation: Imitation | None = None  # by which loss a target is imitated; None learns the labels
     share: float = 0.5  # of the examples, that a model is trained on, on average
 
     @classmethod

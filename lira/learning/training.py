@@ -10,13 +10,14 @@ import optax
 
 from lira.learning.averages import moved_toward, zero_average
 from lira.learning.forward import Array, as_input, augmented, compute_dtype, forward
+from lira.learning.imitation import answers_to_imitate, loss_of_imitation
 from lira.learning.learner import Learner
+from lira.learning.losses import cross_entropy
 from lira.learning.packing import pack, unpack
 from lira.learning.recipe import learning_rate, optimizer, steps_per_epoch
 
 __all__ = [
     "ModelState",
-    "cross_entropy",
     "epoch_order",
     "init_model",
     "random_order",
@@ -70,6 +71,7 @@ def train_epochs(
     x: Array,
     y: Array,
     keep: Array,
+    taught: Any = None,
 ) -> tuple[ModelState, jax.Array]:
     """Train one model for the first `stop` steps of each of some epochs.
 
@@ -84,6 +86,7 @@ def train_epochs(
         x: `[N, ...]` uint8 or float32, shared by all models.
         y: int32 `[N]`.
         keep: bool `[N]`. No example outside it is ever touched.
+        taught: what a learner that imitates a target knows of it, see `answers_to_imitate`.
 
     Returns:
         The new state, and the mean loss of the steps of each epoch, `[epochs]` (NaN once the model has diverged).
@@ -99,7 +102,7 @@ def train_epochs(
 
         def one_step(step: jax.Array, carry: tuple[ModelState, jax.Array]) -> tuple[ModelState, jax.Array]:
             packed, total = carry
-            packed, loss = _packed_step(learner, state, packed, keys[step], batches[step], x, y)
+            packed, loss = _packed_step(learner, state, packed, keys[step], batches[step], x, y, taught)
             return packed, total + loss
 
         packed, total = jax.lax.fori_loop(0, stop, one_step, (packed, zero))
@@ -136,12 +139,13 @@ def train_step(
     order: Array,
     x: Array,
     y: Array,
+    taught: Any = None,
 ) -> tuple[ModelState, jax.Array]:
     """Train one model for step `step` of an epoch in the order of `epoch_order`; return its new state and the loss."""
     size = learner.recipe.batch_size
     batch = jax.lax.dynamic_slice_in_dim(jnp.asarray(order), step * size, size)
     step_key = _step_key(key, epoch, step)
-    packed, loss = _packed_step(learner, state, _packed(learner, state), step_key, batch, x, y)
+    packed, loss = _packed_step(learner, state, _packed(learner, state), step_key, batch, x, y, taught)
     return _converted(unpack, packed, state), loss
 
 
@@ -153,16 +157,21 @@ def _packed_step(
     batch: jax.Array,
     x: Array,
     y: Array,
+    taught: Any,
 ) -> tuple[ModelState, jax.Array]:
     """Train a packed state, whose trees are those of `like`, on the examples `batch [batch]`; `key` is the step's."""
     recipe, x, y = learner.recipe, jnp.asarray(x), jnp.asarray(y)
     augment_key, dropout_key = jax.random.split(key)
     images, labels = augmented(recipe, augment_key, x[batch]), y[batch]
     before = unpack(state.statistics, like.statistics)
+    losses = cross_entropy
+    if learner.imitation is not None:
+        target = answers_to_imitate(learner.module, recipe, taught, batch, images)
+        losses = partial(loss_of_imitation, learner.imitation, target=target)
 
     def loss_of(params: Any) -> tuple[jax.Array, Any]:
         logits, updated = forward(learner.module, recipe, {"params": params, **before}, images, dropout_key)
-        return cross_entropy(logits, labels).mean(), updated
+        return losses(logits, labels=labels).mean(), updated
 
     params = unpack(state.params, like.params)
     (loss, after), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
@@ -179,13 +188,6 @@ def _packed_step(
         with jax.named_scope("averages"):
             average = jax.tree.map(partial(moved_toward, recipe.ema), average, (params, statistics))
     return ModelState(params, statistics, optimizer_state, average, state.step + 1), loss
-
-
-@jax.named_scope("loss")
-def cross_entropy(logits: jax.Array, labels: Array) -> jax.Array:
-    """Of each example, `[batch]`. A label's logit is a sum over classes, whose gradient does not scatter."""
-    is_label = jnp.arange(logits.shape[-1]) == labels[:, None]
-    return jax.nn.logsumexp(logits, axis=-1) - jnp.where(is_label, logits, 0).sum(axis=-1)
 
 
 # --- Packed for a program: a model's many small arrays as a few long ones --------------------------------------------

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from lira.learning.augment import Queries
 from lira.learning.choices import check_choices
@@ -48,14 +48,20 @@ class Execution:
     """Models in a stack, trained side by side; 0 takes the fastest by measurement."""
     lowering: Literal["auto", Lowering] = "auto"
     """How convolutions are computed: xla, per_model, patches, winograd, mixed, or auto for the fastest by measurement."""
+    devices: tuple[int, ...] = ()
+    """Devices of the machine to train on, by index from 0 on; all of them by default."""
     workers: int = 0
-    """Stacks trained at the same time; 0 is one a CPU core, and one on an accelerator."""
+    """Stacks that each device trains at the same time; 0 is one, or a CPU's share of the cores."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
         for name in ("width", "workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"execution.{name} must be 0 (automatic) or more; got {getattr(self, name)}")
+        if min(self.devices, default=0) < 0 or len(set(self.devices)) < len(self.devices):
+            raise ValueError(
+                f"execution.devices must be different indices from 0 on; got {list(self.devices)}"
+            )
         check_choices(self, "execution")
 
 
@@ -198,8 +204,9 @@ def _typed(value: Any, expected: Any, path: str, key: str) -> Any:
     if expected is float and type(value) is int:
         return float(value)
     if get_origin(expected) is tuple:
-        if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
-            raise ConfigError(f"{path}: {key!r} must be a list of strings; got {value!r}")
+        each, names = get_args(expected)[0], {str: "strings", int: "whole numbers"}
+        if not isinstance(value, list | tuple) or not all(type(item) is each for item in value):
+            raise ConfigError(f"{path}: {key!r} must be a list of {names[each]}; got {value!r}")
         return tuple(value)
     if get_origin(expected) is dict:
         if not isinstance(value, dict) or not all(isinstance(each, dict) for each in value.values()):

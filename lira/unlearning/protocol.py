@@ -93,8 +93,9 @@ def _unlearn_request(
     masks = held & requests[k], held & ~requests[: k + 1].any(axis=0)  # forget, retain
     one = one_model(name, config, dataset, requests)
 
-    def prepare(missing: int) -> tuple[Programs, Learn]:
-        programs, compiled = _fitted(programs_for(config.pool, dataset, missing), one, source, dataset)
+    def prepare(missing: int, widest: int) -> tuple[Programs, Learn]:
+        programs = programs_for(config.pool, dataset, missing, widest)
+        programs, compiled = _fitted(programs, one, source, dataset)
 
         def learn(
             stack: np.ndarray, data: Data, advance: Callable[[float, int], None], stop: Event

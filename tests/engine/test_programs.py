@@ -208,7 +208,7 @@ def test_compiler_out_of_memory_is_a_width_that_does_not_fit(monkeypatch):
     build = engine_programs._build
 
     def exhausted(*arguments):
-        *_, width, _signals = arguments
+        *_, width, _signals, _ends = arguments
         if width > 4:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
         return build(*arguments)

@@ -1,9 +1,15 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import softmax
+from scipy.stats import entropy
 
-from lira.learning.imitation import imitation_loss
+from lira.learning.imitation import Imitation, imitation_loss, loss_of_imitation
+from lira.learning.learner import Learner, model_key
+from lira.learning.recipe import Recipe
+from lira.learning.training import init_model, train_step
 
 
 def naive(logits, target, labels, w=5.0, T=2.0):
@@ -48,3 +54,92 @@ def test_no_gradient_flows_into_the_target():
     labels = jnp.arange(4) % 3
     gradient = jax.grad(lambda z: imitation_loss(jnp.asarray(logits), z, labels).mean())(jnp.asarray(target))
     np.testing.assert_array_equal(gradient, 0)
+
+
+def test_losses_of_distillation_are_the_formulas():
+    logits, target = np.random.default_rng(1).normal(0, 3, (2, 9, 4))
+    labels = np.arange(9) % 4
+    with jax.enable_x64(True):
+        divergence = loss_of_imitation(Imitation("kl"), logits, target, labels)
+        squares = loss_of_imitation(Imitation("mse"), logits, target, labels)
+    np.testing.assert_allclose(
+        divergence, entropy(softmax(target, axis=1), softmax(logits, axis=1), axis=1), rtol=1e-10
+    )
+    np.testing.assert_allclose(squares, np.mean((logits - target) ** 2, axis=1), rtol=1e-12)
+
+
+# By it some of six images are mirrored and some are not.
+KEY = model_key(0, 4)
+
+
+class Linear(nn.Module):
+    num_classes: int = 3
+
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(self.num_classes)(x.reshape(len(x), -1))
+
+
+@pytest.mark.parametrize(
+    ("imitation", "asked"),
+    [(Imitation(), False), (Imitation(weight=2.0, temperature=3.0), True), (Imitation("mse"), True)],
+)
+def test_a_step_goes_down_the_gradient_of_the_formula(imitation, asked):
+    """A linear model by SGD in float64: logits of the target stored for each example, or asked about mirrored images."""
+    rng, rate = np.random.default_rng(2), 0.05
+    x, y = rng.normal(size=(30, 4, 4, 1)).astype(np.float32), rng.integers(0, 3, 30).astype(np.int32)
+    order, size = rng.permutation(30)[:6].astype(np.int32), 6
+    recipe = Recipe(batch_size=size, learning_rate=rate, schedule="constant", momentum=0.0, flip=asked)
+    learner = Learner(Linear(), recipe, 1, imitation=imitation)
+    kernel, bias = rng.normal(size=(16, 3)), rng.normal(size=3)
+    stored = rng.normal(0, 2, (30, 3))
+    with jax.enable_x64(True):
+        start = jax.tree.map(
+            lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a,
+            init_model(learner, KEY, x),
+        )
+        theirs = {"params": {"Dense_0": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}}}
+        state, loss = train_step(learner, start, KEY, 0, 0, order, x, y, theirs if asked else stored)
+        before, after = (each.params["Dense_0"] for each in (start, state))
+
+    def expected(mirrored):
+        images = np.where(mirrored[:, None, None, None], x[order][:, :, ::-1], x[order]).reshape(size, 16)
+        target = images @ kernel + bias if asked else stored[order]
+        logits = images @ np.asarray(before["kernel"]) + np.asarray(before["bias"])
+        if imitation.loss == "mse":
+            loss, gradient = np.mean((logits - target) ** 2), 2 * (logits - target) / logits.size
+        else:
+            loss, gradient = naive(logits, target, y[order], imitation.weight, imitation.temperature)
+        return loss, np.asarray(before["kernel"]) - rate * images.astype(float).T @ gradient
+
+    # Which images are mirrored the loss says: of each the one or the other.
+    mirrored = np.zeros(size, bool)
+    if asked:
+        moved = (np.asarray(before["kernel"]) - np.asarray(after["kernel"])) / rate
+        ways = (np.array([bit == "1" for bit in f"{n:0{size}b}"]) for n in range(2**size))
+        mirrored = min(ways, key=lambda way: abs(expected(way)[0] - float(loss)))
+        assert np.abs(moved).max() > 0.01
+        assert mirrored.any()
+        assert not mirrored.all()
+    truth, weights = expected(mirrored)
+    np.testing.assert_allclose(loss, truth, rtol=1e-10)
+    np.testing.assert_allclose(after["kernel"], weights, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"loss": "hinge"}, "imitation.loss must be one of imia, mse, kl; got 'hinge'"),
+        ({"warmup": 1.0}, r"imitation.warmup must be in \[0, 1\); got 1.0"),
+        ({"weight": 0.0}, "imitation.weight must be positive; got 0.0"),
+        ({"temperature": float("nan")}, "imitation.temperature must be positive; got nan"),
+    ],
+)
+def test_imitations_that_make_no_sense_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Imitation(**fields)
+
+
+def test_the_warm_up_is_a_quarter_and_one_epoch_imitates():
+    assert [Imitation().warmup_epochs(epochs) for epochs in (1, 2, 30, 60)] == [0, 0, 8, 15]
+    assert Imitation(warmup=0.9).warmup_epochs(3) == 2

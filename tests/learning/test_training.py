@@ -6,10 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lira.learning import packing, training
+from lira.learning import packing
 from lira.learning.augment import Queries
 from lira.learning.evaluation import evaluated, query
 from lira.learning.learner import Learner, model_key
+from lira.learning.losses import cross_entropy
 from lira.learning.recipe import SIGNALS, Recipe, learning_rate, steps_per_epoch
 from lira.learning.training import epoch_order, init_model, train_epochs
 from lira.membership import keep_mask
@@ -209,15 +210,13 @@ def test_loss_is_cross_entropy_and_its_gradient_does_not_scatter():
     rng = np.random.default_rng(1)
     logits, labels = rng.normal(size=(7, 5)) * 30, np.arange(7) % 5
     with jax.enable_x64(True):
-        loss, back = jax.vjp(training.cross_entropy, jnp.asarray(logits), jnp.asarray(labels))
+        loss, back = jax.vjp(cross_entropy, jnp.asarray(logits), jnp.asarray(labels))
         (gradient, _) = back(jnp.ones(7))
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(loss, -np.log(p[np.arange(7), labels]), rtol=1e-12, atol=1e-13)
     np.testing.assert_allclose(gradient, p - np.eye(5)[labels], rtol=1e-12, atol=1e-13)
-    assert "scatter" not in str(
-        jax.make_jaxpr(jax.grad(lambda z: training.cross_entropy(z, labels).sum()))(logits)
-    )
+    assert "scatter" not in str(jax.make_jaxpr(jax.grad(lambda z: cross_entropy(z, labels).sum()))(logits))
 
 
 def test_schedules_and_warm_up():

@@ -196,6 +196,10 @@ def test_what_needs_pairs_refuses_other_designs_by_name(tmp_path):
         lira.enough(disjoint)
     with pytest.raises(ValueError, match=r'disjoint: is of membership.design = "disjoint", and unlearning'):
         lira.UnlearnConfig.of_run(disjoint.path)
+    with pytest.raises(
+        RunError, match=r'is of membership.design = "disjoint", and imitators are trained on half'
+    ):
+        lira.imitate(disjoint, dataset(), target=0)
     run = filled(tmp_path / "run", COINS)
     with pytest.raises(ValueError, match=r"cut by complementary pairs.*this pool is of another design"):
         lira.enough(run)

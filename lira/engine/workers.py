@@ -1,0 +1,151 @@
+"""Who makes which stack: one queue of models, and on every device workers that take from it.
+
+Models need no word from each other, so devices share nothing but the queue. One that fails hands its models back.
+"""
+
+import warnings
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Event, Lock
+from typing import Any
+
+import jax
+import numpy as np
+
+from lira.store.zarr import RunError
+
+__all__ = ["DeviceWarning", "Queue", "work_through"]
+
+Make = Callable[[np.ndarray, Event], Callable[[], None] | None]
+
+
+class DeviceWarning(UserWarning):
+    """A device ran out of memory or failed; its models are made in narrower stacks, or on the others."""
+
+
+class Queue:
+    """Models that are still to be made."""
+
+    def __init__(self, models: np.ndarray) -> None:
+        self._models, self._lock = deque(models.tolist()), Lock()
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    def take(self, width: int) -> np.ndarray:
+        """The next models, int `[up to width]`; none are left where it is empty."""
+        with self._lock:
+            return np.array([self._models.popleft() for _ in range(min(width, len(self._models)))], int)
+
+    def hand_back(self, stack: np.ndarray) -> None:
+        """Let others make these."""
+        with self._lock:
+            self._models.extendleft(reversed(stack.tolist()))
+
+
+def work_through(
+    queue: Queue,
+    devices: Sequence[jax.Device],
+    prepare: Callable[[int], tuple[int, int, Make]],
+) -> None:
+    """Make all models of a queue, on all devices at once, each with workers of its own.
+
+    A device that runs out of memory goes on with stacks of half the width, or with one worker. One that fails hands its
+    stack back and is done; the others go on. After any other error, or an interrupt, all stop as soon as they can.
+
+    Args:
+        queue: the models.
+        devices: to work on; in the threads of each it is JAX's default device.
+        prepare: called in a thread of each device with the widest stack that it may make, 0 for any: width, workers, and
+            `make(stack, stop)`, which makes the models `stack` (int `[m]`) and returns what writes them, to be called
+            while the next stack is made; or None if `stop` was set before they were done.
+
+    Raises:
+        RunError: no device is left.
+
+    Warns:
+        DeviceWarning: a device ran out of memory, or failed.
+    """
+    stops, failures = {device: Event() for device in devices}, {}
+
+    def on_device(device: jax.Device) -> None:
+        widest, most = 0, None
+        while len(queue):
+            with jax.default_device(device):
+                width, workers, make = prepare(widest)
+            workers = min(workers, most or workers)
+            stops[device].clear()
+            error = _side_by_side(queue, device, width, workers, make, writer, stops[device])
+            if error is None:
+                return
+            reason = " ".join(str(error).split())[:200]
+            if "RESOURCE_EXHAUSTED" not in reason or (width == 1 and workers == 1):
+                failures[device] = reason
+                left = len(devices) - len(failures)
+                warnings.warn(
+                    f"{device} failed, {left} of {len(devices)} devices go on: {reason}",
+                    DeviceWarning,
+                    stacklevel=2,
+                )
+                return
+            widest, most = (width // 2, None) if width > 1 else (1, 1)
+            narrower = f"{widest} models" if width > 1 else "one model, one at a time"
+            warnings.warn(
+                f"{device} ran out of memory with {workers} x {width} models: it goes on with stacks of {narrower}",
+                DeviceWarning,
+                stacklevel=2,
+            )
+
+    with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(len(devices)) as threads:
+        try:
+            # Again, where a device failed after the others had found nothing left.
+            while len(queue) and (left := [device for device in devices if device not in failures]):
+                for each in [threads.submit(on_device, device) for device in left]:
+                    each.result()
+        finally:
+            for stop in stops.values():
+                stop.set()
+    if len(queue):
+        raise RunError(
+            f"{len(queue)} models are not made, all devices failed: {'; '.join(failures.values())}"
+        )
+
+
+def _side_by_side(
+    queue: Queue,
+    device: jax.Device,
+    width: int,
+    workers: int,
+    make: Make,
+    writer: ThreadPoolExecutor,
+    stop: Event,
+) -> jax.errors.JaxRuntimeError | None:
+    """Make stacks on one device until none is left; or the error of its first that failed, all of which are handed back."""
+
+    def one_after_another() -> None:
+        written: Future[Any] | None = None
+        with jax.default_device(device):
+            while not stop.is_set() and len(stack := queue.take(width)):
+                try:
+                    write = make(stack, stop)
+                except BaseException:
+                    stop.set()
+                    queue.hand_back(stack)
+                    raise
+                if write is None:
+                    queue.hand_back(stack)
+                    break
+                if written:
+                    written.result()
+                written = writer.submit(write)
+        if written:
+            written.result()
+
+    with ThreadPoolExecutor(workers) as threads:
+        futures = [threads.submit(one_after_another) for _ in range(workers)]
+    errors = [error for each in futures if (error := each.exception())]
+    for error in errors:
+        if not isinstance(error, jax.errors.JaxRuntimeError):
+            raise error
+    return errors[0] if errors else None
