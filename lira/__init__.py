@@ -25,7 +25,7 @@ from lira.exchange.layouts import import_run
 from lira.learning.augment import Queries
 from lira.learning.imitation import Imitation
 from lira.learning.recipe import Recipe
-from lira.membership import keep_mask
+from lira.membership import Membership, keep_mask
 from lira.reporting.checks import check_run as check
 from lira.reporting.enough import enough
 from lira.reporting.imitation import imitate
@@ -46,6 +46,7 @@ __all__ = [
     "Execution",
     "Forget",
     "Imitation",
+    "Membership",
     "Queries",
     "Recipe",
     "Run",

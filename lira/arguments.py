@@ -9,12 +9,41 @@ from typing import Any, TypeVar
 
 import tyro
 
+from lira.exchange.confidences import KINDS
 from lira.store.config import Config, ConfigError
 from lira.unlearning.config import UnlearnConfig
 
-__all__ = ["add_share", "flag_value", "make_parser", "parse_all", "parse_config", "with_flags"]
+__all__ = [
+    "INDEPENDENT",
+    "add_audit_files",
+    "add_share",
+    "flag_value",
+    "make_parser",
+    "parse_all",
+    "parse_config",
+    "with_flags",
+]
 
 C = TypeVar("C", Config, UnlearnConfig)
+# The files of an audit, and the shapes of their arrays.
+AUDIT_FILES = {
+    "phi": "logit-scaled confidences [M, N] or [M, N, Q]",
+    "logits": "[M, N, C] or [M, N, Q, C]; [M, N] or [M, N, Q, 1] for one logit of a binary classifier",
+    "confidences": "of the label [M, N] or [M, N, Q]; with --labels whole vectors [M, N, C] or [M, N, Q, C]",
+    "losses": "cross-entropy in nats [M, N] or [M, N, Q]",
+    "keep": "[M, N], which model was trained on which example",
+    "labels": "[N], needed for logits",
+    "target": "the same values of the attacked model [N, ...], or of T of them",
+    "member": "[N] or [T, N], what the target was trained on",
+    "population": "the pool's values of points that none was trained on",
+    "target-population": "the target's values of the same points",
+    "population-labels": "their labels, needed for logits",
+}
+
+INDEPENDENT = (
+    "declare that each membership was drawn by a coin of its own, all of one probability: no epsilon is claimed without, "
+    "and models that are no pairs are left out with others, until all examples have equal counts"
+)
 
 
 def make_parser(verb: str, **options: Any) -> argparse.ArgumentParser:
@@ -98,3 +127,15 @@ def _unboxed(box: str) -> str:
 
 def _is_rule(line: str) -> bool:
     return set(line) <= set("─-")
+
+
+def add_audit_files(parser: argparse.ArgumentParser) -> None:
+    """The files of an audit, what is declared of them, and where the report goes."""
+    values = parser.add_mutually_exclusive_group(required=True)
+    for kind in KINDS:
+        values.add_argument(f"--{kind}", metavar="F", help=AUDIT_FILES[kind])
+    for name, shape in AUDIT_FILES.items():
+        if name not in KINDS:
+            parser.add_argument(f"--{name}", metavar="F", required=name == "keep", help=shape)
+    parser.add_argument("--independent", action="store_true", help=INDEPENDENT)
+    parser.add_argument("--out", metavar="DIR", required=True, help="a new or empty directory for the report")

@@ -11,7 +11,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lira.arguments import add_share, flag_value, make_parser, parse_all, parse_config, with_flags
+from lira.arguments import (
+    INDEPENDENT,
+    add_audit_files,
+    add_share,
+    flag_value,
+    make_parser,
+    parse_all,
+    parse_config,
+    with_flags,
+)
 from lira.bench import throughput
 from lira.cache import keep_compilations
 from lira.data.dataset import Dataset
@@ -21,7 +30,6 @@ from lira.engine.fill import train
 from lira.engine.plan import plan
 from lira.engine.share import models_in_words, models_of_process
 from lira.exchange.audit import audit
-from lira.exchange.confidences import KINDS
 from lira.exchange.export import export_carlini
 from lira.exchange.layouts import LAYOUTS, import_run
 from lira.learning.imitation import Imitation
@@ -80,25 +88,6 @@ usage: lira run CONFIG.toml --run-dir RUN [--num-models 256] [--recipe.epochs 50
 RECORDS = ("records.csv", "records.json", "records")
 # Fields of `Imitation` that are flags.
 IMIA_OPTIONS = ("warmup", "weight", "temperature")
-# The files of an audit, and the shapes of their arrays.
-AUDIT_FILES = {
-    "phi": "logit-scaled confidences [M, N] or [M, N, Q]",
-    "logits": "[M, N, C] or [M, N, Q, C]; [M, N] or [M, N, Q, 1] for one logit of a binary classifier",
-    "confidences": "of the label [M, N] or [M, N, Q]; with --labels whole vectors [M, N, C] or [M, N, Q, C]",
-    "losses": "cross-entropy in nats [M, N] or [M, N, Q]",
-    "keep": "[M, N], which model was trained on which example",
-    "labels": "[N], needed for logits",
-    "target": "the same values of the attacked model [N, ...], or of T of them",
-    "member": "[N] or [T, N], what the target was trained on",
-    "population": "the pool's values of points that none was trained on",
-    "target-population": "the target's values of the same points",
-    "population-labels": "their labels, needed for logits",
-}
-
-INDEPENDENT = (
-    "declare that each membership was drawn by a coin of its own, all of one probability: no epsilon is claimed without, "
-    "and models that are no pairs are left out with others, until all examples have equal counts"
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -187,7 +176,7 @@ def _stage(verb: str, argv: list[str], shown: list[str], console: Console) -> in
         dataset = _dataset_if_there(run)
         evaluation = report(run, dataset, warnings=shown) if verb == "report" else None
         scored = evaluation.attacks if evaluation else score(run, dataset)
-        console.print(f"{run.path}: {len(scored)} attacks scored for {len(run.models)} models")
+        console.print(f"{run.path}: {len(scored)} attacks scored for {len(run.targets)} models")
         if evaluation:
             _print_report(evaluation, run.path, console)
     return 0
@@ -243,14 +232,7 @@ def _imitate(argv: list[str], console: Console) -> int:
 
 def _audit(argv: list[str], shown: list[str], console: Console) -> int:
     parser = make_parser("audit")
-    values = parser.add_mutually_exclusive_group(required=True)
-    for kind in KINDS:
-        values.add_argument(f"--{kind}", metavar="F", help=AUDIT_FILES[kind])
-    for name, shape in AUDIT_FILES.items():
-        if name not in KINDS:
-            parser.add_argument(f"--{name}", metavar="F", required=name == "keep", help=shape)
-    parser.add_argument("--independent", action="store_true", help=INDEPENDENT)
-    parser.add_argument("--out", metavar="DIR", required=True, help="a new or empty directory for the report")
+    add_audit_files(parser)
     files = vars(parse_all(parser, argv))
     out = Path(files.pop("out")).expanduser().absolute()
     _print_report(audit(out, **files, warnings=shown), out, console)

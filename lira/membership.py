@@ -1,8 +1,13 @@
 """Which shadow model is trained on which example: complementary pairs, independent coins, disjoint halves."""
 
+from dataclasses import dataclass
+from typing import Literal, get_args
+
 import numpy as np
 
 __all__ = [
+    "Design",
+    "Membership",
     "audited_half",
     "check_num_models",
     "disjoint_mask",
@@ -15,6 +20,12 @@ __all__ = [
     "related_rows",
 ]
 
+Design = Literal["pairs", "independent", "disjoint"]
+# The fewest models of a pool that are no pairs.
+MIN_MODELS = 4
+# The fewest shadow models of a disjoint pool.
+MIN_SHADOWS = 2
+
 # The last word of Philox's counter, which keep_mask leaves at 0: streams of one key and other counters do not overlap.
 COINS, HALVES = 1, 2
 # The same for models that imitate a target: it must share no stream with what targets are drawn by.
@@ -24,6 +35,94 @@ IMITATORS = 1 << 8
 SPREAD_LIMIT, RELATION_LIMIT = 3.0, 6.0
 # What correlation two models must have beyond that of the others, besides: less gives next to nothing away.
 RELATION = 0.3
+
+
+@dataclass(frozen=True)
+class Membership:
+    """How it is drawn which model is trained on which example."""
+
+    design: Design = "pairs"
+    """pairs: complementary, each example in one model of each pair; independent: a coin for each model and example;
+    disjoint: such coins, of the models that are attacked over one half of the examples, of the others over the other."""
+    fraction: float = 0.5
+    """The probability of a coin, that a model is trained on an example (of its half, where these are disjoint); of pairs .5."""
+    num_targets: int = 0
+    """Of disjoint pools: so many models, the first ones, are attacked by the others. Other designs attack every model."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        if self.design not in get_args(Design):
+            raise ValueError(
+                f"membership.design must be one of {', '.join(get_args(Design))}; got {self.design!r}"
+            )
+        if not 0 < self.fraction < 1:
+            raise ValueError(
+                f"membership.fraction must be larger than 0 and smaller than 1; got {self.fraction}"
+            )
+        if self.design == "pairs" and self.fraction != 0.5:
+            raise ValueError(
+                f"membership.fraction is {self.fraction}, and each model of a pair is trained on half of the examples: "
+                f'set membership.design = "independent", or leave it out'
+            )
+
+        if (self.design == "disjoint") != (self.num_targets > 0) or self.num_targets < 0:
+            raise ValueError(
+                f'membership.num_targets must be at least 1 where membership.design = "disjoint", and is left out '
+                f'elsewhere; got {self.num_targets} of design "{self.design}"'
+            )
+
+    @property
+    def share(self) -> float:
+        """Of all examples the share that a model is trained on, on average."""
+        return self.fraction / 2 if self.design == "disjoint" else self.fraction
+
+    def check(self, num_models: int) -> None:
+        """Raise ValueError unless a pool of this design may have so many models."""
+        if self.design == "pairs":
+            check_num_models(num_models)
+        elif num_models < MIN_MODELS:
+            raise ValueError(f"num_models must be at least {MIN_MODELS}; got {num_models}")
+        if self.design == "disjoint" and num_models < self.num_targets + MIN_SHADOWS:
+            raise ValueError(
+                f"num_models is {num_models}, and {self.num_targets} of them are targets (membership.num_targets): at "
+                f"least {MIN_SHADOWS} others must attack them"
+            )
+
+    def draw(self, seed: int, num_models: int, num_examples: int) -> np.ndarray:
+        """The keep mask, bool `[M, N]`; no row depends on M, but those of disjoint pools on the number of targets.
+
+        Raises:
+            ValueError: a model would have no member.
+        """
+        if self.design == "pairs":
+            return keep_mask(seed, num_models, num_examples)
+        if self.design == "disjoint":
+            keep = disjoint_mask(seed, num_models, num_examples, self.num_targets, self.fraction)
+        else:
+            keep = independent_mask(seed, num_models, num_examples, self.fraction)
+        if not keep.any(axis=1).all():
+            raise ValueError(
+                f"membership.fraction is {self.fraction}, and of {num_examples:,} examples model "
+                f"{np.argmin(keep.any(axis=1))} would be trained on none: raise it"
+            )
+        return keep
+
+    def audited(self, seed: int, num_examples: int) -> np.ndarray:
+        """Which examples are attacked, bool `[N]`: all, or the half of disjoint pools that no shadow model sees."""
+        if self.design == "disjoint":
+            return audited_half(seed, num_examples)
+        return np.ones(num_examples, bool)
+
+    def in_words(self) -> str:
+        """The design, for people."""
+        if self.design == "pairs":
+            return "complementary pairs"
+        if self.design == "disjoint":
+            return (
+                f"disjoint: shadow models are trained on one half of the examples, targets on the other, by coins that "
+                f"are true with probability {self.fraction:g}"
+            )
+        return f"independent coins, each true with probability {self.fraction:g}"
 
 
 def check_num_models(num_models: int) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,8 +27,8 @@ HELD = 1 << 29
 def score(run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None) -> dict[str, np.ndarray]:
     """Every attack on every usable model of the run, computed where the stored scores are absent or out of date.
 
-    A target's whole pair is left out where the memberships are complementary pairs, as all trained here are; in
-    imported pools of another design the target alone.
+    A target's whole pair is left out where the memberships are complementary pairs, in pools of another design the
+    target alone.
 
     Args:
         run: the run.
@@ -36,11 +36,12 @@ def score(run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None)
         pool: `pool_of(run, dataset)`, where it is there already.
 
     Returns:
-        Scores `[m, N]` by attack. Attacks that cannot run on such a pool are left out, with a warning; those that read
-        what is not stored, silently (see `suite.missing_signals`).
+        Scores `[t, n]` by attack, of `run.targets` at the examples `run.audited`: all, unless disjoint. Attacks that
+        cannot run on such a pool are left out, with a warning; those that read what is not stored, silently (see
+        `suite.missing_signals`).
 
     Raises:
-        RunError: fewer than four trained models are usable.
+        RunError: too few trained models are usable.
     """
     return dict(score_each(run, dataset, pool=pool))
 
@@ -48,13 +49,9 @@ def score(run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None)
 def score_each(
     run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """`score`, one attack after the other: name and scores `[m, N]`, for those who need not hold all of them."""
+    """`score`, one attack after the other: name and scores, for those who need not hold all of them."""
     run = run.as_it_stands()
-    pairs = len(run.models) // 2
-    if pairs < 2 and not run.is_imported:
-        raise RunError(
-            f"{run.path}: has {pairs} complete pairs of models, and the attacks need two: train it first"
-        )
+    _require_enough(run)
     for name, attack in ATTACKS.items():
         stored = run.scores(name)
         if stored is None:
@@ -68,19 +65,44 @@ def score_each(
         yield name, stored
 
 
+def _require_enough(run: Run) -> None:
+    """Raise RunError where too few models are trained for any attack."""
+    usable = len(run.models)
+    if run.is_imported:
+        return
+    if run.config.membership.design == "pairs" and usable < 4:
+        raise RunError(
+            f"{run.path}: has {usable // 2} complete pairs of models, and the attacks need two: train it first"
+        )
+    targets, others = len(run.targets), len(run.shadows) - (not run.is_disjoint)
+    if targets < 1 or others < 2:
+        raise RunError(
+            f"{run.path}: has {usable} trained models, {targets} of them to be attacked by {max(others, 0)} others each, and "
+            f"the attacks need one and two: train it first"
+        )
+
+
 def pool_of(run: Run, dataset: Dataset | None = None) -> Pool:
-    """The run's usable models as the attacks see them; arrays stay on disk, and features undone, until they are read."""
+    """The run's usable models as the attacks see them; arrays stay on disk, and features undone, until they are read.
+
+    Of a disjoint run its targets are outside targets, and the examples are those that may be their members.
+    """
     run = run.as_it_stands()
+    at, labels = run.audited, run.labels[run.audited]
     features = population_features = None
     if dataset is not None:
-        features = _Features(dataset.x, dataset.y, dataset.num_classes)
+        features = _Features(dataset.x[at], dataset.y[at], dataset.num_classes)
         if dataset.x_test is not None and dataset.y_test is not None:
             population_features = _Features(dataset.x_test, dataset.y_test, dataset.num_classes)
-    labels, names = run.labels, ("phi", *SIGNALS, *checkpoints(run.config.signals))
+    names = [name for name in ("phi", *SIGNALS, *checkpoints(run.config.signals)) if run.holds(name)]
+    targets, examples = (run.targets, at) if run.is_disjoint else (None, None)
+    of_targets = targets is not None and run.holds("phi_test")
     return Pool(
-        {name: run.signal(name) for name in names if run.holds(name)},
-        run.keep,
-        population=run.signal("phi_test") if run.holds("phi_test") else None,
+        {name: run.signal(name, run.shadows, examples) for name in names},
+        run.memberships(run.shadows)[:, at],
+        None if targets is None else {name: run.signal(name, targets, examples) for name in names},
+        population=run.signal("phi_test", run.shadows) if run.holds("phi_test") else None,
+        target_population=run.signal("phi_test", targets) if of_targets else None,
         features=features,
         population_features=population_features,
         labels=labels if (labels >= 0).all() else None,
@@ -91,12 +113,21 @@ def pool_of(run: Run, dataset: Dataset | None = None) -> Pool:
 def _held(pool: Pool) -> Pool:
     """The pool with what is not too large read into memory, once for all attacks."""
 
-    def read(signal: SignalArray) -> SignalArray:
-        return np.asarray(signal) if 4 * math.prod(signal.shape) <= HELD else signal
+    def read(signal: SignalArray | None) -> SignalArray | None:
+        if signal is None or 4 * math.prod(signal.shape) > HELD:
+            return signal
+        return np.asarray(signal)
 
-    signals = {name: read(signal) for name, signal in pool.signals.items()}
-    population = None if pool.population is None else read(pool.population)
-    return dataclasses.replace(pool, signals=signals, population=population)
+    def read_all(signals: Mapping[str, SignalArray]) -> dict[str, SignalArray]:
+        return {name: signal for name, each in signals.items() if (signal := read(each)) is not None}
+
+    return dataclasses.replace(
+        pool,
+        signals=read_all(pool.signals),
+        target=None if pool.target is None else read_all(pool.target),
+        population=read(pool.population),
+        target_population=read(pool.target_population),
+    )
 
 
 @dataclass(frozen=True, eq=False)

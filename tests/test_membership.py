@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lira.membership import (
+    Membership,
     audited_half,
     disjoint_mask,
     have_independent_counts,
@@ -140,3 +141,60 @@ def test_no_shadow_model_of_a_disjoint_pool_sees_what_a_target_may_have_seen():
 def test_fractions_that_leave_no_members_or_no_others_are_refused(fraction):
     with pytest.raises(ValueError, match="fraction must be larger than 0 and smaller than 1; got"):
         independent_mask(0, 4, 10, fraction)
+
+
+def test_coins_are_the_fractions_that_the_random_words_are_of_all_words():
+    """The first 53 bits of numpy's own Philox at another counter, one word at a time in Python's exact integers."""
+    seed, fraction = 7, 0.3
+    keep = independent_mask(seed, 3, 40, fraction)
+    for model in range(3):
+        key, counter = np.array([seed, model], np.uint64), np.array([0, 0, 0, 1], np.uint64)
+        words = np.random.Philox(key=key, counter=counter).random_raw(40)
+        assert keep[model].tolist() == [int(word) // 2**11 < fraction * 2**53 for word in words]
+
+
+@pytest.mark.parametrize(
+    ("membership", "draw", "share"),
+    [
+        (Membership(), keep_mask, 0.5),
+        (Membership("independent", 0.3), lambda seed, M, N: independent_mask(seed, M, N, 0.3), 0.3),
+        (Membership("disjoint", 0.6, 3), lambda seed, M, N: disjoint_mask(seed, M, N, 3, 0.6), 0.3),
+    ],
+)
+def test_each_design_draws_its_masks_of_any_number_of_models(membership, draw, share):
+    keep = membership.draw(5, 8, 3000)
+    np.testing.assert_array_equal(keep, draw(5, 8, 3000))
+    np.testing.assert_array_equal(membership.draw(5, 16, 3000)[:8], keep)
+    assert membership.share == share
+    assert abs(keep.mean() - share) < 5 * np.sqrt(share * (1 - share) / keep.size)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"design": "disjoint"}, "num_targets must be at least 1 where.*got 0 of design"),
+        ({"design": "independent", "num_targets": 2}, "left out elsewhere; got 2 of design"),
+        ({"num_targets": -1}, "num_targets must be at least 1.*got -1"),
+        ({"design": "stratified"}, "membership.design must be one of pairs, independent.*got 'stratified'"),
+        ({"fraction": 0.3}, 'each model of a pair is trained on half.*set membership.design = "independent"'),
+        (
+            {"design": "independent", "fraction": 1.0},
+            "membership.fraction must be larger than 0 and smaller than 1",
+        ),
+        ({"design": "independent", "fraction": float("nan")}, "smaller than 1; got nan"),
+    ],
+)
+def test_designs_that_do_not_fit_their_numbers_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Membership(**fields)
+
+
+def test_pools_that_are_too_small_for_their_design_are_refused():
+    Membership("independent").check(5)
+    Membership("disjoint", num_targets=6).check(8)
+    with pytest.raises(ValueError, match=r"num_models is 8, and 7 of them are targets.*at least 2 others"):
+        Membership("disjoint", num_targets=7).check(8)
+    with pytest.raises(ValueError, match="num_models must be at least 4; got 3"):
+        Membership("independent").check(3)
+    with pytest.raises(ValueError, match=r"of 10 examples model \d+ would be trained on none: raise it"):
+        Membership("independent", 0.01).draw(0, 8, 10)

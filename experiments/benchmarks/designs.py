@@ -18,7 +18,7 @@ from scipy import stats
 
 from lira.attacks import UnfitPoolError
 from lira.attacks.suite import ATTACKS, Pool, call_attack
-from lira.membership import keep_mask
+from lira.membership import audited_half, disjoint_mask, independent_mask, keep_mask
 
 EXAMPLES, POINTS, FPR, LEVEL = 250, 40, 0.01, 0.05
 TEMPERS = ("alike", "effects", "first row", "middle row", "last row")
@@ -30,6 +30,8 @@ DESIGNS = {
     "independent, 16": 16,
     "undeclared, 40": 40,
     "outside target of a balanced 8": 7,
+    "independent .3, 16": 16,
+    "disjoint, 4 targets of 12": 12,
 }
 
 
@@ -37,6 +39,11 @@ def draw_keep(rng: np.random.Generator, design: str, N: int) -> np.ndarray:
     """Memberships of the pool, and where there is one of the outside target in the last row."""
     if design.startswith("pairs"):
         return keep_mask(int(rng.integers(1 << 30)), 8, N)
+    if design.startswith("disjoint"):  # the targets last, and of the examples their half
+        seed = int(rng.integers(1 << 30))
+        return np.roll(disjoint_mask(seed, 16, 2 * N, 4)[:, audited_half(seed, 2 * N)], -4, axis=0)
+    if design.startswith("independent .3"):
+        return independent_mask(int(rng.integers(1 << 30)), 16, N, 0.3)
     if design.startswith(("independent", "undeclared")):
         return rng.uniform(size=(DESIGNS[design], N)) < 0.5
     size = 16 if "16" in design else 8

@@ -60,7 +60,7 @@ def programs_for(
     recipe, execution = config.recipe, config.execution
     if widest:
         execution = dataclasses.replace(execution, width=min(execution.width or widest, widest))
-    learner = Learner.of(recipe, dataset)
+    learner = Learner.of(recipe, dataset, config.membership.share)
     devices = len(devices_of(execution.devices))
     workers = min(execution.workers or stacks_at_a_time(learner.platform, devices), models)
     share = -(-models // (workers * devices))  # of each worker

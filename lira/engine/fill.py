@@ -72,7 +72,7 @@ class Learn(Protocol):
 
 
 class DivergedWarning(UserWarning):
-    """Models whose loss or confidences stopped being finite; their pairs are left out of the attacks."""
+    """Models whose loss or confidences stopped being finite; they, and the mates of pairs, are left out of the attacks."""
 
 
 class FirstModelsWarning(UserWarning):
@@ -115,9 +115,10 @@ def train(
         return
     diverged = np.flatnonzero(run.done == DIVERGED)
     if len(diverged):
+        mates = " with their mates" if run.config.membership.design == "pairs" else ""
         warnings.warn(
-            f"{len(diverged)} of {run.config.num_models} models diverged and are left out of the attacks with their "
-            f"mates: {', '.join(map(str, diverged))}; a lower learning rate would help",
+            f"{len(diverged)} of {run.config.num_models} models diverged and are left out of the attacks"
+            f"{mates}: {', '.join(map(str, diverged))}; a lower learning rate would help",
             DivergedWarning,
             stacklevel=2,
         )

@@ -33,6 +33,7 @@ class Plan:
     why: str
     device: str
     warning: str = ""
+    design: str = ""  # of the memberships, in words; empty for pairs
 
     def __str__(self) -> str:
         """Two lines for a terminal."""
@@ -43,6 +44,7 @@ class Plan:
             f"on {self.device} ({self.workers} x {self.width} side by side{each}, convolutions by {self.lowering}); "
             f"{memory} on {'each' if each else 'the'} device, {size_in_words(self.bytes_on_disk)} on disk and "
             f"{size_in_words(self.bytes_of_scores)} for the scores of each attack"
+            + (f"\nmemberships are {self.design}" if self.design else "")
             + (f"\n{self.why}" if self.why else "")
             + (f"\nwarning: {self.warning}" if self.warning else "")
         )
@@ -58,12 +60,12 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None, among: np.nda
         among: int, the models that this process is to train, see `lira.engine.share`; all by default.
     """
     recipe, queries = config.recipe, config.queries
-    recipe.check(dataset.num_examples, dataset.x.shape[1:])
+    recipe.check(dataset.num_examples, dataset.x.shape[1:], config.membership.share)
     queries.check(dataset.x.shape[1:])
     missing = np.arange(config.num_models) if among is None else among
     if run is not None:
         missing = missing[run.done[missing] == 0]
-    steps = steps_per_epoch(dataset.num_examples, recipe.batch_size) * recipe.epochs
+    steps = steps_per_epoch(dataset.num_examples, recipe.batch_size, config.membership.share) * recipe.epochs
     sides = dataset.num_examples + (0 if dataset.y_test is None else len(dataset.y_test))
     values = sides + dataset.num_examples * sum(
         dataset.num_classes if name == "logits" else 1 for name in config.signals
@@ -93,4 +95,16 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None, among: np.nda
         why=programs.why if programs else "",
         device=device_name(devices),
         warning=averaging.sentence if averaging and averaging.status != "ok" else "",
+        design="" if config.membership.design == "pairs" else _design_in_words(config, dataset.num_examples),
+    )
+
+
+def _design_in_words(config: Config, num_examples: int) -> str:
+    """The design, and how many models hold an example: by these numbers attacks are possible or not."""
+    membership, seed, M = config.membership, config.membership_seed, config.num_models
+    audited = membership.audited(seed, num_examples)
+    held = membership.draw(seed, M, num_examples)[membership.num_targets :, audited].sum(axis=0)
+    return (
+        f"{membership.in_words()}: {len(held):,} examples are attacked, which are in {held.min()} to {held.max()} of "
+        f"{M - membership.num_targets} shadow models"
     )

@@ -117,8 +117,8 @@ def _build(
     ends: tuple[int, ...] = (),
 ) -> Programs:
     """The programs of stacks of `width` models on one worker."""
-    whole, platform = steps_per_epoch(dataset.num_examples, learner.recipe.batch_size), learner.platform
-    ends = (*ends, *checkpoint_epochs(signals, learner.recipe.epochs))
+    whole = steps_per_epoch(dataset.num_examples, learner.recipe.batch_size, learner.share)
+    platform, ends = learner.platform, (*ends, *checkpoint_epochs(signals, learner.recipe.epochs))
     several = 1 if platform == "cpu" else epochs_at_once(learner.recipe, whole, ends)
     init, shapes = _begun(learner, dataset, lowering, width)
     state, indices, x, y, keep = shapes
@@ -187,7 +187,7 @@ def _training(
         compiled = of_stack.lower(state, indices, 0, 0, x, y, keep, *taught).compile()
         return compiled, compiled
     order = by_lowering(
-        lambda index, number, keep: epoch_order(learner.recipe, learner.key(index), number, keep), 0, None, 0
+        lambda index, number, keep: epoch_order(learner, learner.key(index), number, keep), 0, None, 0
     )
     one_step = by_lowering(
         lambda state, index, *rest: train_step(learner, state, learner.key(index), *rest),

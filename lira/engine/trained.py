@@ -50,23 +50,25 @@ def _checks(run: Run, models: np.ndarray) -> Iterator[Check | None]:
     if np.isnan(inside).any():
         yield Check("training", "warn", "the accuracy on members is not known, because there are no logits")
         return
-    yield check_training(inside, outside, run.labels)
+    held = run.memberships(models).sum(axis=1).mean()
+    yield check_training(inside, outside, run.labels, held)
     if run.is_imported:
         return
-    recipe, N = run.config.recipe, len(run.labels)
-    yield check_averaging(recipe, steps_per_epoch(N, recipe.batch_size) * recipe.epochs)
+    recipe, share, N = run.config.recipe, run.config.membership.share, len(run.labels)
+    yield check_averaging(recipe, steps_per_epoch(N, recipe.batch_size, share) * recipe.epochs)
     if run.outdated:
         yield Check("evaluation", "fail", run.outdated)
     elif run.holds("accuracy_raw_in"):
         sides = ["in", "out"] if np.isnan(test).any() else ["in", "out", "test"]
-        counts = np.array([N / 2, N / 2, run.num_test])[: len(sides)]
+        counts = np.array([held, N - held, run.num_test])[: len(sides)]
         answered, raw = (
             np.stack([run.accuracy(prefix + side, models) for side in sides]) for prefix in ("", "raw_")
         )
         yield check_evaluation(answered, raw, counts)
     if run.holds("loss_last_epoch"):
         yield check_losses(run.losses("in", models), run.losses("last_epoch", models))
-    yield check_accuracy(test, run.config.dataset, N, recipe)
+    if share == 0.5:  # as of those that are published
+        yield check_accuracy(test, run.config.dataset, N, recipe)
 
 
 # --- One check each -------------------------------------------------------------------------------------------------
@@ -88,11 +90,11 @@ def check_averaging(recipe: Recipe, total_steps: int) -> Check | None:
     return Check("averaging", "ok", text)
 
 
-def check_training(inside: np.ndarray, outside: np.ndarray, labels: np.ndarray) -> Check:
-    """Accuracy on members and on the others, float `[M]` each: does a model know its members at all?"""
+def check_training(inside: np.ndarray, outside: np.ndarray, labels: np.ndarray, held: float) -> Check:
+    """Accuracy on members and on the others, float `[M]` each: does a model know its members, `held` on average, at all?"""
     chance = chance_accuracy(labels)
     text = f"accuracy on members {inside.mean():.1%}, on the others {outside.mean():.1%}"
-    error = np.sqrt(chance * (1 - chance) / (len(labels) / 2))
+    error = np.sqrt(chance * (1 - chance) / held)
     if inside.mean() <= chance + 2 * error:
         return Check(
             "training", "fail", f"{text}, and {chance:.1%} needs no model: there is nothing to attack"

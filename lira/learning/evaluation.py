@@ -67,7 +67,7 @@ def recomputed_statistics(
     are no `nn.BatchNorm` go on as the module moves them, from `variables` on, and their mean over the batches is taken.
     """
     recipe, x, keep = learner.recipe, jnp.asarray(x), jnp.asarray(keep)
-    steps = steps_per_epoch(len(keep), recipe.batch_size)
+    steps = steps_per_epoch(len(keep), recipe.batch_size, learner.share)
     order_key, steps_key = jax.random.split(jax.random.fold_in(key, 3))
     batches = random_order(order_key, keep, steps * recipe.batch_size).reshape(steps, recipe.batch_size)
     statistics = {name: value for name, value in variables.items() if name != "params"}

@@ -11,9 +11,10 @@ from lira.learning.augment import Queries
 from lira.learning.evaluation import answers_by_average, norm_constants
 from lira.learning.forward import Array
 from lira.learning.learner import Learner
+from lira.learning.recipe import Recipe
 from lira.learning.training import init_model
 
-__all__ = ["changed_norm", "changed_parameter", "evaluation_facts", "initial_norms"]
+__all__ = ["changed_model", "evaluation_facts", "initial_norms", "outdated_evaluation"]
 
 
 def initial_norms(learner: Learner, x: Array) -> dict[str, list[float]]:
@@ -45,7 +46,32 @@ def evaluation_facts(learner: Learner, queries: Queries, x: Array) -> dict[str, 
     }
 
 
-def changed_parameter(recorded: Mapping[str, list[float]], now: Mapping[str, list[float]]) -> str:
+def outdated_evaluation(provenance: Mapping[str, Any], recipe: Recipe) -> str:
+    """What is wrong with models that an earlier version evaluated, for people; empty where nothing is.
+
+    They were asked by the average of their weights, with norms' statistics of the last steps' weights.
+    """
+    leaves = provenance["fingerprints"].get("initial_parameters", {})
+    has_statistics = any(not leaf.startswith("params/") for leaf in leaves)
+    if "evaluation" in provenance or not (recipe.ema and has_statistics):
+        return ""
+    return (
+        "its models were evaluated by an earlier version, averaged weights with norm statistics that were not averaged "
+        "with them, and may be far worse than those that were trained: train the pool anew"
+    )
+
+
+def changed_model(provenance: Mapping[str, Any], learner: Learner, queries: Queries, x: Array) -> str:
+    """What differs between the models that a provenance.json is of and those of today's code; empty where nothing does."""
+    recorded = provenance["fingerprints"].get("initial_parameters", {})
+    change = _changed_parameter(recorded, initial_norms(learner, x))
+    if change or "evaluation" not in provenance:
+        return change
+    now = evaluation_facts(learner, queries, x)
+    return _changed_norm(provenance["evaluation"]["norms"], now["norms"])
+
+
+def _changed_parameter(recorded: Mapping[str, list[float]], now: Mapping[str, list[float]]) -> str:
     """What differs between two `initial_norms`, for people; empty where nothing does."""
     for leaf in sorted(recorded.keys() | now.keys()):
         if leaf not in recorded or leaf not in now or not np.allclose(recorded[leaf], now[leaf], rtol=1e-5):
@@ -53,7 +79,7 @@ def changed_parameter(recorded: Mapping[str, list[float]], now: Mapping[str, lis
     return ""
 
 
-def changed_norm(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def _changed_norm(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What differs between the norms of two `evaluation_facts`, for people; empty where nothing does."""
     for layer in sorted(recorded.keys() | now.keys()):
         if recorded.get(layer) != now.get(layer):

@@ -24,16 +24,17 @@ class Learner:
     # What it runs on, as JAX names it: cpu, gpu or tpu. Here alone JAX is asked; all else is told.
     platform: str = field(default_factory=jax.default_backend)
     imitation: Imitation | None = None  # by which loss a target is imitated; None learns the labels
+    share: float = 0.5  # of the examples, that a model is trained on, on average
 
     @classmethod
-    def of(cls, recipe: Recipe, dataset: Dataset) -> "Learner":
-        """That of a recipe on a data set.
+    def of(cls, recipe: Recipe, dataset: Dataset, share: float = 0.5) -> "Learner":
+        """That of a recipe on a share of a data set.
 
         Raises:
             ValueError: there is no such model.
         """
-        steps = steps_per_epoch(dataset.num_examples, recipe.batch_size) * recipe.epochs
-        return cls(build_model(recipe.model, dataset.num_classes), recipe, steps)
+        steps = steps_per_epoch(dataset.num_examples, recipe.batch_size, share) * recipe.epochs
+        return cls(build_model(recipe.model, dataset.num_classes), recipe, steps, share=share)
 
     def key(self, index: Array | int) -> jax.Array:
         """That of model `index`, see `model_key`."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from typing import Literal
 
@@ -86,11 +87,11 @@ class Recipe:
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"recipe.{name} must not be negative; got {getattr(self, name)}")
 
-    def check(self, num_examples: int, example_shape: tuple[int, ...]) -> None:
-        """Raise ValueError if a pool of this size and shape cannot be trained by this recipe."""
-        if self.batch_size > num_examples // 2:
+    def check(self, num_examples: int, example_shape: tuple[int, ...], share: float = 0.5) -> None:
+        """Raise ValueError if models of this share of a pool of this size and shape cannot be trained by this recipe."""
+        if not steps_per_epoch(num_examples, self.batch_size, share):
             raise ValueError(
-                f"recipe.batch_size is {self.batch_size}, but a model has only about {num_examples // 2} members: "
+                f"recipe.batch_size is {self.batch_size}, but a model has only about {int(num_examples * share)} members: "
                 f"no step would be full"
             )
         check_augmentation(self.flip, self.crop_pad, example_shape)
@@ -127,9 +128,13 @@ def checkpoint_epochs(signals: Iterable[str], epochs: int) -> dict[int, str]:
     return found
 
 
-def steps_per_epoch(num_examples: int, batch_size: int) -> int:
-    """floor(N / 2 / batch), the same for every model although their numbers of members differ."""
-    return num_examples // 2 // batch_size
+def steps_per_epoch(num_examples: int, batch_size: int, share: float = 0.5) -> int:
+    """floor(N share / batch), the same for every model although their numbers of members differ.
+
+    `share` of the N examples is what a model is trained on, on average.
+    """
+    # The share as it was written: 0.29 of 100 examples are 29, and 28.999999999999996 in float64.
+    return int(num_examples * Fraction(str(share))) // batch_size
 
 
 def learning_rate(recipe: Recipe, total_steps: int) -> optax.Schedule:

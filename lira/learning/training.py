@@ -14,7 +14,7 @@ from lira.learning.imitation import answers_to_imitate, loss_of_imitation
 from lira.learning.learner import Learner
 from lira.learning.losses import cross_entropy
 from lira.learning.packing import pack, unpack
-from lira.learning.recipe import Recipe, learning_rate, optimizer, steps_per_epoch
+from lira.learning.recipe import learning_rate, optimizer, steps_per_epoch
 
 __all__ = [
     "ModelState",
@@ -92,8 +92,8 @@ def train_epochs(
         The new state, and the mean loss of the steps of each epoch, `[epochs]` (NaN once the model has diverged).
     """
     numbers, recipe = first + jnp.arange(epochs), learner.recipe
-    steps = steps_per_epoch(len(keep), recipe.batch_size)
-    batches = jax.vmap(lambda number: epoch_order(recipe, key, number, keep).reshape(steps, -1))(numbers)
+    steps = steps_per_epoch(len(keep), recipe.batch_size, learner.share)
+    batches = jax.vmap(lambda number: epoch_order(learner, key, number, keep).reshape(steps, -1))(numbers)
     keys = jax.vmap(lambda number: jax.vmap(partial(_step_key, key, number))(jnp.arange(steps)))(numbers)
     zero = jnp.zeros((), jnp.promote_types(compute_dtype(recipe, state.params), jnp.float32))
 
@@ -112,9 +112,10 @@ def train_epochs(
     return _converted(unpack, packed, state), losses
 
 
-def epoch_order(recipe: Recipe, key: jax.Array, epoch: Array | int, keep: Array) -> jax.Array:
+def epoch_order(learner: Learner, key: jax.Array, epoch: Array | int, keep: Array) -> jax.Array:
     """The examples of one epoch in order, int32 `[steps * batch]`: a random permutation of the members that wraps."""
-    count = steps_per_epoch(len(keep), recipe.batch_size) * recipe.batch_size
+    size = learner.recipe.batch_size
+    count = steps_per_epoch(len(keep), size, learner.share) * size
     return random_order(_epoch_keys(key, epoch)[0], keep, count)
 
 

@@ -47,7 +47,7 @@ def check_run(run: Run, attacks: Mapping[str, Attack] = ATTACKS, *, pool: Pool |
     run = run.as_it_stands()
     config = run.config
     requested = run.provenance["source"]["requested"] if run.is_imported else config.num_models
-    checks = [check_models(run.done, requested)]
+    checks = [check_models(run.done, requested, paired=config.membership.design == "pairs")]
     if run.is_imported:
         sentence = "the recipe of imported models is not known: see that the queries match their augmentation"
         checks.append(Check("queries", "warn", sentence))
@@ -56,7 +56,12 @@ def check_run(run: Run, attacks: Mapping[str, Attack] = ATTACKS, *, pool: Pool |
     if not len(run.models):
         return checks
     trained = check_trained(run, run.models)
-    return checks + trained + check_pool(pool or pool_of(run), run.labels, attacks=attacks)
+    member = run.membership if run.is_disjoint else None
+    if run.is_disjoint and not (len(run.targets) and len(run.shadows)):
+        return checks + trained
+    return (
+        checks + trained + check_pool(pool or pool_of(run), run.labels[run.audited], member, attacks=attacks)
+    )
 
 
 def check_pool(
@@ -117,8 +122,8 @@ def check_pool(
 # --- One check each -------------------------------------------------------------------------------------------------
 
 
-def check_models(done: np.ndarray, requested: int) -> Check:
-    """Models trained against requested; `done` is the run's, uint8 `[M]`."""
+def check_models(done: np.ndarray, requested: int, *, paired: bool = True) -> Check:
+    """Models trained against requested; `done` is the run's, uint8 `[M]`; `paired`: the mates of those that diverged go, too."""
     trained, diverged = int(np.sum(done == DONE)), int(np.sum(done == DIVERGED))
     status, sentence = "ok", f"all {requested} models are there"
     if trained + diverged < requested:
@@ -126,7 +131,9 @@ def check_models(done: np.ndarray, requested: int) -> Check:
         sentence = f"{trained} of {requested} models are there: figures of fewer models are others"
     elif diverged:
         status = "warn"
-        sentence = f"{diverged} of {requested} models diverged; they and their mates are left out"
+        sentence = (
+            f"{diverged} of {requested} models diverged; they {'and their mates ' * paired}are left out"
+        )
     return Check("models", status, sentence)
 
 
@@ -158,7 +165,9 @@ def check_classes(labels: np.ndarray, keep: np.ndarray) -> Check:
         return Check("classes", "warn", f"no example has class {missing} of 0 to {classes - 1}")
     if unseen and keep.any():
         return Check("classes", "warn", f"{unseen} times a model was trained on no example of a class")
-    return Check("classes", "ok", f"all {classes} classes have examples in every model")
+    return Check(
+        "classes", "ok", f"all {classes} classes have examples{' in every model' if keep.any() else ''}"
+    )
 
 
 def check_queries(recipe: Recipe, queries: Queries) -> Check:

@@ -44,6 +44,8 @@ def metrics_document(evaluation: Evaluation) -> dict[str, Any]:
         document["strongest"] = {"attack": name, **_implied(implied)}
     if evaluation.models is not None:
         document["models"] = evaluation.models
+    if evaluation.pool is not None:
+        document["pool"] = evaluation.pool
     return document
 
 

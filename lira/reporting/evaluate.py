@@ -108,6 +108,7 @@ class Evaluation:
     models: list[int] | None  # indices of those attacked
     calibrated: dict[str, Calibrated]
     """by attack, and "conformal", see `suite.pool_p_values`; empty where no p-values were given"""
+    pool: list[int] | None = None  # indices of all models of the run, attacked or not; None without a run
 
     @property
     def curves(self) -> dict[str, Curve]:

@@ -68,7 +68,11 @@ def _vulnerable(records: Records) -> list[dict[str, Any]]:
     order = np.argsort(ranks, kind="stable")[: min(SHOWN, int(np.sum(~np.isnan(ranks))))]
     attack, rows = records.attacks[records.headline], []
     for example in order.tolist():
-        row = {"rank": int(ranks[example]), "index": example, "class": records.class_of(example)}
+        row = {
+            "rank": int(ranks[example]),
+            "index": records.index_of(example),
+            "class": records.class_of(example),
+        }
         row |= {"file": records.file_of(example), "halves": int(records.in_top_halves[example])}
         if attack.fpr is None:
             rates = attack.rates

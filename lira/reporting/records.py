@@ -64,6 +64,7 @@ class Records:
     labels: np.ndarray | None  # int [N], -1 where it is not known
     class_names: Sequence[str]  # by label; empty where they are not known
     files: Sequence[str]  # [N]; empty where they are not known
+    indices: np.ndarray | None = None  # int [N], of the examples in a larger data set; None: 0 to N - 1
 
     @property
     def num_examples(self) -> int:
@@ -90,6 +91,10 @@ class Records:
         """Whom the headline attack calls a member, bool `[T, N]`."""
         return self.score > self.attacks[self.headline].bar
 
+    def index_of(self, example: int) -> int:
+        """The index of an example, a row here, in the data set."""
+        return example if self.indices is None else int(self.indices[example])
+
     def class_of(self, example: int) -> str:
         """The name of an example's class, else its label; empty where that is not known."""
         if self.labels is None or self.labels[example] < 0:
@@ -112,6 +117,7 @@ def records_of(
     labels: np.ndarray | None = None,
     class_names: Sequence[str] = (),
     files: Sequence[str] = (),
+    indices: np.ndarray | None = None,
 ) -> Records:
     """What every attack says of each example by itself.
 
@@ -130,6 +136,7 @@ def records_of(
         labels: int `[N]`, -1 where it is not known.
         class_names: by label.
         files: `[N]`.
+        indices: of the examples in the data set, int `[N]`, where these are not all of it.
 
     Raises:
         ValueError: there is no attack, shapes disagree, a score is NaN, or `fpr` is outside [0, 1].
@@ -168,6 +175,7 @@ def records_of(
         labels,
         class_names,
         files,
+        indices,
     )
 
 
@@ -199,7 +207,7 @@ def records_csv(records: Records) -> bytes:
     examples = range(N)
     labels = records.labels
     columns: dict[str, list[str]] = {
-        "index": [str(i) for i in examples],
+        "index": [str(records.index_of(i)) for i in examples],
         "label": [""] * N if labels is None else ["" if label < 0 else str(label) for label in labels],
         "class_name": [_quoted(records.class_of(i)) if records.class_names else "" for i in examples],
         "file": [_quoted(records.file_of(i)) for i in examples],

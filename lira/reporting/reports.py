@@ -40,7 +40,7 @@ def report(run: Run, dataset: Dataset | None = None, *, warnings: Iterable[str] 
         What was measured.
 
     Raises:
-        RunError: fewer than four trained models are usable, the data set has names and is not the run's, or another
+        RunError: too few trained models are usable, the data set has names and is not the run's, or another
             process is writing the run.
     """
     run = run.as_it_stands()
@@ -48,8 +48,10 @@ def report(run: Run, dataset: Dataset | None = None, *, warnings: Iterable[str] 
     pool = pool_of(run, dataset)
     scores = score(run, dataset, pool=pool)
     p_values = pool_p_values(pool)
-    evaluation = evaluate(scores, pool.keep, known["models"], independent=pool.independent, p_values=p_values)
-    examples = records_of(scores.items(), pool.keep, p_value=of_every_example(p_values), **known)
+    member = run.membership
+    evaluation = evaluate(scores, member, known["models"], independent=pool.independent, p_values=p_values)
+    evaluation = dataclasses.replace(evaluation, pool=run.models.tolist())
+    examples = records_of(scores.items(), member, p_value=of_every_example(p_values), **known)
     checks = check_run(run, pool=pool)
     with run.lock():
         report_pool(
@@ -57,7 +59,7 @@ def report(run: Run, dataset: Dataset | None = None, *, warnings: Iterable[str] 
             pool,
             scores,
             evaluation,
-            labels=run.labels,
+            labels=known["labels"],
             images=dataset.x if dataset is not None and dataset.is_image else None,
             facts=_facts(run),
             records=examples,
@@ -79,14 +81,14 @@ def records(run: Run, dataset: Dataset | None = None, *, fpr: float = LOW_FPR) -
         fpr: of the vulnerability, a fraction, pooled over targets; see `records_of`.
 
     Raises:
-        RunError: fewer than four trained models are usable, the data set has names and is not the run's, or another
+        RunError: too few trained models are usable, the data set has names and is not the run's, or another
             process is writing the run.
         ValueError: `fpr` is outside [0, 1].
     """
     run = run.as_it_stands()
     scores = score_each(run, dataset)
     p_value = of_every_example(pool_p_values(pool_of(run), LIRA_P_VALUES))
-    found = records_of(scores, run.keep, fpr=fpr, p_value=p_value, **_what_is_known(run, dataset))
+    found = records_of(scores, run.membership, fpr=fpr, p_value=p_value, **_what_is_known(run, dataset))
     with run.lock():
         write_records(run.path, found)
     return found
@@ -94,7 +96,10 @@ def records(run: Run, dataset: Dataset | None = None, *, fpr: float = LOW_FPR) -
 
 def _what_is_known(run: Run, dataset: Dataset | None) -> dict[str, Any]:
     """Of the targets and of the examples, for `records_of`; names only from the data that the run is of."""
-    known: dict[str, Any] = {"models": run.models.tolist(), "labels": run.labels}
+    at = run.audited
+    known: dict[str, Any] = {"models": run.targets.tolist(), "labels": run.labels[at]}
+    if run.is_disjoint:
+        known["indices"] = at
     if dataset is None or not (dataset.class_names or dataset.files):
         return known
     if run.is_imported:  # of its examples no more is known than their labels
@@ -108,7 +113,8 @@ def _what_is_known(run: Run, dataset: Dataset | None) -> dict[str, Any]:
             f"{run.path}: is a run of other data than {dataset.name}: contents, labels or order differ, so its names "
             f"are not these examples'"
         )
-    return {**known, "class_names": dataset.class_names, "files": dataset.files}
+    files = [dataset.files[i] for i in at.tolist()] if dataset.files else dataset.files
+    return {**known, "class_names": dataset.class_names, "files": files}
 
 
 def report_pool(
@@ -147,7 +153,8 @@ def report_pool(
 def is_reported(run: Run) -> bool:
     """Whether the report on disk is of the models that are there now."""
     try:
-        models = json.loads((run.path / "metrics.json").read_text())["models"]
+        document = json.loads((run.path / "metrics.json").read_text())
+        models = document.get("pool", document["models"])  # earlier versions attacked all models
     except (OSError, ValueError, KeyError):
         return False
     return models == run.models.tolist() and all(
@@ -171,15 +178,15 @@ def compare(run: Run, other: Run | None = None, *, fpr: float = LOW_FPR) -> Diff
         fpr: of the TPRs, a fraction.
 
     Raises:
-        RunError: fewer than four trained models are usable.
+        RunError: too few trained models are usable.
         ValueError: the memberships differ.
     """
-    scores, keep = score(run), run.keep
+    scores, keep = score(run), run.membership
     if other is None:
         against, _ = strongest_attack(measure_attacks(scores, keep))
         theirs, keep_b = {name: scores[against] for name in scores if name != against}, keep
     else:
-        against, theirs, keep_b = str(other.path), score(other), other.keep
+        against, theirs, keep_b = str(other.path), score(other), other.membership
     differences = {
         name: difference(scores[name], theirs[name], keep, keep_b=keep_b, fpr=fpr)
         for name in scores
@@ -189,10 +196,11 @@ def compare(run: Run, other: Run | None = None, *, fpr: float = LOW_FPR) -> Diff
 
 
 def _published(run: Run, evaluation: Evaluation) -> list[Comparison]:
-    if run.is_imported:  # data set and model are not known by name
+    config = run.config
+    # Data set and model of an import are not known by name, and all that is published is of models of half the examples.
+    if run.is_imported or config.membership.design != "pairs":
         return []
     M, N, Q = run.phi.shape
-    config = run.config
     return compare_published(
         evaluation.attacks,
         dataset=config.dataset,
@@ -207,9 +215,11 @@ def _facts(run: Run) -> dict[str, str]:
     """What the page says about the run."""
     config, done = run.config, run.done
     _, N, Q = run.phi.shape
+    attacked = f", {len(run.audited):,} of them attacked" if run.is_disjoint else ""
+    by = f" by {len(run.shadows)} others" if run.is_disjoint else ""
     facts = {
-        "data set": f"{config.dataset}, {N:,} examples",
-        "shadow models": f"{len(run.models)} attacked; {np.sum(done == DONE)} done and {np.sum(done == DIVERGED)} "
+        "data set": f"{config.dataset}, {N:,} examples{attacked}",
+        "shadow models": f"{len(run.targets)} attacked{by}; {np.sum(done == DONE)} done and {np.sum(done == DIVERGED)} "
         f"diverged of {config.num_models} requested",
     }
     for side in ("in", "out", "test"):
@@ -224,6 +234,7 @@ def _facts(run: Run) -> dict[str, str]:
     else:
         queries = config.queries
         facts["queries"] = f"{Q} (mirror {queries.mirror}, shift {queries.shift})"
+        facts["memberships"] = config.membership.in_words()
         facts["recipe"] = named_values(dataclasses.asdict(config.recipe))
         facts["training"] = "; ".join(
             f"{s['models']} models in {s['seconds']:.0f} s on {s['device']}"

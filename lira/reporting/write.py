@@ -124,7 +124,8 @@ def write_records(path: str | os.PathLike[str], records: Records) -> None:
     """Write records.csv, records.json and the Zarr group records/ into a directory, which is made if need be.
 
     The group has a row for each target: score, member and verdict `[T, N]` of the headline attack, p_value where there
-    is one; its attributes name the attack, what it called a member above, and the targets. All is rendered before the
+    is one; its attributes name the attack, what it called a member above, the targets, and the examples where they are
+    not all of the data set. All is rendered before the
     first is touched, each is replaced in one step, and records.json comes last.
     """
     files = {"records.csv": records_csv(records), "records.json": as_json(records_document(records))}
@@ -134,6 +135,8 @@ def write_records(path: str | os.PathLike[str], records: Records) -> None:
     attributes["called_above"] = bar if np.isfinite(bar) else None
     if records.p_value is not None:
         arrays["p_value"], attributes["p_value_of"] = records.p_value, records.p_value_of
+    if records.indices is not None:
+        attributes["examples"] = records.indices.tolist()
     Path(path).mkdir(parents=True, exist_ok=True)
     write_group(Path(path) / "records", arrays, attributes)
     write_files(path, files)

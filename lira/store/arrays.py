@@ -3,6 +3,7 @@
 A model's arrays are written first and its `done` last; done rows are never written again.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import tensorstore as ts
 
+from lira.data.dataset import Dataset
+from lira.learning.evaluation import answers_by_average
+from lira.store.config import Config
 from lira.store.zarr import (
     BLOCK,
     RunError,
@@ -21,7 +25,16 @@ from lira.store.zarr import (
     writing,
 )
 
-__all__ = ["ACCURACIES", "DIVERGED", "DONE", "LOSSES", "RAW_ACCURACIES", "Arrays"]
+__all__ = [
+    "ACCURACIES",
+    "DIVERGED",
+    "DONE",
+    "LOSSES",
+    "RAW_ACCURACIES",
+    "Arrays",
+    "fingerprint_of",
+    "row_shapes",
+]
 
 DONE, DIVERGED = 1, 2
 # Figures of a model, by array name: each a number, NaN where it is not known.
@@ -29,6 +42,27 @@ ACCURACIES = ("accuracy_in", "accuracy_out", "accuracy_test")
 RAW_ACCURACIES = ("accuracy_raw_in", "accuracy_raw_out", "accuracy_raw_test")
 LOSSES = ("loss_in", "loss_last_epoch")
 FIGURES = (*ACCURACIES, *RAW_ACCURACIES, *LOSSES)
+
+
+def fingerprint_of(keep: np.ndarray) -> str:
+    """Of memberships that were given, bool `[M, N]`, by which they are known again."""
+    return hashlib.sha256(f"{keep.shape}".encode() + np.packbits(keep).tobytes()).hexdigest()
+
+
+def row_shapes(config: Config, dataset: Dataset, num_params: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of what is stored of each model that is trained, by array name: phi (N, Q), and what is asked for."""
+    N, Q = dataset.num_examples, len(config.queries.views)
+    rows: dict[str, tuple[int, ...]] = {"phi": (N, Q)}
+    for name in config.signals:
+        rows[name] = (N, Q, dataset.num_classes) if name == "logits" else (N, Q)
+    if dataset.y_test is not None:
+        rows["phi_test"] = (len(dataset.y_test), Q)
+    if config.save_params:
+        rows["params"] = (num_params,)
+    rows |= dict.fromkeys(LOSSES, ())
+    if answers_by_average(config.recipe, config.queries):
+        rows |= dict.fromkeys(RAW_ACCURACIES, ())
+    return rows
 
 
 @dataclass(frozen=True)
@@ -102,9 +136,9 @@ class Arrays:
         """Rows of one array, in memory."""
         return read_store(self.open(name)[rows], f"{self.run}/arrays/{name}")
 
-    def signal(self, name: str, rows: np.ndarray) -> StoredSignal:
-        """Rows of one array, lazy."""
-        return StoredSignal(self.open(name), rows, f"{self.run}/arrays/{name}")
+    def signal(self, name: str, rows: np.ndarray, examples: np.ndarray | None = None) -> StoredSignal:
+        """Rows of one array, lazy; with `examples` these of each."""
+        return StoredSignal(self.open(name), rows, f"{self.run}/arrays/{name}", examples)
 
     def write_model(self, index: int, arrays: Mapping[str, np.ndarray], *, diverged: bool) -> bool:
         """Write one model's rows, and `done` after all of them: see `Run.write_model`."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import os
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,8 @@ from lira.learning.augment import Queries
 from lira.learning.choices import check_choices
 from lira.learning.convolution import Lowering
 from lira.learning.recipe import Recipe, check_signals
-from lira.membership import check_num_models
+from lira.membership import Membership
+from lira.store.zarr import RunError
 
 __all__ = [
     "IMPORTED",
@@ -26,6 +28,7 @@ __all__ = [
     "build",
     "differences",
     "read_config",
+    "read_directory",
     "read_table",
 ]
 
@@ -73,7 +76,7 @@ class Config:
     data_dir: str = ""
     """Where tensorflow-datasets keeps its prepared data; empty for its own default."""
     num_models: int = 256
-    """Shadow models, even; a larger number grows a run."""
+    """Models, an even number where they are pairs; a larger one grows a run."""
     membership_seed: int = 0
     """Which model is trained on which example."""
     save_params: bool = False
@@ -81,6 +84,7 @@ class Config:
     signals: tuple[str, ...] = ("entropy", "modified_entropy")
     """What to store beside phi, for the attacks that read it: entropy, modified_entropy, logits, and phi@FRACTION, phi
     after that share of training's epochs, as of phi@0.25."""
+    membership: Membership = field(default_factory=Membership)
     recipe: Recipe = field(default_factory=Recipe)
     queries: Queries = field(default_factory=Queries)
     execution: Execution = field(default_factory=Execution)
@@ -88,7 +92,7 @@ class Config:
     def __post_init__(self) -> None:
         """Check the fields."""
         if self.dataset != IMPORTED:
-            check_num_models(self.num_models)
+            self.membership.check(self.num_models)
         for name in ("num_examples", "membership_seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
@@ -102,6 +106,23 @@ def read_config(path: str | os.PathLike[str]) -> Config:
         ConfigError: the file is missing or broken, or a key is unknown, of the wrong type or out of range.
     """
     return build(Config, read_table(path), str(path))
+
+
+def read_directory(path: Path) -> tuple[Config, dict[str, Any]]:
+    """The configuration and the provenance of a run directory.
+
+    Raises:
+        RunError: it is not one, or is damaged.
+    """
+    for name in ("config.toml", "provenance.json", "arrays"):
+        if not (path / name).exists():
+            raise RunError(f"{path}: is not a run directory (it has no {name})")
+    try:
+        provenance = json.loads((path / "provenance.json").read_text())
+        provenance["fingerprints"]["dataset"]
+        return read_config(path / "config.toml"), provenance
+    except (ConfigError, OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: the run directory is damaged: {error}") from error
 
 
 def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:

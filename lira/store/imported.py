@@ -12,7 +12,8 @@ import tomli_w
 
 from lira.store.arrays import Arrays
 from lira.store.config import IMPORTED
-from lira.store.run import PACKAGES, Run
+from lira.store.making import PACKAGES
+from lira.store.run import Run
 from lira.store.zarr import new_directory, write_atomically
 from lira.versions import versions
 

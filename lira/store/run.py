@@ -7,7 +7,6 @@ at any instant, and the same command completes the run.
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import warnings
@@ -16,42 +15,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tomli_w
 
 from lira.data.dataset import Dataset
 from lira.learning.augment import Queries
-from lira.learning.evaluation import answers_by_average
-from lira.learning.fingerprint import changed_norm, changed_parameter, evaluation_facts, initial_norms
+from lira.learning.fingerprint import changed_model, outdated_evaluation
 from lira.learning.learner import Learner
 from lira.learning.recipe import Recipe
-from lira.membership import keep_mask
-from lira.store.arrays import DONE, LOSSES, RAW_ACCURACIES, Arrays
+from lira.membership import Membership
+from lira.store.arrays import DONE, Arrays, fingerprint_of
 from lira.store.config import (
     IMPORTED,
     Config,
-    ConfigError,
     Execution,
     absolute,
-    as_dict,
     differences,
-    read_config,
+    read_directory,
 )
+from lira.store.making import grow, make_directory, write_config, write_provenance
 from lira.store.zarr import (
     RunError,
     StoredSignal,
     TakenError,
     locked,
-    new_directory,
     read_rows,
     write_array,
-    write_atomically,
 )
-from lira.versions import versions
 
 __all__ = ["OutdatedWarning", "Run"]
-
-# Whose versions provenance.json names.
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "tensorstore")
 
 
 class OutdatedWarning(UserWarning):
@@ -60,7 +50,7 @@ class OutdatedWarning(UserWarning):
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run directory. `phi`, `keep` and `models` show the usable models: those whose whole pair is done."""
+    """A run directory. `phi`, `keep` and `models` show the usable models: those that are done, of pairs both."""
 
     path: Path
     config: Config
@@ -78,6 +68,7 @@ class Run:
         num_models: int = 256,
         queries: Queries = Queries(),
         membership_seed: int = 0,
+        membership: Membership = Membership(),
         save_params: bool = False,
         signals: tuple[str, ...] = Config.signals,
         execution: Execution = Execution(),
@@ -95,6 +86,7 @@ class Run:
             data_dir=dataset.data_dir,
             num_models=num_models,
             membership_seed=membership_seed,
+            membership=membership,
             save_params=save_params,
             signals=signals,
             recipe=recipe,
@@ -118,9 +110,13 @@ class Run:
             path: of the directory.
             dataset: the data.
             config: everything else.
-            keep: bool `[num_models, N]`, memberships of any design in place of those drawn by `membership_seed`. Such
+            keep: bool `[num_models, N]`, memberships in place of those drawn by `membership_seed`. Such
                 a run does not grow, and stores too which examples each model gets right: `correct [M, N]`.
         """
+        if keep is not None and config.membership.design != "pairs":
+            raise ValueError(
+                f'memberships are given, and membership.design = "{config.membership.design}" would draw others: leave it out'
+            )
         path = Path(path).expanduser().absolute()
         config = absolute(config)
         if keep is not None and keep.shape != (config.num_models, dataset.num_examples):
@@ -128,50 +124,18 @@ class Run:
                 f"keep must be [num_models, N], here {[config.num_models, dataset.num_examples]}; got "
                 f"{list(keep.shape)}"
             )
+        # In this order: another process may be making it.
+        occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
         if (path / "config.toml").exists():
-            run = cls.open(path, dataset=dataset)
-            return run._continue(config, dataset, keep)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunError(f"{path}: is not a run directory (it has no config.toml); name a new or empty one")
-        config.recipe.check(dataset.num_examples, dataset.x.shape[1:])
-        config.queries.check(dataset.x.shape[1:])
-        learner = Learner.of(config.recipe, dataset)
-        initial = initial_norms(learner, dataset.x)
-        provenance = {
-            "fingerprints": {"dataset": dataset.fingerprint, "initial_parameters": initial},
-            "evaluation": evaluation_facts(learner, config.queries, dataset.x),
-            "versions": versions(*PACKAGES),
-            "sessions": [],
-        }
-        N, Q = dataset.num_examples, len(config.queries.views)
-        rows: dict[str, tuple[int, ...]] = {"phi": (N, Q)}
-        for name in config.signals:
-            rows[name] = (N, Q, dataset.num_classes) if name == "logits" else (N, Q)
-        if dataset.y_test is not None:
-            rows["phi_test"] = (len(dataset.y_test), Q)
-        if config.save_params:
-            rows["params"] = (sum(int(size) for size, _ in initial.values()),)
-        rows |= dict.fromkeys(LOSSES, ())
-        if answers_by_average(config.recipe, config.queries):
-            rows |= dict.fromkeys(RAW_ACCURACIES, ())
-        if keep is not None:
-            provenance["fingerprints"]["memberships"] = _fingerprint(keep)
-        try:
-            with new_directory(path) as making:
-                (making / "scores").mkdir()
-                run = cls(making, config, provenance)
-                arrays = Arrays.make(making, config.num_models, rows, dataset.y, dataset.y_test)
-                if keep is None:
-                    run._write_keep(0, config.num_models, N)
-                else:
-                    arrays.add_truths("correct", keep.shape)
-                    arrays.open("keep").write(keep).result()
-                run._write_provenance()
-                write_atomically(making / "config.toml", tomli_w.dumps(as_dict(config)).encode())
-        except TakenError:
-            # Another process made it meanwhile.
             return cls.open(path, dataset=dataset)._continue(config, dataset, keep)
-        return cls(path, config, provenance)
+        if occupied:
+            raise RunError(f"{path}: is not a run directory (it has no config.toml); name a new or empty one")
+        config.recipe.check(dataset.num_examples, dataset.x.shape[1:], config.membership.share)
+        config.queries.check(dataset.x.shape[1:])
+        try:
+            return cls(path, config, make_directory(path, dataset, config, keep))
+        except TakenError:
+            return cls.open(path, dataset=dataset)._continue(config, dataset, keep)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], dataset: Dataset | None = None) -> "Run":
@@ -181,16 +145,8 @@ class Run:
             RunError: it is not a run directory, is damaged, or is of other data.
         """
         path = Path(path).expanduser().absolute()
-        for name in ("config.toml", "provenance.json", "arrays"):
-            if not (path / name).exists():
-                raise RunError(f"{path}: is not a run directory (it has no {name})")
-        try:
-            config = read_config(path / "config.toml")
-            provenance = json.loads((path / "provenance.json").read_text())
-            fingerprint = provenance["fingerprints"]["dataset"]
-        except (ConfigError, OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-            raise RunError(f"{path}: the run directory is damaged: {error}") from error
-        run = cls(path, config, provenance)
+        config, provenance = read_directory(path)
+        run, fingerprint = cls(path, config, provenance), provenance["fingerprints"]["dataset"]
         if run.arrays.open("keep").shape[0] < config.num_models:
             raise RunError(
                 f"{path}: the run directory is damaged: arrays/keep has fewer rows than num_models"
@@ -228,10 +184,14 @@ class Run:
 
     @property
     def independent(self) -> bool:
-        """Whether the memberships are known to be independent coins (`keep_mask`), or were declared so of imported ones."""
+        """Whether the memberships are known to be independent coins, or were declared so of imported ones.
+
+        Those of pairs are, one model of each; of disjoint pools only those of half of the examples, and nothing is
+        claimed of them.
+        """
         if self.is_imported:
             return bool(self.provenance["source"].get("independent", False))
-        return "memberships" not in self.provenance["fingerprints"]
+        return not self.is_disjoint and "memberships" not in self.provenance["fingerprints"]
 
     @property
     def recipe(self) -> Recipe | None:
@@ -240,28 +200,18 @@ class Run:
 
     @property
     def outdated(self) -> str:
-        """What is wrong with the models of a run of an earlier version; empty where nothing is.
-
-        They were asked by the average of their weights, with norms' statistics of the last steps' weights.
-        """
-        leaves = self.provenance["fingerprints"].get("initial_parameters", {})
-        has_statistics = any(not leaf.startswith("params/") for leaf in leaves)
-        if "evaluation" in self.provenance or not (self.config.recipe.ema and has_statistics):
-            return ""
-        return (
-            "its models were evaluated by an earlier version, averaged weights with norm statistics that were not "
-            "averaged with them, and may be far worse than those that were trained: train the pool anew"
-        )
+        """What is wrong with the models of a run of an earlier version; empty where nothing is."""
+        return outdated_evaluation(self.provenance, self.config.recipe)
 
     @property
     def models(self) -> np.ndarray:
-        """Indices of the usable models, int `[m]`: both models of the pair are done and neither diverged.
+        """Indices of the usable models, int `[m]`: those that are done and did not diverge, of pairs both models.
 
         Imported models need not be pairs, and all of them are usable.
         """
         if self.usable is not None:
             return self.usable
-        if self.is_imported:
+        if self.is_imported or self.config.membership.design != "pairs":
             return np.flatnonzero(self.done == DONE)
         pairs = (self.done == DONE).reshape(-1, 2).all(axis=1)
         return np.flatnonzero(np.repeat(pairs, 2))
@@ -285,6 +235,33 @@ class Run:
         return self.arrays.read("keep", models)
 
     @property
+    def is_disjoint(self) -> bool:
+        """Whether the first models are attacked by others, which never see the examples that are attacked."""
+        return self.config.membership.design == "disjoint"
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Indices of the usable models that are attacked, int `[t]`: all, of disjoint pools the first."""
+        models = self.models
+        return models[models < self.config.membership.num_targets] if self.is_disjoint else models
+
+    @property
+    def shadows(self) -> np.ndarray:
+        """Indices of the usable models that attack, int `[s]`: all, of disjoint pools those that are no targets."""
+        models = self.models
+        return models[models >= self.config.membership.num_targets]
+
+    @property
+    def audited(self) -> np.ndarray:
+        """Indices of the examples that are attacked, int `[n]`: all, of disjoint pools those that no shadow model saw."""
+        return np.flatnonzero(self.config.membership.audited(self.config.membership_seed, len(self.labels)))
+
+    @property
+    def membership(self) -> np.ndarray:
+        """Which target was trained on which of the examples that are attacked, bool `[t, n]`; `keep`, unless disjoint."""
+        return self.memberships(self.targets)[:, self.audited]
+
+    @property
     def labels(self) -> np.ndarray:
         """Labels of the examples, int32 `[N]`."""
         return self.arrays.read("labels")
@@ -293,9 +270,11 @@ class Run:
         """Whether an array of that name is stored."""
         return self.arrays.holds(name)
 
-    def signal(self, name: str, models: np.ndarray | None = None) -> StoredSignal:
-        """A stored array by name, of the usable models or of those given by index: phi, phi_test, params, logits."""
-        return self.arrays.signal(name, self.models if models is None else models)
+    def signal(
+        self, name: str, models: np.ndarray | None = None, examples: np.ndarray | None = None
+    ) -> StoredSignal:
+        """A stored array by name: phi, phi_test, params, logits; of the usable models, or models and examples by index."""
+        return self.arrays.signal(name, self.models if models is None else models, examples)
 
     @property
     def num_test(self) -> int:
@@ -326,13 +305,8 @@ class Run:
         """Raise RunError where models trained now would not be as those that are there, naming what differs."""
         if self.outdated:
             raise RunError(f"{self.path}: does not go on: {self.outdated}, in another directory")
-        learner = Learner.of(self.config.recipe, dataset)
-        recorded = self.provenance["fingerprints"].get("initial_parameters", {})
-        change = changed_parameter(recorded, initial_norms(learner, dataset.x))
-        if not change and "evaluation" in self.provenance:
-            now = evaluation_facts(learner, self.config.queries, dataset.x)
-            change = changed_norm(self.provenance["evaluation"]["norms"], now["norms"])
-        if change:
+        learner = Learner.of(self.config.recipe, dataset, self.config.membership.share)
+        if change := changed_model(self.provenance, learner, self.config.queries, dataset.x):
             raise RunError(
                 f"{self.path}: model {learner.recipe.model} has changed since the run began: {change}; restore its "
                 f"code or name another directory"
@@ -357,19 +331,18 @@ class Run:
             # Those of others that train the run at the same time are kept.
             stored = json.loads((self.path / "provenance.json").read_text())["sessions"]
             self.provenance["sessions"] = [*stored, session]
-            self._write_provenance()
+            write_provenance(self.path, self.provenance)
 
     def write_scores(self, attack: str, scores: np.ndarray) -> None:
-        """Store an attack's scores `[m, N]` of the usable models; rows of other models are NaN."""
-        models = self.models
-        rows = np.full((self.config.num_models, scores.shape[1]), np.nan, np.float32)
-        rows[models] = scores
-        write_array(self.path / "scores" / attack, rows, {"models": models.tolist()})
+        """Store an attack's scores `[t, n]` of `targets` at the examples `audited`; whatever else `[M, N]` holds is NaN."""
+        rows = np.full((self.config.num_models, len(self.labels)), np.nan, np.float32)
+        rows[np.ix_(self.targets, self.audited)] = scores
+        write_array(self.path / "scores" / attack, rows, {"models": self.models.tolist()})
 
     def scores(self, attack: str) -> np.ndarray | None:
-        """Stored scores of the usable models, float32 `[m, N]`; None if absent or of another set of models."""
-        models = self.models
-        return read_rows(self.path / "scores" / attack, models, {"models": models.tolist()})
+        """Stored scores of `targets` at `audited`, float32 `[t, n]`; None if absent or of another set of models."""
+        rows = read_rows(self.path / "scores" / attack, self.targets, {"models": self.models.tolist()})
+        return rows[:, self.audited] if self.is_disjoint and rows is not None else rows
 
     # --- Behind the scenes ------------------------------------------------------------------------------------------
 
@@ -382,7 +355,7 @@ class Run:
         if changes := list(differences(alike, config)):
             raise RunError(f"{self.path}: is another run: {'; '.join(changes)}; name another directory")
         given = self.provenance["fingerprints"].get("memberships")
-        if given != (None if keep is None else _fingerprint(keep)):
+        if given != (None if keep is None else fingerprint_of(keep)):
             raise RunError(f"{self.path}: is a run of other memberships; name another directory")
         if config.num_models > old.num_models or (self.done == 0).any():
             self.require_same_models(dataset)
@@ -390,7 +363,7 @@ class Run:
             return self
         with self.lock():
             # Another process may have grown it meanwhile.
-            there = read_config(self.path / "config.toml").num_models
+            there = read_directory(self.path)[0].num_models
             if config.num_models < there:
                 raise RunError(
                     f"{self.path}: holds {there} models, and a run does not shrink to {config.num_models}; name another "
@@ -401,18 +374,6 @@ class Run:
                 config=dataclasses.replace(old, num_models=config.num_models, execution=config.execution),
             )
             if config.num_models > there:
-                run.arrays.grow(config.num_models)
-                run._write_keep(there, config.num_models, dataset.num_examples)
-            write_atomically(run.path / "config.toml", tomli_w.dumps(as_dict(run.config)).encode())
+                grow(self.path, run.config, there)
+            write_config(self.path, run.config)
         return run
-
-    def _write_keep(self, start: int, stop: int, num_examples: int) -> None:
-        keep = keep_mask(self.config.membership_seed, stop, num_examples)
-        self.arrays.open("keep")[start:stop].write(keep[start:stop]).result()
-
-    def _write_provenance(self) -> None:
-        write_atomically(self.path / "provenance.json", json.dumps(self.provenance, indent=2).encode())
-
-
-def _fingerprint(keep: np.ndarray) -> str:
-    return hashlib.sha256(f"{keep.shape}".encode() + np.packbits(keep).tobytes()).hexdigest()

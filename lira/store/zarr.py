@@ -60,7 +60,7 @@ class WaitingWarning(UserWarning):
 
 @dataclass(eq=False)
 class StoredSignal:
-    """A stored array `[m, N, ...]` of the usable models, read in blocks of examples: `signal[:, a:b]`.
+    """A stored array `[m, N, ...]` of some models, and of all or some examples, read in blocks of these: `signal[:, a:b]`.
 
     The last chunk of examples that was read is kept, so that small steps through it read it once.
     """
@@ -68,12 +68,14 @@ class StoredSignal:
     store: ts.TensorStore
     rows: np.ndarray  # int [m]
     where: str
+    examples: np.ndarray | None = None  # int [N], ascending; None: all
     _cached: tuple[int, np.ndarray] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """`(m, N, ...)`."""
-        return (len(self.rows), *self.store.shape[1:])
+        _, N, *rest = self.store.shape
+        return (len(self.rows), N if self.examples is None else len(self.examples), *rest)
 
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
         """Read `signal[models, examples]`, both slices."""
@@ -92,7 +94,9 @@ class StoredSignal:
         return self._read(0, self.shape[1]).astype(dtype or np.float32, copy=False)
 
     def _read(self, start: int, stop: int) -> np.ndarray:
-        return read_store(self.store[self.rows, start:stop], self.where)
+        if self.examples is None:
+            return read_store(self.store[self.rows, start:stop], self.where)
+        return read_store(self.store.oindex[self.rows, self.examples[start:stop]], self.where)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -97,6 +97,11 @@ class UnlearnConfig:
         """Check the fields."""
         if not self.pool.save_params:
             raise ValueError("save_params must be true: unlearning starts from the saved parameters")
+        if self.pool.membership.design != "pairs":
+            raise ValueError(
+                f'membership.design is "{self.pool.membership.design}", and unlearning is measured on complementary pairs: '
+                f"leave it out"
+            )
         if not self.run and (names := checkpoints(self.pool.signals)):
             raise ValueError(
                 f"signals: an unlearning keeps no checkpoints of training; leave out {', '.join(names)}"
@@ -141,7 +146,8 @@ def read_unlearning(path: str | os.PathLike[str], run: str = "") -> UnlearnConfi
     fields = {name: value for name, value in table.items() if name in names} | ({"run": run} if run else {})
     of_pool = {name: value for name, value in table.items() if name not in names}
     base: dict[str, Any] = {"save_params": True}
-    is_whole = all(each.name in of_pool for each in dataclasses.fields(Config))
+    # Those of earlier versions have no table [membership].
+    is_whole = all(each.name in of_pool for each in dataclasses.fields(Config) if each.name != "membership")
     if not is_whole and isinstance(fields.get("run"), str) and fields["run"]:
         base = as_dict(_run_to_start_from(absolute_path(fields["run"])).config)
     for name, value in of_pool.items():
@@ -195,6 +201,11 @@ def _run_to_start_from(path: str | os.PathLike[str]) -> Run:
     run = Run.open(path)
     if run.is_imported:
         raise RunError(f"{run.path}: was imported and has no recipe: it cannot be retrained")
+    if run.config.membership.design != "pairs":
+        raise RunError(
+            f'{run.path}: is of membership.design = "{run.config.membership.design}", and unlearning is measured on '
+            f"complementary pairs: name a run of pairs"
+        )
     if not run.config.save_params:
         raise RunError(
             f"{run.path}: saved no parameters, and unlearning starts from them: train a run with save_params = true"

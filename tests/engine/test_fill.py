@@ -27,6 +27,7 @@ from lira.learning.evaluation import evaluated, query
 from lira.learning.learner import Learner
 from lira.learning.recipe import Recipe, steps_per_epoch
 from lira.learning.training import init_model, train_epochs
+from lira.membership import Membership
 from lira.scoring import pool_of, score
 from lira.store.arrays import DIVERGED
 from lira.store.config import Config, Execution
@@ -99,6 +100,56 @@ def test_trained_run_holds_what_its_models_answer(tmp_path):
     params = np.asarray(run.signal("params"))
     assert np.isfinite(params).all()
     assert len(np.unique(params[:, 0])) == 6
+
+
+class Counting(nn.Module):
+    """A linear model that counts the images it is trained on: by how often a batch has passed through it."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x, train):
+        seen = self.variable("batch_stats", "seen", jnp.zeros, (1,))
+        if train:
+            seen.value = seen.value + len(x)
+        x = x.reshape(len(x), -1)
+        return nn.Dense(self.num_classes)(x) + jnp.where(train, 0, seen.value * jnp.arange(self.num_classes))
+
+
+def test_steps_follow_the_fraction_of_independent_coins(tmp_path):
+    """Logits of the clean query say how many images a model has seen: 3 epochs of three steps of ten, where 36 are .3 N."""
+    recipe = dataclasses.replace(RECIPE, model="tests.engine.test_fill.Counting", learning_rate=1e-9)
+    coins = Membership("independent", 0.3)
+    run = finished(tmp_path, recipe=recipe, membership=coins, num_models=7, signals=("logits",))
+    held = run.keep.sum(axis=1)
+    assert len(set(held)) > 1
+    assert abs(held.mean() - 0.3 * N) < 5 * np.sqrt(0.21 * N / 7)
+    logits = np.asarray(run.signal("logits"))[:, :, 0]
+    # Without learning, a class's logits differ between runs by what is added alone.
+    half = finished(tmp_path, "half", recipe=recipe, num_models=6, signals=("logits",))
+    per_class = (np.asarray(half.signal("logits"))[:6, :, 0] - logits[:6]) / np.arange(3).clip(1)
+    np.testing.assert_allclose(per_class[..., 1:], 3 * (60 - 30), rtol=1e-3)
+    assert plan(run.config, dataset()).images == 7 * 3 * 30
+    assert (
+        "independent coins, each true with probability 0.3: 120 examples are attacked, which are in"
+        in str(plan(run.config, dataset()))
+    )
+
+
+def test_models_of_a_smaller_fraction_are_those_that_training_alone_gives(tmp_path):
+    """By hand, a model at a time, with a cosine over 3 epochs of three steps; and no other example touches them."""
+    coins = Membership("independent", 0.3)
+    run, data = finished(tmp_path, membership=coins, num_models=7), dataset()
+    learner = Learner.of(RECIPE, data, 0.3)
+    assert learner.total_steps == 9
+    for model in (0, 6):
+        keep, key = run.keep[model], learner.key(model)
+        x = np.where(keep[:, None, None, None], data.x, 255 - data.x)
+        state = init_model(learner, key, x[:1])
+        state, _ = train_epochs(learner, state, key, 0, 3, 3, x, data.y, keep)
+        variables = evaluated(learner, run.config.queries, state, key, x, keep)
+        phi = query(learner.module, run.config.queries, (), variables, data.x, data.y)[0]["phi"]
+        np.testing.assert_allclose(np.asarray(run.phi)[model], phi, rtol=1e-3, atol=1e-3)
 
 
 def test_signals_by_name_are_stored_and_no_others(tmp_path):

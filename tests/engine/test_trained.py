@@ -91,7 +91,7 @@ def outdated(provenance):
 def test_training_accuracy():
     labels = np.arange(1000) % 10
     for inside, status in [(0.1, "fail"), (0.11, "fail"), (0.6, "warn"), (0.99, "ok")]:
-        assert check_training(np.full(4, inside), np.full(4, 0.1), labels).status == status
+        assert check_training(np.full(4, inside), np.full(4, 0.1), labels, len(labels) / 2).status == status
 
 
 @pytest.mark.parametrize(

@@ -121,13 +121,29 @@ def test_examples_outside_the_keep_row_never_touch_a_model():
     assert any(np.isnan(leaf).any() for leaf in jax.tree.leaves(touched.params)), "the poison works"
 
 
+@pytest.mark.parametrize(
+    ("examples", "batch", "share", "steps"),
+    [
+        (60, 15, 0.5, 2),
+        (61, 15, 0.5, 2),
+        (60, 15, 0.3, 1),
+        (100, 1, 0.29, 29),
+        (100, 29, 0.29, 1),
+        (10, 7, 0.7, 1),
+        (9, 2, 0.9, 4),
+    ],
+)
+def test_steps_of_an_epoch_are_whole_batches_of_the_share(examples, batch, share, steps):
+    assert steps_per_epoch(examples, batch, share) == steps
+
+
 @pytest.mark.parametrize("members", [1, 7, 30, 41])
 def test_an_epoch_is_a_permutation_of_the_members_that_wraps(members):
     rng = np.random.default_rng(1)
     keep = np.zeros(N, bool)
     keep[rng.choice(N, members, replace=False)] = True
-    recipe = Recipe(batch_size=15)  # two steps of the 60 examples' half
-    order = np.asarray(epoch_order(recipe, jax.random.key(3), 0, keep))
+    learner = Learner(Net(), Recipe(batch_size=15), 2)  # two steps of the 60 examples' half
+    order = np.asarray(epoch_order(learner, jax.random.key(3), 0, keep))
     assert order.shape == (30,)
     assert keep[order].all()
     counts = np.bincount(order, minlength=N)[keep]
@@ -135,8 +151,8 @@ def test_an_epoch_is_a_permutation_of_the_members_that_wraps(members):
         assert counts.min() >= 30 // members
     assert counts.max() <= -(-30 // members)
     for again in (
-        epoch_order(recipe, jax.random.key(4), 0, keep),
-        epoch_order(recipe, jax.random.key(3), 1, keep),
+        epoch_order(learner, jax.random.key(4), 0, keep),
+        epoch_order(learner, jax.random.key(3), 1, keep),
     ):
         assert members == 1 or not np.array_equal(order, again)
 

@@ -7,6 +7,7 @@ import tomli_w
 
 from lira.learning.models import build_model
 from lira.learning.recipe import Recipe
+from lira.membership import Membership
 from lira.store.config import Config, ConfigError, as_dict, differences, read_config
 from lira.unlearning.config import is_unlearning, read_unlearning
 
@@ -31,6 +32,15 @@ def test_file_is_read_into_the_dataclasses(tmp_path):
     assert isinstance(config.recipe.learning_rate, float)
     assert config.queries.mirror
     assert config.execution == Config().execution
+
+
+def test_a_file_without_a_design_is_of_pairs_and_one_with_independent_coins_may_be_odd(tmp_path):
+    assert read_config(written(tmp_path, "num_models = 8")).membership == Membership("pairs", 0.5)
+    config = read_config(
+        written(tmp_path, "num_models = 7\n[membership]\ndesign = 'independent'\nfraction = 0.3")
+    )
+    assert config.membership == Membership("independent", 0.3)
+    assert read_config(written(tmp_path, tomli_w.dumps(as_dict(config)))) == config
 
 
 def test_written_configuration_reads_back_equal(tmp_path):
@@ -96,6 +106,13 @@ def test_every_experiment_can_be_read(path):
         ("signals = ['phi@0.5']\n[recipe]\nepochs = 1", "phi@0.5 of 1 epochs is the end of training"),
         ("signals = ['logits', 'logits']", "signals names one twice"),
         ("membership_seed = -1", "membership_seed must not be negative"),
+        ("[membership]\ndesign = 'pair'", "membership.design must be one of pairs, independent.*got 'pair'"),
+        (
+            "[membership]\nfractions = 0.3",
+            "unknown key 'membership.fractions': did you mean 'membership.fraction'",
+        ),
+        ("[membership]\nfraction = 0.3", "membership.fraction is 0.3, and each model of a pair"),
+        ("num_models = 3\n[membership]\ndesign = 'independent'", "num_models must be at least 4; got 3"),
     ],
 )
 def test_every_mistake_is_named_in_one_line(tmp_path, text, message):

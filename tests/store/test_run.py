@@ -15,7 +15,7 @@ import tensorstore as ts
 from lira.data.dataset import Dataset
 from lira.learning.augment import Queries
 from lira.learning.recipe import Recipe
-from lira.membership import keep_mask
+from lira.membership import Membership, audited_half, disjoint_mask, independent_mask, keep_mask
 from lira.store import zarr
 from lira.store.arrays import DIVERGED, DONE
 from lira.store.run import Run
@@ -81,6 +81,67 @@ def test_usable_models_are_whole_pairs_that_did_not_diverge(tmp_path):
     np.testing.assert_array_equal(run.keep, keep_mask(0, M, N)[:2])
     np.testing.assert_allclose(run.accuracy("in"), [0, 0.1])
     assert np.isnan(run.accuracy("test")).all()
+
+
+def test_a_model_of_independent_coins_stands_and_falls_alone(tmp_path):
+    run = made(tmp_path, membership=Membership("independent", 0.3), num_models=7)
+    assert run.independent
+    write(run, 0, 1, 2, 4)
+    write(run, 5, diverged=True)
+    assert run.models.tolist() == [0, 1, 2, 4]
+    np.testing.assert_array_equal(run.keep, independent_mask(0, 7, N, 0.3)[[0, 1, 2, 4]])
+
+
+def test_a_run_of_independent_coins_grows_by_rows_and_refuses_other_coins(tmp_path):
+    coins = Membership("independent", 0.3)
+    run = made(tmp_path, membership=coins, num_models=8)
+    write(run, *range(8))
+    grown = made(tmp_path, membership=coins, num_models=16)
+    np.testing.assert_array_equal(grown.keep, run.keep)
+    np.testing.assert_array_equal(grown.memberships(np.arange(16)), independent_mask(0, 16, N, 0.3))
+    for other, message in (
+        (Membership("independent", 0.4), "membership.fraction is 0.3 there and 0.4 here"),
+        (Membership(), "membership.design is 'independent' there and 'pairs' here"),
+    ):
+        with pytest.raises(RunError, match=message):
+            made(tmp_path, membership=other, num_models=16)
+    with pytest.raises(RunError, match="holds 16 models, and a run does not shrink"):
+        made(tmp_path, membership=coins, num_models=15)
+
+
+def test_a_disjoint_run_grows_by_shadow_models_and_not_by_targets(tmp_path):
+    """Which half a model is of depends on the number of targets, so that is another run's."""
+    disjoint = Membership("disjoint", 0.6, 2)
+    run = made(tmp_path, membership=disjoint, num_models=8)
+    write(run, *range(8))
+    assert not run.independent
+    grown = made(tmp_path, membership=disjoint, num_models=16)
+    np.testing.assert_array_equal(grown.keep, run.keep)
+    np.testing.assert_array_equal(grown.memberships(np.arange(16)), disjoint_mask(0, 16, N, 2, 0.6))
+    np.testing.assert_array_equal(grown.audited, np.flatnonzero(audited_half(0, N)))
+    np.testing.assert_array_equal(grown.membership, run.keep[:2, grown.audited])
+    with pytest.raises(RunError, match=r"membership.num_targets is 2 there and 3 here"):
+        made(tmp_path, membership=Membership("disjoint", 0.6, 3), num_models=16)
+
+
+def test_a_stored_signal_of_some_examples_is_that_of_all_at_these(tmp_path):
+    run = made(tmp_path)
+    values = np.random.default_rng(0).normal(size=(M, N, 1)).astype(np.float32)
+    for index in range(M):
+        run.write_model(index, {**rows(index), "phi": values[index]}, diverged=False)
+    examples = np.array([0, 3, 4, 17, 39])
+    signal = run.signal("phi", np.array([1, 4]), examples)
+    assert signal.shape == (2, 5, 1)
+    expected = values[[1, 4]][:, examples]
+    np.testing.assert_array_equal(np.asarray(signal), expected)
+    for a, b in ((0, 5), (1, 3), (4, 5), (2, 2)):
+        np.testing.assert_array_equal(signal[:, a:b], expected[:, a:b])
+    np.testing.assert_array_equal(signal[:1, ::2], expected[:1, ::2])
+
+
+def test_a_batch_that_is_larger_than_the_fraction_of_the_examples_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="batch_size is 8, but a model has only about 6 members"):
+        made(tmp_path, membership=Membership("independent", 0.15))
 
 
 def test_done_models_are_never_written_again(tmp_path):

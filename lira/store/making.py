@@ -1,0 +1,76 @@
+"""The making of a run directory, whole or not at all, and its growing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+
+from lira.data.dataset import Dataset
+from lira.learning.fingerprint import evaluation_facts, initial_norms
+from lira.learning.learner import Learner
+from lira.store.arrays import Arrays, fingerprint_of, row_shapes
+from lira.store.config import Config, as_dict
+from lira.store.zarr import new_directory, write_atomically
+from lira.versions import versions
+
+__all__ = ["grow", "make_directory", "write_config", "write_provenance"]
+
+# Whose versions provenance.json names.
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "tensorstore")
+
+
+def make_directory(path: Path, dataset: Dataset, config: Config, keep: np.ndarray | None) -> dict[str, Any]:
+    """Make the directory of a run, with memberships that are drawn, or given, bool `[M, N]`; return its provenance.
+
+    Raises:
+        TakenError: something is there, maybe since a moment ago.
+        RunError: it cannot be written.
+    """
+    learner = Learner.of(config.recipe, dataset, config.membership.share)
+    initial = initial_norms(learner, dataset.x)
+    provenance = {
+        "fingerprints": {"dataset": dataset.fingerprint, "initial_parameters": initial},
+        "evaluation": evaluation_facts(learner, config.queries, dataset.x),
+        "versions": versions(*PACKAGES),
+        "sessions": [],
+    }
+    if keep is not None:
+        provenance["fingerprints"]["memberships"] = fingerprint_of(keep)
+    rows = row_shapes(config, dataset, sum(int(size) for size, _ in initial.values()))
+    with new_directory(path) as making:
+        (making / "scores").mkdir()
+        arrays = Arrays.make(making, config.num_models, rows, dataset.y, dataset.y_test)
+        if keep is None:
+            _write_keep(arrays, config, 0)
+        else:
+            arrays.add_truths("correct", keep.shape)
+            arrays.open("keep").write(keep).result()
+        write_provenance(making, provenance)
+        write_config(making, config)
+    return provenance
+
+
+def grow(path: Path, config: Config, there: int) -> None:
+    """Give every array the rows of `config.num_models` models, with the memberships of those beyond `there`."""
+    arrays = Arrays(path)
+    arrays.grow(config.num_models)
+    _write_keep(arrays, config, there)
+
+
+def _write_keep(arrays: Arrays, config: Config, start: int) -> None:
+    """Draw the memberships, and store those from model `start` on."""
+    store = arrays.open("keep")
+    keep = config.membership.draw(config.membership_seed, config.num_models, store.shape[1])
+    store[start : len(keep)].write(keep[start:]).result()
+
+
+def write_config(path: Path, config: Config) -> None:
+    """Write config.toml."""
+    write_atomically(path / "config.toml", tomli_w.dumps(as_dict(config)).encode())
+
+
+def write_provenance(path: Path, provenance: dict[str, Any]) -> None:
+    """Write provenance.json."""
+    write_atomically(path / "provenance.json", json.dumps(provenance, indent=2).encode())
