@@ -127,7 +127,7 @@ def _side_by_side(
     make: Make,
     writer: ThreadPoolExecutor,
     stop: Event,
-) -> jax.errors.JaxRuntimeError | None:
+) -> Exception | None:
     """Make stacks on one device until none is left; or the error of its first that failed, all of which are handed back."""
 
     def one_after_another() -> None:
@@ -151,8 +151,10 @@ def _side_by_side(
 
     with ThreadPoolExecutor(workers) as threads:
         futures = [threads.submit(one_after_another) for _ in range(workers)]
-    errors = [error for each in futures if (error := each.exception())]
-    for error in errors:
-        if not isinstance(error, jax.errors.JaxRuntimeError):
-            raise error
-    return errors[0] if errors else None
+    failed = None
+    for each in futures:
+        try:
+            each.result()
+        except jax.errors.JaxRuntimeError as error:
+            failed = failed or error
+    return failed

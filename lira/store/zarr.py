@@ -239,14 +239,25 @@ def locked_model(directory: Path, model: int) -> Iterator[None]:
 
 
 def read_rows(place: Path, rows: np.ndarray, attributes: dict[str, Any]) -> np.ndarray | None:
-    """Rows of an array that `write_array` wrote with these attributes; None where it is absent or has others."""
+    """Rows of an array that `write_array` wrote with these attributes; None where it is absent, damaged or has others.
+
+    It is derived from others, so that it can be made again. Another process may be replacing it.
+    """
+
+    def has_them() -> bool:
+        try:
+            stored = json.loads((place / "zarr.json").read_text())["attributes"]
+            return all(stored.get(name) == value for name, value in attributes.items())
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            return False
+
+    if not has_them():
+        return None
     try:
-        stored = json.loads((place / "zarr.json").read_text())["attributes"]
-    except (OSError, ValueError, KeyError):
+        values = read_store(open_array(place)[rows], str(place))
+    except (OSError, ValueError, IndexError):
         return None
-    if any(stored.get(name) != value for name, value in attributes.items()):
-        return None
-    return read_store(open_array(place)[rows], str(place))
+    return values if has_them() else None
 
 
 def read_store(store: ts.TensorStore, where: str) -> np.ndarray:
