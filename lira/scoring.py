@@ -13,6 +13,7 @@ from lira.attacks.suite import ATTACKS, Pool, attack_pool
 from lira.data.dataset import Dataset
 from lira.learning.recipe import SIGNALS
 from lira.signals import checkpoints
+from lira.store.arrays import DIVERGED
 from lira.store.run import Run
 from lira.store.zarr import RunError
 
@@ -70,6 +71,11 @@ def _require_enough(run: Run) -> None:
     usable = len(run.models)
     if run.is_imported:
         return
+    if diverged := int(np.sum(run.done == DIVERGED)):
+        lost = f"{diverged} of {run.config.num_models} models diverged"
+        remedy = "train a pool of a lower learning rate, or of standardised features, in another directory"
+        if usable < 4:
+            raise RunError(f"{run.path}: {lost}, {usable} are usable, and the attacks need four: {remedy}")
     if run.config.membership.design == "pairs" and usable < 4:
         raise RunError(
             f"{run.path}: has {usable // 2} complete pairs of models, and the attacks need two: train it first"

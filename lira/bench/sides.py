@@ -17,6 +17,7 @@ from lira.data.dataset import Dataset
 from lira.engine.calibrate import programs_for
 from lira.engine.programs import train_steps
 from lira.learning.forward import as_input
+from lira.learning.learner import model_keys
 from lira.learning.models import build_model
 from lira.learning.recipe import Recipe
 from lira.learning.training import ModelState
@@ -96,19 +97,18 @@ def _lira_side(recipe: Recipe, dataset: Dataset) -> Side:
     x, y = jnp.asarray(dataset.x), jnp.asarray(dataset.y)
     held_out = as_input(np.asarray(dataset.x_test), jnp.float32)
     keep = jnp.ones((programs.width, len(y)), bool)
-    indices = [jnp.arange(w * programs.width, (w + 1) * programs.width) for w in range(programs.workers)]
-    states = [programs.init(index, x[:1]) for index in indices]
+    stacks = np.arange(programs.models).reshape(programs.workers, programs.width)
+    keys = [model_keys(recipe.seed, stack) for stack in stacks]
+    states = [programs.init(each, x[:1]) for each in keys]
     pool, epochs = ThreadPoolExecutor(programs.workers), iter(range(1 << 30))
 
-    def one_worker(steps: int, epoch: int, state: Any, index: jax.Array) -> tuple[Any, int]:
-        state, taken = train_steps(programs, state, index, epoch, steps, x, y, keep)
+    def one_worker(steps: int, epoch: int, state: Any, keys: jax.Array) -> tuple[Any, int]:
+        state, taken = train_steps(programs, state, keys, epoch, steps, x, y, keep)
         return jax.block_until_ready(state), taken
 
     def train(steps: int) -> int:
         epoch = next(epochs) * 1000
-        states[:], (taken, *_) = zip(
-            *pool.map(partial(one_worker, steps, epoch), states, indices), strict=True
-        )
+        states[:], (taken, *_) = zip(*pool.map(partial(one_worker, steps, epoch), states, keys), strict=True)
         return taken
 
     train(1)

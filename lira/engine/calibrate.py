@@ -21,7 +21,7 @@ from lira.data.dataset import Dataset
 from lira.engine.device import MEMORY_SHARE, device_memory, devices_of, stacks_at_a_time, this_device
 from lira.engine.programs import Programs, compile_programs, train_steps
 from lira.learning.convolution import LOWERINGS
-from lira.learning.learner import Learner
+from lira.learning.learner import Learner, model_keys
 from lira.learning.training import variable_shapes
 from lira.store.config import Config, Execution
 from lira.store.zarr import write_atomically
@@ -110,15 +110,15 @@ def programs_for(
 def seconds_per_step(programs: Programs, dataset: Dataset) -> float:
     """Time of one training step of a device's stacks, over as many steps as take half a second, or as a call takes."""
     device = this_device()
-    indices = jnp.zeros(programs.width, int)
+    keys = model_keys(0, range(programs.width))
     x, y = jnp.asarray(dataset.x), jnp.asarray(dataset.y)
     keep = jnp.ones((programs.width, len(y)), bool)
-    states = [programs.init(indices, x[:1]) for _ in range(programs.workers)]
+    states = [programs.init(keys, x[:1]) for _ in range(programs.workers)]
     count = 1
 
     def run(state: Any) -> tuple[Any, int]:
         with jax.default_device(device):
-            state, taken = train_steps(programs, state, indices, 0, count, x, y, keep)
+            state, taken = train_steps(programs, state, keys, 0, count, x, y, keep)
             return jax.block_until_ready(state), taken
 
     with ThreadPoolExecutor(programs.workers) as workers:

@@ -17,7 +17,7 @@ def step_by_step(
     order: Callable[..., jax.Array],
     one_step: Callable[..., tuple[Any, jax.Array]],
     state: Any,
-    indices: jax.Array,
+    keys: jax.Array,
     number: jax.Array | int,
     stop: jax.Array | int,
     x: jax.Array,
@@ -27,11 +27,11 @@ def step_by_step(
 ) -> tuple[Any, jax.Array]:
     """Epoch `number` as `stop` calls of one compiled step: the state, and mean losses `[m, 1]`.
 
-    Indices `[m]`, x `[N, ...]`, y `[N]` and keep `[m, N]` as `Programs.train` takes them, and what imitators know of a target.
+    Keys `[m]`, x `[N, ...]`, y `[N]` and keep `[m, N]` as `Programs.train` takes them, and what imitators know of a target.
     """
     total: Any = 0.0
-    orders = order(indices, number, keep)
+    orders = order(keys, number, keep)
     for at in range(int(stop)):
-        state, losses = one_step(state, indices, number, at, orders, x, y, *taught)
+        state, losses = one_step(state, keys, number, at, orders, x, y, *taught)
         total += losses
     return state, (total / stop)[:, None]

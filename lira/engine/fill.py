@@ -3,6 +3,7 @@
 import datetime
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from threading import Event
@@ -22,6 +23,7 @@ from lira.engine.progress import Bar, Clock
 from lira.engine.trained import check_trained
 from lira.engine.workers import Make, Queue, work_through
 from lira.learning.evaluation import answers_by_average
+from lira.learning.learner import model_keys
 from lira.learning.recipe import checkpoint_epochs
 from lira.store.arrays import DIVERGED
 from lira.store.run import Run
@@ -37,6 +39,11 @@ __all__ = [
     "train",
     "train_stack",
 ]
+
+# How often a model is tried that diverges.
+ATTEMPTS = 2
+# Features of no larger size are not why models diverge.
+LARGE = 30.0
 
 
 class Data(NamedTuple):
@@ -60,14 +67,20 @@ class Learned(NamedTuple):
 
 
 class Learn(Protocol):
-    """Make the models of one stack: `stack` are their rows in the run, int `[m]`.
+    """Make the models of one stack: `stack` are their rows in the run, int `[m]`, `attempts` which of each this is, from 0.
 
     Call `advance(models, images)` whenever some are done, a part of a model as a fraction, and return None if `stop` is
     set before all are.
     """
 
     def __call__(
-        self, stack: np.ndarray, data: Data, advance: Callable[[float, int], None], stop: Event, /
+        self,
+        stack: np.ndarray,
+        attempts: np.ndarray,
+        data: Data,
+        advance: Callable[[float, int], None],
+        stop: Event,
+        /,
     ) -> Learned | None: ...
 
 
@@ -111,17 +124,34 @@ def train(
         programs = programs_for(run.config, dataset, missing, widest)
         return programs, partial(train_stack, run, programs)
 
-    if not fill(run, dataset, prepare, inspect=_inspect, among=among, verb=verb, show_progress=show_progress):
-        return
+    made = fill(
+        run,
+        dataset,
+        prepare,
+        attempts=ATTEMPTS,
+        inspect=_inspect,
+        among=among,
+        verb=verb,
+        show_progress=show_progress,
+    )
     diverged = np.flatnonzero(run.done == DIVERGED)
-    if len(diverged):
+    if made and len(diverged):
         mates = " with their mates" if run.config.membership.design == "pairs" else ""
         warnings.warn(
-            f"{len(diverged)} of {run.config.num_models} models diverged and are left out of the attacks"
-            f"{mates}: {', '.join(map(str, diverged))}; a lower learning rate would help",
+            f"{len(diverged)} of {run.config.num_models} models diverged twice and are left out of the attacks"
+            f"{mates}: {', '.join(map(str, diverged))}; {_what_would_help(run, dataset)}",
             DivergedWarning,
             stacklevel=2,
         )
+
+
+def _what_would_help(run: Run, dataset: Dataset) -> str:
+    """Against divergence, for people."""
+    rate = f"a lower recipe.learning_rate than {run.config.recipe.learning_rate:g} would help"
+    largest = 0.0 if dataset.is_image else float(np.abs(dataset.x).max())
+    if largest <= LARGE:
+        return rate
+    return f"features reach {largest:.3g} in size: standardise them, or {rate}"
 
 
 def fill(
@@ -129,6 +159,7 @@ def fill(
     dataset: Dataset,
     prepare: Callable[[int, int], tuple[Programs, Learn]],
     *,
+    attempts: int = 1,
     inspect: Callable[[Run, np.ndarray], None] | None = None,
     among: np.ndarray | None = None,
     verb: str = "training",
@@ -141,6 +172,7 @@ def fill(
         dataset: its data.
         prepare: called for each device, if models are missing, with their number and the widest stack that may be, 0 for
             any: the programs of their stacks, and how a stack learns.
+        attempts: how often a model is tried that diverges.
         inspect: called once with the run and the indices of the first models that are stored.
         among: int, the models in question; all of the run by default. Other processes may be at others, or the same.
         verb: what the progress bar says.
@@ -172,7 +204,7 @@ def fill(
     written: list[int] = []
     try:
         with Bar(verb, len(among), len(among) - len(missing), show_progress) as bar:
-            _fill_stacks(run, dataset, devices, prepare, missing, inspect, bar, clock, written)
+            _fill_stacks(run, dataset, devices, prepare, missing, attempts, inspect, bar, clock, written)
     finally:
         session["models"] = len(written)
         session["seconds"] = round(time.time() - began, 2)
@@ -191,6 +223,7 @@ def _fill_stacks(
     devices: Sequence[Device],
     prepare: Callable[[int, int], tuple[Programs, Learn]],
     missing: np.ndarray,
+    attempts: int,
     inspect: Callable[[Run, np.ndarray], None] | None,
     bar: Bar,
     clock: Clock,
@@ -200,13 +233,19 @@ def _fill_stacks(
 
     After an interrupt every worker stops at the end of its epoch.
     """
-    inspected = Event()
+    inspected, queue = Event(), Queue(missing, lambda stack: stack[run.done[stack] == 0])
+    tried = Counter[int]()  # models that diverged, and how often
 
     def write(stack: np.ndarray, arrays: dict[str, np.ndarray], finite: np.ndarray) -> None:
-        for position, model in enumerate(stack):
+        for position, model in enumerate(stack.tolist()):
+            if not finite[position] and tried[model] + 1 < attempts:
+                tried[model] += 1
+                queue.hand_back(stack[position : position + 1])
+                bar.advance(-1, 0)
+                continue
             row = {name: array[position] for name, array in arrays.items()}
-            if run.write_model(int(model), row, diverged=not finite[position]):
-                written.append(int(model))
+            if run.write_model(model, row, diverged=not finite[position], attempt=tried[model]):
+                written.append(model)
         sound = stack[finite[: len(stack)]]
         if inspect and len(sound) and not inspected.is_set():
             inspected.set()
@@ -227,7 +266,7 @@ def _fill_stacks(
 
             try:
                 with clock:
-                    learned = learn(stack, data, advance, stop)
+                    learned = learn(stack, np.array([tried[m] for m in stack.tolist()]), data, advance, stop)
                     if learned:
                         jax.block_until_ready(learned.variables)
                 answered = learned and _answers(run, data, programs, stack, learned)
@@ -238,7 +277,7 @@ def _fill_stacks(
 
         return programs.width, programs.workers, make
 
-    work_through(Queue(missing, lambda stack: stack[run.done[stack] == 0]), devices, prepared)
+    work_through(queue, devices, prepared)
 
 
 def _inspect(run: Run, models: np.ndarray) -> None:
@@ -258,25 +297,27 @@ def train_stack(
     run: Run,
     programs: Programs,
     stack: np.ndarray,
+    attempts: np.ndarray,
     data: Data,
     advance: Callable[[float, int], None],
     stop: Event,
 ) -> Learned | None:
-    """Train the models `stack` from scratch.
+    """Train the models `stack` from scratch, each with the randomness of its attempt.
 
     A checkpoint is a look at them: what they would answer with if training ended there, averaged weights with the
     statistics that belong to them included. Training, its learning rates too, goes on as without it.
     """
     recipe = run.config.recipe
     at, checkpoints = checkpoint_epochs(run.config.signals, recipe.epochs), {}
-    indices = jnp.asarray(np.resize(stack, programs.width))
+    wide = (np.resize(each, programs.width) for each in (stack, attempts))
+    keys = model_keys(recipe.seed, *wide)
     keep = jnp.asarray(run.memberships(np.resize(stack, programs.width)))
-    state = programs.init(indices, data.x[:1])
+    state = programs.init(keys, data.x[:1])
     losses = []
     for first in range(0, recipe.epochs, programs.epochs):
         if stop.is_set():
             return None
-        state, loss = programs.train(state, indices, first, programs.steps, data.x, data.y, keep)
+        state, loss = programs.train(state, keys, first, programs.steps, data.x, data.y, keep)
         losses.append(loss)
         # One call stays in flight, so that the device need not wait for the host.
         losses[max(len(losses) - 2, 0)].block_until_ready()
@@ -284,13 +325,13 @@ def train_stack(
         advance(len(stack) * share, len(stack) * programs.steps * recipe.batch_size)
         if name := at.get(first + programs.epochs):
             # Copied, for the next call takes the state's memory; to the host, for models in training fill the device.
-            checkpoints[name] = jax.tree.map(np.array, programs.evaluate(state, indices, data.x, keep))
+            checkpoints[name] = jax.tree.map(np.array, programs.evaluate(state, keys, data.x, keep))
     losses = np.concatenate(losses, axis=1)
     finite = np.asarray(np.isfinite(losses).all(axis=1))
     raw = None
     if answers_by_average(recipe, run.config.queries):
         raw = {"params": state.params, **state.statistics}
-    variables = programs.evaluate(state, indices, data.x, keep)
+    variables = programs.evaluate(state, keys, data.x, keep)
     return Learned(variables, finite, raw, losses[:, -1].astype(np.float32), checkpoints)
 
 

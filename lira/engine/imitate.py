@@ -99,7 +99,7 @@ def _again(run: Run, dataset: Dataset, row: np.ndarray) -> Any:
     """The same of one that did not: trained again, in a stack as wide as the pool's, for a model is a function of its number."""
     programs = programs_for(run.config, dataset, run.config.num_models)
     data = Data(*jax.device_put((dataset.x, dataset.y, dataset.x_test, dataset.y_test), this_device()))
-    learned = train_stack(run, programs, row, data, lambda *_: None, Event())
+    learned = train_stack(run, programs, row, run.attempts(row), data, lambda *_: None, Event())
     if learned is None or not learned.finite[0]:
         raise RunError(f"{run.path}: target {row[0]}, trained again, diverges: take another target")
     return jax.tree.map(lambda leaf: leaf[:1], learned.variables)
@@ -195,10 +195,10 @@ def imitate_target(
         taught = jax.device_put(taught, this_device())
         imitate = made_when_called(partial(compile_imitation, programs, learner, dataset, taught))
 
-        def train(state: Any, indices: jax.Array, first: int, *rest: Any) -> Any:
+        def train(state: Any, keys: jax.Array, first: int, *rest: Any) -> Any:
             if first < warmup:
-                return programs.train(state, indices, first, *rest)
-            return imitate(state, indices, first, *rest, taught)
+                return programs.train(state, keys, first, *rest)
+            return imitate(state, keys, first, *rest, taught)
 
         return programs, partial(train_stack, imitators, programs._replace(train=train))
 

@@ -15,7 +15,7 @@ from lira.engine.stacked import compiled_once, made_when_called, models_in, stac
 from lira.engine.sweep import sweep_program
 from lira.learning.augment import Queries
 from lira.learning.evaluation import evaluated
-from lira.learning.learner import Learner
+from lira.learning.learner import Learner, model_keys
 from lira.learning.recipe import SIGNALS, Recipe, checkpoint_epochs, steps_per_epoch
 from lira.learning.training import epoch_order, init_model, train_epochs, train_step
 
@@ -39,12 +39,12 @@ class Programs(NamedTuple):
     platform: str  # as JAX names it: cpu, gpu or tpu
     lowering: str
     why: str  # how they were chosen, for people
-    init: Callable[..., Any]  # (indices [m], x [1, ...]) -> state
+    init: Callable[..., Any]  # (keys [m], x [1, ...]) -> state
     epochs: int  # that one call of `train` is of
     steps: int  # that they are
-    # (state, indices, first epoch, steps, x, y, keep [m, N]) -> (state, losses [m, epochs])
+    # (state, keys, first epoch, steps, x, y, keep [m, N]) -> (state, losses [m, epochs])
     train: Callable[..., Any]
-    evaluate: Callable[..., Any]  # (state, indices, x, keep) -> the variables that the models answer with
+    evaluate: Callable[..., Any]  # (state, keys, x, keep) -> the variables that the models answer with
     sweep: Callable[..., Any]  # (variables, x [n, ...], y [n]) -> ({"phi": [m, n, Q], ...}, correct [m, n])
     clean: Callable[..., Any]  # as sweep, about the examples as they are, and about nothing but phi
     # As the compiler counts: bytes that the stacks of all workers hold on the device, and bytes that one training step of
@@ -64,17 +64,17 @@ class Programs(NamedTuple):
 
 
 def train_steps(
-    programs: Programs, state: Any, indices: jax.Array, first: int, steps: int, *data: jax.Array
+    programs: Programs, state: Any, keys: jax.Array, first: int, steps: int, *data: jax.Array
 ) -> tuple[Any, int]:
     """Train a stack for `steps` steps from epoch `first` on, or more where programs are of whole epochs; and how many.
 
-    Indices `[m]`, and as data x `[N, ...]`, y `[N]` and keep `[m, N]`, as `Programs.train` takes them.
+    Keys `[m]`, and as data x `[N, ...]`, y `[N]` and keep `[m, N]`, as `Programs.train` takes them.
     """
     taken = 0
     while taken < steps:
         count = min(programs.steps, steps - taken) if programs.any_steps else programs.steps
         epoch = first + taken // programs.steps * programs.epochs
-        state, _ = programs.train(state, indices, epoch, count, *data)
+        state, _ = programs.train(state, keys, epoch, count, *data)
         taken += count
     return state, taken
 
@@ -121,16 +121,16 @@ def _build(
     platform, ends = learner.platform, (*ends, *checkpoint_epochs(signals, learner.recipe.epochs))
     several = 1 if platform == "cpu" else epochs_at_once(learner.recipe, whole, ends)
     init, shapes = _begun(learner, dataset, lowering, width)
-    state, indices, x, y, keep = shapes
+    state, keys, x, y, keep = shapes
     train, compiled = _training(learner, lowering, several, whole, shapes)
     usage = compiled.memory_analysis()
     evaluate = stacked(
         in_loops(lowering, platform),
         platform,
-        lambda state, index, x, keep: evaluated(learner, queries, state, learner.key(index), x, keep),
+        lambda state, key, x, keep: evaluated(learner, queries, state, key, x, keep),
         *(0, 0, None, 0),
     )
-    variables = jax.eval_shape(evaluate, state, indices, x, keep)
+    variables = jax.eval_shape(evaluate, state, keys, x, keep)
     sweep = partial(sweep_program, learner, lowering, variables, x, y, usage and usage.temp_size_in_bytes)
     return Programs(
         width=width,
@@ -152,15 +152,13 @@ def _build(
 
 
 def _begun(learner: Learner, dataset: Dataset, lowering: str, width: int) -> tuple[Any, tuple[Any, ...]]:
-    """`Programs.init`, jitted, and what a stack is trained with: state, indices `[m]`, x, y and keep `[m, N]`, or their shapes."""
-    indices = jnp.zeros(width, int)
+    """`Programs.init`, jitted, and what a stack is trained with: state, keys `[m]`, x, y and keep `[m, N]`, or their shapes."""
+    keys = model_keys(0, range(width))
     x, y = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (dataset.x, dataset.y))
     keep = jax.ShapeDtypeStruct((width, len(dataset.y)), bool)
-    init = stacked(
-        lowering, learner.platform, lambda index, x: init_model(learner, learner.key(index), x), 0, None
-    )
-    state = jax.eval_shape(init, indices, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
-    return init, (state, indices, x, y, keep)
+    init = stacked(lowering, learner.platform, lambda key, x: init_model(learner, key, x), 0, None)
+    state = jax.eval_shape(init, keys, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
+    return init, (state, keys, x, y, keep)
 
 
 def _training(
@@ -168,34 +166,32 @@ def _training(
 ) -> tuple[Callable[..., Any], Any]:
     """`Programs.train` for `several` epochs of `whole` steps, and the compiled program that it calls.
 
-    `shapes` are those of a stack's state, indices `[m]`, x `[N, ...]`, y `[N]` and keep `[m, N]`, and of what imitators know
+    `shapes` are those of a stack's state, keys `[m]`, x `[N, ...]`, y `[N]` and keep `[m, N]`, and of what imitators know
     of their target, which they share.
     """
-    (state, indices, x, y, keep, *taught), platform = shapes, learner.platform
+    (state, keys, x, y, keep, *taught), platform = shapes, learner.platform
     shared = (None,) * len(taught)
     by_lowering = partial(stacked, lowering, platform)
     if in_loops(lowering, platform) == lowering:
         # On accelerators a number of steps that the compiler knows: the host need not be asked after each for another.
         taken = (lambda stop: stop) if platform == "cpu" else (lambda stop: whole)
         of_stack = by_lowering(
-            lambda state, index, first, stop, *data: train_epochs(
-                learner, state, learner.key(index), first, several, taken(stop), *data
+            lambda state, key, first, stop, *data: train_epochs(
+                learner, state, key, first, several, taken(stop), *data
             ),
             *(0, 0, None, None, None, None, 0, *shared),
             donate_argnums=0,
         )
-        compiled = of_stack.lower(state, indices, 0, 0, x, y, keep, *taught).compile()
+        compiled = of_stack.lower(state, keys, 0, 0, x, y, keep, *taught).compile()
         return compiled, compiled
-    order = by_lowering(
-        lambda index, number, keep: epoch_order(learner, learner.key(index), number, keep), 0, None, 0
-    )
+    order = by_lowering(lambda key, number, keep: epoch_order(learner, key, number, keep), 0, None, 0)
     one_step = by_lowering(
-        lambda state, index, *rest: train_step(learner, state, learner.key(index), *rest),
+        lambda state, key, *rest: train_step(learner, state, key, *rest),
         *(0, 0, None, None, 0, None, None, *shared),
         donate_argnums=0,
     )
-    orders = jax.eval_shape(order, indices, 0, keep)
-    compiled = one_step.lower(state, indices, 0, 0, orders, x, y, *taught).compile()
+    orders = jax.eval_shape(order, keys, 0, keep)
+    compiled = one_step.lower(state, keys, 0, 0, orders, x, y, *taught).compile()
     return partial(step_by_step, order, compiled), compiled
 
 

@@ -1,9 +1,12 @@
 """What is static of one model's training, bound once: its code, its recipe and how long it takes."""
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from lira.data.dataset import Dataset
 from lira.learning.forward import Array
@@ -11,7 +14,7 @@ from lira.learning.imitation import Imitation
 from lira.learning.models import build_model
 from lira.learning.recipe import Recipe, steps_per_epoch
 
-__all__ = ["Learner", "model_key"]
+__all__ = ["Learner", "model_key", "model_keys"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,15 @@ class Learner:
         return model_key(self.recipe.seed, index)
 
 
-def model_key(seed: int, index: Array | int) -> jax.Array:
-    """The key of all of model `index`'s randomness: independent of the stack that trains it."""
-    return jax.random.fold_in(jax.random.key(seed), index)
+def model_key(seed: int, index: Array | int, attempt: int = 0) -> jax.Array:
+    """The key of all of model `index`'s randomness: independent of the stack that trains it.
+
+    A model that diverged is tried once more, as attempt 1.
+    """
+    first = jax.random.fold_in(jax.random.key(seed), index)
+    return jax.random.fold_in(first, attempt) if attempt else first
+
+
+def model_keys(seed: int, models: Iterable[int], attempts: Iterable[int] = itertools.repeat(0)) -> jax.Array:
+    """Those of a stack, `[m]`: of models by number, each at its attempt."""
+    return jnp.stack([model_key(seed, int(m), int(a)) for m, a in zip(models, attempts, strict=False)])

@@ -129,6 +129,9 @@ def check_models(done: np.ndarray, requested: int, *, paired: bool = True) -> Ch
     if trained + diverged < requested:
         status = "fail"
         sentence = f"{trained} of {requested} models are there: figures of fewer models are others"
+    elif diverged == requested:
+        status = "fail"
+        sentence = f"all {requested} models diverged: lower the learning rate, or standardise the features"
     elif diverged:
         status = "warn"
         sentence = (

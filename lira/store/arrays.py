@@ -88,6 +88,7 @@ class Arrays:
             "labels": ("int32", (N,), (N,)),
             **dict.fromkeys(ACCURACIES, ("float32", (models,), (1,))),
             "done": ("uint8", (models,), (1,)),
+            "attempt": ("uint8", (models,), (1,)),
         }
         for name, shape in rows.items():
             block = shape if name == "params" else (*(min(n, BLOCK) for n in shape[:1]), *shape[1:])
@@ -125,8 +126,8 @@ class Arrays:
             RunError: it is not there, or damaged.
         """
         try:
-            # `done` is the one array whose absent chunks mean something: not done.
-            return open_array(self.run / "arrays" / name, fill_missing=name == "done")
+            # Absent chunks mean something of these two: not done, and the first attempt.
+            return open_array(self.run / "arrays" / name, fill_missing=name in ("done", "attempt"))
         except ValueError as error:
             raise RunError(
                 f"{self.run}: the run directory is damaged: arrays/{name} cannot be opened"
@@ -140,7 +141,9 @@ class Arrays:
         """Rows of one array, lazy; with `examples` these of each."""
         return StoredSignal(self.open(name), rows, f"{self.run}/arrays/{name}", examples)
 
-    def write_model(self, index: int, arrays: Mapping[str, np.ndarray], *, diverged: bool) -> bool:
+    def write_model(
+        self, index: int, arrays: Mapping[str, np.ndarray], *, diverged: bool, attempt: int = 0
+    ) -> bool:
         """Write one model's rows, and `done` after all of them: see `Run.write_model`."""
         with locked_model(self.run, index), writing(self.run):
             if int(self.open("done")[index].read().result()):
@@ -150,5 +153,7 @@ class Arrays:
                 writes = [self.open(name)[index].write(row) for name, row in {**unknown, **arrays}.items()]
                 for write in writes:
                     write.result()
+            if attempt and self.holds("attempt"):
+                self.open("attempt")[index].write(attempt).result()
             self.open("done")[index].write(DIVERGED if diverged else DONE).result()
         return True

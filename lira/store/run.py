@@ -177,6 +177,12 @@ class Run:
         """State of every model, uint8 `[M]`: 0 missing, 1 done, 2 diverged."""
         return self.arrays.read("done", slice(self.config.num_models))
 
+    def attempts(self, models: np.ndarray) -> np.ndarray:
+        """Whose randomness models by index have, uint8 `[len(models)]`: 0 unless they diverged at first, see `model_key`."""
+        return (
+            self.arrays.read("attempt", models) if self.holds("attempt") else np.zeros(len(models), np.uint8)
+        )
+
     @property
     def is_imported(self) -> bool:
         """Whether other code trained the models: there is no recipe, and the memberships are of any design."""
@@ -312,18 +318,21 @@ class Run:
                 f"code or name another directory"
             )
 
-    def write_model(self, index: int, arrays: dict[str, np.ndarray], *, diverged: bool) -> bool:
+    def write_model(
+        self, index: int, arrays: dict[str, np.ndarray], *, diverged: bool, attempt: int = 0
+    ) -> bool:
         """Write one model's rows, and `done` after all of them, whoever else is writing it: all rows are of one attempt.
 
         Args:
             index: the model.
             arrays: a row by array name: phi `[N, Q]`, accuracy_in `[]`, ... Figures that are not given are NaN.
             diverged: record it as diverged; its arrays are then not written.
+            attempt: whose randomness it has, see `model_key`.
 
         Returns:
             Whether it was written: a model that is done already, maybe by another process, is left as it is.
         """
-        return self.arrays.write_model(index, arrays, diverged=diverged)
+        return self.arrays.write_model(index, arrays, diverged=diverged, attempt=attempt)
 
     def add_session(self, session: dict[str, Any]) -> None:
         """Append to provenance what was done, on what and how long it took."""

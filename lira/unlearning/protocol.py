@@ -98,7 +98,7 @@ def _unlearn_request(
         programs, compiled = _fitted(programs, one, source, dataset)
 
         def learn(
-            stack: np.ndarray, data: Data, advance: Callable[[float, int], None], stop: Event
+            stack: np.ndarray, _: np.ndarray, data: Data, advance: Callable[[float, int], None], stop: Event
         ) -> Learned:
             wide = np.resize(stack, programs.width) - k * M
             flat = jnp.asarray(np.asarray(source.signal("params", from_rows[wide])))

@@ -24,10 +24,11 @@ from lira.engine.plan import plan
 from lira.learning.augment import Queries
 from lira.learning.convolution import LOWERINGS
 from lira.learning.evaluation import evaluated, query
-from lira.learning.learner import Learner
+from lira.learning.learner import Learner, model_key
 from lira.learning.recipe import Recipe, steps_per_epoch
 from lira.learning.training import init_model, train_epochs
 from lira.membership import Membership
+from lira.reporting.checks import check_run
 from lira.scoring import pool_of, score
 from lira.store.arrays import DIVERGED
 from lira.store.config import Config, Execution
@@ -60,7 +61,7 @@ def dataset(test=True):
 
 
 class Fragile(nn.Module):
-    """A linear model whose loss is NaN for some initial weights: about one model in eight diverges."""
+    """A linear model whose loss is NaN for some initial weights: about one in three at first, one in eight for good."""
 
     num_classes: int
 
@@ -68,7 +69,7 @@ class Fragile(nn.Module):
     def __call__(self, x, train):
         logits = nn.Dense(self.num_classes)(x.reshape(len(x), -1))
         luck = self.param("luck", nn.initializers.normal(1.0), ())
-        return jnp.where(luck > 1.15, jnp.nan, logits)
+        return jnp.where(luck > 0.4, jnp.nan, logits)
 
 
 def made(tmp_path, name="run", **changes):
@@ -279,11 +280,11 @@ def test_interrupted_run_resumes_to_the_same_arrays(tmp_path, monkeypatch):
     run = made(tmp_path, "cut", execution=Execution(width=2, workers=1))
     write, written = Run.write_model, []
 
-    def cut(self, index, arrays, *, diverged):
+    def cut(self, index, arrays, **options):
         if len(written) == 3:
             raise KeyboardInterrupt
         written.append(index)
-        return write(self, index, arrays, diverged=diverged)
+        return write(self, index, arrays, **options)
 
     monkeypatch.setattr(Run, "write_model", cut)
     with pytest.raises(KeyboardInterrupt):
@@ -338,15 +339,49 @@ def test_grown_run_equals_one_made_large(tmp_path):
     np.testing.assert_allclose(np.asarray(grown.phi), np.asarray(large.phi), rtol=1e-3, atol=1e-3)
 
 
+def luck(key):
+    """That of a `Fragile` model with a key."""
+    state = init_model(Learner(Fragile(3), Recipe(), 1), key, dataset().x[:1])
+    return float(state.params["luck"])
+
+
+def test_a_run_whose_models_all_diverge_says_why_and_is_not_told_to_train(tmp_path):
+    data = dataset(test=False)
+    x = (1e6 * np.random.default_rng(0).normal(size=(N, 5))).astype(np.float32)
+    huge = dataclasses.replace(data, x=x)
+    run = Run.create(
+        tmp_path / "run",
+        huge,
+        Recipe(epochs=2, batch_size=10, learning_rate=1e6),
+        num_models=4,
+        execution=Execution(width=4),
+    )
+    with pytest.warns(
+        DivergedWarning,
+        match=r"4 of 4 models diverged twice.*features reach \d.*standardise them, or a lower",
+    ):
+        train(run, huge, show_progress=False)
+    (models,) = [check for check in check_run(run) if check.name == "models"]
+    assert (models.status, models.sentence[:23]) == ("fail", "all 4 models diverged: ")
+    with pytest.raises(RunError, match=r"4 of 4 models diverged, 0 are usable.*in another directory"):
+        score(run)
+
+
 def test_diverged_models_are_named_and_their_pairs_left_out(tmp_path):
     recipe = Recipe(model="tests.engine.test_fill.Fragile", epochs=2, batch_size=10)
     run = made(tmp_path, recipe=recipe, num_models=24)
     with pytest.warns(
-        DivergedWarning, match="of 24 models diverged and are left out of the attacks with their mates: "
+        DivergedWarning,
+        match="of 24 models diverged twice and are left out of the attacks with their mates: ",
     ):
         train(run, dataset(), show_progress=False)
     diverged = np.flatnonzero(run.done == DIVERGED)
     assert 0 < len(diverged) < 12
+    # By hand: the luck of each attempt's initial weights.
+    lucks = np.array([[luck(model_key(0, m, attempt)) for attempt in (0, 1)] for m in range(24)])
+    np.testing.assert_array_equal(run.done == DIVERGED, (lucks > 0.4).all(axis=1))
+    np.testing.assert_array_equal(run.attempts(np.arange(24)), lucks[:, 0] > 0.4)
+    assert run.attempts(run.models).any(), "a second attempt that went well"
     left = sorted(set(range(24)) - {m for d in diverged for m in (d, d ^ 1)})
     assert run.models.tolist() == left
     with warnings.catch_warnings():

@@ -11,6 +11,7 @@ from lira.engine.calibrate import programs_for
 from lira.engine.fill import train
 from lira.learning.augment import Queries
 from lira.learning.imitation import Imitation
+from lira.learning.learner import model_keys
 from lira.learning.recipe import Recipe
 from lira.membership import imitator_mask
 from lira.store.config import Execution
@@ -118,11 +119,11 @@ def test_until_the_warm_up_ends_an_imitator_is_an_ordinary_model_bit_for_bit(
     data, config = dataset(), imitators.config
     assert config.recipe == dataclasses.replace(RECIPE, seed=RECIPE.seed + imitate.IMITATOR_SEED)
     programs = programs_for(config, data, 6)
-    models, x, y = jnp.arange(6), jnp.asarray(data.x), jnp.asarray(data.y)
+    keys, x, y = model_keys(config.recipe.seed, range(6)), jnp.asarray(data.x), jnp.asarray(data.y)
     keep = jnp.asarray(imitators.memberships(np.arange(6)))
-    ordinary = programs.init(models, x[:1])
+    ordinary = programs.init(keys, x[:1])
     for epoch in range(9):
-        ordinary, _ = programs.train(ordinary, models, epoch, programs.steps, x, y, keep)
+        ordinary, _ = programs.train(ordinary, keys, epoch, programs.steps, x, y, keep)
     for a, e in zip(jax.tree.leaves(state), jax.tree.leaves(ordinary), strict=True):
         np.testing.assert_array_equal(a, e)
 

@@ -18,7 +18,7 @@ from lira.engine.calibrate import programs_for
 from lira.engine.fill import train
 from lira.learning.augment import Queries
 from lira.learning.evaluation import query
-from lira.learning.learner import Learner
+from lira.learning.learner import Learner, model_keys
 from lira.learning.models import build_model
 from lira.learning.recipe import Recipe
 from lira.learning.training import variable_shapes
@@ -171,15 +171,17 @@ def test_whole_epochs_as_a_program_train_as_steps_do():
     def trained(platform):
         learner = dataclasses.replace(Learner.of(recipe, data), platform=platform)
         programs = engine_programs._build(learner, Queries(), data, "patches", 1, ())
-        state = programs.init(jnp.arange(1), x[:1])
-        state, taken = engine_programs.train_steps(programs, state, jnp.arange(1), 0, 5, x, y, keep)
+        state = programs.init(model_keys(0, range(1)), x[:1])
+        state, taken = engine_programs.train_steps(programs, state, model_keys(0, range(1)), 0, 5, x, y, keep)
         assert calibrate.seconds_per_step(programs, data) > 0
         return programs, taken, state
 
     programs, taken, state = trained("cpu")
     assert (programs.epochs, programs.steps, taken, int(state.step[0])) == (1, 4, 5, 5)
-    state, _ = programs.train(programs.init(jnp.arange(1), x[:1]), jnp.arange(1), 0, 4, x, y, keep)
-    state, losses = programs.train(state, jnp.arange(1), 1, 4, x, y, keep)
+    state, _ = programs.train(
+        programs.init(model_keys(0, range(1)), x[:1]), model_keys(0, range(1)), 0, 4, x, y, keep
+    )
+    state, losses = programs.train(state, model_keys(0, range(1)), 1, 4, x, y, keep)
     assert losses.shape == (1, 1)
     programs, taken, at_once = trained("gpu")
     assert (programs.epochs, programs.steps, taken, int(at_once.step[0])) == (2, 8, 8, 8)
@@ -277,8 +279,8 @@ def test_sweeps_ask_about_as_many_examples_as_fit_off_the_cpu(monkeypatch):
         learner = dataclasses.replace(Learner.of(recipe, images()), platform=platform)
         programs = engine_programs._build(learner, Queries(mirror=True), images(), "patches", 2, ())
         x, y = jnp.asarray(images().x), jnp.asarray(images().y)
-        indices, keep = jnp.arange(2), jnp.ones((2, len(y)), bool)
-        variables = programs.evaluate(programs.init(indices, x[:1]), indices, x, keep)
+        keys, keep = model_keys(0, range(2)), jnp.ones((2, len(y)), bool)
+        variables = programs.evaluate(programs.init(keys, x[:1]), keys, x, keep)
         return programs.sweep(variables, x, y)
 
     small, _ = sweep("cpu")

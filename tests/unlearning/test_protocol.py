@@ -180,8 +180,8 @@ def test_stopped_anywhere_it_goes_on_and_ends_the_same(done, tmp_path, monkeypat
     """Every third model written is the last before a crash, until nothing is missing."""
     write, count = Run.write_model, itertools.count(1)
 
-    def crashing(self, index, arrays, *, diverged):
-        write(self, index, arrays, diverged=diverged)
+    def crashing(self, index, arrays, **options):
+        write(self, index, arrays, **options)
         if next(count) % 3 == 0:
             raise CrashError
 
