@@ -45,6 +45,7 @@ from lira.reporting.unlearning_tables import verdicts_table
 from lira.scoring import score
 from lira.store.config import ConfigError, absolute, read_config
 from lira.store.run import Run
+from lira.store.zarr import directory_at
 from lira.unlearning.config import is_unlearning, read_unlearning, resolved, with_options
 from lira.unlearning.directory import Unlearning
 from lira.unlearning.plan import plan_unlearning
@@ -235,7 +236,7 @@ def _audit(argv: list[str], shown: list[str], console: Console) -> int:
     parser = make_parser("audit")
     add_audit_files(parser)
     files = vars(parse_all(parser, argv))
-    out = Path(files.pop("out")).expanduser().absolute()
+    out = directory_at(files.pop("out"))
     _print_report(audit(out, **files, warnings=shown), out, console)
     return 0
 

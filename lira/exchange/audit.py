@@ -7,7 +7,6 @@ Axes are read by position, so nothing is guessed: models, examples, then what th
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +20,7 @@ from lira.reporting.evaluate import Evaluation, evaluate
 from lira.reporting.records import records_of
 from lira.reporting.reports import report_pool
 from lira.signals import replace_saturated
-from lira.store.zarr import new_directory, write_array
+from lira.store.zarr import directory_at, new_directory, write_array
 
 __all__ = ["Audit", "AuditError", "audit", "read_audit", "write_audit"]
 
@@ -201,7 +200,7 @@ def write_audit(
         RunError: the directory is not empty, or cannot be written.
     """
     pool = audit.pool
-    with new_directory(Path(out).expanduser().absolute()) as making:
+    with new_directory(directory_at(out)) as making:
         scores = attack_pool(pool)
         if not scores:
             raise AuditError("no attack is possible with these models: each was left out for want of others")

@@ -3,13 +3,12 @@
 import dataclasses
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lira.store.run import Run
-from lira.store.zarr import RunError, new_directory
+from lira.store.zarr import RunError, directory_at, new_directory
 
 __all__ = ["export_carlini"]
 
@@ -31,7 +30,7 @@ def export_carlini(run: Run, directory: str | os.PathLike[str]) -> list[str]:
     Raises:
         RunError: the directory exists and is not empty, or cannot be written; or the run has no model.
     """
-    directory = Path(directory).expanduser().absolute()
+    directory = directory_at(directory)
     run = run.as_it_stands()
     models, labels = run.models, run.labels
     if not len(models):

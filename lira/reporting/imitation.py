@@ -37,6 +37,7 @@ from lira.reporting.evaluate import Evaluation, evaluate
 from lira.store.run import Run
 from lira.store.zarr import (
     RunError,
+    directory_at,
     new_directory,
     open_array,
     read_store,
@@ -146,7 +147,7 @@ def imitate(
     if len(others) < 2:
         raise RunError(f"{run.path}: has no models but the target's pair: train more, lira train {run.path}")
     keep = imitator_mask(seed, number, num_imitators, dataset.num_examples)
-    path = run.path / "imitations" / place if out is None else Path(out).expanduser().absolute()
+    path = run.path / "imitations" / place if out is None else directory_at(out)
     _open(
         path,
         {"target": place, "answers": answers, "num_imitators": num_imitators, "seed": seed},

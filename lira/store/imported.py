@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from lira.store.arrays import Arrays
 from lira.store.config import IMPORTED
 from lira.store.making import PACKAGES
 from lira.store.run import Run
-from lira.store.zarr import new_directory, write_atomically
+from lira.store.zarr import directory_at, new_directory, write_atomically
 from lira.versions import versions
 
 __all__ = ["run_of_models"]
@@ -42,7 +41,7 @@ def run_of_models(
     Raises:
         RunError: the directory cannot be written or is not empty.
     """
-    path = Path(path).expanduser().absolute()
+    path = directory_at(path)
     labels = np.asarray(labels, np.int32)
     provenance = {
         # All that is known of the examples and their order.

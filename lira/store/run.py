@@ -36,6 +36,8 @@ from lira.store.zarr import (
     RunError,
     StoredSignal,
     TakenError,
+    directory_at,
+    is_free,
     locked,
     read_rows,
     write_array,
@@ -117,7 +119,7 @@ class Run:
             raise ValueError(
                 f'memberships are given, and membership.design = "{config.membership.design}" would draw others: leave it out'
             )
-        path = Path(path).expanduser().absolute()
+        path = directory_at(path)
         config = absolute(config)
         if keep is not None and keep.shape != (config.num_models, dataset.num_examples):
             raise ValueError(
@@ -125,7 +127,7 @@ class Run:
                 f"{list(keep.shape)}"
             )
         # In this order: another process may be making it.
-        occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
+        occupied = not is_free(path)
         if (path / "config.toml").exists():
             return cls.open(path, dataset=dataset)._continue(config, dataset, keep)
         if occupied:
@@ -144,7 +146,7 @@ class Run:
         Raises:
             RunError: it is not a run directory, is damaged, or is of other data.
         """
-        path = Path(path).expanduser().absolute()
+        path = directory_at(path)
         config, provenance = read_directory(path)
         run, fingerprint = cls(path, config, provenance), provenance["fingerprints"]["dataset"]
         if run.arrays.open("keep").shape[0] < config.num_models:

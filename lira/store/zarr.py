@@ -25,6 +25,8 @@ __all__ = [
     "TakenError",
     "WaitingWarning",
     "create_array",
+    "directory_at",
+    "is_free",
     "locked",
     "locked_model",
     "new_directory",
@@ -125,24 +127,64 @@ def _nobody_elses(path: Path) -> Path:
     return path.parent / f"{name}{uuid.uuid4().hex}.making"
 
 
+def directory_at(path: str | os.PathLike[str]) -> Path:
+    """A directory that a user names, spelt in the one way that all else relies on: absolute, without `~`, `..` or links.
+
+    Raises:
+        RunError: there is no such home, or no array can be kept under such a name.
+    """
+    named = os.fspath(path)
+    try:
+        place = Path(named).expanduser().absolute()
+    except RuntimeError as error:
+        raise RunError(f"{named}: there is no such home directory: spell the path out") from error
+    if ".." in place.parts or place.is_symlink():
+        place = place.resolve()
+    if "\\" in str(place) or not str(place).isprintable():
+        raise RunError(
+            f"{named!r}: arrays cannot be kept under a name with a backslash or what is no text; rename it"
+        )
+    return place
+
+
+def is_free(path: Path) -> bool:
+    """Whether a directory can be made there: there is nothing, or an empty directory."""
+    if not path.exists():
+        return True
+    return path.is_dir() and all(_is_making(each.name) for each in path.iterdir())
+
+
+def _is_making(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".making")
+
+
 @contextlib.contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
     """Fill a directory beside its place and rename it at the end: it appears whole or not at all, and once.
+
+    Into an empty directory that is there, which may be a mount point or where a shell is, its entries are renamed:
+    directories first, which no other process can then put there, and config.toml last, which says that all is there.
 
     Raises:
         TakenError: `path` exists and is not an empty directory, now or by the end.
         RunError: it cannot be written.
     """
     taken = TakenError(f"{path}: exists already; name a new or empty directory")
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if not is_free(path):
         raise taken
     with writing(path):
+        is_there = path.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
-        making = _nobody_elses(path)
+        making = _nobody_elses(path / "new" if is_there else path)
         making.mkdir()
         try:
             yield making
-            os.rename(making, path)
+            if is_there:
+                by_order = lambda each: (not each.is_dir(), each.name == "config.toml", each.name)  # noqa: E731
+                for each in sorted(making.iterdir(), key=by_order):
+                    os.rename(each, path / each.name)
+            else:
+                os.rename(making, path)
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise taken from error

@@ -13,7 +13,15 @@ from lira.engine.fill import accuracy_over
 from lira.learning.recipe import SIGNALS
 from lira.store.config import ConfigError, differences
 from lira.store.run import Run
-from lira.store.zarr import RunError, new_directory, open_array, read_store, write_array, write_atomically
+from lira.store.zarr import (
+    RunError,
+    directory_at,
+    new_directory,
+    open_array,
+    read_store,
+    write_array,
+    write_atomically,
+)
 from lira.unlearning.config import UnlearnConfig, as_table, first_memberships, read_unlearning, resolved
 from lira.unlearning.methods import check_methods
 from lira.unlearning.requests import draw_requests
@@ -37,7 +45,7 @@ class Unlearning:
                 models; or the run to start from is incomplete, of other data, or saved no parameters.
             ValueError: the requests do not fit the pool, or a method or the recipe does not fit.
         """
-        path = Path(path).expanduser().absolute()
+        path = directory_at(path)
         config = resolved(config)
         if (path / "config.toml").exists():
             return cls.open(path)._continue(dataset, config)
@@ -61,7 +69,7 @@ class Unlearning:
         Raises:
             RunError: it is not an unlearning directory, or is damaged.
         """
-        path = Path(path).expanduser().absolute()
+        path = directory_at(path)
         for name in ("config.toml", "forget"):
             if not (path / name).exists():
                 raise RunError(f"{path}: is not an unlearning directory (it has no {name})")

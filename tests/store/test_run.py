@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -184,6 +185,49 @@ def test_any_number_of_processes_makes_one_directory(tmp_path):
         assert sorted(os.listdir(tmp_path)) == [f"run{i}" for i in range(attempt + 1)], (
             "nothing is left beside it"
         )
+
+
+@pytest.mark.parametrize(
+    "name", ["../out", "x/../y", "../link", "../link/deep", ".", "a b", "a%b?c#d", "[a]*"]
+)
+def test_a_run_is_found_again_however_its_place_is_spelt(tmp_path, monkeypatch, name):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.chdir(tmp_path / "here")
+    run = Run.create(name, dataset(), RECIPE, num_models=M)
+    write(run, *range(M))
+    assert np.asarray(Run.open(name).phi).shape == (M, N, 1)
+    assert (run.path / "config.toml").exists()
+    assert Path.cwd() == tmp_path / "here", "nobody's directory was replaced"
+    assert Path("../here").samefile(".")
+    assert [p for p in tmp_path.rglob("*.making")] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("~nobody-of-this-name/run", "there is no such home directory"),
+        ("a\\b", "with a backslash"),
+        ("na\udce9me", "what is no text"),
+        ("a\nb", "what is no text"),
+    ],
+)
+def test_places_that_cannot_hold_arrays_are_refused_before_anything_is_done(
+    tmp_path, monkeypatch, name, message
+):
+    monkeypatch.chdir(tmp_path)
+    for use in (lambda: Run.create(name, dataset(), RECIPE, num_models=M), lambda: Run.open(name)):
+        with pytest.raises(RunError, match=message):
+            use()
+    assert not os.listdir(tmp_path)
+
+
+def test_an_empty_directory_takes_one_run_of_many_starts(tmp_path):
+    (tmp_path / "run").mkdir()
+    at_once(lambda i: made(tmp_path))
+    assert (Run.open(tmp_path / "run", dataset()).done == 0).all()
+    assert sorted(os.listdir(tmp_path / "run")) == ["arrays", "config.toml", "provenance.json", "scores"]
 
 
 def test_runs_grow_by_several_processes_at_once(tmp_path):
