@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import json
 import os
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +14,11 @@ from lira.learning.choices import check_choices
 from lira.learning.convolution import Lowering
 from lira.learning.recipe import Recipe, check_signals
 from lira.membership import Membership
+from lira.store.checksums import CHECKSUMS, parsed_json, toml_body
 from lira.store.zarr import RunError
 
 __all__ = [
+    "FREE",
     "IMPORTED",
     "Config",
     "ConfigError",
@@ -26,14 +27,19 @@ __all__ = [
     "absolute_path",
     "as_dict",
     "build",
+    "deciding",
     "differences",
+    "read_checked_table",
     "read_config",
     "read_directory",
+    "read_provenance",
     "read_table",
 ]
 
 # The data set of a run whose models other code trained: it has no recipe, and its memberships are of any design.
 IMPORTED = "imported"
+# Fields that do not decide what a model becomes, or that a run's fingerprints tell: they may change.
+FREE = ("dataset", "num_examples", "data_dir", "num_models", "execution")
 
 
 class ConfigError(ValueError):
@@ -112,25 +118,86 @@ def read_directory(path: Path) -> tuple[Config, dict[str, Any]]:
     """The configuration and the provenance of a run directory.
 
     Raises:
-        RunError: it is not one, or is damaged.
+        RunError: it is not one, is damaged, or its configuration was changed by hand; the message names the file, and
+            the fields that differ.
     """
     for name in ("config.toml", "provenance.json", "arrays"):
         if not (path / name).exists():
             raise RunError(f"{path}: is not a run directory (it has no {name})")
+    provenance = read_provenance(path)
     try:
-        provenance = json.loads((path / "provenance.json").read_text())
-        provenance["fingerprints"]["dataset"]
-        return read_config(path / "config.toml"), provenance
-    except (ConfigError, OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        table, whole = read_checked_table(path / "config.toml")
+        config = build(Config, table, str(path / "config.toml"))
+    except ConfigError as error:
         raise RunError(f"{path}: the run directory is damaged: {error}") from error
+    # Of runs of earlier versions nothing but their own words is known.
+    if "configuration" in provenance:
+        decided = {**as_dict(config), **provenance["configuration"]}
+        try:
+            began = build(Config, decided, str(path / "provenance.json"))
+        except ConfigError as error:  # one field by hand, which does not fit the others
+            raise RunError(
+                f"{path}: the run directory is damaged: config.toml is not as it was written: {error}"
+            ) from error
+        if changes := list(differences(began, config)):
+            raise RunError(
+                f"{path}: config.toml is not as it was written ({'; '.join(changes)}): put these back, or name another "
+                f"directory"
+            )
+    if whole is False or (whole is None and provenance.get(CHECKSUMS)):
+        raise RunError(
+            f"{path}: the run directory is damaged: config.toml is not as it was written, by its checksum; restore it "
+            f"from a copy, and change a run by the flags of lira run"
+        )
+    if not table.keys() >= {"dataset", "num_models"}:
+        raise RunError(f"{path}: the run directory is damaged: config.toml is not whole")
+    return config, provenance
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """The provenance.json of a run directory.
+
+    Raises:
+        RunError: it cannot be read, or is damaged.
+    """
+    try:
+        provenance, whole = parsed_json((path / "provenance.json").read_bytes())
+        fields = {"fingerprints": dict, "versions": dict, "sessions": list}
+        missing = [name for name, kind in fields.items() if not isinstance(provenance.get(name), kind)]
+        if missing or not isinstance(provenance["fingerprints"].get("dataset"), str):
+            raise ValueError("fields are missing")
+        if whole is False or (whole is None and provenance.get(CHECKSUMS)):
+            raise ValueError("it is not as it was written, by its checksum; restore it from a copy")
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path}: the run directory is damaged: provenance.json: {error}") from error
+    return provenance
+
+
+def read_checked_table(path: Path) -> tuple[dict[str, Any], bool | None]:
+    """A TOML file of a directory of ours, and whether it is as it was written; None where that is not known.
+
+    Raises:
+        ConfigError: as `read_table`.
+    """
+    try:
+        body, whole = toml_body(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    return _parsed(body, path), whole
 
 
 def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        content = Path(path).read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    return _parsed(content, path)
+
+
+def _parsed(content: bytes, path: str | os.PathLike[str]) -> dict[str, Any]:
+    try:
+        return tomllib.loads(content.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: is not valid TOML: {error}") from error
 
 
@@ -149,6 +216,11 @@ def absolute_path(place: str) -> str:
 def as_dict(config: Config) -> dict[str, Any]:
     """The configuration as nested plain values, in TOML's order: plain keys before tables."""
     return dataclasses.asdict(config)
+
+
+def deciding(config: Config) -> dict[str, Any]:
+    """The fields that decide what a model becomes and what is stored of it, as nested plain values."""
+    return {name: value for name, value in as_dict(config).items() if name not in FREE}
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:

@@ -1,17 +1,16 @@
 """A run directory of models that other code trained: to be scored and reported, not trained."""
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import tomli_w
 
 from lira.store.arrays import Arrays
+from lira.store.checksums import CHECKSUMS, toml_with_checksum
 from lira.store.config import IMPORTED
-from lira.store.making import PACKAGES
+from lira.store.making import PACKAGES, write_provenance
 from lira.store.run import Run
 from lira.store.zarr import directory_at, new_directory, write_atomically
 from lira.versions import versions
@@ -47,6 +46,7 @@ def run_of_models(
         # All that is known of the examples and their order.
         "fingerprints": {"dataset": hashlib.sha256(labels.tobytes()).hexdigest()},
         "versions": versions(*PACKAGES),
+        CHECKSUMS: True,
         "sessions": [],
         "source": source,
     }
@@ -59,7 +59,7 @@ def run_of_models(
                 rows = {name: shape for name, shape in shapes.items() if shape}
                 Arrays.make(making, len(keep), rows, labels).open("keep").write(keep).result()
             run_arrays.write_model(index, arrays, diverged=False)
-        write_atomically(making / "provenance.json", json.dumps(provenance, indent=2).encode())
-        text = tomli_w.dumps({"dataset": IMPORTED, "num_models": len(keep)})
-        write_atomically(making / "config.toml", text.encode())
+        write_provenance(making, provenance)
+        table = {"dataset": IMPORTED, "num_models": len(keep)}
+        write_atomically(making / "config.toml", toml_with_checksum(table))
     return Run.open(path)

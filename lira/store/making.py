@@ -1,17 +1,16 @@
 """The making of a run directory, whole or not at all, and its growing."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tomli_w
 
 from lira.data.dataset import Dataset
 from lira.learning.fingerprint import evaluation_facts, initial_norms
 from lira.learning.learner import Learner
 from lira.store.arrays import Arrays, fingerprint_of, row_shapes
-from lira.store.config import Config, as_dict
+from lira.store.checksums import CHECKSUMS, json_with_checksum, toml_with_checksum
+from lira.store.config import Config, as_dict, deciding
 from lira.store.zarr import new_directory, write_atomically
 from lira.versions import versions
 
@@ -33,6 +32,8 @@ def make_directory(path: Path, dataset: Dataset, config: Config, keep: np.ndarra
     provenance = {
         "fingerprints": {"dataset": dataset.fingerprint, "initial_parameters": initial},
         "evaluation": evaluation_facts(learner, config.queries, dataset.x),
+        "configuration": deciding(config),
+        CHECKSUMS: True,
         "versions": versions(*PACKAGES),
         "sessions": [],
     }
@@ -67,10 +68,10 @@ def _write_keep(arrays: Arrays, config: Config, start: int) -> None:
 
 
 def write_config(path: Path, config: Config) -> None:
-    """Write config.toml."""
-    write_atomically(path / "config.toml", tomli_w.dumps(as_dict(config)).encode())
+    """Write config.toml, with its checksum."""
+    write_atomically(path / "config.toml", toml_with_checksum(as_dict(config)))
 
 
 def write_provenance(path: Path, provenance: dict[str, Any]) -> None:
-    """Write provenance.json."""
-    write_atomically(path / "provenance.json", json.dumps(provenance, indent=2).encode())
+    """Write provenance.json, with its checksum."""
+    write_atomically(path / "provenance.json", json_with_checksum(provenance))

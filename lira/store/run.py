@@ -7,7 +7,6 @@ at any instant, and the same command completes the run.
 
 import contextlib
 import dataclasses
-import json
 import os
 import warnings
 from dataclasses import dataclass
@@ -24,12 +23,14 @@ from lira.learning.recipe import Recipe
 from lira.membership import Membership
 from lira.store.arrays import DONE, Arrays, fingerprint_of
 from lira.store.config import (
+    FREE,
     IMPORTED,
     Config,
     Execution,
     absolute,
     differences,
     read_directory,
+    read_provenance,
 )
 from lira.store.making import grow, make_directory, write_config, write_provenance
 from lira.store.zarr import (
@@ -340,7 +341,7 @@ class Run:
         """Append to provenance what was done, on what and how long it took."""
         with self.lock():
             # Those of others that train the run at the same time are kept.
-            stored = json.loads((self.path / "provenance.json").read_text())["sessions"]
+            stored = read_provenance(self.path)["sessions"]
             self.provenance["sessions"] = [*stored, session]
             write_provenance(self.path, self.provenance)
 
@@ -361,8 +362,7 @@ class Run:
         """Give the run with a larger `num_models` or another execution; refused where anything else differs."""
         old = self.config
         # Which data it is of, its fingerprint has told.
-        free = ("dataset", "num_examples", "data_dir", "num_models", "execution")
-        alike = dataclasses.replace(old, **{name: getattr(config, name) for name in free})
+        alike = dataclasses.replace(old, **{name: getattr(config, name) for name in FREE})
         if changes := list(differences(alike, config)):
             raise RunError(f"{self.path}: is another run: {'; '.join(changes)}; name another directory")
         given = self.provenance["fingerprints"].get("memberships")

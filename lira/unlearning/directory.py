@@ -1,17 +1,18 @@
 """The directory of an unlearning, and the arrays in it that metrics are computed from."""
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tomli_w
 
 from lira.data.dataset import Dataset
 from lira.engine.fill import accuracy_over
 from lira.learning.recipe import SIGNALS
-from lira.store.config import ConfigError, differences
+from lira.store.checksums import toml_with_checksum
+from lira.store.config import ConfigError, differences, read_checked_table
 from lira.store.run import Run
 from lira.store.zarr import (
     RunError,
@@ -58,8 +59,8 @@ class Unlearning:
         requests = draw_requests(config, dataset, first_memberships(config, dataset))
         check_methods(config, dataset, requests, config.methods)
         with new_directory(path) as making:
-            write_array(making / "forget", requests, {})
-            write_atomically(making / "config.toml", tomli_w.dumps(as_table(config)).encode())
+            write_array(making / "forget", requests, {"dataset": dataset.fingerprint})
+            write_atomically(making / "config.toml", toml_with_checksum(as_table(config)))
         return cls(path, config)
 
     @classmethod
@@ -74,12 +75,17 @@ class Unlearning:
             if not (path / name).exists():
                 raise RunError(f"{path}: is not an unlearning directory (it has no {name})")
         try:
+            table, whole = read_checked_table(path / "config.toml")
+            # Those of earlier versions have no checksum, and all have all their keys.
+            if whole is False or not table.keys() >= {"dataset", "forget"}:
+                raise ConfigError("config.toml is not as it was written: restore it from a copy")
             return cls(path, read_unlearning(path / "config.toml"))
         except ConfigError as error:
             raise RunError(f"{path}: the unlearning directory is damaged: {error}") from error
 
     def _continue(self, dataset: Dataset, config: UnlearnConfig) -> "Unlearning":
         """Give the directory other methods or another execution; refused where anything else differs."""
+        self.require_same_data(dataset)
         old = self.config
         pool = dataclasses.replace(old.pool, execution=config.pool.execution)
         rest = dataclasses.replace(old, pool=config.pool, methods=config.methods, method=config.method)
@@ -101,8 +107,19 @@ class Unlearning:
         check_methods(config, dataset, self.requests, new)
         config = dataclasses.replace(config, method={**old.method, **config.method})
         if config != old:
-            write_atomically(self.path / "config.toml", tomli_w.dumps(as_table(config)).encode())
+            write_atomically(self.path / "config.toml", toml_with_checksum(as_table(config)))
         return Unlearning(self.path, config)
+
+    def require_same_data(self, dataset: Dataset) -> None:
+        """Raise RunError where the requests were drawn from other data; unknown of those of earlier versions."""
+        metadata = json.loads((self.path / "forget/zarr.json").read_text())
+        known = metadata.get("attributes", {}).get("dataset", dataset.fingerprint)
+        if known != dataset.fingerprint:
+            raise RunError(
+                f"{self.path}: is an unlearning of other data: its requests were drawn from data with fingerprint "
+                f"{known[:12]}, and this is {dataset.name} with {dataset.fingerprint[:12]} (contents, labels or order "
+                f"differ)"
+            )
 
     # --- What is there ----------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 import json
 import shutil
+import tomllib
 import warnings
 
 import numpy as np
@@ -207,7 +208,7 @@ def test_two_imported_models_leave_the_global_threshold(tmp_path):
 def test_imported_runs_hold_no_recipe_and_cannot_be_trained(tmp_path):
     logits, keep, labels = pool()
     run = import_run("carlini", write_carlini(tmp_path / "exp", logits, keep, labels), tmp_path / "run")
-    assert (run.path / "config.toml").read_text() == 'dataset = "imported"\nnum_models = 8\n'
+    assert tomllib.loads((run.path / "config.toml").read_text()) == {"dataset": "imported", "num_models": 8}
     data = Dataset.from_arrays(np.zeros((N, 3)), labels)
     with pytest.raises(
         RunError, match=r"was imported from .*/exp and has no recipe: it can be scored and reported"
