@@ -236,6 +236,16 @@ def test_another_unlearning_in_the_same_place_is_refused_by_name(done, changes, 
         Unlearning.create(done.path, dataset(), configured(**changes))
 
 
+def test_requests_are_of_the_data_that_they_were_drawn_from(done, tmp_path):
+    """Also where it was killed before its first run was made, or all is done."""
+    begun = Unlearning.create(tmp_path / "u", dataset(), configured())
+    permuted = dataclasses.replace(dataset(), x=dataset().x[::-1].copy())
+    for place in (begun.path, done.path):
+        with pytest.raises(RunError, match="is an unlearning of other data: its requests were drawn from"):
+            Unlearning.create(place, permuted, configured())
+    assert Unlearning.create(begun.path, dataset(), configured()).config == begun.config
+
+
 def test_run_that_is_there_is_taken_as_it_is(done, tmp_path):
     config = resolved(UnlearnConfig.of_run(done.path / "before", methods=("none",), forget=Forget(size=6)))
     assert (config.pool.recipe, config.pool.num_models, config.pool.dataset) == (RECIPE, M, "memory")
