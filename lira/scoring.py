@@ -68,23 +68,24 @@ def score_each(
 
 def _require_enough(run: Run) -> None:
     """Raise RunError where too few models are trained for any attack."""
-    usable = len(run.models)
     if run.is_imported:
         return
-    if diverged := int(np.sum(run.done == DIVERGED)):
-        lost = f"{diverged} of {run.config.num_models} models diverged"
-        remedy = "train a pool of a lower learning rate, or of standardised features, in another directory"
-        if usable < 4:
-            raise RunError(f"{run.path}: {lost}, {usable} are usable, and the attacks need four: {remedy}")
+    usable, done = len(run.models), run.done
+    remedy = "train it first"
+    if done.all() and (diverged := int(np.sum(done == DIVERGED))):
+        remedy = (
+            f"{diverged} of {len(done)} models diverged: train a pool of a lower learning rate, or of standardised "
+            f"features, in another directory"
+        )
     if run.config.membership.design == "pairs" and usable < 4:
         raise RunError(
-            f"{run.path}: has {usable // 2} complete pairs of models, and the attacks need two: train it first"
+            f"{run.path}: has {usable // 2} complete pairs of models, and the attacks need two: {remedy}"
         )
     targets, others = len(run.targets), len(run.shadows) - (not run.is_disjoint)
     if targets < 1 or others < 2:
         raise RunError(
             f"{run.path}: has {usable} trained models, {targets} of them to be attacked by {max(others, 0)} others each, and "
-            f"the attacks need one and two: train it first"
+            f"the attacks need one and two: {remedy}"
         )
 
 

@@ -179,7 +179,7 @@ def fill(
         show_progress: draw a bar with models done, images a second and time left.
 
     Returns:
-        How many models were made.
+        How many models were made and stored here.
 
     Raises:
         RunError: the data is not the run's, or it cannot be written.
@@ -193,7 +193,12 @@ def fill(
     began, clock = time.time(), Clock()
     devices = devices_of(run.config.execution.devices)[: len(missing)]
     with jax.default_device(devices[0]):
-        programs, _ = prepare(len(missing), 0)
+        first = prepare(len(missing), 0)
+    programs, _ = first
+
+    def prepare_once(missing: int, widest: int) -> tuple[Programs, Learn]:
+        return first if not widest and this_device() == devices[0] else prepare(missing, widest)
+
     session = {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": device_name(devices),
@@ -204,14 +209,14 @@ def fill(
     written: list[int] = []
     try:
         with Bar(verb, len(among), len(among) - len(missing), show_progress) as bar:
-            _fill_stacks(run, dataset, devices, prepare, missing, attempts, inspect, bar, clock, written)
+            _fill_stacks(run, dataset, devices, prepare_once, missing, attempts, inspect, bar, clock, written)
     finally:
         session["models"] = len(written)
         session["seconds"] = round(time.time() - began, 2)
         # Without compilation, queries and writing: what one method costs beside another.
         session["learning_seconds"] = round(clock.seconds / (programs.workers * len(devices)), 4)
         run.add_session(session)
-    return len(missing)
+    return len(written)
 
 
 # --- Stacks ----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ Models need no word from each other, so devices share nothing but the queue. One
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from threading import Event, Lock
 from typing import Any
 
@@ -74,7 +74,13 @@ def work_through(
     Warns:
         DeviceWarning: a device ran out of memory, or failed.
     """
-    stops, failures = {device: Event() for device in devices}, {}
+    interrupted, failures = Event(), {}
+    stops = {device: Event() for device in devices}
+
+    def stop_all() -> None:
+        interrupted.set()
+        for stop in stops.values():
+            stop.set()
 
     def on_device(device: Device) -> None:
         widest, most = 0, None
@@ -82,8 +88,11 @@ def work_through(
             with jax.default_device(device):
                 width, workers, make = prepare(widest)
             workers = min(workers, most or workers)
-            stops[device].clear()
-            error = _side_by_side(queue, device, width, workers, make, writer, stops[device])
+            # A new one, for the last may be set; noted before the look, so that no interrupt falls between the two.
+            stops[device] = stop = Event()
+            if interrupted.is_set():
+                return
+            error = _side_by_side(queue, device, width, workers, make, writer, stop)
             if error is None:
                 return
             reason = " ".join(str(error).split())[:200]
@@ -108,11 +117,11 @@ def work_through(
         try:
             # Again, where a device failed after the others had found nothing left.
             while len(queue) and (left := [device for device in devices if device not in failures]):
-                for each in [threads.submit(on_device, device) for device in left]:
+                # The first error, whichever device it is of, ends the work of all.
+                for each in as_completed([threads.submit(on_device, device) for device in left]):
                     each.result()
         finally:
-            for stop in stops.values():
-                stop.set()
+            stop_all()
     if len(queue):
         raise RunError(
             f"{len(queue)} models are not made, all devices failed: {'; '.join(failures.values())}"
@@ -132,22 +141,24 @@ def _side_by_side(
 
     def one_after_another() -> None:
         written: Future[Any] | None = None
-        with jax.default_device(device):
-            while not stop.is_set() and len(stack := queue.take(width)):
-                try:
-                    write = make(stack, stop)
-                except BaseException:
-                    stop.set()
-                    queue.hand_back(stack)
-                    raise
-                if write is None:
-                    queue.hand_back(stack)
-                    break
-                if written:
-                    written.result()
-                written = writer.submit(write)
-        if written:
-            written.result()
+        try:
+            with jax.default_device(device):
+                while not stop.is_set() and len(stack := queue.take(width)):
+                    write = None
+                    try:
+                        write = make(stack, stop)
+                    finally:
+                        if write is None:
+                            queue.hand_back(stack)
+                    if written:
+                        written.result()
+                    written = write and writer.submit(write)
+        except BaseException:
+            stop.set()
+            raise
+        finally:
+            if written:
+                written.result()
 
     with ThreadPoolExecutor(workers) as threads:
         futures = [threads.submit(one_after_another) for _ in range(workers)]

@@ -120,13 +120,9 @@ def imitate(
         UserWarning: naming each attack that is not possible with these models, and why.
     """
     methods = _methods(methods)
-    if run.is_imported:
-        raise RunError(f"{run.path}: was imported and has no recipe to train imitators by")
-    if run.config.membership.design != "pairs":
-        raise RunError(
-            f'{run.path}: is of membership.design = "{run.config.membership.design}", and imitators are trained on half of '
-            f"the examples beside complementary pairs: name a run of pairs"
-        )
+    run.require_trained_pairs(
+        "imitators are trained by its recipe, on half of the examples, beside complementary pairs"
+    )
     run = Run.open(run.path, dataset)
     if target is not None and logits is None and member is None:
         others = _others(run, target)

@@ -310,6 +310,15 @@ class Run:
         """Hold the run for growing and scoring; a second process waits for a minute. The lock dies with its owner."""
         return locked(self.path)
 
+    def require_trained_pairs(self, why: str) -> None:
+        """Raise RunError for models that other code trained, or that are no complementary pairs; `why` these are needed."""
+        if self.is_imported:
+            raise RunError(f"{self.path}: was imported and has no recipe, and {why}")
+        if (design := self.config.membership.design) != "pairs":
+            raise RunError(
+                f'{self.path}: is of membership.design = "{design}", and {why}: name a run of pairs'
+            )
+
     def require_same_models(self, dataset: Dataset) -> None:
         """Raise RunError where models trained now would not be as those that are there, naming what differs."""
         if self.outdated:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import glob
 import json
 import os
 import shutil
@@ -120,7 +121,7 @@ def _nobody_elses(path: Path) -> Path:
     Other processes may be at the same place, on other machines too.
     """
     name = f".{path.name}."
-    for left in path.parent.glob(f"{name.replace('[', '[[]')}*.making"):
+    for left in path.parent.glob(f"{glob.escape(name)}*.making"):
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > ABANDONED:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -162,8 +163,9 @@ def _is_making(name: str) -> bool:
 def new_directory(path: Path) -> Iterator[Path]:
     """Fill a directory beside its place and rename it at the end: it appears whole or not at all, and once.
 
-    Into an empty directory that is there, which may be a mount point or where a shell is, its entries are renamed:
-    directories first, which no other process can then put there, and config.toml last, which says that all is there.
+    A mount point, or the current directory, cannot be replaced: the entries are renamed into it one after the other,
+    directories first, which no other process can then put there, and config.toml last. A kill between two renames leaves
+    a directory that is refused.
 
     Raises:
         TakenError: `path` exists and is not an empty directory, now or by the end.
@@ -173,15 +175,14 @@ def new_directory(path: Path) -> Iterator[Path]:
     if not is_free(path):
         raise taken
     with writing(path):
-        is_there = path.exists()
+        stays = path.exists() and (path.is_mount() or path.samefile(os.curdir))
         path.parent.mkdir(parents=True, exist_ok=True)
-        making = _nobody_elses(path / "new" if is_there else path)
+        making = _nobody_elses(path / "new" if stays else path)
         making.mkdir()
         try:
             yield making
-            if is_there:
-                by_order = lambda each: (not each.is_dir(), each.name == "config.toml", each.name)  # noqa: E731
-                for each in sorted(making.iterdir(), key=by_order):
+            if stays:
+                for each in sorted(making.iterdir(), key=_comes_late):
                     os.rename(each, path / each.name)
             else:
                 os.rename(making, path)
@@ -191,6 +192,10 @@ def new_directory(path: Path) -> Iterator[Path]:
             raise
         finally:
             shutil.rmtree(making, ignore_errors=True)
+
+
+def _comes_late(entry: Path) -> tuple[bool, bool]:
+    return not entry.is_dir(), entry.name == "config.toml"
 
 
 def write_array(place: Path, values: np.ndarray, attributes: dict[str, Any]) -> None:

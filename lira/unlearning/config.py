@@ -199,13 +199,7 @@ def with_options(config: UnlearnConfig) -> UnlearnConfig:
 
 def _run_to_start_from(path: str | os.PathLike[str]) -> Run:
     run = Run.open(path)
-    if run.is_imported:
-        raise RunError(f"{run.path}: was imported and has no recipe: it cannot be retrained")
-    if run.config.membership.design != "pairs":
-        raise RunError(
-            f'{run.path}: is of membership.design = "{run.config.membership.design}", and unlearning is measured on '
-            f"complementary pairs: name a run of pairs"
-        )
+    run.require_trained_pairs("unlearning is measured on complementary pairs that are retrained by it")
     if not run.config.save_params:
         raise RunError(
             f"{run.path}: saved no parameters, and unlearning starts from them: train a run with save_params = true"

@@ -363,7 +363,9 @@ def test_a_run_whose_models_all_diverge_says_why_and_is_not_told_to_train(tmp_pa
         train(run, huge, show_progress=False)
     (models,) = [check for check in check_run(run) if check.name == "models"]
     assert (models.status, models.sentence[:23]) == ("fail", "all 4 models diverged: ")
-    with pytest.raises(RunError, match=r"4 of 4 models diverged, 0 are usable.*in another directory"):
+    with pytest.raises(
+        RunError, match=r"has 0 complete pairs.*: 4 of 4 models diverged: .*in another directory"
+    ):
         score(run)
 
 

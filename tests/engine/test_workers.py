@@ -1,15 +1,20 @@
-"""A queue of stacks on many devices: eight virtual ones, in a process of their own."""
+"""A queue of stacks: on eight virtual devices, in a process of their own; and what ends the work of all, on one."""
 
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+
+from lira.engine.workers import Queue, work_through
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +75,68 @@ def test_without_any_device_the_run_says_so(found):
         "32 models are not made, all devices failed: INTERNAL: the device is lost" in found["none"]["error"]
     )
     assert found["none"]["done"] == [0] * 32
+
+
+# --- What ends the work of all ---------------------------------------------------------------------------------------
+
+
+def queue_of(models):
+    return Queue(np.arange(models), lambda stack: stack)
+
+
+def test_a_write_that_fails_ends_the_work_of_all_workers():
+    """A disk that is full, say: hours of other stacks would be for nothing."""
+    queue, made = queue_of(100), []
+
+    def make(stack, stop):
+        made.append(int(stack[0]))
+        stop.wait(0.02)
+
+        def write():
+            if stack[0] == 0:  # the other worker's writes go well
+                raise OSError(28, "No space left on device")
+
+        return write
+
+    with pytest.raises(OSError, match="No space left"):
+        work_through(queue, jax.local_devices(), lambda widest: (1, 2, make))
+    assert len(made) < 12
+
+
+@pytest.mark.filterwarnings("ignore::lira.engine.workers.DeviceWarning")
+def test_a_write_that_fails_is_not_lost_behind_a_stack_that_does_not_fit():
+    queue = queue_of(4)
+
+    def make(stack, stop):
+        if stack[0] > 0:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")
+
+        def write():
+            time.sleep(0.1)
+            raise OSError(28, "No space left on device")
+
+        return write
+
+    with pytest.raises(OSError, match="No space left"):
+        work_through(queue, jax.local_devices(), lambda widest: (widest or 2, 1, make))
+
+
+def test_an_interrupt_while_programs_are_compiled_is_not_forgotten(monkeypatch):
+    """It comes in the main thread, which waits for the others; they must not begin when they are done compiling."""
+    compiling, interrupted, made = threading.Event(), threading.Event(), []
+
+    def prepare(widest):
+        compiling.set()
+        interrupted.wait(10)
+        time.sleep(0.1)
+        return 1, 1, lambda stack, stop: made.append(stack)
+
+    def interrupting(futures):
+        compiling.wait(10)
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lira.engine.workers.as_completed", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        work_through(queue_of(3), jax.local_devices(), prepare)
+    assert not made
