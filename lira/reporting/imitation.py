@@ -121,7 +121,7 @@ def imitate(
     """
     methods = _methods(methods)
     run.require_trained_pairs(
-        "imitators are trained by its recipe, on half of the examples, beside complementary pairs"
+        "imitators are trained on half of the examples, by its recipe, beside complementary pairs"
     )
     run = Run.open(run.path, dataset)
     if target is not None and logits is None and member is None:
