@@ -14,6 +14,9 @@ The verbs of the command line are functions here. No module beside this one may 
 put the module in the function's place.
 """
 
+from lira import stopping as stopping  # first: it takes the signals of the command
+
+# isort: split
 from lira import attacks, epsilon, forgetting, metrics
 from lira.data.dataset import Dataset
 from lira.data.sources import load_dataset

@@ -1,8 +1,31 @@
-"""`python -m lira`: the command `lira` of a source tree that is not installed."""
+"""`python -m lira`, and the command `lira`."""
 
+import os
+import signal
 import sys
 
-from lira.cli import main
+from lira import stopping
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command that the command line names, and end the process."""
+    stopping.stop_at_once()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed, and the next file to be opened would take its place
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    from lira.cli import main as run
+
+    try:
+        stopping.stop_gracefully()
+        status = run()
+    except KeyboardInterrupt as stop:  # in the midst of the last words
+        stopping.end_at_once(signal.SIGTERM if isinstance(stop, stopping.Terminated) else signal.SIGINT)
+    except SystemExit as stop:  # a page of help
+        status = stop.code if isinstance(stop.code, int) else 0
+    stopping.end(status)
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

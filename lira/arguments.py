@@ -15,6 +15,7 @@ from lira.unlearning.config import UnlearnConfig
 
 __all__ = [
     "INDEPENDENT",
+    "USAGE",
     "add_audit_files",
     "add_share",
     "flag_value",
@@ -23,6 +24,37 @@ __all__ = [
     "parse_config",
     "with_flags",
 ]
+
+USAGE = """\
+usage: lira run CONFIG.toml --run-dir RUN [--num-models 256] [--recipe.epochs 50] ...
+                                  train what is missing, score, report; run it again to resume
+       lira plan CONFIG.toml [--run-dir RUN] [flags]
+                                  models, time, memory and disk, before anything is spent
+       lira train | score | report RUN
+                                  the stages by themselves
+       lira run | train ... [--models 0:64 | --share 3/16]
+                                  a share of the models, for many processes on one directory; tasks of a SLURM array or
+                                  an indexed Kubernetes Job know theirs
+       lira records RUN [--fpr 0.001]
+                                  every example by itself: records.csv, a row each, with names, figures and rank
+       lira enough RUN            how many shadow models are enough, for every attack
+       lira compare RUN [RUN]     differences between attacks, or between runs, with paired intervals
+       lira check RUN             is it safe to believe the figures? status 1 where it is not
+       lira imitate RUN (--target T | --logits F --member F) [--methods imia glira_kl] [--num-imitators 10] [--out DIR]
+                                  attack one model by models that imitate it, beside LiRA; run it again to resume
+       lira unlearn CONFIG.toml --run-dir UNLEARN [--num-models 128] [--forget.size 100] ...
+                                  train, unlearn, retrain what is missing, measure, report; run it again to resume
+       lira audit (--phi | --logits | --confidences | --losses) F --keep F [--labels F]
+                  [--target F --member F] [--population F] [--independent] --out DIR
+                                  every attack on anyone's confidences: npy, npz, Zarr or CSV
+       lira bench [--models mlp,cnn,cnn-fast,resnet18,wrn-28-2] [--out FILE.json]
+                                  how fast this machine trains, beside the alternatives
+       lira import carlini | pytorch | privacy-meter DIR RUN [--labels F] [--independent]
+       lira export carlini RUN DIR
+                                  runs of other code, and for other code
+       lira run CONFIG.toml --help
+                                  every flag
+       lira --version"""
 
 C = TypeVar("C", Config, UnlearnConfig)
 # The files of an audit, and the shapes of their arrays.

@@ -13,7 +13,7 @@ JAX_LEAST_SECONDS = 1.0
 
 def cache_directory() -> Path:
     """`$LIRA_CACHE`, or `~/.cache/lira`."""
-    return Path(os.environ.get("LIRA_CACHE") or Path.home() / ".cache" / "lira")
+    return Path(os.path.expanduser(os.environ.get("LIRA_CACHE") or "~/.cache/lira"))
 
 
 def keep_compilations() -> None:

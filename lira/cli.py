@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import os
+import signal
 import sys
 import time
 import warnings
@@ -14,6 +16,7 @@ from rich.table import Table
 
 from lira.arguments import (
     INDEPENDENT,
+    USAGE,
     add_audit_files,
     add_share,
     flag_value,
@@ -43,6 +46,7 @@ from lira.reporting.tables import attacks_table, differences_table, learning_tab
 from lira.reporting.unlearning import report_unlearning
 from lira.reporting.unlearning_tables import verdicts_table
 from lira.scoring import score
+from lira.stopping import SENTENCES, Terminated
 from lira.store.config import ConfigError, absolute, read_config
 from lira.store.run import Run
 from lira.store.zarr import directory_at
@@ -54,38 +58,6 @@ from lira.versions import __version__
 
 __all__ = ["main"]
 
-USAGE = """\
-usage: lira run CONFIG.toml --run-dir RUN [--num-models 256] [--recipe.epochs 50] ...
-                                  train what is missing, score, report; run it again to resume
-       lira plan CONFIG.toml [--run-dir RUN] [flags]
-                                  models, time, memory and disk, before anything is spent
-       lira train | score | report RUN
-                                  the stages by themselves
-       lira run | train ... [--models 0:64 | --share 3/16]
-                                  a share of the models, for many processes on one directory; tasks of a SLURM array or
-                                  an indexed Kubernetes Job know theirs
-       lira records RUN [--fpr 0.001]
-                                  every example by itself: records.csv, a row each, with names, figures and rank
-       lira enough RUN            how many shadow models are enough, for every attack
-       lira compare RUN [RUN]     differences between attacks, or between runs, with paired intervals
-       lira check RUN             is it safe to believe the figures? status 1 where it is not
-       lira imitate RUN (--target T | --logits F --member F) [--methods imia glira_kl] [--num-imitators 10] [--out DIR]
-                                  attack one model by models that imitate it, beside LiRA; run it again to resume
-       lira unlearn CONFIG.toml --run-dir UNLEARN [--num-models 128] [--forget.size 100] ...
-                                  train, unlearn, retrain what is missing, measure, report; run it again to resume
-       lira audit (--phi | --logits | --confidences | --losses) F --keep F [--labels F]
-                  [--target F --member F] [--population F] [--independent] --out DIR
-                                  every attack on anyone's confidences: npy, npz, Zarr or CSV
-       lira bench [--models mlp,cnn,cnn-fast,resnet18,wrn-28-2] [--out FILE.json]
-                                  how fast this machine trains, beside the alternatives
-       lira import carlini | pytorch | privacy-meter DIR RUN [--labels F] [--independent]
-       lira export carlini RUN DIR
-                                  runs of other code, and for other code
-       lira run CONFIG.toml --help
-                                  every flag
-       lira --version"""
-
-
 # What `lira records` leaves behind, and every report.
 RECORDS = ("records.csv", "records.json", "records")
 # Fields of `Imitation` that are flags.
@@ -93,23 +65,42 @@ IMIA_OPTIONS = ("warmup", "weight", "temperature")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit status: 0, 2 for bad input (one line on stderr), 130 when interrupted."""
+    """Run one command; return the exit status.
+
+    0, 2 for bad input (one line on stderr), 130 when interrupted, 143 when terminated; 1 where `check` fails, and where
+    nobody reads what is printed.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     # A file or a pipe has no width: wide enough there for the table.
     console = Console() if sys.stdout.isatty() else Console(width=120, soft_wrap=True)
     try:
         with _warnings_in_one_line() as shown:
-            return _dispatch(argv, shown, console)
+            status = _dispatch(argv, shown, console)
+            sys.stdout.flush()
+            return status
+    except BrokenPipeError:
+        # As rich does, so that the interpreter has nothing to flush at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     # Every error of the user's making is a ValueError or OSError with a message of its own.
     except (ValueError, OSError) as error:
-        print(f"lira: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(
-            "lira: interrupted: finished models are kept, and the same command goes on from there",
-            file=sys.stderr,
-        )
-        return 130
+        return _error(str(error))
+    except MemoryError as error:
+        return _error(f"out of memory: {error}")
+    except RuntimeError as error:
+        if "Unable to initialize backend" not in str(error):
+            raise
+        named = os.environ.get("JAX_PLATFORMS", "")
+        return _error(f"JAX finds no device, and JAX_PLATFORMS is {named!r}: unset it, or name cpu: {error}")
+    except KeyboardInterrupt as stop:
+        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+        print(SENTENCES[number], file=sys.stderr)
+        return 128 + number
+
+
+def _error(message: str) -> int:
+    print(f"lira: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
 
 
 def _dispatch(argv: list[str], shown: list[str], console: Console) -> int:

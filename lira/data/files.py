@@ -1,12 +1,15 @@
 """Arrays in anyone's files: npy, npz, Zarr and CSV, told apart by name; nothing is ever unpickled."""
 
+import dataclasses
+import math
 import os
-import zipfile
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tensorstore as ts
+
+from lira.data.paths import one_line
 
 __all__ = ["FileError", "Rows", "read_array"]
 
@@ -33,27 +36,73 @@ def read_array(place: str | os.PathLike[str]) -> Rows:
     Raises:
         FileError: the file is missing, broken, of another kind, or does not hold exactly one array of numbers.
     """
-    path, name = Path(place).expanduser(), ""
+    try:
+        path, name = Path(place).expanduser(), ""
+    except RuntimeError as error:
+        raise FileError(f"{place}: there is no such home directory: spell the path out") from error
     if not path.exists() and ".npz:" in str(path):
         file, _, name = str(path).rpartition(":")
         path = Path(file)
     if not path.exists():
         raise FileError(f"{path}: there is no such file")
+    if not (path.is_file() or path.is_dir()):
+        raise FileError(f"{path}: is no regular file")
     try:
         array = _open(path, name)
     except FileError:
         raise
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise FileError(f"{path}: cannot be read: {str(error).splitlines()[0].split(' [', 1)[0]}") from error
-    dtype = array.dtype if isinstance(array, np.ndarray) else array.dtype.numpy_dtype
-    if dtype.kind not in "buif":
-        raise FileError(f"{place}: must hold numbers; its dtype is {dtype}")
+    except (
+        Exception
+    ) as error:  # whatever a broken header, compression or encryption leads NumPy and zipfile to
+        raise FileError(f"{path}: cannot be read: {one_line(error).split(' [', 1)[0]}") from error
+    if array.dtype.kind not in "buif":
+        raise FileError(f"{place}: must hold numbers; its dtype is {array.dtype}")
     if 0 in array.shape:
         raise FileError(f"{place}: is empty: its shape is {tuple(array.shape)}")
     return array
 
 
-def _open(path: Path, name: str) -> np.ndarray | ts.TensorStore:
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Zarr:
+    """A Zarr array, read as it is indexed; TensorStore ends the process where memory does not suffice."""
+
+    path: Path
+    store: ts.TensorStore
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.store.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.store.dtype.numpy_dtype
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self._read(self.store[index])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self._read(self.store).astype(dtype or self.dtype, copy=False)
+
+    def _read(self, part: ts.TensorStore) -> np.ndarray:
+        # Chunks are decoded whole.
+        for shape in (part.shape, self.store.chunk_layout.read_chunk.shape or ()):
+            if (needed := math.prod(n or 1 for n in shape) * self.dtype.itemsize) > _memory():
+                raise FileError(
+                    f"{self.path}: says that {list(shape)} of {self.dtype} are to be read at once, {needed / 1e9:,.0f} GB: "
+                    f"more than this machine's memory"
+                )
+        try:
+            return np.asarray(part.read().result())
+        except ValueError as error:
+            raise FileError(f"{self.path}: cannot be read: {one_line(error).split(' [', 1)[0]}") from error
+
+
+def _memory() -> int:
+    """Bytes of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _open(path: Path, name: str) -> np.ndarray | _Zarr:
     if path.suffix == ".npy":
         return np.load(path, mmap_mode="r", allow_pickle=False)
     if path.suffix == ".npz":
@@ -68,9 +117,10 @@ def _open(path: Path, name: str) -> np.ndarray | ts.TensorStore:
     if path.suffix == ".csv":
         return _read_csv(path)
     for marker, driver in (("zarr.json", "zarr3"), (".zarray", "zarr")):
-        if (path / marker).exists():
-            spec = {"driver": driver, "kvstore": {"driver": "file", "path": str(path)}}
-            return ts.open(spec, open=True).result()
+        if (path / marker).is_file():
+            # TensorStore takes no "..".
+            spec = {"driver": driver, "kvstore": {"driver": "file", "path": str(path.resolve())}}
+            return _Zarr(path, ts.open(spec, open=True).result())
     raise FileError(f"{path}: is neither *.npy, *.npz, *.csv nor a Zarr array")
 
 

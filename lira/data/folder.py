@@ -64,6 +64,8 @@ def _list_images(root: Path, split: str, classes: list[str]) -> list[_File]:
         for entry in sorted(os.scandir(root / split / name), key=lambda entry: entry.name):
             if entry.name[0] != "." and entry.name.lower().endswith(_EXTENSIONS):
                 stat = entry.stat()
+                if not entry.is_file():
+                    raise DataError(f"{root / split / name / entry.name} is no regular file: remove it")
                 files.append(
                     _File(f"{split}/{name}/{entry.name}", classes.index(name), stat.st_size, stat.st_mtime_ns)
                 )

@@ -12,7 +12,10 @@ def expand(path: str) -> str:
     for plain, braced in re.findall(r"\$(?:(\w+)|\{([^}]*)\})", path):
         if (plain or braced) not in os.environ:
             raise DataError(f"${plain or braced} in {path!r} is not defined: set it or spell the path out")
-    return os.path.expanduser(os.path.expandvars(path))
+    place = os.path.expanduser(os.path.expandvars(path))
+    if place.startswith("~"):
+        raise DataError(f"{path!r}: there is no such home directory: spell the path out, or write ./~")
+    return place
 
 
 def one_line(error: BaseException) -> str:

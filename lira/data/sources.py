@@ -3,8 +3,6 @@
 import dataclasses
 import difflib
 import os
-import zipfile
-import zlib
 
 import numpy as np
 
@@ -90,6 +88,8 @@ def _load_digits() -> Dataset:
 
 
 def _load_npz(path: str) -> Dataset:
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise DataError(f"{path} cannot be read as an .npz file (it is no regular file): name another")
     try:
         with open(path, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
             if unknown := sorted(set(archive.files) - set(ARRAYS)):
@@ -99,7 +99,9 @@ def _load_npz(path: str) -> Dataset:
             arrays = {key: archive[key] for key in archive.files}
     except DataError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        Exception
+    ) as error:  # Whatever a broken header, compression or encryption leads NumPy and zipfile to.
         raise DataError(
             f"{path} cannot be read as an .npz file ({one_line(error)}): save it with np.savez(PATH, x=..., y=...)"
         ) from error

@@ -194,11 +194,17 @@ def _cache_file(learner: Learner, dataset: Dataset, execution: Execution) -> Pat
 
 
 def _read_choice(file: Path) -> dict[str, Any] | None:
+    """What was chosen before; None where there is nothing, or anything else than what `_write_choice` writes."""
+    types = {"width": int, "lowering": str, "widest": int, "why": str}
     try:
-        choice = json.loads(file.read_text())
-        return choice if {"width", "lowering", "widest", "why"} <= choice.keys() else None
-    except (OSError, ValueError):
+        choice = json.loads(file.read_text()) if file.is_file() else None
+    except (OSError, ValueError, RecursionError):
         return None
+    if not isinstance(choice, dict) or any(
+        type(choice.get(name)) is not kind for name, kind in types.items()
+    ):
+        return None
+    return choice if min(choice["width"], choice["widest"]) > 0 else None
 
 
 def _write_choice(file: Path, choice: dict[str, Any]) -> None:

@@ -230,9 +230,12 @@ def _same_shapes(files: Sequence[Path], axes: int) -> list[np.ndarray]:
 
 def _read_hparams(file: Path) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text()) if file.exists() else {}
-    except ValueError as error:
+        hparams = json.loads(file.read_text()) if file.is_file() else {}
+    except (OSError, ValueError, RecursionError) as error:
         raise LayoutError(f"{file}: is not valid JSON: {error}") from error
+    if not isinstance(hparams, dict):
+        raise LayoutError(f"{file}: must hold a table of hyperparameters; got {type(hparams).__name__}")
+    return hparams
 
 
 def _of_folders(folders: Iterable[Path], files: Sequence[Path], axes: int, source: dict[str, Any]) -> _Models:

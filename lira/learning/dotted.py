@@ -26,8 +26,11 @@ def import_dotted(name: str, kind: str, known: Sequence[str], wanted: str) -> An
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
-        raise ValueError(f"{kind} {name!r}: cannot import {module!r}: {error}") from error
+        imported = importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # whatever the user's code does
+        what = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{kind} {name!r}: cannot import {module!r}: {what}") from error
+    try:
+        return getattr(imported, attribute)
     except AttributeError as error:
         raise ValueError(f"{kind} {name!r}: {module!r} has no {attribute!r}") from error

@@ -8,7 +8,6 @@ last, so that the same call goes on with what was interrupted.
 import dataclasses
 import hashlib
 import os
-import tomllib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -34,6 +33,7 @@ from lira.learning.imitation import Imitation
 from lira.membership import imitator_mask, related_rows
 from lira.reporting.document import as_json, metrics_document
 from lira.reporting.evaluate import Evaluation, evaluate
+from lira.store.config import read_table
 from lira.store.run import Run
 from lira.store.zarr import (
     RunError,
@@ -219,9 +219,9 @@ def _open(path: Path, what: dict[str, Any], methods: dict[str, dict[str, Any]]) 
             write_atomically(making / file.name, tomli_w.dumps({**what, "methods": methods}).encode())
         return
     try:
-        old = tomllib.loads(file.read_text())
+        old = read_table(file)
         theirs = old.pop("methods")
-    except (OSError, ValueError, KeyError) as error:
+    except (ValueError, KeyError) as error:
         raise RunError(f"{path}: the directory of imitators is damaged: {file.name}: {error}") from error
     pairs = [("", old, what)]
     pairs += [(f"methods.{name}.", theirs[name], methods[name]) for name in methods if name in theirs]

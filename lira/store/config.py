@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from lira.learning.augment import Queries
-from lira.learning.choices import check_choices
+from lira.learning.choices import check_choices, check_numbers
 from lira.learning.convolution import Lowering
 from lira.learning.recipe import Recipe, check_signals
 from lira.membership import Membership
@@ -97,6 +97,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        check_numbers(self)
         if self.dataset != IMPORTED:
             self.membership.check(self.num_models)
         for name in ("num_examples", "membership_seed"):
@@ -179,19 +180,26 @@ def read_checked_table(path: Path) -> tuple[dict[str, Any], bool | None]:
     Raises:
         ConfigError: as `read_table`.
     """
-    try:
-        body, whole = toml_body(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    body, whole = toml_body(_content(path))
     return _parsed(body, path), whole
 
 
 def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A TOML file as nested plain values.
+
+    Raises:
+        ConfigError: it is no regular file, cannot be read, or is not valid TOML.
+    """
+    return _parsed(_content(path), path)
+
+
+def _content(path: str | os.PathLike[str]) -> bytes:
     try:
-        content = Path(path).read_bytes()
+        if (place := Path(path)).exists() and not (place.is_file() or place.is_dir()):
+            raise ConfigError(f"{path}: cannot be read: it is no regular file")  # a FIFO might never end
+        return Path(path).read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    return _parsed(content, path)
 
 
 def _parsed(content: bytes, path: str | os.PathLike[str]) -> dict[str, Any]:

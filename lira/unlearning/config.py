@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 
 from lira.data.dataset import Dataset
-from lira.learning.choices import check_choices
+from lira.learning.choices import check_choices, check_numbers
 from lira.membership import keep_mask
 from lira.signals import checkpoints
 from lira.store.config import (
@@ -64,6 +64,7 @@ class Forget:
     def __post_init__(self) -> None:
         """Check the fields."""
         check_choices(self, "forget")
+        check_numbers(self, "forget.")
         for name in ("size", "requests"):
             if getattr(self, name) < 1:
                 raise ValueError(

@@ -1,8 +1,14 @@
+import os
+import zipfile
+
 import numpy as np
 import pytest
 import tensorstore as ts
 
+from lira.data.dataset import DataError
 from lira.data.files import FileError, read_array
+from lira.data.sources import load_dataset
+from lira.store.config import ConfigError, read_config
 
 VALUES = np.random.default_rng(0).normal(size=(3, 4, 2)).astype(np.float32)
 
@@ -85,3 +91,82 @@ def test_bad_files_are_named_in_one_line(tmp_path):
             read_array(tmp_path / name)
         assert "\n" not in str(caught.value)
         assert name.split(":")[0] in str(caught.value)
+
+
+def declared(place, shape):
+    """A Zarr array of that shape of which no chunk is stored."""
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(place)}}
+    grid = {"name": "regular", "configuration": {"chunk_shape": [1, 2]}}
+    ts.open({**spec, "metadata": {"chunk_grid": grid}}, create=True, dtype=np.float64, shape=shape).result()
+    return place
+
+
+def broken_archives(place):
+    """An .npz of arrays x and y, x of each kind of damage."""
+    np.save(place / "x.npy", np.zeros(3))
+    content = (place / "x.npy").read_bytes()
+    shape = b"(3,), }"
+    members = {
+        "huge": content.replace(shape, b"(1" + b"0" * 13 + b",), }"),
+        "beyond": content.replace(shape, b"(1" + b"0" * 40 + b",), }"),
+        "header": content.replace(b"{'descr'", b"{[[[[[[("),
+        "sound": content,
+        "lzma": content,
+    }
+    for name, member in members.items():
+        kind = zipfile.ZIP_LZMA if name == "lzma" else zipfile.ZIP_STORED
+        with zipfile.ZipFile(place / f"{name}.npz", "w", kind) as archive:
+            archive.writestr("x.npy", member)
+            archive.writestr("y.npy", content)
+    garbage = bytearray((place / "lzma.npz").read_bytes())
+    garbage[50:90] = b"\xff" * 40
+    (place / "lzma.npz").write_bytes(garbage)
+    locked = bytearray((place / "sound.npz").read_bytes())
+    for at in (6, locked.index(b"PK\x01\x02") + 8):
+        locked[at] |= 1  # encrypted, by its flags
+    (place / "locked.npz").write_bytes(locked)
+    return [place / f"{name}.npz" for name in ("huge", "beyond", "header", "lzma", "locked")]
+
+
+def test_archives_of_every_damage_are_one_line(tmp_path):
+    for place in broken_archives(tmp_path):
+        with pytest.raises(FileError, match=rf"{place.name}: cannot be read: \S"):
+            read_array(f"{place}:x")
+        with pytest.raises(DataError, match=rf"{place.name} cannot be read as an .npz file \(\S"):
+            load_dataset(f"npz:{place}")
+
+
+def test_more_than_the_memory_is_refused_and_not_asked_for(tmp_path):
+    array = read_array(declared(tmp_path / "wide", (4, 10**14)))
+    with pytest.raises(FileError, match=r"wide: says that \[100000000000000\] of float64 .* 800,000 GB"):
+        np.asarray(array[0])
+    array = read_array(declared(tmp_path / "long", (10**14, 2)))
+    with pytest.raises(FileError, match="more than this machine's memory"):
+        np.asarray(array)
+    assert np.asarray(array[5]).tolist() == [0, 0], "a row is small"
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    """A FIFO would never end."""
+    for name in ("a.npy", "a.npz", "a.csv", "zarr.json"):
+        os.mkfifo(tmp_path / name)
+    for name in ("a.npy", "a.npz", "a.csv"):
+        with pytest.raises(FileError, match=rf"{name}: is no regular file"):
+            read_array(tmp_path / name)
+    with pytest.raises(FileError, match="is neither"):
+        read_array(tmp_path)
+    with pytest.raises(DataError, match=r"it is no regular file"):
+        load_dataset(f"npz:{tmp_path}/a.npz")
+    with pytest.raises(ConfigError, match=r"cannot be read: it is no regular file"):
+        read_config(tmp_path / "a.csv")
+
+
+def test_places_are_spelt_in_any_way(tmp_path, monkeypatch):
+    zarr(tmp_path / "v3.zarr", VALUES)
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    np.testing.assert_array_equal(rows("../below/..//v3.zarr"), VALUES)
+    with pytest.raises(FileError, match=r"~nobody-here/a.npy: there is no such home directory"):
+        read_array("~nobody-here/a.npy")
+    with pytest.raises(DataError, match="there is no such home directory"):
+        load_dataset("npz:~nobody-here/a.npz")

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import struct
 import tarfile
 import warnings
@@ -341,6 +342,8 @@ def damage(root, case):
             (root / "train").rename(root / "training")
         case "dead link":
             (ant / "3.png").symlink_to("nowhere")
+        case "fifo":
+            os.mkfifo(ant / "3.png")
         case "no classes":
             (root / "train").rename(root / "training")
             (root / "train").mkdir()
@@ -356,6 +359,7 @@ def damage(root, case):
         ("test class", r"test/cat is not a class of train/"),
         ("layout", r"no directory train: expected are train/<class>/\* and test/<class>/\*"),
         ("dead link", r"folder:.* cannot be read .*No such file.*ant/3\.png"),
+        ("fifo", r"ant/3\.png is no regular file"),
         ("no classes", "train has no class directories"),
     ],
 )

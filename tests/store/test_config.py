@@ -135,3 +135,22 @@ def test_differences_name_fields():
         "recipe.epochs is 50 there and 60 here"
     ]
     assert list(differences(Recipe(), Recipe())) == []
+
+
+def test_brackets_beyond_depth_and_numbers_beyond_bits_are_one_line(tmp_path):
+    place = tmp_path / "config.toml"
+    place.write_text("dataset = " + "[" * 100_000)
+    with pytest.raises(ConfigError, match="is not valid TOML"):
+        read_config(place)
+    for text, message in [
+        (f"membership_seed = {2**63}", r"membership_seed must be smaller than 2\^63"),
+        (f"[recipe]\nseed = {2**80}", r"recipe.seed must be smaller than 2\^63"),
+        (f"num_models = {2**31}", r"num_models must be smaller than 2\^31"),
+        (f"[recipe]\nepochs = {2**40}", r"recipe.epochs must be smaller than 2\^31"),
+        (f"[execution]\ndevices = [{2**70}]", r"execution.devices must be smaller than 2\^31"),
+    ]:
+        place.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            read_config(place)
+    place.write_text(f"[recipe]\nseed = {2**63 - 1}")
+    assert read_config(place).recipe.seed == 2**63 - 1
