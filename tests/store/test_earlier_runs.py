@@ -54,6 +54,7 @@ def test_it_grows_by_the_same_models(run, dataset):
         grown = lira.Run.create(
             run.path, dataset, run.config.recipe, num_models=6, execution=lira.Execution(width=2)
         )
+    with pytest.warns(UncheckedWarning, match="a version that did not record it"):
         lira.train(grown, dataset, show_progress=False)
     np.testing.assert_array_equal(np.asarray(grown.phi)[:4], phi)
     np.testing.assert_array_equal(grown.keep[:4], keep)
