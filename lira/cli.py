@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _error(f"JAX finds no device, and JAX_PLATFORMS is {named!r}: unset it, or name cpu: {error}")
     except KeyboardInterrupt as stop:
         number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
-        print(SENTENCES[number], file=sys.stderr)
+        print("; ".join([SENTENCES[number], *getattr(stop, "__notes__", [])]), file=sys.stderr)
         return 128 + number
 
 

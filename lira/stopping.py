@@ -1,7 +1,8 @@
 """What SIGINT and SIGTERM do to the command: it ends with one line and status 130 or 143, whatever it is at.
 
-A model is done once it is stored, so nothing is lost with a process that ends at once. Threads are given PATIENCE seconds
-to come to an end; the interpreter's own end is not waited for, since it crashes where XLA's threads still compile.
+A model is done once it is stored, so nothing that is done is lost with a process that ends at once. Threads are given
+PATIENCE seconds to come to the end of an epoch and to write their stacks; the interpreter's own end is not waited for,
+since it crashes where XLA's threads still compile.
 """
 
 import _thread
@@ -17,8 +18,9 @@ from typing import NoReturn
 
 __all__ = ["SENTENCES", "Terminated", "end", "end_at_once", "stop_at_once", "stop_gracefully"]
 
-# Seconds from a signal to the end, where threads are in the midst of something that they cannot leave.
-PATIENCE = 10.0
+# Seconds from a signal to the end, where threads are in the midst of something that they cannot leave. People would rather
+# not wait; schedulers kill 30 s after their warning (SLURM's KillWait, Kubernetes' terminationGracePeriodSeconds).
+PATIENCE = {signal.SIGINT: 10.0, signal.SIGTERM: 25.0}
 _KEPT = "finished models are kept, and the same command goes on from there"
 SENTENCES = {
     signal.SIGINT: f"lira: interrupted: {_KEPT}",
@@ -90,7 +92,7 @@ def _raise(number: int, frame: FrameType | None) -> None:
 def _watch(reading: int) -> None:
     while (number := os.read(reading, 1)[0]) not in tuple(SENTENCES):
         pass
-    time.sleep(PATIENCE)
+    time.sleep(PATIENCE[signal.Signals(number)])
     end_at_once(number)
 
 

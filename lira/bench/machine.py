@@ -1,10 +1,8 @@
 """What the machine reaches: matrix products, copies, and the multiply-adds of a program."""
 
-import platform
 import time
 from collections.abc import Callable
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -16,7 +14,7 @@ from flax.linen.module import Args, InterceptorContext, Kwargs, NextGetter
 from lira.learning.forward import as_input
 from lira.learning.recipe import Precision
 
-__all__ = ["copy_rate", "flop_per_image", "matmul_rate", "multiply_adds", "on_cpu", "processor", "seconds_of"]
+__all__ = ["copy_rate", "flop_per_image", "matmul_rate", "multiply_adds", "on_cpu", "seconds_of"]
 
 
 # --- What the machine can do, and what a model asks of it ------------------------------------------------------------
@@ -50,18 +48,6 @@ def flop_per_image(module: nn.Module, x: np.ndarray) -> int:
     """Of training: forward, weight gradients and input gradients, the first layer's input gradient excepted."""
     layers = multiply_adds(module, x)
     return 2 * (3 * sum(layers) - layers[0])
-
-
-def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """What the CPU calls itself, with the widest instructions that tell its kind; its architecture where it does not."""
-    try:
-        lines = (line.partition(":") for line in cpuinfo.read_text().splitlines())
-        fields = {key.strip(): value.strip() for key, _, value in lines}
-    except OSError:
-        fields = {}
-    # A virtual machine may hide the model's name.
-    kinds = [name for name in ("avx512f", "amx_tile") if name in fields.get("flags", "").split()]
-    return " ".join((fields.get("model name") or platform.processor() or platform.machine(), *kinds))
 
 
 def on_cpu() -> bool:

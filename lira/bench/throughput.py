@@ -16,11 +16,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lira.bench.machine import copy_rate, flop_per_image, matmul_rate, on_cpu, processor
+from lira.bench.machine import copy_rate, flop_per_image, matmul_rate, on_cpu
 from lira.bench.scoring import scoring_times, spread
 from lira.bench.sides import BESIDE, side_or_why_not
 from lira.data.dataset import Dataset
 from lira.data.sources import load_dataset
+from lira.engine.device import processor
 from lira.learning.convolution.cpu.cache import cache_bytes
 from lira.learning.models import build_model
 from lira.learning.recipe import Precision, Recipe

@@ -44,14 +44,19 @@ COSTLESS = {"epochs", "learning_rate", "schedule", "warmup", "momentum", "weight
 
 
 def programs_for(
-    config: Config, dataset: Dataset, models: int, widest: int = 0, ends: tuple[int, ...] = ()
+    config: Config,
+    dataset: Dataset,
+    models: int,
+    widest: int = 0,
+    ends: tuple[int, ...] = (),
+    begun: tuple[str, int] | None = None,
 ) -> Programs:
     """Compile the programs of stacks for `models` models, at the pinned width and lowering or the fastest ones.
 
     They are this thread's device's, for its share of the models. A width or lowering that is not pinned is measured, once for
     this device, model and batch size; the choice and XLA's programs are kept under `$LIRA_CACHE` (`~/.cache/lira`). Stacks of
     more models than `widest` proved too wide; 0 is none. Calls of `Programs.train` end after each of the numbers of epochs
-    `ends`.
+    `ends`. Stacks that are `begun` go on with their own lowering and width, and all others with them.
 
     Raises:
         ValueError: not even one model fits on the device, or there is no such model.
@@ -67,6 +72,8 @@ def programs_for(
     compiled = partial(
         compile_programs, learner, config.queries, dataset, workers, signals=config.signals, ends=ends
     )
+    if begun and (not widest or begun[1] <= widest) and (programs := _fitting(compiled, *begun)):
+        return programs._replace(why="as the stacks that go on from checkpoints")
     candidates = _candidates(learner, dataset, execution, share)
     if execution.width and len(candidates) == 1:
         pinned = candidates[0][0], min(execution.width, share)

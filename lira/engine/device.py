@@ -4,7 +4,9 @@ A thread computes on one device, by `jax.default_device`; nothing beside this fi
 """
 
 import os
+import platform
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,9 +16,11 @@ from lira.parallel import cores
 __all__ = [
     "MEMORY_SHARE",
     "Device",
+    "arithmetic",
     "device_memory",
     "device_name",
     "devices_of",
+    "processor",
     "stacks_at_a_time",
     "this_device",
 ]
@@ -50,6 +54,24 @@ def this_device() -> Device:
 def device_name(devices: Sequence[Device]) -> str:
     """For people: 8 x NVIDIA H100."""
     return f"{len(devices)} x {devices[0].device_kind}"
+
+
+def arithmetic() -> str:
+    """What this thread's device is, as far as its sums depend on it: its kind, and of a CPU which, and on how many cores."""
+    device = this_device()
+    return f"{cores()} cores of {processor()}" if device.platform == "cpu" else device.device_kind
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """What the CPU calls itself, with the widest instructions that tell its kind; its architecture where it does not."""
+    try:
+        lines = (line.partition(":") for line in cpuinfo.read_text().splitlines())
+        fields = {key.strip(): value.strip() for key, _, value in lines}
+    except OSError:
+        fields = {}
+    # A virtual machine may hide the model's name.
+    kinds = [name for name in ("avx512f", "amx_tile") if name in fields.get("flags", "").split()]
+    return " ".join((fields.get("model name") or platform.processor() or platform.machine(), *kinds))
 
 
 def device_memory() -> float:

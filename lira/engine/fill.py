@@ -4,19 +4,19 @@ import datetime
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Event
-from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from lira.data.dataset import Dataset
+from lira.engine.answers import Data, Learned, answers_of
 from lira.engine.calibrate import programs_for
+from lira.engine.checkpoints import Begun, Checkpoints
 from lira.engine.device import Device, device_name, devices_of, this_device
 from lira.engine.programs import Programs
 from lira.engine.progress import Bar, Clock
@@ -29,12 +29,9 @@ from lira.store.arrays import DIVERGED
 from lira.store.run import Run
 
 __all__ = [
-    "Data",
     "DivergedWarning",
     "FirstModelsWarning",
     "Learn",
-    "Learned",
-    "accuracy_over",
     "fill",
     "train",
     "train_stack",
@@ -44,26 +41,6 @@ __all__ = [
 ATTEMPTS = 2
 # Features of no larger size are not why models diverge.
 LARGE = 30.0
-
-
-class Data(NamedTuple):
-    """A data set's arrays on the device."""
-
-    x: jax.Array
-    y: jax.Array
-    x_test: jax.Array | None
-    y_test: jax.Array | None
-
-
-class Learned(NamedTuple):
-    """A stack of the programs' width; a short one is filled up with copies, so that no program is compiled for it."""
-
-    variables: Any  # that the models answer with
-    finite: np.ndarray  # bool [width], which models stayed so
-    raw: Any = None  # the variables as they were trained, where the models answer with an average of them
-    loss: np.ndarray | None = None  # float [width], mean training loss of the last epoch
-    # By signal, such as phi@0.25, the variables that the models would have answered with there; on the host.
-    checkpoints: Mapping[str, Any] = MappingProxyType({})
 
 
 class Learn(Protocol):
@@ -118,22 +95,27 @@ def train(
     Warns:
         DivergedWarning: naming the models that stopped being finite.
         DeviceWarning: a device ran out of memory, or failed.
+        CheckpointWarning: one cannot be written or gone on from.
     """
+    among = np.arange(run.config.num_models) if among is None else among
 
     def prepare(missing: int, widest: int) -> tuple[Programs, Learn]:
-        programs = programs_for(run.config, dataset, missing, widest)
-        return programs, partial(train_stack, run, programs)
+        programs = programs_for(run.config, dataset, missing, widest, begun=begun)
+        return programs, partial(train_stack, run, programs, checkpoints)
 
-    made = fill(
-        run,
-        dataset,
-        prepare,
-        attempts=ATTEMPTS,
-        inspect=_inspect,
-        among=among,
-        verb=verb,
-        show_progress=show_progress,
-    )
+    with Checkpoints(run, run.config.execution.checkpoint_minutes) as checkpoints:
+        begun = checkpoints.execution(among[run.done[among] == 0])
+        made = fill(
+            run,
+            dataset,
+            prepare,
+            attempts=ATTEMPTS,
+            inspect=_inspect,
+            among=among,
+            checkpoints=checkpoints,
+            verb=verb,
+            show_progress=show_progress,
+        )
     diverged = np.flatnonzero(run.done == DIVERGED)
     if made and len(diverged):
         mates = " with their mates" if run.config.membership.design == "pairs" else ""
@@ -162,6 +144,7 @@ def fill(
     attempts: int = 1,
     inspect: Callable[[Run, np.ndarray], None] | None = None,
     among: np.ndarray | None = None,
+    checkpoints: Checkpoints | None = None,
     verb: str = "training",
     show_progress: bool = True,
 ) -> int:
@@ -175,6 +158,7 @@ def fill(
         attempts: how often a model is tried that diverges.
         inspect: called once with the run and the indices of the first models that are stored.
         among: int, the models in question; all of the run by default. Other processes may be at others, or the same.
+        checkpoints: where stacks are kept that can go on; those that are there come first.
         verb: what the progress bar says.
         show_progress: draw a bar with models done, images a second and time left.
 
@@ -209,7 +193,22 @@ def fill(
     written: list[int] = []
     try:
         with Bar(verb, len(among), len(among) - len(missing), show_progress) as bar:
-            _fill_stacks(run, dataset, devices, prepare_once, missing, attempts, inspect, bar, clock, written)
+            begun = checkpoints.begun(missing, programs) if checkpoints else []
+            tidy = checkpoints.tidy if checkpoints else lambda: None
+            _fill_stacks(
+                run,
+                dataset,
+                devices,
+                prepare_once,
+                missing,
+                begun,
+                attempts,
+                inspect,
+                tidy,
+                bar,
+                clock,
+                written,
+            )
     finally:
         session["models"] = len(written)
         session["seconds"] = round(time.time() - began, 2)
@@ -228,18 +227,23 @@ def _fill_stacks(
     devices: Sequence[Device],
     prepare: Callable[[int, int], tuple[Programs, Learn]],
     missing: np.ndarray,
+    begun: Sequence[tuple[np.ndarray, np.ndarray]],
     attempts: int,
     inspect: Callable[[Run, np.ndarray], None] | None,
+    tidy: Callable[[], None],
     bar: Bar,
     clock: Clock,
     written: list[int],
 ) -> None:
     """Make and store the models `missing`, noting in `written` those that no other process was faster with.
 
-    After an interrupt every worker stops at the end of its epoch.
+    First the stacks that are `begun`, see `Checkpoints.begun`; `tidy()` is called when one is stored. After an interrupt
+    every worker stops at the end of its epoch.
     """
-    inspected, queue = Event(), Queue(missing, lambda stack: stack[run.done[stack] == 0])
-    tried = Counter[int]()  # models that diverged, and how often
+    inspected = Event()
+    queue = Queue(missing, lambda stack: stack[run.done[stack] == 0], [stack for stack, _ in begun])
+    # Models that diverged, and how often.
+    tried = Counter({m: a for each in begun for m, a in zip(*(part.tolist() for part in each), strict=True)})
 
     def write(stack: np.ndarray, arrays: dict[str, np.ndarray], finite: np.ndarray) -> None:
         for position, model in enumerate(stack.tolist()):
@@ -251,6 +255,7 @@ def _fill_stacks(
             row = {name: array[position] for name, array in arrays.items()}
             if run.write_model(model, row, diverged=not finite[position], attempt=tried[model]):
                 written.append(model)
+        tidy()
         sound = stack[finite[: len(stack)]]
         if inspect and len(sound) and not inspected.is_set():
             inspected.set()
@@ -274,7 +279,7 @@ def _fill_stacks(
                     learned = learn(stack, np.array([tried[m] for m in stack.tolist()]), data, advance, stop)
                     if learned:
                         jax.block_until_ready(learned.variables)
-                answered = learned and _answers(run, data, programs, stack, learned)
+                answered = learned and answers_of(run, data, programs, stack, learned)
             finally:
                 if answered is None:  # they are made anew
                     bar.advance(-shown, 0)
@@ -301,92 +306,44 @@ def _inspect(run: Run, models: np.ndarray) -> None:
 def train_stack(
     run: Run,
     programs: Programs,
+    checkpoints: Checkpoints,
     stack: np.ndarray,
     attempts: np.ndarray,
     data: Data,
     advance: Callable[[float, int], None],
     stop: Event,
 ) -> Learned | None:
-    """Train the models `stack` from scratch, each with the randomness of its attempt.
+    """Train the models `stack`, each with the randomness of its attempt: from scratch, or from where they are kept.
 
-    A checkpoint is a look at them: what they would answer with if training ended there, averaged weights with the
-    statistics that belong to them included. Training, its learning rates too, goes on as without it.
+    For a signal such as phi@0.25 a look is taken at them: what they would answer with if training ended there, averaged
+    weights with the statistics that belong to them included. Training, its learning rates too, goes on as without it.
     """
     recipe = run.config.recipe
-    at, checkpoints = checkpoint_epochs(run.config.signals, recipe.epochs), {}
+    at = checkpoint_epochs(run.config.signals, recipe.epochs)
     wide = (np.resize(each, programs.width) for each in (stack, attempts))
     keys = model_keys(recipe.seed, *wide)
     keep = jnp.asarray(run.memberships(np.resize(stack, programs.width)))
-    state = programs.init(keys, data.x[:1])
-    losses = []
-    for first in range(0, recipe.epochs, programs.epochs):
-        if stop.is_set():
-            return None
-        state, loss = programs.train(state, keys, first, programs.steps, data.x, data.y, keep)
-        losses.append(loss)
-        # One call stays in flight, so that the device need not wait for the host.
-        losses[max(len(losses) - 2, 0)].block_until_ready()
-        share = programs.epochs / recipe.epochs
-        advance(len(stack) * share, len(stack) * programs.steps * recipe.batch_size)
-        if name := at.get(first + programs.epochs):
-            # Copied, for the next call takes the state's memory; to the host, for models in training fill the device.
-            checkpoints[name] = jax.tree.map(np.array, programs.evaluate(state, keys, data.x, keep))
+    with checkpoints.of(programs, stack, attempts) as kept:
+        over, state, losses, looks = kept.restored(programs.init(keys, data.x[:1]), at)
+        advance(len(stack) * over / recipe.epochs, 0)
+        for first in range(over, recipe.epochs, programs.epochs):
+            if stop.is_set():
+                kept.keep_at_last(Begun(first, state, losses, looks))
+                return None
+            kept.keep_if_due(Begun(first, state, losses, looks))
+            state, loss = programs.train(state, keys, first, programs.steps, data.x, data.y, keep)
+            losses.append(loss)
+            # One call stays in flight, so that the device need not wait for the host.
+            losses[max(len(losses) - 2, 0)].block_until_ready()
+            share = programs.epochs / recipe.epochs
+            advance(len(stack) * share, len(stack) * programs.steps * recipe.batch_size)
+            if name := at.get(first + programs.epochs):
+                # Copied, for the next call takes the state's memory; to the host, for models in training fill the device.
+                looks[name] = jax.tree.map(np.array, programs.evaluate(state, keys, data.x, keep))
     losses = np.concatenate(losses, axis=1)
     finite = np.asarray(np.isfinite(losses).all(axis=1))
     raw = None
     if answers_by_average(recipe, run.config.queries):
         raw = {"params": state.params, **state.statistics}
     variables = programs.evaluate(state, keys, data.x, keep)
-    return Learned(variables, finite, raw, losses[:, -1].astype(np.float32), checkpoints)
-
-
-def _answers(
-    run: Run, data: Data, programs: Programs, stack: np.ndarray, learned: Learned
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Query a stack of models: a row of each array a model, and which models stayed finite."""
-    keep = run.memberships(np.resize(stack, programs.width))
-    arrays: dict[str, np.ndarray] = {}
-
-    def asked(sweep: Callable[..., Any], variables: Any, prefix: str) -> tuple[Any, np.ndarray, Any]:
-        """Note the accuracies of some variables; what they answer about the pool, correct `[m, N]`, and about the test set."""
-        answers, correct = jax.tree.map(np.asarray, sweep(variables, data.x, data.y))
-        arrays[f"accuracy_{prefix}in"] = accuracy_over(correct, keep)
-        arrays[f"accuracy_{prefix}out"] = accuracy_over(correct, ~keep)
-        if data.x_test is None:
-            return answers, correct, None
-        tested, right = jax.tree.map(np.asarray, sweep(variables, data.x_test, data.y_test))
-        arrays[f"accuracy_{prefix}test"] = accuracy_over(right, np.ones_like(right))
-        return answers, correct, tested
-
-    answers, correct, tested = asked(programs.sweep, learned.variables, "")
-    arrays |= {**answers, "loss_in": _mean_loss(answers["phi"][:, :, 0], keep), "correct": correct}
-    finite = learned.finite & np.isfinite(answers["phi"]).all(axis=(1, 2))
-    if tested is not None:
-        arrays["phi_test"] = tested["phi"]
-        finite &= np.isfinite(tested["phi"]).all(axis=(1, 2))
-    for name, variables in learned.checkpoints.items():
-        arrays[name] = np.asarray(programs.sweep(variables, data.x, data.y)[0]["phi"])
-        finite &= np.isfinite(arrays[name]).all(axis=(1, 2))
-    if learned.loss is not None:
-        arrays["loss_last_epoch"] = learned.loss
-    if learned.raw is not None:
-        asked(programs.clean, learned.raw, "raw_")
-    if run.config.save_params:
-        flat = jax.vmap(lambda v: ravel_pytree(v)[0].astype(jnp.float32))(learned.variables)
-        arrays["params"] = np.asarray(flat)
-    # A run of an earlier version has no array for some of them.
-    return {name: array for name, array in arrays.items() if run.holds(name)}, finite
-
-
-def _mean_loss(phi: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Mean cross-entropy of each model over the examples `among`, float32 `[m]`; NaN over none. `phi` is `[m, N]`."""
-    count = among.sum(axis=1)
-    with np.errstate(invalid="ignore"):  # a diverged model's is NaN
-        total = np.where(among, np.logaddexp(0, -phi.astype(np.float64)), 0).sum(axis=1)
-    return (total / np.where(count, count, np.nan)).astype(np.float32)
-
-
-def accuracy_over(correct: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Accuracy of each model over the examples `among`, float32 `[m]`; NaN over none."""
-    count = among.sum(axis=1)
-    return ((correct & among).sum(axis=1) / np.where(count, count, np.nan)).astype(np.float32)
+    return Learned(variables, finite, raw, losses[:, -1].astype(np.float32), looks)

@@ -5,6 +5,7 @@ on it. What must not depend on its membership is which examples the imitators ar
 """
 
 import dataclasses
+import hashlib
 import warnings
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,11 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from lira.data.dataset import Dataset
+from lira.engine.answers import Data
 from lira.engine.calibrate import programs_for
+from lira.engine.checkpoints import Checkpoints
 from lira.engine.device import devices_of, this_device
-from lira.engine.fill import Data, DivergedWarning, Learn, fill, train_stack
+from lira.engine.fill import DivergedWarning, Learn, fill, train_stack
 from lira.engine.programs import Programs, compile_imitation
 from lira.engine.stacked import made_when_called
 from lira.engine.sweep import sweep_program
@@ -99,7 +102,9 @@ def _again(run: Run, dataset: Dataset, row: np.ndarray) -> Any:
     """The same of one that did not: trained again, in a stack as wide as the pool's, for a model is a function of its number."""
     programs = programs_for(run.config, dataset, run.config.num_models)
     data = Data(*jax.device_put((dataset.x, dataset.y, dataset.x_test, dataset.y_test), this_device()))
-    learned = train_stack(run, programs, row, run.attempts(row), data, lambda *_: None, Event())
+    learned = train_stack(
+        run, programs, Checkpoints(run, 0), row, run.attempts(row), data, lambda *_: None, Event()
+    )
     if learned is None or not learned.finite[0]:
         raise RunError(f"{run.path}: target {row[0]}, trained again, diverges: take another target")
     return jax.tree.map(lambda leaf: leaf[:1], learned.variables)
@@ -200,9 +205,15 @@ def imitate_target(
                 return programs.train(state, keys, first, *rest)
             return imitate(state, keys, first, *rest, taught)
 
-        return programs, partial(train_stack, imitators, programs._replace(train=train))
+        return programs, partial(train_stack, imitators, programs._replace(train=train), checkpoints)
 
-    made = fill(imitators, dataset, prepare, verb=verb, show_progress=show_progress)
+    # Logits that differ in the last bit make other imitators.
+    also = {"imitation": dataclasses.asdict(imitation), "teacher": _digest(teacher)}
+    minutes = config.execution.checkpoint_minutes
+    with Checkpoints(imitators, minutes, also) as checkpoints:
+        made = fill(
+            imitators, dataset, prepare, checkpoints=checkpoints, verb=verb, show_progress=show_progress
+        )
     diverged = np.flatnonzero(imitators.done == DIVERGED)
     if made and len(diverged):
         warnings.warn(
@@ -212,6 +223,12 @@ def imitate_target(
             stacklevel=2,
         )
     return imitators
+
+
+def _digest(teacher: Teacher) -> str:
+    """Of what imitators learn from a target: its logits, or where it is asked while they do, its variables."""
+    taught = jax.tree.leaves(teacher.logits if teacher.variables is None else teacher.variables)
+    return hashlib.sha256(b"".join(np.asarray(each).tobytes() for each in taught)).hexdigest()
 
 
 def _config_of(run: Run, num_imitators: int) -> Config:

@@ -6,6 +6,7 @@ import numpy as np
 
 from lira.data.dataset import Dataset
 from lira.engine.calibrate import programs_for, seconds_per_step
+from lira.engine.checkpoints import Checkpoints
 from lira.engine.device import device_name, devices_of
 from lira.engine.progress import duration, size_in_words
 from lira.engine.trained import check_averaging
@@ -26,6 +27,9 @@ class Plan:
     seconds: float
     bytes_on_disk: int  # of the models' answers
     bytes_of_scores: int  # of one attack, on disk as well
+    bytes_of_checkpoints: (
+        int  # on disk while stacks are in training; 0 where no training is long enough for one
+    )
     bytes_on_device: int | None  # on each
     width: int
     workers: int  # on each device
@@ -39,11 +43,14 @@ class Plan:
         """Two lines for a terminal."""
         each = "" if self.device.startswith("1 x ") else " on each"
         memory = "unknown" if self.bytes_on_device is None else size_in_words(self.bytes_on_device)
+        checkpoints = ""
+        if self.bytes_of_checkpoints:
+            checkpoints = f", while training up to {size_in_words(self.bytes_of_checkpoints)} for checkpoints"
         return (
             f"{self.models} of {self.of} models to train, {self.images:,} images, about {duration(self.seconds)} "
             f"on {self.device} ({self.workers} x {self.width} side by side{each}, convolutions by {self.lowering}); "
             f"{memory} on {'each' if each else 'the'} device, {size_in_words(self.bytes_on_disk)} on disk and "
-            f"{size_in_words(self.bytes_of_scores)} for the scores of each attack"
+            f"{size_in_words(self.bytes_of_scores)} for the scores of each attack{checkpoints}"
             + (f"\nmemberships are {self.design}" if self.design else "")
             + (f"\n{self.why}" if self.why else "")
             + (f"\nwarning: {self.warning}" if self.warning else "")
@@ -72,15 +79,20 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None, among: np.nda
     )
     row = values * len(queries.views) * 4 + dataset.num_examples
     averaging = check_averaging(recipe, steps)
-    seconds, programs, devices = 0.0, None, devices_of(config.execution.devices)
+    execution = config.execution
+    seconds, kept, programs, devices = 0.0, 0, None, devices_of(execution.devices)
     if len(missing):
-        programs = programs_for(config, dataset, len(missing))
+        begun = Checkpoints(run, 0).execution(missing) if run else None
+        programs = programs_for(config, dataset, len(missing), begun=begun)
         per_step = seconds_per_step(programs, dataset)
         rounds = -(-len(missing) // (programs.models * len(devices)))
         # A query costs a forward pass, a third of a training step's work.
         asked = sides + dataset.num_examples * len(checkpoint_epochs(config.signals, recipe.epochs))
         asked *= len(queries.views) / recipe.batch_size / 3
         seconds = rounds * per_step * (steps + asked)
+        if 0 < 60 * execution.checkpoint_minutes < per_step * steps:
+            # One takes the place of another, which stays until then.
+            kept = 2 * programs.state * programs.workers * len(devices)
     return Plan(
         models=len(missing),
         of=config.num_models,
@@ -88,6 +100,7 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None, among: np.nda
         seconds=seconds,
         bytes_on_disk=config.num_models * row,
         bytes_of_scores=config.num_models * dataset.num_examples * 4,
+        bytes_of_checkpoints=kept,
         bytes_on_device=programs.memory if programs else 0,
         width=programs.width if programs else 0,
         workers=programs.workers if programs else 0,

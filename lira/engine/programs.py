@@ -51,6 +51,7 @@ class Programs(NamedTuple):
     # one stack reads and writes.
     memory: int | None
     traffic: float | None
+    state: int  # bytes of a stack in training, as a checkpoint holds them
 
     @property
     def models(self) -> int:
@@ -148,6 +149,7 @@ def _build(
         memory=usage and usage.argument_size_in_bytes + usage.temp_size_in_bytes,
         # The compiler counts the bodies of loops once, however often they turn.
         traffic=(compiled.cost_analysis() or {}).get("bytes accessed"),
+        state=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
     )
 
 

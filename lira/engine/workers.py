@@ -28,17 +28,32 @@ class DeviceWarning(UserWarning):
 class Queue:
     """Models that are still to be made."""
 
-    def __init__(self, models: np.ndarray, missing: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Of models, int `[m]`, those are left out that `missing` does not return when they are taken."""
-        self._models, self._missing, self._lock = deque(models.tolist()), missing, Lock()
+    def __init__(
+        self,
+        models: np.ndarray,
+        missing: Callable[[np.ndarray], np.ndarray],
+        begun: Sequence[np.ndarray] = (),
+    ) -> None:
+        """Of models, int `[m]`, those are left out that `missing` does not return when they are taken.
+
+        Stacks that are `begun` come first, each as a whole.
+        """
+        self._missing, self._lock, self._begun = missing, Lock(), deque(begun)
+        whole = [model for stack in begun for model in stack.tolist()]
+        self._models = deque(models[~np.isin(models, whole)].tolist())
 
     def __len__(self) -> int:
-        return len(self._models)
+        return len(self._models) + sum(map(len, self._begun))
 
     def take(self, width: int) -> np.ndarray:
         """The next models, int `[up to width]`; none where the queue is empty."""
         stack = np.zeros(0, int)
         with self._lock:
+            while self._begun:
+                begun = self._begun.popleft()
+                if len(begun) <= width and len(self._missing(begun)):
+                    return begun
+                self._models.extendleft(reversed(begun.tolist()))
             while self._models and len(stack) < width:
                 count = min(width - len(stack), len(self._models))
                 taken = np.array([self._models.popleft() for _ in range(count)])

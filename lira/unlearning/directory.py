@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lira.data.dataset import Dataset
-from lira.engine.fill import accuracy_over
+from lira.engine.answers import accuracy_over
 from lira.learning.recipe import SIGNALS
 from lira.store.checksums import toml_with_checksum
 from lira.store.config import ConfigError, differences, read_checked_table

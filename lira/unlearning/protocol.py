@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lira.data.dataset import Dataset
+from lira.engine.answers import Data, Learned
 from lira.engine.calibrate import programs_for
-from lira.engine.fill import Data, DivergedWarning, Learn, Learned, fill, train
+from lira.engine.fill import DivergedWarning, Learn, fill, train
 from lira.engine.programs import Programs, fit_beside
 from lira.learning.fingerprint import UncheckedWarning, other_versions
 from lira.learning.jaxprs import digest

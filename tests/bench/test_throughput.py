@@ -11,6 +11,7 @@ import pytest
 
 from lira.bench import machine, scoring, sides, throughput
 from lira.cli import main
+from lira.engine import device
 from lira.engine.calibrate import programs_for
 from lira.learning.learner import Learner, model_key
 from lira.learning.models import build_model
@@ -75,15 +76,15 @@ def test_bench_of_the_mlp_fills_every_row(tmp_path, capsys, monkeypatch):
         assert row["ms_per_step_and_model"] == pytest.approx(1e3 * 64 / speed["median"])
     assert rows["lira"]["lira_over_it"] == {"median": 1, "min": 1, "max": 1}
     assert result["scoring"]["ratio"] > 100
-    assert result["device"].endswith(f" cores of {machine.processor()}")
+    assert result["device"].endswith(f" cores of {device.processor()}")
     assert set(result["cache_bytes"]) <= {"L1", "L2", "L3", "L4"}
 
 
 def test_processor_is_named_with_what_tells_its_kind(tmp_path):
     told = tmp_path / "cpuinfo"
     told.write_text("model name\t: Some CPU\nflags\t\t: fpu avx512f amx_tile\n\nmodel name\t: Some CPU\n")
-    assert machine.processor(told) == "Some CPU avx512f amx_tile"
-    assert machine.processor(tmp_path / "none")
+    assert device.processor(told) == "Some CPU avx512f amx_tile"
+    assert device.processor(tmp_path / "none")
 
 
 def faked(monkeypatch, seconds=1e-3):

@@ -26,7 +26,7 @@ def trained(place: Path, execution: Execution, fail=lambda device, stack: None) 
     made.clear()
     seen, together = set(), threading.Barrier(num_devices)
 
-    def train(run, programs, stack, attempts, *rest):
+    def train(run, programs, checkpoints, stack, attempts, *rest):
         device = this_device().id
         if device not in seen:  # the models are too small for any device to be busy for long
             seen.add(device)
@@ -34,7 +34,7 @@ def trained(place: Path, execution: Execution, fail=lambda device, stack: None) 
                 together.wait(120)
         if message := fail(device, stack):
             raise jax.errors.JaxRuntimeError(message)
-        learned = train_stack(run, programs, stack, attempts, *rest)
+        learned = train_stack(run, programs, checkpoints, stack, attempts, *rest)
         assert learned is not None
         leaf = jax.tree.leaves(learned.variables)[0]
         made.append((device, [each.id for each in leaf.devices()], stack.tolist()))
