@@ -1,7 +1,7 @@
 """Checkpoints of what a process is in the midst of: under RUN/checkpoints, each with one owner at a time.
 
 A checkpoint is a directory of a name that nobody else gives, with about.json, which tells what it is of, and the arrays as
-orbax writes them, in a directory named after how far they are. Whoever holds its lock may read, replace or remove it; the
+orbax writes them, in a directory named after how far they are, beside the checksums of its files. Whoever holds its lock may read, replace or remove it; the
 lock dies with its owner.
 """
 
@@ -20,11 +20,11 @@ from typing import IO, Any
 import numpy as np
 
 from lira.store.checksums import json_with_checksum, parsed_json
-from lira.store.zarr import ABANDONED, new_directory
+from lira.store.zarr import ABANDONED, new_directory, write_atomically
 
 __all__ = ["CHECKPOINTS", "Checkpoint", "new_checkpoint", "unowned"]
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, ABOUT, LOCK = "checkpoints", "about.json", ".lock"
 # orbax numbers its operations process-wide, and those of two threads wait for each other: until they fail, after 300 s.
 _orbax = Lock()
 # Places that threads of this process own: on network file systems locks are between processes alone.
@@ -44,34 +44,38 @@ class Checkpoint:
     @property
     def stage(self) -> int:
         """How far what was saved is; 0 where nothing was, or not to its end."""
-        return max((int(each.name) for each in self.place.iterdir() if each.name.isdigit()), default=0)
+        return max((int(each.stem) for each in self.place.glob("[0-9]*.json")), default=0)
 
     def save(self, stage: int, arrays: Sequence[np.ndarray]) -> None:
         """Write arrays, whole or not at all, in place of those of another stage."""
         import orbax.checkpoint as ocp
 
-        # Its own checksums are of its indices, not of what the arrays hold.
-        tree = {"arrays": list(arrays), "sha256": _digest(arrays)}
+        place = self.place / str(stage)
         with _orbax, contextlib.closing(ocp.PyTreeCheckpointer(use_compression=False)) as checkpointer:
-            checkpointer.save(self.place / str(stage), args=ocp.args.PyTreeSave(tree), force=True)
+            checkpointer.save(place, args=ocp.args.PyTreeSave({"arrays": list(arrays)}), force=True)
+        write_atomically(self.place / f"{stage}.json", json_with_checksum(_digests(place)))
         for each in self.place.iterdir():
-            if each.is_dir() and each.name != str(stage):
-                shutil.rmtree(each, ignore_errors=True)
+            if each.name not in (place.name, f"{stage}.json", ABOUT, LOCK):
+                shutil.rmtree(each) if each.is_dir() else each.unlink()
 
     def restore(self) -> list[np.ndarray]:
         """The arrays of `stage`.
 
         Raises:
-            Exception: whatever orbax and TensorStore raise of what is damaged.
+            ValueError: they are damaged.
         """
         import orbax.checkpoint as ocp
 
+        stage = self.stage
+        place = self.place / str(stage)
+        # Looked at first, since orbax prints a traceback for each array that it was reading beside one that is damaged.
+        digests, whole = parsed_json((self.place / f"{stage}.json").read_bytes())
+        if not whole or _digests(place) != digests:
+            raise ValueError("files are not as they were written, by their checksums")
         with _orbax, contextlib.closing(ocp.PyTreeCheckpointer(use_compression=False)) as checkpointer:
-            tree = checkpointer.restore(self.place / str(self.stage), args=ocp.args.PyTreeRestore())
-        arrays = [np.asarray(each) for each in tree["arrays"]]
-        if not np.array_equal(tree["sha256"], _digest(arrays)):
-            raise ValueError("it is not as it was written, by its checksum")
-        return arrays
+            return [
+                np.asarray(a) for a in checkpointer.restore(place, args=ocp.args.PyTreeRestore())["arrays"]
+            ]
 
     def release(self) -> None:
         """Let others have it."""
@@ -94,9 +98,9 @@ def new_checkpoint(run: Path, about: dict[str, Any]) -> Checkpoint:
     lock = None
     try:
         with new_directory(place) as making:
-            lock = open(making / ".lock", "wb")  # noqa: SIM115
+            lock = open(making / LOCK, "wb")  # noqa: SIM115
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            (making / "about.json").write_bytes(json_with_checksum(about))
+            (making / ABOUT).write_bytes(json_with_checksum(about))
     except BaseException:
         _disclaim(place, lock)
         raise
@@ -106,7 +110,7 @@ def new_checkpoint(run: Path, about: dict[str, Any]) -> Checkpoint:
 def unowned(run: Path) -> Iterator[Checkpoint]:
     """The checkpoints of a run that nobody owned, one after the other: the caller owns each, and is to release it.
 
-    Where about.json is damaged, `about` is empty. Leftovers of processes that ended as they began one are removed.
+    Where about.json is damaged, or was removed a moment ago, `about` is empty. Leftovers of processes that ended as they began one are removed.
     """
     try:
         places = sorted((run / CHECKPOINTS).iterdir())
@@ -127,15 +131,14 @@ def _owned(place: Path) -> Checkpoint | None:
         return None
     lock = None
     try:
-        lock = open(place / ".lock", "r+b")  # noqa: SIM115
+        lock = open(place / LOCK, "a+b")  # noqa: SIM115
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        content = (place / "about.json").read_bytes()  # not there: it was removed a moment ago
     except OSError:
         _disclaim(place, lock)
         return None
     try:
-        about, whole = parsed_json(content)
-    except (ValueError, RecursionError):
+        about, whole = parsed_json((place / ABOUT).read_bytes())
+    except (OSError, ValueError, RecursionError):
         about, whole = {}, False
     return Checkpoint(place, about if whole else {}, lock)
 
@@ -153,10 +156,11 @@ def _disclaim(place: Path, lock: IO[bytes] | None) -> None:
     _ours.discard(place)
 
 
-def _digest(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """SHA-256 of arrays, with their shapes and types, uint8 `[32]`."""
-    digest = hashlib.sha256()
-    for each in arrays:
-        digest.update(f"{each.dtype}{each.shape}".encode())
-        digest.update(np.ascontiguousarray(each).reshape(-1).view(np.uint8))
-    return np.frombuffer(digest.digest(), np.uint8)
+def _digests(place: Path) -> dict[str, str]:
+    """SHA-256 of every file of a directory, by its path there."""
+    digests = {}
+    for each in sorted(place.rglob("*")):
+        if each.is_file():
+            with open(each, "rb") as file:
+                digests[str(each.relative_to(place))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
