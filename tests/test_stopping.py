@@ -39,6 +39,26 @@ def test_a_signal_ends_the_command_with_its_line_and_status(tmp_path, number, mo
     assert error.splitlines() == [stopping.SENTENCES[number]]
 
 
+def test_a_warning_of_the_end_keeps_stacks_in_training(tmp_path):
+    (tmp_path / "config.toml").write_text(
+        'dataset = "digits"\nnum_models = 4\n[recipe]\nepochs = 100000\n[execution]\nwidth = 2\n'
+    )
+    process = begun(tmp_path, "run", tmp_path / "config.toml", "--run-dir", tmp_path / "run",
+                    "--execution.checkpoint-minutes", "1e-9")  # fmt: skip
+    checkpoints, written = tmp_path / "run/checkpoints", "*/[0-9]*.json"
+    while not list(checkpoints.glob(written)) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 143, error
+    (line,) = error.splitlines()
+    sentence, _, kept = line.rpartition("; ")
+    assert sentence == stopping.SENTENCES[signal.SIGTERM]
+    stacks = len(list(checkpoints.glob(written)))
+    assert kept == f"{2 * stacks} models in training go on from the checkpoint just written"
+    assert stacks > 0
+
+
 def test_who_no_longer_listens_is_not_told(tmp_path):
     process = begun(tmp_path, "--help")
     assert process.stdout
