@@ -4,6 +4,8 @@
 # RUN is on a file system that all nodes share. Submit the same array again where tasks died: the others have nothing to do.
 #SBATCH --job-name=lira
 #SBATCH --requeue
+# A minute before its time is over a task is told so, and writes what is in training.
+#SBATCH --signal=B:TERM@60
 #SBATCH --output=lira-%A_%a.log
 set -euo pipefail
 exec python -m lira run "$1" --run-dir "$2"

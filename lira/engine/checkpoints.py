@@ -229,7 +229,8 @@ class Kept:
 
     def _warn(self, what: str, error: Exception) -> None:
         place = self._checkpoint.place if self._checkpoint else self._all.run.path / CHECKPOINTS
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        # TensorStore tells the whole way there, what it met last of all, and then the specification of the array.
+        reason = " ".join(str(error).split(" [")[0].split())[-200:] or type(error).__name__
         warnings.warn(f"{place}: the checkpoint {what}: {reason}", CheckpointWarning, stacklevel=3)
 
 

@@ -8,6 +8,8 @@ lock dies with its owner.
 import contextlib
 import fcntl
 import hashlib
+import logging
+import math
 import shutil
 import time
 import uuid
@@ -50,13 +52,20 @@ class Checkpoint:
         """Write arrays, whole or not at all, in place of those of another stage."""
         import orbax.checkpoint as ocp
 
-        place = self.place / str(stage)
-        with _orbax, contextlib.closing(ocp.PyTreeCheckpointer(use_compression=False)) as checkpointer:
-            checkpointer.save(place, args=ocp.args.PyTreeSave({"arrays": list(arrays)}), force=True)
-        write_atomically(self.place / f"{stage}.json", json_with_checksum(_digests(place)))
-        for each in self.place.iterdir():
-            if each.name not in (place.name, f"{stage}.json", ABOUT, LOCK):
-                shutil.rmtree(each) if each.is_dir() else each.unlink()
+        place, there = self.place / str(stage), str(self.stage)
+        # As one array: of many orbax prints a traceback for each that is under way when one fails.
+        content = np.concatenate([np.ravel(each).view(np.uint8) for each in arrays])
+        try:
+            with _quietly(), ocp.PyTreeCheckpointer(use_compression=False) as checkpointer:
+                checkpointer.save(place, args=ocp.args.PyTreeSave({"content": content}), force=True)
+            kinds = [[str(each.dtype), list(each.shape)] for each in arrays]
+            about = {"arrays": kinds, "files": _digests(place)}
+            write_atomically(self.place / f"{stage}.json", json_with_checksum(about))
+            there = place.name
+        finally:
+            for each in self.place.iterdir():  # a disk that is full, say, must not stay so
+                if each.name not in (there, f"{there}.json", ABOUT, LOCK):
+                    shutil.rmtree(each, ignore_errors=True) if each.is_dir() else each.unlink()
 
     def restore(self) -> list[np.ndarray]:
         """The arrays of `stage`.
@@ -66,16 +75,16 @@ class Checkpoint:
         """
         import orbax.checkpoint as ocp
 
-        stage = self.stage
-        place = self.place / str(stage)
-        # Looked at first, since orbax prints a traceback for each array that it was reading beside one that is damaged.
-        digests, whole = parsed_json((self.place / f"{stage}.json").read_bytes())
-        if not whole or _digests(place) != digests:
+        place = self.place / str(self.stage)
+        about, whole = parsed_json(place.with_suffix(".json").read_bytes())
+        if not whole or _digests(place) != about["files"]:
             raise ValueError("files are not as they were written, by their checksums")
-        with _orbax, contextlib.closing(ocp.PyTreeCheckpointer(use_compression=False)) as checkpointer:
-            return [
-                np.asarray(a) for a in checkpointer.restore(place, args=ocp.args.PyTreeRestore())["arrays"]
-            ]
+        with _quietly(), ocp.PyTreeCheckpointer(use_compression=False) as checkpointer:
+            content = checkpointer.restore(place, args=ocp.args.PyTreeRestore())["content"]
+        kinds = [(np.dtype(dtype), tuple(shape)) for dtype, shape in about["arrays"]]
+        ends = np.cumsum([dtype.itemsize * math.prod(shape) for dtype, shape in kinds])
+        parts = np.split(np.asarray(content), ends[:-1])
+        return [part.view(dtype).reshape(shape) for part, (dtype, shape) in zip(parts, kinds, strict=True)]
 
     def release(self) -> None:
         """Let others have it."""
@@ -141,6 +150,22 @@ def _owned(place: Path) -> Checkpoint | None:
     except (OSError, ValueError, RecursionError):
         about, whole = {}, False
     return Checkpoint(place, about if whole else {}, lock)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Use orbax, one thread at a time, without the tracebacks that it logs beside what it raises."""
+
+    def is_of_others(record: logging.LogRecord) -> bool:
+        return "orbax" not in record.pathname
+
+    log = logging.getLogger("absl")
+    with _orbax:
+        log.addFilter(is_of_others)
+        try:
+            yield
+        finally:
+            log.removeFilter(is_of_others)
 
 
 def _claim(place: Path) -> bool:
