@@ -8,7 +8,9 @@ import sys
 import threading
 import time
 from types import SimpleNamespace
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -209,7 +211,7 @@ def test_the_last_stacks_keep_their_width(begun, uninterrupted):
 
 # --- What is not gone on from ----------------------------------------------------------------------------------------
 
-HERE = SimpleNamespace(width=3, lowering="patches", epochs=1)
+HERE: Any = SimpleNamespace(width=3, lowering="patches", epochs=1)
 
 
 def changed(run, **changes):
@@ -347,6 +349,7 @@ def test_a_checkpoint_has_one_owner(begun):
     """Another thread; then another process."""
     stack, attempts = np.arange(3, 6), np.zeros(3, int)
     with Checkpoints(begun, OFTEN).of(HERE, stack, attempts) as first:
+        assert first._checkpoint is not None
         assert first._checkpoint.stage == AT
         with Checkpoints(begun, OFTEN).of(HERE, stack, attempts) as second:
             assert second._checkpoint is None
@@ -354,6 +357,8 @@ def test_a_checkpoint_has_one_owner(begun):
     lock = place_of(begun) / ".lock"
     hold = "import fcntl, sys; file = open(sys.argv[1]); fcntl.flock(file, 2); print(flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", hold, lock], stdin=-1, stdout=-1) as holder:
+        assert holder.stdin
+        assert holder.stdout
         holder.stdout.readline()
         assert list(stored.unowned(begun.path)) == []
         holder.stdin.close()
@@ -390,7 +395,7 @@ def test_a_checkpoint_is_written_every_so_many_minutes(tmp_path, monkeypatch):
     with Checkpoints(run, 10.0) as checkpoints, checkpoints.of(HERE, np.arange(3), np.zeros(3)) as kept:
         for epoch in range(60):
             clock[0] = 60.0 * epoch * 3
-            kept.keep_if_due(Begun(epoch, np.zeros(3), [np.zeros((3, epoch))], {}))
+            kept.keep_if_due(Begun(epoch, np.zeros(3), [jnp.zeros((3, epoch))], {}))
             if kept._writing:
                 kept._writing.result()
     assert written == list(range(4, 60, 4)), "of three minutes each, the first after ten"
