@@ -1,10 +1,10 @@
 """What checkpoints of stacks in training cost: runs with and without them take turns, on random images.
 
-python experiments/benchmarks/checkpoints.py --models mlp:16:60 cnn-small:2:8 --seconds 1 --repeats 5
+python experiments/benchmarks/checkpoints.py --models mlp:16:60 cnn-small:2:8 --seconds 0.5 --repeats 7
 
-Prints a line a model: seconds of a run without and with checkpoints, their ratio (medians of the turns), how many were
-written, what one holds up its worker (the copy to the host), how long it is written for beside the training, and its bytes.
-The last column is what ten minutes between two would make of it: the slowdown of the training.
+Prints a line a model: seconds of a run without and with checkpoints, their ratio and that of CPU seconds (medians of the
+turns, ranges), how many were written, what one holds up its worker (the copy to the host), how long it is written for beside
+the training, and its bytes. Last comes what is left of both with ten minutes between two: a share of the training's time.
 """
 
 import argparse
@@ -45,17 +45,19 @@ def timed(where: object, name: str, seconds: list[float], after=lambda *_: None)
     setattr(where, name, call)
 
 
-def one_run(model: str, width: int, epochs: int, dataset: lira.Dataset, minutes: float) -> float:
-    """Seconds of the training of a few stacks."""
+def one_run(
+    model: str, width: int, epochs: int, dataset: lira.Dataset, minutes: float
+) -> tuple[float, float]:
+    """Seconds of the training of a few stacks, and those of the CPU, which other work on the machine disturbs less."""
     execution = Execution(width=width, checkpoint_minutes=minutes)
     recipe = lira.Recipe(model=model, epochs=epochs, batch_size=64, learning_rate=0.01)
     with tempfile.TemporaryDirectory() as place:
         run = lira.Run.create(
             Path(place) / "run", dataset, recipe, num_models=max(4, 2 * width), execution=execution
         )
-        began = time.perf_counter()
+        began, computed = time.perf_counter(), time.process_time()
         lira.train(run, dataset, show_progress=False)
-        return time.perf_counter() - began
+        return time.perf_counter() - began, time.process_time() - computed
 
 
 def main() -> None:
@@ -83,12 +85,13 @@ def main() -> None:
         for noted in (held, written, sizes):
             noted.clear()
         turns = [(one(0.0), one(arguments.seconds / 60)) for _ in range(arguments.repeats)]
-        ratios = [with_ / without for without, with_ in turns]
-        without, with_ = (statistics.median(side) for side in zip(*turns, strict=True))
+        ratios, of_cpu = ([with_[k] / without[k] for without, with_ in turns] for k in (0, 1))
+        without, with_ = (statistics.median(wall for wall, _ in side) for side in zip(*turns, strict=True))
         hold, write = statistics.median(held), statistics.median(written)
         print(
             f"{model} x {width}: {without:.1f} s without, {with_:.1f} s with, ratio {statistics.median(ratios):.3f} "
-            f"({min(ratios):.3f} to {max(ratios):.3f}); {len(written) / arguments.repeats:.1f} written, each holds up for "
+            f"({min(ratios):.3f} to {max(ratios):.3f}), of CPU seconds {statistics.median(of_cpu):.3f} ({min(of_cpu):.3f} to "
+            f"{max(of_cpu):.3f}); {len(written) / arguments.repeats:.1f} written, each holds up for "
             f"{1e3 * hold:.0f} ms and is written for {1e3 * write:.0f} ms, {max(sizes) / 1e6:.1f} MB; every ten minutes: "
             f"{hold / 600:.1e} to {(hold + write) / 600:.1e}",
             flush=True,
