@@ -8,8 +8,9 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ import numpy as np
 
 from lira.engine.device import arithmetic
 from lira.engine.programs import Programs
-from lira.store.checkpoints import CHECKPOINTS, Checkpoint, new_checkpoint, unowned
+from lira.store.checkpoints import ABOUT, CHECKPOINTS, Checkpoint, new_checkpoint, unowned
 from lira.store.config import deciding
 from lira.store.run import Run
 from lira.versions import versions
@@ -40,9 +41,8 @@ class Begun(NamedTuple):
     epochs: int  # that are over
     state: Any  # of the models, after these
     losses: list[jax.Array]  # [m, epochs] in all, of epochs one after the other
-    looks: dict[
-        str, Any
-    ]  # by signal, such as phi@0.25, the variables that the models would have answered with; on the host
+    # By signal, such as phi@0.25, the variables that the models would have answered with there; on the host.
+    looks: dict[str, Any]
 
 
 class Checkpoints:
@@ -58,14 +58,14 @@ class Checkpoints:
 
     def of(self, programs: Programs, stack: np.ndarray, attempts: np.ndarray) -> "Kept":
         """That of a stack, int `[m]` by number, each model at its attempt: one to go on from, or none as yet."""
-        about = _about(self.run, programs, stack, attempts, self.also)
-        furthest = None
+        kept = Kept(self, partial(_about, self.run, programs, stack, attempts, self.also))
         for checkpoint in unowned(self.run.path):
-            if checkpoint.about == about and (not furthest or checkpoint.stage > furthest.stage):
-                furthest, checkpoint = checkpoint, furthest
+            stage = kept.checkpoint.stage if kept.checkpoint else -1
+            if checkpoint.about == kept.about and checkpoint.stage > stage:
+                kept.checkpoint, checkpoint = checkpoint, kept.checkpoint
             if checkpoint:
                 checkpoint.release()
-        return Kept(self, about, furthest)
+        return kept
 
     def begun(self, missing: np.ndarray, programs: Programs) -> list[tuple[np.ndarray, np.ndarray]]:
         """The stacks that go on, each its models and their attempts, int `[m]`: what these lack is among the models `missing`.
@@ -118,9 +118,21 @@ class Checkpoints:
                 checkpoint.release()
 
     def tidy(self) -> None:
-        """Remove those that are nobody's now, and of which no model is missing, or nobody can tell what they are of."""
+        """Remove those that are nobody's now, and of which no model is missing.
+
+        Warns:
+            CheckpointWarning: of one nobody can tell what it is of; it is removed, too.
+        """
         for checkpoint in unowned(self.run.path):
-            if _lacking(self.run, checkpoint.about):
+            if not checkpoint.about and checkpoint.place.is_dir():
+                checkpoint.remove()
+                warnings.warn(
+                    f"{checkpoint.place}: the checkpoint is damaged, and its models begin anew: {ABOUT} is not as it was "
+                    f"written",
+                    CheckpointWarning,
+                    stacklevel=2,
+                )
+            elif _lacking(self.run, checkpoint.about):
                 checkpoint.release()
             else:
                 checkpoint.remove()
@@ -146,10 +158,17 @@ class Kept:
     It stays until its models are stored, see `Checkpoints.tidy`.
     """
 
-    def __init__(self, all_of: Checkpoints, about: dict[str, Any], checkpoint: Checkpoint | None) -> None:
-        self._all, self._about, self._checkpoint = all_of, about, checkpoint
+    def __init__(self, all_of: Checkpoints, tell: Callable[[], dict[str, Any]]) -> None:
+        """One that is of what `tell()` says in a thread of the stack's device; most trainings are too short to ask."""
+        self._all, self._tell = all_of, tell
+        self.checkpoint: Checkpoint | None = None
         self._written, self._last = 0, now()
         self._writing: Future[None] | None = None
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What it is of."""
+        return self._tell()
 
     def __enter__(self) -> "Kept":
         return self
@@ -157,8 +176,8 @@ class Kept:
     def __exit__(self, *_: object) -> None:
         if self._writing:
             self._writing.result()
-        if self._checkpoint:
-            self._checkpoint.release()
+        if self.checkpoint:
+            self.checkpoint.release()
 
     def restored(self, fresh: Any, looks: Mapping[int, str]) -> Begun:
         """The stack as it was kept, or at the beginning, where its state is `fresh`; `looks` are the signals' names by epoch.
@@ -166,15 +185,15 @@ class Kept:
         Warns:
             CheckpointWarning: what was kept is damaged.
         """
-        stage = self._checkpoint.stage if self._checkpoint else 0
-        if not self._checkpoint or not stage:
+        stage = self.checkpoint.stage if self.checkpoint else 0
+        if not self.checkpoint or not stage:
             return Begun(0, fresh, [], {})
         try:
             asked = {"params": fresh.params, **fresh.statistics}
             names = [name for epochs, name in looks.items() if epochs <= stage]
             losses = np.zeros((len(jax.tree.leaves(fresh)[0]), stage))
             like, structure = jax.tree.flatten((fresh, losses, dict.fromkeys(names, asked)))
-            arrays = self._checkpoint.restore()
+            arrays = self.checkpoint.restore()
             if [each.shape for each in arrays] != [each.shape for each in like]:
                 raise ValueError("it holds other arrays")
             state, losses, there = jax.tree.unflatten(structure, arrays)
@@ -183,9 +202,9 @@ class Kept:
             return Begun(stage, jax.tree.map(jnp.array, state), [jnp.array(losses)], there)
         # Whatever there is in it, the stack can begin anew.
         except Exception as error:
-            self._warn(f"is damaged, and models {_in_words(self._about['models'])} begin anew", error)
-            self._checkpoint.remove()
-            self._checkpoint = None
+            self._warn(f"is damaged, and models {_in_words(self.about['models'])} begin anew", error)
+            self.checkpoint.remove()
+            self.checkpoint = None
             return Begun(0, fresh, [], {})
 
     def keep_if_due(self, begun: Begun) -> None:
@@ -207,28 +226,28 @@ class Kept:
         if self._written < begun.epochs:
             self._keep(begun).result()
         if self._written == begun.epochs:
-            self._all.interrupted += len(self._about["models"])
+            self._all.interrupted += len(self.about["models"])
 
     def _keep(self, begun: Begun) -> Future[None]:
-        self._last = now()
+        self._last, about = now(), self.about
         losses = np.concatenate(begun.losses, axis=1)
         # Copied at once, for the next call of the programs takes the state's memory.
         arrays = [np.array(each) for each in jax.tree.leaves((begun.state, losses, begun.looks))]
-        self._writing = self._all.writer.submit(self._write, begun.epochs, arrays)
+        self._writing = self._all.writer.submit(self._write, about, begun.epochs, arrays)
         return self._writing
 
-    def _write(self, epochs: int, arrays: list[np.ndarray]) -> None:
+    def _write(self, about: dict[str, Any], epochs: int, arrays: list[np.ndarray]) -> None:
         try:
-            if self._checkpoint is None:
-                self._checkpoint = new_checkpoint(self._all.run.path, self._about)
-            self._checkpoint.save(epochs, arrays)
+            if self.checkpoint is None:
+                self.checkpoint = new_checkpoint(self._all.run.path, about)
+            self.checkpoint.save(epochs, arrays)
             self._written = epochs
         # A full disk, say: orbax, TensorStore and the file system have an exception of their own each.
         except Exception as error:
             self._warn("cannot be written", error)
 
     def _warn(self, what: str, error: Exception) -> None:
-        place = self._checkpoint.place if self._checkpoint else self._all.run.path / CHECKPOINTS
+        place = self.checkpoint.place if self.checkpoint else self._all.run.path / CHECKPOINTS
         # TensorStore tells the whole way there, what it met last of all, and then the specification of the array.
         reason = " ".join(str(error).split(" [")[0].split())[-200:] or type(error).__name__
         warnings.warn(f"{place}: the checkpoint {what}: {reason}", CheckpointWarning, stacklevel=3)

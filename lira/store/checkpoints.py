@@ -24,7 +24,7 @@ import numpy as np
 from lira.store.checksums import json_with_checksum, parsed_json
 from lira.store.zarr import ABANDONED, new_directory, write_atomically
 
-__all__ = ["CHECKPOINTS", "Checkpoint", "new_checkpoint", "unowned"]
+__all__ = ["ABOUT", "CHECKPOINTS", "Checkpoint", "new_checkpoint", "unowned"]
 
 CHECKPOINTS, ABOUT, LOCK = "checkpoints", "about.json", ".lock"
 # orbax numbers its operations process-wide, and those of two threads wait for each other: until they fail, after 300 s.

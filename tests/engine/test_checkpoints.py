@@ -70,7 +70,7 @@ def cut_off(run, model=3, attempt=0, how=fail):
         kept(self, begun)
         if self._writing:
             self._writing.result()
-        about = self._about
+        about = self.about
         if (about["models"][0], about["attempts"][0], begun.epochs) == (model, attempt, AT):
             how()
 
@@ -87,7 +87,7 @@ def finished(run):
 
     def noting(self, *arguments):
         begun = restored(self, *arguments)
-        from_epoch[self._about["models"][0]] = begun.epochs
+        from_epoch[self.about["models"][0]] = begun.epochs
         return begun
 
     with pytest.MonkeyPatch.context() as patch:
@@ -331,6 +331,15 @@ def test_a_run_whose_checkpoint_is_damaged_completes_with_a_warning(begun, unint
     assert_same(uninterrupted, begun)
 
 
+def test_a_checkpoint_that_does_not_tell_what_it_is_of_is_removed_with_a_warning(begun, uninterrupted):
+    (place_of(begun) / "about.json").write_text("{}")
+    with pytest.warns(
+        CheckpointWarning, match=r"its models begin anew: about\.json is not as it was written"
+    ):
+        assert finished(begun) == {3: 0}
+    assert_same(uninterrupted, begun)
+
+
 def test_a_full_disk_fails_nothing(tmp_path, uninterrupted, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -349,10 +358,10 @@ def test_a_checkpoint_has_one_owner(begun):
     """Another thread; then another process."""
     stack, attempts = np.arange(3, 6), np.zeros(3, int)
     with Checkpoints(begun, OFTEN).of(HERE, stack, attempts) as first:
-        assert first._checkpoint is not None
-        assert first._checkpoint.stage == AT
+        assert first.checkpoint is not None
+        assert first.checkpoint.stage == AT
         with Checkpoints(begun, OFTEN).of(HERE, stack, attempts) as second:
-            assert second._checkpoint is None
+            assert second.checkpoint is None
         Checkpoints(begun, OFTEN).tidy()
     lock = place_of(begun) / ".lock"
     hold = "import fcntl, sys; file = open(sys.argv[1]); fcntl.flock(file, 2); print(flush=True); sys.stdin.read()"
