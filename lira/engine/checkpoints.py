@@ -51,8 +51,8 @@ class Checkpoints:
     def __init__(self, run: Run, minutes: float, also: Mapping[str, Any] | None = None) -> None:
         """A stack's are written so many minutes apart, never where these are 0; `also` is what else stacks depend on."""
         self.run, self.minutes, self.also = run, minutes, dict(also or {})
-        self.interrupted = 0
-        """models whose stacks were stopped, and written as they were"""
+        self.interrupted: list[int] = []
+        """models of stacks that were stopped, and written as they were"""
         # One after the other, and beside the training.
         self.writer = ThreadPoolExecutor(1)
 
@@ -143,7 +143,9 @@ class Checkpoints:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         """Remove what nobody needs, and tell who interrupts the work what goes on from here."""
         if isinstance(error, KeyboardInterrupt) and self.interrupted:
-            error.add_note(f"{self.interrupted} models in training go on from the checkpoint just written")
+            error.add_note(
+                f"{len(self.interrupted)} models in training go on from the checkpoint just written"
+            )
         self.writer.shutdown()
         self.tidy()
         try:
@@ -226,7 +228,7 @@ class Kept:
         if self._written < begun.epochs:
             self._keep(begun).result()
         if self._written == begun.epochs:
-            self._all.interrupted += len(self.about["models"])
+            self._all.interrupted += self.about["models"]
 
     def _keep(self, begun: Begun) -> Future[None]:
         self._last, about = now(), self.about
