@@ -414,7 +414,7 @@ def test_vulnerable_requests_are_what_lira_finds_most_often(tmp_path):
     config = configured(forget=Forget(kind="vulnerable", scores=str(run.path), size=2, requests=2))
     with pytest.raises(RunError, match=r"has no scores of LiRA: lira score"):
         draw_requests(config, dataset(), keep)
-    run.write_scores("lira_online_fixed", scores)
+    run.write_scores("lira_online_fixed", scores, run.fingerprint())
     requests = draw_requests(config, dataset(), keep)
     assert set(np.flatnonzero(requests[0])) == {11, 42}
     assert requests[1, 30]
