@@ -21,6 +21,7 @@ from lira.scoring import pool_of, score, score_each
 from lira.store.arrays import DIVERGED, DONE
 from lira.store.checksums import checksum_of
 from lira.store.run import Run
+from lira.store.verify import document_findings
 
 __all__ = ["Differences", "compare", "is_reported", "records", "report", "report_pool"]
 
@@ -147,15 +148,10 @@ def report_pool(
 
 
 def is_reported(run: Run) -> bool:
-    """Whether the report on disk is of the models that are there now."""
-    try:
-        document = json.loads((run.path / "metrics.json").read_text())
-        models = document.get("pool", document["models"])  # earlier versions attacked all models
-    except (OSError, ValueError, KeyError):
+    """Whether the report on disk is whole, and of the models and scores that are there now; of earlier versions it is not."""
+    if any(document_findings(run.path, names=("metrics.json", "records.json"))):
         return False
-    return models == run.models.tolist() and all(
-        (run.path / name).exists() for name in ("roc.png", "report.html", "records.json")
-    )
+    return json.loads((run.path / "metrics.json").read_text())["pool"] == run.models.tolist()
 
 
 class Differences(NamedTuple):

@@ -147,6 +147,7 @@ def write_records(
     Path(path).mkdir(parents=True, exist_ok=True)
     place = Path(path) / "records"
     write_group(place, columns, attributes)
+    files["records/zarr.json"] = (place / "zarr.json").read_bytes()
     written = {each: stored_fingerprint(Path(path), each) for each in (f"records/{name}" for name in columns)}
     write_document(path, "records.json", document, files, {**(arrays or {}), **written})
 
