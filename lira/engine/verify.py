@@ -50,7 +50,8 @@ def verify(
     names = ("config.toml", "provenance.json", "imitation.toml", "metrics.json")
     if not any((path / name).exists() for name in names):
         raise RunError(f"{path}: is no directory of a run, an unlearning, an imitation or an audit")
-    found = list(findings(path, dataset=dataset, deep=deep))
+    # One thing may be missed by several others.
+    found = list(dict.fromkeys(findings(path, dataset=dataset, deep=deep)))
     whole = not any(each.status == "broken" for each in found)
     if deep and whole and (path / "provenance.json").exists():
         found += _compared(Run.open(path), dataset, model)

@@ -6,7 +6,7 @@ report makes them. Nothing else is touched.
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -59,7 +59,7 @@ def mend(
     run = Run(path, *read_directory(path))
     if dataset is not None and not run.is_imported:
         require_same_data(path, run.config, run.provenance, dataset)
-    said: list[str] = []
+    said: dict[str, str] = {}
     _mend_all(run, said, lambda: _broken(array_findings(run)), lambda each: _array(run, dataset, each))
     _mend_all(
         run, said, lambda: _broken(label_findings(run, dataset)), lambda each: _labels(run, dataset, each)
@@ -75,15 +75,15 @@ def mend(
     broken += _broken(model_findings(run, models[done[models] == DONE], True))
     lost = sorted({each.model for each in broken if each.model is not None})
     for model in lost:
-        said += _model(run, model)
+        said |= _model(run, model)
     if lost:
         with run.lock():
-            said += _of_unknown_signals(run)
+            said |= _of_unknown_signals(run)
     if among is None:
         done, _ = states(run)
         _mend_all(run, said, lambda: _stale_scores(run, done, lost), lambda each: _derived(run, each))
         _mend_all(run, said, lambda: _broken(document_findings(path, True)), lambda each: _derived(run, each))
-    return said
+    return [f"{place} {what}" for place, what in said.items()]
 
 
 def _stale_scores(run: Run, done: np.ndarray, lost: list[int]) -> list[Finding]:
@@ -96,14 +96,15 @@ def _broken(found: Iterable[Finding]) -> list[Finding]:
 
 
 def _mend_all(
-    run: Run, said: list[str], look: Callable[[], list[Finding]], repair: Callable[[Finding], str]
+    run: Run, said: dict[str, str], look: Callable[[], list[Finding]], repair: Callable[[Finding], str]
 ) -> None:
     """Repair what is found while the run is held, within which it is looked for once more: others may have mended it."""
     if not look():
         return
     with run.lock():
         for each in look():
-            said.append(f"{each.place} {each.what}: {repair(each)}")
+            if each.place not in said:
+                said[each.place] = f"{each.what}: {repair(each)}"
 
 
 def _aside(run: Run, place: str) -> str:
@@ -163,8 +164,8 @@ def _memberships(run: Run, keep: np.ndarray | None, each: Finding) -> str:
     return f"{aside}drawn again from its seed"
 
 
-def _model(run: Run, model: int) -> Iterator[str]:
-    """Make a model a missing one, unless another process has by now."""
+def _model(run: Run, model: int) -> dict[str, str]:
+    """Make a model a missing one, unless another process has by now; say by place what was done."""
     with locked_model(run.path, model):
         done, broken = states(run)
         broken = [each for each in broken if each.model == model]
@@ -173,24 +174,27 @@ def _model(run: Run, model: int) -> Iterator[str]:
         if broken and run.is_imported:
             raise _restore(run, broken[0], "models that other code trained cannot be trained again")
         # What was broken goes first: a kill in between leaves a done model without it, which is found again.
-        said = [
-            f"{each.place} {each.what}: {_aside(run, each.place)}model {model} is trained again"
+        said = {
+            each.place: f"{each.what}: {_aside(run, each.place)}model {model} is trained again"
             for each in broken
-        ]
+        }
         if broken:
             with contextlib.suppress(FileNotFoundError):
                 (run.path / "arrays/attempt/c" / str(model)).unlink()
             run.arrays.open("done")[model].write(0).result()
-    yield from said
+    return said
 
 
-def _of_unknown_signals(run: Run) -> Iterator[str]:
+def _of_unknown_signals(run: Run) -> dict[str, str]:
     """Move scores of an earlier version aside, which do not tell what they were computed of."""
+    said = {}
     for each in sorted((run.path / "scores").glob("[!.]*")):
         with contextlib.suppress(ValueError):
             if "signals" not in metadata_of(open_array(each))["attributes"]:
                 place = f"scores/{each.name}"
-                yield f"{place} may be of models that are trained again: {_aside(run, place)}the report makes it again"
+                aside = _aside(run, place)
+                said[place] = f"may be of models that are trained again: {aside}the report makes it again"
+    return said
 
 
 def _derived(run: Run, each: Finding) -> str:

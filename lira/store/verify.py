@@ -94,8 +94,9 @@ def _run_findings(run: Run, dataset: Dataset | None, deep: bool) -> Iterator[Fin
     yield from keep_findings(run, deep=deep)
     done, broken = states(run)
     yield from broken
-    yield from model_findings(run, np.flatnonzero(done == DONE), deep)
-    yield from score_findings(run, done, deep)
+    if _sound(run, ["done"]):
+        yield from model_findings(run, np.flatnonzero(done == DONE), deep)
+        yield from score_findings(run, done, deep)
     yield from document_findings(run.path, deep)
 
 
@@ -279,7 +280,8 @@ def _numbers(
 
 
 def _reason(error: Exception) -> str:
-    return str(error).split(" [", 1)[0].splitlines()[0]
+    """Without where in TensorStore, and in which file."""
+    return str(error).split(" [", 1)[0].splitlines()[0].rsplit('": ', 1)[-1]
 
 
 def _stored(place: Path, name: str, deep: bool) -> Iterator[Finding]:
@@ -382,13 +384,17 @@ def _document(file: Path, deep: bool) -> Iterator[Finding]:
         elif checksum_of(place.read_bytes()) != checksum:
             yield Finding(*_altered(name))
     for name, known in document["arrays"].items():
+        if not (file.parent / name).exists():
+            yield Finding("broken", name, "is missing")
+            continue
+        theirs = name.startswith("scores/")  # looked at by themselves, too
         try:
             store = open_array(file.parent / name)
         except ValueError as error:
-            there = (file.parent / name / "zarr.json").exists()
-            yield Finding("broken", name, f"cannot be used: {_reason(error)}" if there else "is missing")
+            if not theirs:
+                yield Finding("broken", name, f"cannot be used: {_reason(error)}")
             continue
-        if not name.startswith("scores/"):
+        if not theirs:
             yield from itertools.islice(_chunks(store, name, None, deep), 1)
         if fingerprint({name: (store, None)}) not in ("", known):
             yield Finding("broken", file.name, f"is of other values than {name} holds")
