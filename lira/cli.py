@@ -55,6 +55,7 @@ from lira.store.run import Run
 from lira.store.zarr import directory_at
 from lira.unlearning.config import is_unlearning, read_unlearning, resolved, with_options
 from lira.unlearning.directory import Unlearning
+from lira.unlearning.mend import mend_unlearning
 from lira.unlearning.plan import plan_unlearning
 from lira.unlearning.protocol import unlearn
 from lira.versions import __version__
@@ -296,8 +297,8 @@ def _run_or_plan(verb: str, argv: list[str], shown: list[str], console: Console)
         return 0
     if _exists(arguments.run_dir):
         shared = len(among) < config.num_models
-        for sentence in mend(arguments.run_dir, dataset, among=among if shared else None):
-            console.print(f"{arguments.run_dir}: {sentence}", markup=False, highlight=False)
+        mended = mend(arguments.run_dir, dataset, among=among if shared else None)
+        _print_mended(mended, directory_at(arguments.run_dir), console)
     run = Run.from_config(arguments.run_dir, dataset, config)
     if not (run.done == 0).any() and is_reported(run):
         complete = f"is complete: {config.num_models} models trained, scored and reported; nothing to do"
@@ -327,6 +328,7 @@ def _unlearn_or_plan(verb: str, argv: list[str], shown: list[str], console: Cons
         console.print(str(plan_unlearning(config, dataset, unlearning)))
         return 0
     unlearning = Unlearning.create(arguments.run_dir, dataset, config)
+    _print_mended(mend_unlearning(unlearning, dataset), unlearning.path, console)
     if unlearning.is_complete():
         console.print(f"{unlearning.path}: all models are trained, retrained and unlearned")
     else:
@@ -349,6 +351,11 @@ def _train(run: Run, dataset: Dataset, console: Console, among: np.ndarray) -> N
     else:
         which = which or f"all {run.config.num_models} models"
         console.print(f"{run.path}: {which} are trained; nothing to train")
+
+
+def _print_mended(sentences: Sequence[str], path: Path, console: Console) -> None:
+    for sentence in sentences:
+        console.print(f"{path}: {sentence}", markup=False, highlight=False)
 
 
 def _print_report(evaluation: Evaluation, path: Path, console: Console) -> None:

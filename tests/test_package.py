@@ -29,6 +29,8 @@ VERBS = (
     "compare",
     "imitate",
     "unlearn",
+    "verify",
+    "mend",
     "audit",
 )
 FEW = ("lira_online", "lira_online_fixed", "global_threshold")

@@ -291,7 +291,7 @@ def test_nan_and_memberships_of_another_seed_are_found_by_reading(run, dataset):
     keep[4].write(opened.keep[5]).result()
     found = {each.place: each.what for each in broken(run, deep=True) if each.place.startswith("arrays")}
     assert found == {
-        "arrays/phi/c/2": "holds NaN or infinity",
+        "arrays/phi/c/2/0/0": "holds NaN or infinity",
         "arrays/keep/c/4": "is not what its seed gives",
     }
     mend(run, dataset)

@@ -35,6 +35,7 @@ from lira.reporting.evaluate import Evaluation, evaluate
 from lira.reporting.write import stored_scores, write_document
 from lira.store.checksums import toml_with_checksum
 from lira.store.config import read_checked_table
+from lira.store.mend import mend
 from lira.store.run import Run
 from lira.store.zarr import (
     RunError,
@@ -118,7 +119,8 @@ def imitate(
         UnfitPoolError: the memberships of a model of the run give `member` away.
 
     Warns:
-        UserWarning: naming each attack that is not possible with these models, and why.
+        UserWarning: naming each attack that is not possible with these models, and why; and each thing that was broken
+            among the imitators and is made again.
     """
     methods = _methods(methods)
     run.require_trained_pairs(
@@ -150,6 +152,10 @@ def imitate(
         {"target": place, "answers": answers, "num_imitators": num_imitators, "seed": seed},
         {name: dataclasses.asdict(each) for name, each in methods.items()},
     )
+    for name in methods:
+        if (path / name / "config.toml").exists():
+            for sentence in mend(path / name, dataset, keep=keep):
+                warnings.warn(f"{path / name}: {sentence}", stacklevel=2)
     teacher = _teacher(path, run, dataset, methods, find, held)
     imitators = {
         name: imitate_target(

@@ -34,8 +34,8 @@ __all__ = [
     "states",
 ]
 
-# Models and rows that are read at once.
-ROWS = 16
+# Chunks that are read at once.
+CHUNKS = 16
 # Arrays whose rows are no model's answers.
 OTHERS = ("keep", "labels", "labels_test", "done", "attempt")
 # What stands beside a document that names it.
@@ -226,57 +226,51 @@ def model_findings(run: Run, models: np.ndarray, deep: bool = False) -> Iterator
         place, rows = f"arrays/{name}", models.tolist()
         if not has_checksums(store):
             yield Finding("unchecked", place, EARLIER)
-        found = list(_chunks(store, place, rows, deep))
-        yield from found
-        if deep and store.dtype == ts.float32 and store.ndim > 1:
-            bound = np.inf if name.startswith("phi") and not run.is_imported else None
-            rows = np.setdiff1d(models, [each.model for each in found]).tolist()
-            yield from _numbers(store, place, rows, bound)
+        bound = None
+        if store.dtype == ts.float32 and store.ndim > 1:  # single figures are NaN where they are not known
+            bound = np.inf if name.startswith("phi") and not run.is_imported else np.nan
+        yield from _chunks(store, place, rows, deep, bound)
     # An absent one is the first attempt.
     for store in _sound(run, ["attempt"]).values():
         found = _chunks(store, "arrays/attempt", models.tolist(), deep)
         yield from (each for each in found if each.what != "is missing")
 
 
-def _chunks(store: ts.TensorStore, place: str, rows: Iterable[int] | None, deep: bool) -> Iterator[Finding]:
-    """Of an array's chunks, or of those of some rows: their sizes, and with `deep` their checksums."""
+def _chunks(
+    store: ts.TensorStore, place: str, rows: Iterable[int] | None, deep: bool, bound: float | None = None
+) -> Iterator[Finding]:
+    """Of an array's chunks, or of those of some rows: their sizes, and with `deep` what reading them shows, see `_read`."""
     keys = chunk_keys(store, rows)
     faults = chunk_faults(store, keys) if has_checksums(store) else {}
     if deep:
-        faults |= _unreadable(store, [key for key in keys if key not in faults])
+        faults |= _read(store, [key for key in keys if key not in faults], bound)
     for key in keys:
         if key in faults:
             model = None if rows is None else int(key.split("/")[1])
             yield Finding("broken", f"{place}/{key}", faults[key], model)
 
 
-def _unreadable(store: ts.TensorStore, keys: Sequence[str]) -> dict[str, str]:
-    """By file why it cannot be read."""
+def _read(store: ts.TensorStore, keys: Sequence[str], bound: float | None) -> dict[str, str]:
+    """By file what is wrong with its contents: they cannot be read, or are no numbers below a bound (NaN: any numbers)."""
     sizes, faults = store.chunk_layout.write_chunk.shape, {}
-    for first in range(0, len(keys), ROWS):
+    for first in range(0, len(keys), CHUNKS):
         reading = {}
-        for key in keys[first : first + ROWS]:
+        for key in keys[first : first + CHUNKS]:
             index = zip(map(int, key.split("/")[1:]), sizes, store.shape, strict=True)
             part = tuple(slice(i * size, min((i + 1) * size, n)) for i, size, n in index)
             reading[key] = store[part].read()
         for key, each in reading.items():
             try:
-                each.result()
+                values = np.asarray(each.result())
             except ValueError as error:
                 faults[key] = f"is damaged: {_reason(error)}"
+                continue
+            if (
+                bound is not None
+                and not (~np.isnan(values) if np.isnan(bound) else np.abs(values) < bound).all()
+            ):
+                faults[key] = "holds NaN or infinity"
     return faults
-
-
-def _numbers(
-    store: ts.TensorStore, place: str, rows: Sequence[int], bound: float | None
-) -> Iterator[Finding]:
-    """Rows that hold NaN, or with a bound what is as large."""
-    for first in range(0, len(rows), ROWS):
-        some = list(rows[first : first + ROWS])
-        values = np.asarray(store[some].read().result()).reshape(len(some), -1)
-        wrong = np.isnan(values) if bound is None else ~(np.abs(values) < bound)
-        for row in np.flatnonzero(wrong.any(axis=1)).tolist():
-            yield Finding("broken", f"{place}/c/{some[row]}", "holds NaN or infinity", some[row])
 
 
 def _reason(error: Exception) -> str:
