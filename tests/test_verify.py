@@ -48,7 +48,8 @@ def finished(tmp_path_factory):
     directory = tmp_path_factory.mktemp("whole")
     rng = np.random.default_rng(0)
     arrays = {name: rng.normal(size=(n, 3)).astype(np.float32) for name, n in (("x", 60), ("x_test", 10))}
-    np.savez(directory / "data.npz", **arrays, y=np.arange(60) % 2, y_test=np.arange(10) % 2)
+    arrays |= {"y": np.arange(60) % 2, "y_test": np.arange(10) % 2}
+    np.savez(directory / "data.npz", **arrays)  # pyright: ignore[reportArgumentType]
     (directory / "config.toml").write_text(CONFIG.format(data=directory / "data.npz"))
     assert again(directory / "run", directory / "config.toml") == 0
     return directory / "run"
@@ -248,6 +249,7 @@ def test_signals_that_are_whole_and_of_another_model_are_seen_by_their_scores(ru
 def test_a_report_of_other_scores_is_stale_and_rewritten(run, dataset, capsys):
     page, opened = (run / "report.html").read_text(), lira.Run.open(run)
     scores = opened.scores("global_threshold")
+    assert scores is not None
     opened.write_scores("global_threshold", scores + 1, opened.fingerprint())
     found = {(each.place, each.what) for each in broken(run)}
     of_others = "is of other values than scores/global_threshold holds"

@@ -13,7 +13,8 @@ from lira.learning.learner import Learner
 from lira.store.arrays import DONE
 from lira.store.making import PACKAGES
 from lira.store.run import Run
-from lira.store.verify import Finding, findings, states
+from lira.store.verify import findings
+from lira.store.verify_arrays import Finding, states
 from lira.store.zarr import RunError, directory_at
 from lira.versions import versions
 

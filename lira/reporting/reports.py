@@ -21,7 +21,7 @@ from lira.scoring import pool_of, score, score_each
 from lira.store.arrays import DIVERGED, DONE
 from lira.store.checksums import checksum_of
 from lira.store.run import Run
-from lira.store.verify import document_findings
+from lira.store.verify_derived import document_findings
 
 __all__ = ["Differences", "compare", "is_reported", "records", "report", "report_pool"]
 

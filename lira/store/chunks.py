@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import tensorstore as ts
 
-from lira.store.zarr import open_array
+from lira.store.zarr import metadata_of, open_array
 
-__all__ = ["chunk_faults", "chunk_keys", "fingerprint", "has_checksums", "stored_fingerprint"]
+__all__ = ["chunk_faults", "chunk_keys", "chunk_shape", "fingerprint", "has_checksums", "stored_fingerprint"]
 
 # Reads that are asked for at once.
 ASKED = 4096
@@ -23,15 +23,17 @@ ASKED = 4096
 
 def has_checksums(store: ts.TensorStore) -> bool:
     """Whether an array's chunks are as they are written here: uncompressed, with a CRC-32C each."""
-    codecs = [each["name"] for each in store.codec.to_json()["codecs"]]  # pyright: ignore[reportOptionalMemberAccess]
-    return codecs == ["bytes", "crc32c"]
+    return [each["name"] for each in metadata_of(store)["codecs"]] == ["bytes", "crc32c"]
+
+
+def chunk_shape(store: ts.TensorStore) -> tuple[int, ...]:
+    """The shape of an array's chunks, also of those that its end cuts."""
+    return tuple(metadata_of(store)["chunk_grid"]["configuration"]["chunk_shape"])
 
 
 def chunk_keys(store: ts.TensorStore, rows: Iterable[int] | None = None) -> list[str]:
     """The files of an array, below its directory, such as c/3/0; those of some rows, which are in chunks of their own."""
-    counts = [
-        -(-n // size) for n, size in zip(store.shape, store.chunk_layout.write_chunk.shape, strict=True)
-    ]
+    counts = [-(-n // size) for n, size in zip(store.shape, chunk_shape(store), strict=True)]
     first = range(counts[0]) if rows is None else rows
     rest = [range(count) for count in counts[1:]]
     return ["/".join(["c", *map(str, index)]) for index in itertools.product(first, *rest)]
@@ -75,14 +77,15 @@ def stored_fingerprint(directory: Path, place: str) -> str:
 
 
 def _size(store: ts.TensorStore) -> int:
-    return math.prod(store.chunk_layout.write_chunk.shape) * np.dtype(store.dtype.numpy_dtype).itemsize + 4
+    return math.prod(chunk_shape(store)) * np.dtype(store.dtype.numpy_dtype).itemsize + 4
 
 
 def _ends(store: ts.TensorStore, keys: Sequence[str]) -> Iterator[bytes | None]:
     """What each file holds from the place of its checksum on; None where it is missing, nothing where it is shorter."""
-    begin = slice(_size(store) - 4, None)
+    begin, kvstore = slice(_size(store) - 4, None), store.kvstore
+    assert kvstore is not None  # as of every array on disk
     for first in range(0, len(keys), ASKED):
-        for reading in [store.kvstore.read(key, byte_range=begin) for key in keys[first : first + ASKED]]:
+        for reading in [kvstore.read(key, byte_range=begin) for key in keys[first : first + ASKED]]:
             try:
                 found = reading.result()
             except ValueError:  # the range is beyond its end

@@ -16,16 +16,15 @@ from lira.store.config import read_directory
 from lira.store.identity import require_same_data
 from lira.store.making import layout_by
 from lira.store.run import Run
-from lira.store.verify import (
+from lira.store.verify_arrays import (
     Finding,
     array_findings,
-    document_findings,
     keep_findings,
     label_findings,
     model_findings,
-    score_findings,
     states,
 )
+from lira.store.verify_derived import document_findings, score_findings
 from lira.store.zarr import RunError, directory_at, locked_model, metadata_of, open_array
 
 __all__ = ["mend"]
@@ -147,7 +146,8 @@ def _labels(run: Run, dataset: Dataset | None, each: Finding) -> str:
         raise _restore(run, each, "labels come from the data, which is not there")
     name = each.place.split("/")[1]
     aside = _aside(run, each.place)
-    run.arrays.open(name).write(dataset.y if name == "labels" else dataset.y_test).result()
+    theirs = dataset.y if name == "labels" else dataset.y_test
+    run.arrays.open(name).write(np.asarray(theirs)).result()
     return f"{aside}taken from the data"
 
 
