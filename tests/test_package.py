@@ -6,7 +6,6 @@ import json
 import pkgutil
 import types
 import warnings
-from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from documents import figures_of
 
 import lira
 from lira import scoring
-from lira.attacks.suite import ATTACKS, attack_pool
+from lira.attacks.suite import ATTACKS
 from lira.cli import main
 from lira.exchange import audit as exchange
 
@@ -44,7 +43,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::lira.attacks.FewModelsWarning")
 def _few_attacks_are_enough(monkeypatch):
     few = {name: ATTACKS[name] for name in FEW}
     monkeypatch.setattr(scoring, "ATTACKS", few)
-    monkeypatch.setattr(exchange, "attack_pool", partial(attack_pool, attacks=few))
+    monkeypatch.setattr(exchange, "ATTACKS", few)
 
 
 @pytest.fixture(scope="module")
