@@ -22,6 +22,7 @@ from lira.data.dataset import Dataset
 from lira.data.sources import load_dataset
 from lira.engine.fill import train
 from lira.engine.plan import plan
+from lira.engine.verify import verify
 from lira.exchange.audit import audit
 from lira.exchange.export import export_carlini
 from lira.exchange.layouts import import_run
@@ -36,6 +37,7 @@ from lira.reporting.reports import compare, records, report
 from lira.reporting.unlearning import report_unlearning
 from lira.scoring import score
 from lira.store.config import Config, Execution
+from lira.store.mend import mend
 from lira.store.run import Run
 from lira.unlearning.config import Forget, UnlearnConfig
 from lira.unlearning.directory import Unlearning
@@ -68,6 +70,7 @@ __all__ = [
     "import_run",
     "keep_mask",
     "load_dataset",
+    "mend",
     "metrics",
     "plan",
     "plan_unlearning",
@@ -77,4 +80,5 @@ __all__ = [
     "score",
     "train",
     "unlearn",
+    "verify",
 ]

@@ -40,6 +40,7 @@ usage: lira run CONFIG.toml --run-dir RUN [--num-models 256] [--recipe.epochs 50
        lira enough RUN            how many shadow models are enough, for every attack
        lira compare RUN [RUN]     differences between attacks, or between runs, with paired intervals
        lira check RUN             is it safe to believe the figures? status 1 where it is not
+       lira verify RUN [--deep]   is it whole? names what is broken, status 1 where something is; lira run makes it again
        lira imitate RUN (--target T | --logits F --member F) [--methods imia glira_kl] [--num-imitators 10] [--out DIR]
                                   attack one model by models that imitate it, beside LiRA; run it again to resume
        lira unlearn CONFIG.toml --run-dir UNLEARN [--num-models 128] [--forget.size 100] ...

@@ -33,6 +33,7 @@ from lira.data.sources import load_dataset
 from lira.engine.fill import train
 from lira.engine.plan import plan
 from lira.engine.share import models_in_words, models_of_process
+from lira.engine.verify import in_lines, verify
 from lira.exchange.audit import audit
 from lira.exchange.export import export_carlini
 from lira.exchange.layouts import LAYOUTS, import_run
@@ -48,10 +49,13 @@ from lira.reporting.unlearning_tables import verdicts_table
 from lira.scoring import score
 from lira.stopping import SENTENCES, Terminated
 from lira.store.config import ConfigError, absolute, read_config
+from lira.store.data import dataset_if_run, dataset_if_there, dataset_of
+from lira.store.mend import mend
 from lira.store.run import Run
 from lira.store.zarr import directory_at
 from lira.unlearning.config import is_unlearning, read_unlearning, resolved, with_options
 from lira.unlearning.directory import Unlearning
+from lira.unlearning.mend import mend_unlearning
 from lira.unlearning.plan import plan_unlearning
 from lira.unlearning.protocol import unlearn
 from lira.versions import __version__
@@ -116,6 +120,8 @@ def _dispatch(argv: list[str], shown: list[str], console: Console) -> int:
         return _run_or_plan(verb, rest, shown, console)
     if verb in ("train", "score", "report", "records", "check", "enough"):
         return _stage(verb, rest, shown, console)
+    if verb == "verify":
+        return _verify(rest, console)
     if verb == "compare":
         return _compare(rest, console)
     if verb == "imitate":
@@ -130,7 +136,7 @@ def _dispatch(argv: list[str], shown: list[str], console: Console) -> int:
         throughput.run(**vars(parse_all(parser, rest)), console=console)
         return 0
     raise ConfigError(
-        f"unknown command {verb!r}: the commands are run, plan, train, score, report, records, check, enough, compare, "
+        f"unknown command {verb!r}: the commands are run, plan, train, score, report, records, check, verify, enough, compare, "
         f"imitate, unlearn, audit, bench, import and export"
     )
 
@@ -156,9 +162,9 @@ def _stage(verb: str, argv: list[str], shown: list[str], console: Console) -> in
         _print_files(run.path, ("enough.json", "enough.png"), console)
     elif verb == "train":
         among = models_of_process(run.config.num_models, arguments.models, arguments.share)
-        _train(run, _dataset_of(run), console, among)
+        _train(run, dataset_of(run), console, among)
     elif verb == "records":
-        found = records(run, _dataset_if_there(run), fpr=arguments.fpr)
+        found = records(run, dataset_if_there(run), fpr=arguments.fpr)
         at = f"{100 * found.fpr:g} % FPR" if found.fpr else "no false positive"
         console.print(
             f"{run.path}: {found.num_examples:,} examples ranked by {found.headline} at {at}, beside "
@@ -166,13 +172,28 @@ def _stage(verb: str, argv: list[str], shown: list[str], console: Console) -> in
         )
         _print_files(run.path, RECORDS, console)
     else:
-        dataset = _dataset_if_there(run)
+        dataset = dataset_if_there(run)
         evaluation = report(run, dataset, warnings=shown) if verb == "report" else None
         scored = evaluation.attacks if evaluation else score(run, dataset)
         console.print(f"{run.path}: {len(scored)} attacks scored for {len(run.targets)} models")
         if evaluation:
             _print_report(evaluation, run.path, console)
     return 0
+
+
+def _verify(argv: list[str], console: Console) -> int:
+    parser = make_parser("verify")
+    parser.add_argument(
+        "run", metavar="RUN", help="a directory of a run, an unlearning, an imitation or an audit"
+    )
+    deep = "read every chunk, and train one model again"
+    parser.add_argument("--deep", action="store_true", help=deep)
+    arguments = parse_all(parser, argv)
+    path = directory_at(arguments.run)
+    found = verify(path, dataset_if_run(path), deep=arguments.deep)
+    for line in in_lines(path, found):
+        console.print(line, markup=False, highlight=False)
+    return int(any(each.status == "broken" for each in found))
 
 
 def _compare(argv: list[str], console: Console) -> int:
@@ -213,7 +234,7 @@ def _imitate(argv: list[str], console: Console) -> int:
     arguments["methods"] = {name: forms.get(name, default) for name in arguments["methods"]}
     for name in ("logits", "member"):
         arguments[name] = None if arguments[name] is None else np.asarray(read_array(arguments[name]))
-    found = imitate(run, _dataset_of(run), **arguments)
+    found = imitate(run, dataset_of(run), **arguments)
     _print_table(attacks_table(found.evaluation), console, 100)
     distances = ", ".join(f"{name} {each:.2f}" for name, each in found.distances.items() if each is not None)
     console.print(
@@ -274,6 +295,10 @@ def _run_or_plan(verb: str, argv: list[str], shown: list[str], console: Console)
         run = Run.open(arguments.run_dir, dataset) if _exists(arguments.run_dir) else None
         console.print(str(plan(config, dataset, run, among)))
         return 0
+    if _exists(arguments.run_dir):
+        shared = len(among) < config.num_models
+        mended = mend(arguments.run_dir, dataset, among=among if shared else None)
+        _print_mended(mended, directory_at(arguments.run_dir), console)
     run = Run.from_config(arguments.run_dir, dataset, config)
     if not (run.done == 0).any() and is_reported(run):
         complete = f"is complete: {config.num_models} models trained, scored and reported; nothing to do"
@@ -303,6 +328,7 @@ def _unlearn_or_plan(verb: str, argv: list[str], shown: list[str], console: Cons
         console.print(str(plan_unlearning(config, dataset, unlearning)))
         return 0
     unlearning = Unlearning.create(arguments.run_dir, dataset, config)
+    _print_mended(mend_unlearning(unlearning, dataset), unlearning.path, console)
     if unlearning.is_complete():
         console.print(f"{unlearning.path}: all models are trained, retrained and unlearned")
     else:
@@ -327,6 +353,11 @@ def _train(run: Run, dataset: Dataset, console: Console, among: np.ndarray) -> N
         console.print(f"{run.path}: {which} are trained; nothing to train")
 
 
+def _print_mended(sentences: Sequence[str], path: Path, console: Console) -> None:
+    for sentence in sentences:
+        console.print(f"{path}: {sentence}", markup=False, highlight=False)
+
+
 def _print_report(evaluation: Evaluation, path: Path, console: Console) -> None:
     _print_table(attacks_table(evaluation), console, 100)
     _print_files(path, ("metrics.json", "roc.png", "attacks.png", "report.html", *RECORDS), console)
@@ -340,35 +371,6 @@ def _print_table(table: Table, console: Console, width: int) -> None:
 def _print_files(path: Path, names: Sequence[str], console: Console) -> None:
     for name in names:
         console.print(str(path / name))
-
-
-def _dataset_of(run: Run) -> Dataset:
-    config = run.config
-    if run.is_imported:
-        raise ConfigError(
-            f"{run.path}: was imported from {run.provenance['source']['path']} and has no recipe: it can be scored and "
-            f"reported, not trained"
-        )
-    if config.dataset == "memory":
-        raise ConfigError(
-            f"{run.path}: its data set was given in memory; go on in Python with "
-            f"lira.train(lira.Run.open({str(run.path)!r}, dataset=...), dataset)"
-        )
-    return load_dataset(config.dataset, num_examples=config.num_examples, data_dir=config.data_dir)
-
-
-def _dataset_if_there(run: Run) -> Dataset | None:
-    """The data set for its pictures and names; a report can do without them."""
-    try:
-        dataset = _dataset_of(run)
-    except ValueError:
-        return None
-    if dataset.fingerprint != run.provenance["fingerprints"]["dataset"]:
-        warnings.warn(
-            f"{run.path}: goes without {dataset.name}, which is not as it was trained on", stacklevel=2
-        )
-        return None
-    return dataset
 
 
 def _exists(run_dir: str | None) -> bool:

@@ -11,8 +11,6 @@ from numpy.typing import DTypeLike
 from lira.attacks import SignalArray
 from lira.attacks.suite import ATTACKS, Pool, attack_pool
 from lira.data.dataset import Dataset
-from lira.learning.recipe import SIGNALS
-from lira.signals import checkpoints
 from lira.store.arrays import DIVERGED
 from lira.store.run import Run
 from lira.store.zarr import RunError
@@ -63,7 +61,7 @@ def score(run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None)
         with a warning; those that read what is not stored, silently (see `suite.missing_signals`).
 
     Raises:
-        RunError: too few trained models are usable.
+        RunError: too few trained models are usable, or the data are not the run's.
     """
     run = run.as_it_stands()
 
@@ -81,9 +79,12 @@ def score_each(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """`score`, one attack after the other: name and scores, for those who need not hold all of them."""
     run = run.as_it_stands()
+    if dataset is not None:
+        run.require_same_data(dataset)
     _require_enough(run)
+    signals = run.fingerprint()
     for name, attack in ATTACKS.items():
-        stored = run.scores(name)
+        stored = run.scores(name, signals)
         if stored is None:
             pool = _held(pool or pool_of(run, dataset))
             computed = attack_pool(pool, {name: attack})
@@ -91,7 +92,7 @@ def score_each(
                 continue
             stored = computed[name]
             with run.lock():
-                run.write_scores(name, stored)
+                run.write_scores(name, stored, signals)
         yield name, stored
 
 
@@ -130,7 +131,7 @@ def pool_of(run: Run, dataset: Dataset | None = None) -> Pool:
         features = _Features(dataset.x[at], dataset.y[at], dataset.num_classes)
         if dataset.x_test is not None and dataset.y_test is not None:
             population_features = _Features(dataset.x_test, dataset.y_test, dataset.num_classes)
-    names = [name for name in ("phi", *SIGNALS, *checkpoints(run.config.signals)) if run.holds(name)]
+    names = run.signals
     targets, examples = (run.targets, at) if run.is_disjoint else (None, None)
     of_targets = targets is not None and run.holds("phi_test")
     return Pool(

@@ -9,6 +9,7 @@ import warnings
 
 import numpy as np
 import pytest
+from documents import figures_of
 
 import lira
 from lira import scoring
@@ -27,6 +28,8 @@ VERBS = (
     "compare",
     "imitate",
     "unlearn",
+    "verify",
+    "mend",
     "audit",
 )
 FEW = ("lira_online", "lira_online_fixed", "global_threshold")
@@ -71,12 +74,12 @@ def test_the_version_is_named(capsys):
 
 def test_a_report_in_python_is_that_of_the_command(run, capsys):
     evaluation = lira.report(run, DATA)
-    document = json.loads((run.path / "metrics.json").read_text())
+    document = figures_of(run.path / "metrics.json")
     assert evaluation.attacks["lira_online"].auc.value == document["attacks"]["lira_online"]["auc"]
     page = (run.path / "report.html").read_text()
     assert main(["report", str(run.path)]) == 0
     assert "lira_online" in capsys.readouterr().out
-    assert json.loads((run.path / "metrics.json").read_text()) == document
+    assert figures_of(run.path / "metrics.json") == document
     # The command knows nothing of data that was given in memory, so its page has no pictures of examples.
     assert page.split("data:image")[0] == (run.path / "report.html").read_text().split("data:image")[0]
 
@@ -100,8 +103,7 @@ def test_a_report_computes_no_features_to_say_which_attacks_are_missing(run, mon
     computed = []
     monkeypatch.setattr(scoring, "_features", lambda *arguments: computed.append(arguments))
     lira.score(run)
-    data = lira.Dataset.from_arrays(PIXELS, DATA.y, x_test=PIXELS[:20], y_test=DATA.y[:20])
-    lira.report(run, data)
+    lira.report(run, DATA)
     assert computed == [], "features are for the attacks that read them"
 
 
@@ -125,9 +127,7 @@ def test_an_audit_takes_arrays_or_files(run, tmp_path, capsys):
         evaluation = lira.audit(tmp_path / "arrays", phi=phi, keep=keep)
         np.save(tmp_path / "phi.npy", phi)
         lira.audit(tmp_path / "files", phi=tmp_path / "phi.npy", keep=keep)
-    first, second = (
-        json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("arrays", "files")
-    )
+    first, second = (figures_of(tmp_path / name / "metrics.json") for name in ("arrays", "files"))
     assert first == second
     assert first["attacks"]["lira_online"]["auc"] == evaluation.attacks["lira_online"].auc.value
     assert f"phi {tmp_path}/phi.npy" in (tmp_path / "files/report.html").read_text()

@@ -35,7 +35,7 @@ from lira.store.config import Config
 from lira.store.run import Run
 from lira.store.zarr import RunError
 
-__all__ = ["SAME_PHI", "Teacher", "imitate_target", "outside_teacher", "teacher_of"]
+__all__ = ["SAME_PHI", "Teacher", "ask", "imitate_target", "outside_teacher", "teacher_of", "train_again"]
 
 # Added to the recipe's seed: an imitator must not begin as its target did.
 IMITATOR_SEED = 3
@@ -74,9 +74,9 @@ def teacher_of(run: Run, dataset: Dataset, target: int) -> Teacher:
     learner = Learner.of(recipe, dataset)
     with jax.default_device(devices_of(run.config.execution.devices)[0]):
         variables = (
-            _saved(run, learner, dataset, row) if run.config.save_params else _again(run, dataset, row)
+            _saved(run, learner, dataset, row) if run.config.save_params else train_again(run, dataset, row)
         )
-        logits, phi = _asked(run, learner, dataset, variables)
+        logits, phi = ask(run, learner, dataset, variables)
     away = float(np.abs(phi - stored).max())
     if away > SAME_PHI:
         warnings.warn(
@@ -98,8 +98,11 @@ def _saved(run: Run, learner: Learner, dataset: Dataset, row: np.ndarray) -> Any
     return jax.vmap(unravel)(jnp.asarray(np.asarray(run.signal("params", row))))
 
 
-def _again(run: Run, dataset: Dataset, row: np.ndarray) -> Any:
-    """The same of one that did not: trained again, in a stack as wide as the pool's, for a model is a function of its number."""
+def train_again(run: Run, dataset: Dataset, row: np.ndarray) -> Any:
+    """The variables of one model of a run, `row` int `[1]`, trained again in a stack as wide as the pool's; a stack of one.
+
+    A model is a function of its number. Raises RunError where it diverges.
+    """
     programs = programs_for(run.config, dataset, run.config.num_models)
     data = Data(*jax.device_put((dataset.x, dataset.y, dataset.x_test, dataset.y_test), this_device()))
     learned = train_stack(
@@ -110,7 +113,7 @@ def _again(run: Run, dataset: Dataset, row: np.ndarray) -> Any:
     return jax.tree.map(lambda leaf: leaf[:1], learned.variables)
 
 
-def _asked(run: Run, learner: Learner, dataset: Dataset, variables: Any) -> tuple[np.ndarray, np.ndarray]:
+def ask(run: Run, learner: Learner, dataset: Dataset, variables: Any) -> tuple[np.ndarray, np.ndarray]:
     """Logits `[N, Q, C]` and phi `[N, Q]` of a stack of one model, by the run's queries."""
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
     x, y = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (dataset.x, dataset.y))

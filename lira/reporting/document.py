@@ -1,6 +1,5 @@
 """Figures as JSON, which knows neither NaN nor infinity: null in their place. Rates are fractions."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,16 +13,7 @@ from lira.reporting.implied import Leakage
 from lira.reporting.records import INTERVAL, Records, column_meanings
 from lira.reporting.unlearning_evaluation import UnlearningEvaluation
 
-__all__ = ["as_json", "learning_document", "metrics_document", "records_document", "unlearning_document"]
-
-
-def as_json(document: Mapping[str, Any]) -> bytes:
-    """The content of a JSON file.
-
-    Raises:
-        ValueError: a number is NaN or infinite.
-    """
-    return json.dumps(document, indent=2, allow_nan=False).encode()
+__all__ = ["learning_document", "metrics_document", "records_document", "unlearning_document"]
 
 
 def metrics_document(evaluation: Evaluation) -> dict[str, Any]:

@@ -9,10 +9,10 @@ import numpy as np
 from lira.attacks import FewModelsWarning, UnfitPoolError
 from lira.attacks.suite import ATTACKS, Pool
 from lira.metrics import LearningPoint, learning_curve
-from lira.reporting.document import as_json, learning_document
+from lira.reporting.document import learning_document
 from lira.reporting.evaluate import LOW_FPR
 from lira.reporting.plots import plot_learning_curves
-from lira.reporting.write import png, write_files
+from lira.reporting.write import png, write_document
 from lira.scoring import pool_of
 from lira.signals import SignalArray
 from lira.store.run import Run
@@ -76,8 +76,8 @@ def write_curves(
     path: str | os.PathLike[str], curves: Mapping[str, Sequence[LearningPoint]], fpr: float
 ) -> None:
     """Write enough.json and enough.png into a directory; each file whole or not at all."""
-    content = as_json(learning_document(RULE, curves, fpr))
-    write_files(path, {"enough.png": png(plot_learning_curves(curves, fpr)), "enough.json": content})
+    picture = png(plot_learning_curves(curves, fpr))
+    write_document(path, "enough.json", learning_document(RULE, curves, fpr), {"enough.png": picture})
 
 
 def _is_possible(attack: Callable[..., np.ndarray], signal: SignalArray, keep: np.ndarray, size: int) -> bool:

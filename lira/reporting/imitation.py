@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tomli_w
 
 from lira.attacks import (
     FewModelsWarning,
@@ -31,9 +30,12 @@ from lira.data.dataset import Dataset
 from lira.engine.imitate import SAME_PHI, Teacher, imitate_target, outside_teacher, teacher_of
 from lira.learning.imitation import Imitation
 from lira.membership import imitator_mask, related_rows
-from lira.reporting.document import as_json, metrics_document
+from lira.reporting.document import metrics_document
 from lira.reporting.evaluate import Evaluation, evaluate
-from lira.store.config import read_table
+from lira.reporting.write import stored_scores, write_document
+from lira.store.checksums import toml_with_checksum
+from lira.store.config import read_checked_table
+from lira.store.mend import mend
 from lira.store.run import Run
 from lira.store.zarr import (
     RunError,
@@ -117,7 +119,8 @@ def imitate(
         UnfitPoolError: the memberships of a model of the run give `member` away.
 
     Warns:
-        UserWarning: naming each attack that is not possible with these models, and why.
+        UserWarning: naming each attack that is not possible with these models, and why; and each thing that was broken
+            among the imitators and is made again.
     """
     methods = _methods(methods)
     run.require_trained_pairs(
@@ -149,6 +152,10 @@ def imitate(
         {"target": place, "answers": answers, "num_imitators": num_imitators, "seed": seed},
         {name: dataclasses.asdict(each) for name, each in methods.items()},
     )
+    for name in methods:
+        if (path / name / "config.toml").exists():
+            for sentence in mend(path / name, dataset, keep=keep):
+                warnings.warn(f"{path / name}: {sentence}", stacklevel=2)
     teacher = _teacher(path, run, dataset, methods, find, held)
     imitators = {
         name: imitate_target(
@@ -216,10 +223,12 @@ def _open(path: Path, what: dict[str, Any], methods: dict[str, dict[str, Any]]) 
     file = path / "imitation.toml"
     if not file.exists():
         with new_directory(path) as making:
-            write_atomically(making / file.name, tomli_w.dumps({**what, "methods": methods}).encode())
+            write_atomically(making / file.name, toml_with_checksum({**what, "methods": methods}))
         return
     try:
-        old = read_table(file)
+        old, whole = read_checked_table(file)
+        if whole is False:
+            raise ValueError("it is not as it was written, by its checksum; restore it from a copy")
         theirs = old.pop("methods")
     except (ValueError, KeyError) as error:
         raise RunError(f"{path}: the directory of imitators is damaged: {file.name}: {error}") from error
@@ -234,7 +243,7 @@ def _open(path: Path, what: dict[str, Any], methods: dict[str, dict[str, Any]]) 
     if changes:
         raise RunError(f"{path}: is another imitation: {'; '.join(changes)}; name another directory")
     if methods.keys() - theirs.keys():
-        write_atomically(file, tomli_w.dumps({**what, "methods": {**theirs, **methods}}).encode())
+        write_atomically(file, toml_with_checksum({**what, "methods": {**theirs, **methods}}))
 
 
 def _teacher(
@@ -304,7 +313,7 @@ def _measured(
         (path / "scores").mkdir(exist_ok=True)
         write_array(path / "scores" / name, values, {"target": target, "models": consulted[name]})
     document = {**metrics_document(evaluation), "consulted": consulted, "distances": distances}
-    write_atomically(path / "metrics.json", as_json(document))
+    write_document(path, "metrics.json", document, {}, stored_scores(path, by_row))
     return Imitated(path, evaluation, scores, member, distances)
 
 

@@ -23,11 +23,12 @@ from lira.reporting.evaluate import (
 from lira.reporting.page import named_values
 from lira.reporting.published import Comparison, compare_published
 from lira.reporting.records import Records, records_of
-from lira.reporting.write import example_figure, write_records, write_report
+from lira.reporting.write import example_figure, stored_scores, write_records, write_report
 from lira.scoring import pool_of, score, score_each
 from lira.store.arrays import DIVERGED, DONE
+from lira.store.checksums import checksum_of
 from lira.store.run import Run
-from lira.store.zarr import RunError
+from lira.store.verify_derived import document_findings
 
 __all__ = ["Differences", "compare", "is_reported", "records", "report", "report_pool"]
 
@@ -47,7 +48,7 @@ def report(run: Run, dataset: Dataset | None = None, *, warnings: Iterable[str] 
         What was measured.
 
     Raises:
-        RunError: too few trained models are usable, the data set has names and is not the run's, or another
+        RunError: too few trained models are usable, the data set is not the run's, or another
             process is writing the run.
     """
     run = run.as_it_stands()
@@ -89,7 +90,7 @@ def records(run: Run, dataset: Dataset | None = None, *, fpr: float = LOW_FPR) -
         fpr: of the vulnerability, a fraction, pooled over targets; see `records_of`.
 
     Raises:
-        RunError: too few trained models are usable, the data set has names and is not the run's, or another
+        RunError: too few trained models are usable, the data set is not the run's, or another
             process is writing the run.
         ValueError: `fpr` is outside [0, 1].
     """
@@ -101,29 +102,20 @@ def records(run: Run, dataset: Dataset | None = None, *, fpr: float = LOW_FPR) -
     known = _what_is_known(run, dataset)
     found = records_of(scores, run.membership, fpr=fpr, p_value=next(exact, None), **known)
     with run.lock():
-        write_records(run.path, found)
+        write_records(run.path, found, arrays=stored_scores(run.path, found.attacks))
     return found
 
 
 def _what_is_known(run: Run, dataset: Dataset | None) -> dict[str, Any]:
     """Of the targets and of the examples, for `records_of`; names only from the data that the run is of."""
     at = run.audited
+    if dataset is not None:
+        run.require_same_data(dataset)
     known: dict[str, Any] = {"models": run.targets.tolist(), "labels": run.labels[at]}
     if run.is_disjoint:
         known["indices"] = at
     if dataset is None or not (dataset.class_names or dataset.files):
         return known
-    if run.is_imported:  # of its examples no more is known than their labels
-        is_the_runs = len(dataset.y) == len(run.labels) and np.array_equal(
-            dataset.y[run.labels >= 0], run.labels[run.labels >= 0]
-        )
-    else:
-        is_the_runs = dataset.fingerprint == run.provenance["fingerprints"]["dataset"]
-    if not is_the_runs:
-        raise RunError(
-            f"{run.path}: is a run of other data than {dataset.name}: contents, labels or order differ, so its names "
-            f"are not these examples'"
-        )
     files = [dataset.files[i] for i in at.tolist()] if dataset.files else dataset.files
     return {**known, "class_names": dataset.class_names, "files": files}
 
@@ -157,20 +149,20 @@ def report_pool(
     if pool.target is None:
         attack = evaluation.attacks[first]
         examples = example_figure(pool.signals["phi"], pool.keep, scores[first], attack, labels, images)
-    facts = {**facts, **({"attacks left out": left_out} if missing else {})}
-    write_report(path, evaluation, examples=examples, facts=facts, **parts)
+    arrays = stored_scores(path, scores)
+    known = {"attacks left out": left_out} if missing else {}
+    if arrays:
+        known["scores"] = (
+            f"fingerprint {checksum_of(json.dumps(arrays).encode())[:12]}; metrics.json has that of each"
+        )
+    write_report(path, evaluation, examples=examples, arrays=arrays, facts={**facts, **known}, **parts)
 
 
 def is_reported(run: Run) -> bool:
-    """Whether the report on disk is of the models that are there now."""
-    try:
-        document = json.loads((run.path / "metrics.json").read_text())
-        models = document.get("pool", document["models"])  # earlier versions attacked all models
-    except (OSError, ValueError, KeyError):
+    """Whether the report on disk is whole, and of the models and scores that are there now; of earlier versions it is not."""
+    if any(document_findings(run.path, names=("metrics.json", "records.json"))):
         return False
-    return models == run.models.tolist() and all(
-        (run.path / name).exists() for name in ("roc.png", "report.html", "records.json")
-    )
+    return json.loads((run.path / "metrics.json").read_text())["pool"] == run.models.tolist()
 
 
 class Differences(NamedTuple):

@@ -19,13 +19,13 @@ from lira.forgetting import (
     u_lira,
 )
 from lira.metrics import most_and_least_vulnerable, roc
-from lira.reporting.document import as_json, unlearning_document
+from lira.reporting.document import unlearning_document
 from lira.reporting.page import embedded, named_values, render_page
 from lira.reporting.plots import example_titles, plot_examples
 from lira.reporting.unlearning_evaluation import UnlearningEvaluation, evaluate_unlearning
 from lira.reporting.unlearning_plots import method_row, plot_methods, plot_requests
 from lira.reporting.unlearning_tables import page_cards
-from lira.reporting.write import png, write_files
+from lira.reporting.write import png, write_document
 from lira.unlearning.directory import Measurements, Unlearning, measurements
 
 __all__ = ["exposed_figure", "report_unlearning", "write_unlearning_report"]
@@ -175,7 +175,7 @@ def write_unlearning_report(
         warnings: shown at the top of the page.
         title: heading of the page.
     """
-    content = as_json(unlearning_document(evaluation))
+    document = unlearning_document(evaluation)
     fpr = evaluation.first.lowest_fpr
     rows = {
         name: [method_row(each, fpr, evaluation.classical(each)) for each in requests]
@@ -194,4 +194,4 @@ def write_unlearning_report(
         examples={name: embedded(png(each)) for name, each in (examples or {}).items() if each},
         facts=dict(facts or {}),
     )
-    write_files(path, {"unlearning.png": picture, "report.html": page.encode(), "metrics.json": content})
+    write_document(path, "metrics.json", document, {"unlearning.png": picture, "report.html": page.encode()})

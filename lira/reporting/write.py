@@ -8,21 +8,24 @@ import io
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from lira.attacks import SignalArray
 from lira.metrics import most_and_least_vulnerable
-from lira.reporting.document import as_json, metrics_document, records_document
+from lira.reporting.document import metrics_document, records_document
 from lira.reporting.evaluate import AttackFigures, Curve, Evaluation, low_fpr_threshold, strongest_attack
 from lira.reporting.page import report_page
 from lira.reporting.plots import COLORS, ROC_SIZE, example_titles, plot_attacks, plot_examples, plot_roc
 from lira.reporting.published import Comparison
 from lira.reporting.records import Records, records_csv
+from lira.store.checksums import checksum_of, json_with_checksum
+from lira.store.chunks import stored_fingerprint
 from lira.store.zarr import write_atomically, write_group
 
-__all__ = ["example_figure", "png", "write_files", "write_records", "write_report"]
+__all__ = ["example_figure", "png", "stored_scores", "write_document", "write_records", "write_report"]
 
 # Drawn always, because LiRA must beat it.
 BASELINE = "global_threshold"
@@ -65,6 +68,7 @@ def write_report(
     *,
     examples: Figure | None = None,
     records: Records | None = None,
+    arrays: Mapping[str, str] | None = None,
     facts: Mapping[str, str] | None = None,
     warnings: Iterable[str] = (),
     checks: Iterable[tuple[str, str, str]] = (),
@@ -84,6 +88,7 @@ def write_report(
         evaluation: from `evaluate`.
         examples: from `plot_examples`.
         records: written too, see `write_records`; the most vulnerable examples stand on the page.
+        arrays: the fingerprint of each stored array of scores that the figures are of, by its place in the directory.
         facts: what to say about the run, such as data set, recipe, accuracies and versions, in order.
         warnings: shown at the top of the page.
         checks: name, status ("ok", "warn" or "fail") and a sentence of each, see `engine.trained.Check`; failed ones stand among
@@ -91,7 +96,7 @@ def write_report(
         published: from `compare_published`.
         title: heading of the page.
     """
-    content = as_json(metrics_document(evaluation))
+    document = metrics_document(evaluation)
     attacks, drawn = evaluation.attacks, _drawn(evaluation.curves)
     figure = Figure(figsize=ROC_SIZE, layout="constrained")
     plot_roc(drawn, figure.add_subplot())
@@ -116,30 +121,41 @@ def write_report(
         title=title,
     )
     if records is not None:
-        write_records(path, records)
-    write_files(path, {**files, "report.html": page.encode(), "metrics.json": content})
+        write_records(path, records, arrays=arrays)
+    write_document(path, "metrics.json", document, {**files, "report.html": page.encode()}, arrays)
 
 
-def write_records(path: str | os.PathLike[str], records: Records) -> None:
+def write_records(
+    path: str | os.PathLike[str], records: Records, *, arrays: Mapping[str, str] | None = None
+) -> None:
     """Write records.csv, records.json and the Zarr group records/ into a directory, which is made if need be.
 
     The group has a row for each target: score, member and verdict `[T, N]` of the headline attack, p_value where there
     is one; its attributes name the attack, what it called a member above, the targets, and the examples where they are
     not all of the data set. All is rendered before the
-    first is touched, each is replaced in one step, and records.json comes last.
+    first is touched, each is replaced in one step, and records.json comes last. `arrays` as in `write_report`.
     """
-    files = {"records.csv": records_csv(records), "records.json": as_json(records_document(records))}
-    arrays = {"score": records.score, "member": records.member, "verdict": records.verdict}
+    files, document = {"records.csv": records_csv(records)}, records_document(records)
+    columns = {"score": records.score, "member": records.member, "verdict": records.verdict}
     bar = records.attacks[records.headline].bar
     attributes = {"attack": records.headline, "fpr": records.fpr, "models": records.models}
     attributes["called_above"] = bar if np.isfinite(bar) else None
     if records.p_value is not None:
-        arrays["p_value"], attributes["p_value_of"] = records.p_value, records.p_value_of
+        columns["p_value"], attributes["p_value_of"] = records.p_value, records.p_value_of
     if records.indices is not None:
         attributes["examples"] = records.indices.tolist()
     Path(path).mkdir(parents=True, exist_ok=True)
-    write_group(Path(path) / "records", arrays, attributes)
-    write_files(path, files)
+    place = Path(path) / "records"
+    write_group(place, columns, attributes)
+    files["records/zarr.json"] = (place / "zarr.json").read_bytes()
+    written = {each: stored_fingerprint(Path(path), each) for each in (f"records/{name}" for name in columns)}
+    write_document(path, "records.json", document, files, {**(arrays or {}), **written})
+
+
+def stored_scores(path: str | os.PathLike[str], attacks: Iterable[str]) -> dict[str, str]:
+    """The fingerprint of each array of scores that a directory holds, by its place there, of those of some attacks."""
+    path, places = Path(path), [f"scores/{name}" for name in attacks]
+    return {place: stored_fingerprint(path, place) for place in places if (path / place).exists()}
 
 
 def _drawn(curves: Mapping[str, Curve]) -> dict[str, Curve]:
@@ -161,9 +177,30 @@ def png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def write_files(path: str | os.PathLike[str], contents: Mapping[str, bytes]) -> None:
-    """Replace files of a directory, made if need be, in their order, each in one step: where the last is new, all are."""
+def write_document(
+    path: str | os.PathLike[str],
+    name: str,
+    document: Mapping[str, Any],
+    files: Mapping[str, bytes],
+    arrays: Mapping[str, str] | None = None,
+) -> None:
+    """Write files into a directory, made if need be, and last a JSON document by which it can be told whether all are whole.
+
+    Each is replaced in one step, in their order: where the document is new, all are.
+
+    Args:
+        path: the directory.
+        name: of the document.
+        document: its content; its own checksum comes on top, `files`, the SHA-256 of each, and `arrays`.
+        files: their contents, by name.
+        arrays: the fingerprint of each array that all this is of, by its place in the directory.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+    """
+    sums = {each: checksum_of(content) for each, content in files.items()}
+    content = json_with_checksum({**document, "files": sums, "arrays": dict(arrays or {})})
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        write_atomically(path / name, content)
+    for each, contents in {**files, name: content}.items():
+        write_atomically(path / each, contents)

@@ -4,15 +4,17 @@ A model's arrays are written first and its `done` last; done rows are never writ
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorstore as ts
 
 from lira.data.dataset import Dataset
 from lira.learning.evaluation import answers_by_average
+from lira.store.chunks import fingerprint
 from lira.store.config import Config
 from lira.store.zarr import (
     BLOCK,
@@ -32,7 +34,9 @@ __all__ = [
     "LOSSES",
     "RAW_ACCURACIES",
     "Arrays",
+    "Layout",
     "fingerprint_of",
+    "layout_of",
     "row_shapes",
 ]
 
@@ -65,6 +69,46 @@ def row_shapes(config: Config, dataset: Dataset, num_params: int) -> dict[str, t
     return rows
 
 
+class Layout(NamedTuple):
+    """What is decided of an array before anything is written."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...]
+
+
+def layout_of(
+    models: int,
+    rows: Mapping[str, tuple[int, ...]],
+    num_examples: int,
+    num_test: int | None = None,
+    *,
+    truths: bool = False,
+) -> dict[str, Layout]:
+    """All arrays of a run by name. A model's row is in chunks of its own: writing it never touches another's.
+
+    Args:
+        models: M.
+        rows: the shapes of a model's float32 rows by name, such as phi (N, Q).
+        num_examples: N.
+        num_test: held-out examples; None without any.
+        truths: whether it is stored which examples each model gets right, `correct`, bool `[M, N]`.
+    """
+    M, N = models, num_examples
+    of_examples = Layout("bool", (M, N), (1, min(N, BLOCK)))
+    layout = {"keep": of_examples, "labels": Layout("int32", (N,), (N,))}
+    layout |= dict.fromkeys(ACCURACIES, Layout("float32", (M,), (1,)))
+    layout |= dict.fromkeys(("done", "attempt"), Layout("uint8", (M,), (1,)))
+    for name, shape in rows.items():
+        block = shape if name == "params" else (*(min(n, BLOCK) for n in shape[:1]), *shape[1:])
+        layout[name] = Layout("float32", (M, *shape), (1, *block))
+    if num_test is not None:
+        layout["labels_test"] = Layout("int32", (num_test,), (num_test,))
+    if truths:
+        layout["correct"] = of_examples
+    return layout
+
+
 @dataclass(frozen=True)
 class Arrays:
     """The Zarr arrays of the run directory `run`, by name."""
@@ -73,38 +117,20 @@ class Arrays:
 
     @classmethod
     def make(
-        cls,
-        run: Path,
-        models: int,
-        rows: Mapping[str, tuple[int, ...]],
-        labels: np.ndarray,
-        labels_test: np.ndarray | None = None,
+        cls, run: Path, layout: Mapping[str, Layout], labels: np.ndarray, labels_test: np.ndarray | None
     ) -> "Arrays":
-        """Make all arrays; `rows` holds the shapes of a model's float32 rows by name, such as phi (N, Q)."""
-        arrays, N = cls(run), len(labels)
-        # name: (dtype, shape, chunk). A model's row is in chunks of its own: writing it never touches another's.
-        layout: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = {
-            "keep": ("bool", (models, N), (1, min(N, BLOCK))),
-            "labels": ("int32", (N,), (N,)),
-            **dict.fromkeys(ACCURACIES, ("float32", (models,), (1,))),
-            "done": ("uint8", (models,), (1,)),
-            "attempt": ("uint8", (models,), (1,)),
-        }
-        for name, shape in rows.items():
-            block = shape if name == "params" else (*(min(n, BLOCK) for n in shape[:1]), *shape[1:])
-            layout[name] = ("float32", (models, *shape), (1, *block))
-        if labels_test is not None:
-            layout["labels_test"] = ("int32", labels_test.shape, labels_test.shape)
-        for name, (dtype, shape, chunk) in layout.items():
-            create_array(run / "arrays" / name, shape, dtype, chunk, {})
+        """Make all arrays; the labels are written."""
+        arrays = cls(run)
+        for name, each in layout.items():
+            arrays.create(name, each)
         arrays.open("labels").write(labels).result()
         if labels_test is not None:
             arrays.open("labels_test").write(labels_test).result()
         return arrays
 
-    def add_truths(self, name: str, shape: tuple[int, int]) -> None:
-        """Make one more array, bool `[M, N]`."""
-        create_array(self.run / "arrays" / name, shape, "bool", (1, min(shape[1], BLOCK)), {})
+    def create(self, name: str, layout: Layout) -> None:
+        """Make one array, of the chunks that may be there."""
+        create_array(self.run / "arrays" / name, layout.shape, layout.dtype, layout.chunk, {})
 
     def grow(self, models: int) -> None:
         """Give every array of models that many rows, where it has fewer."""
@@ -130,12 +156,20 @@ class Arrays:
             return open_array(self.run / "arrays" / name, fill_missing=name in ("done", "attempt"))
         except ValueError as error:
             raise RunError(
-                f"{self.run}: the run directory is damaged: arrays/{name} cannot be opened"
+                f"{self.run}: the run directory is damaged: arrays/{name} cannot be opened; lira verify {self.run} says "
+                f"what is broken, and lira run mends it"
             ) from error
 
     def read(self, name: str, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Rows of one array, in memory."""
         return read_store(self.open(name)[rows], f"{self.run}/arrays/{name}")
+
+    def fingerprint(self, names: Iterable[str], models: np.ndarray) -> str:
+        """Of what these arrays hold of some models, by the checksums of their chunks; empty where one is not whole."""
+        rows = models.tolist()
+        return fingerprint(
+            {name: (self.open(name), None if name.startswith("labels") else rows) for name in names}
+        )
 
     def signal(self, name: str, rows: np.ndarray, examples: np.ndarray | None = None) -> StoredSignal:
         """Rows of one array, lazy; with `examples` these of each."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import tomli_w
 
-__all__ = ["CHECKSUMS", "json_with_checksum", "parsed_json", "toml_body", "toml_with_checksum"]
+__all__ = ["CHECKSUMS", "checksum_of", "json_with_checksum", "parsed_json", "toml_body", "toml_with_checksum"]
 
 # Whether the files of a directory were made with checksums, in provenance.json: one that has lost its own is then seen.
 CHECKSUMS = "checksums"
@@ -34,8 +34,12 @@ def toml_body(content: bytes) -> tuple[bytes, bool | None]:
 
 
 def json_with_checksum(document: dict[str, Any]) -> bytes:
-    """A document with one field or more as JSON, with its checksum as the first field."""
-    body = json.dumps(document, indent=2).encode()
+    """A document with one field or more as JSON, with its checksum as the first field.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+    """
+    body = json.dumps(document, indent=2, allow_nan=False).encode()
     return b'{\n  "checksum": "%s",\n' % _digest(body) + body[2:]
 
 
@@ -55,5 +59,10 @@ def parsed_json(content: bytes) -> tuple[dict[str, Any], bool | None]:
     return document, _digest(b"{\n" + content[found.end() :]) == found[1]
 
 
+def checksum_of(content: bytes) -> str:
+    """SHA-256, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def _digest(body: bytes) -> bytes:
-    return hashlib.sha256(body).hexdigest().encode()
+    return checksum_of(body).encode()

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from lira.store.arrays import Arrays
+from lira.store.arrays import Arrays, layout_of
 from lira.store.checksums import CHECKSUMS, toml_with_checksum
 from lira.store.config import IMPORTED
-from lira.store.making import PACKAGES, write_provenance
+from lira.store.making import ARRAYS, PACKAGES, write_provenance
 from lira.store.run import Run
 from lira.store.zarr import directory_at, new_directory, write_atomically
 from lira.versions import versions
@@ -56,8 +56,11 @@ def run_of_models(
         for index, arrays in enumerate(models):
             if index == 0:
                 shapes = {name: np.shape(row) for name, row in arrays.items()}
-                rows = {name: shape for name, shape in shapes.items() if shape}
-                Arrays.make(making, len(keep), rows, labels).open("keep").write(keep).result()
+                layout = layout_of(
+                    len(keep), {name: each for name, each in shapes.items() if each}, len(labels)
+                )
+                provenance[ARRAYS] = sorted(layout)
+                Arrays.make(making, layout, labels, None).open("keep").write(keep).result()
             run_arrays.write_model(index, arrays, diverged=False)
         write_provenance(making, provenance)
         table = {"dataset": IMPORTED, "num_models": len(keep)}

@@ -1,5 +1,6 @@
 """The making of a run directory, whole or not at all, and its growing."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,16 @@ import numpy as np
 from lira.data.dataset import Dataset
 from lira.learning.fingerprint import evaluation_facts, initial_norms, module_digest
 from lira.learning.learner import Learner
-from lira.store.arrays import Arrays, fingerprint_of, row_shapes
+from lira.store.arrays import Arrays, Layout, fingerprint_of, layout_of, row_shapes
 from lira.store.checksums import CHECKSUMS, json_with_checksum, toml_with_checksum
-from lira.store.config import Config, as_dict, deciding
-from lira.store.zarr import new_directory, write_atomically
+from lira.store.config import Config, as_dict, deciding, read_directory
+from lira.store.zarr import RunError, new_directory, write_atomically
 from lira.versions import versions
 
-__all__ = ["grow", "make_directory", "write_config", "write_provenance"]
+__all__ = ["ARRAYS", "grow", "layout_by", "make_directory", "write_config", "write_provenance"]
 
+# The names of all arrays, in provenance.json: one that is gone is then missed, and all have checksums.
+ARRAYS = "arrays"
 # Whose versions provenance.json names.
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "tensorstore")
 
@@ -43,25 +46,49 @@ def make_directory(path: Path, dataset: Dataset, config: Config, keep: np.ndarra
     }
     if keep is not None:
         provenance["fingerprints"]["memberships"] = fingerprint_of(keep)
-    rows = row_shapes(config, dataset, sum(int(size) for size, _ in initial.values()))
+    layout = layout_by(config, provenance, dataset)
+    provenance[ARRAYS] = sorted(layout)
     with new_directory(path) as making:
         (making / "scores").mkdir()
-        arrays = Arrays.make(making, config.num_models, rows, dataset.y, dataset.y_test)
+        arrays = Arrays.make(making, layout, dataset.y, dataset.y_test)
         if keep is None:
             _write_keep(arrays, config, 0)
         else:
-            arrays.add_truths("correct", keep.shape)
             arrays.open("keep").write(keep).result()
         write_provenance(making, provenance)
         write_config(making, config)
     return provenance
 
 
-def grow(path: Path, config: Config, there: int) -> None:
-    """Give every array the rows of `config.num_models` models, with the memberships of those beyond `there`."""
-    arrays = Arrays(path)
-    arrays.grow(config.num_models)
-    _write_keep(arrays, config, there)
+def layout_by(config: Config, provenance: Mapping[str, Any], dataset: Dataset) -> dict[str, Layout]:
+    """The arrays of a run by name, as they are made of its config.toml, provenance.json and data."""
+    fingerprints = provenance["fingerprints"]
+    num_params = sum(int(size) for size, _ in fingerprints["initial_parameters"].values())
+    return layout_of(
+        config.num_models,
+        row_shapes(config, dataset, num_params),
+        dataset.num_examples,
+        None if dataset.y_test is None else len(dataset.y_test),
+        truths="memberships" in fingerprints,
+    )
+
+
+def grow(path: Path, config: Config) -> None:
+    """Give a run that is held more models, with memberships and rows in every array, or another execution.
+
+    Raises:
+        RunError: it holds more models already, maybe since a moment ago.
+    """
+    there = read_directory(path)[0].num_models
+    if config.num_models < there:
+        raise RunError(
+            f"{path}: holds {there} models, and a run does not shrink to {config.num_models}; name another directory"
+        )
+    if config.num_models > there:
+        arrays = Arrays(path)
+        arrays.grow(config.num_models)
+        _write_keep(arrays, config, there)
+    write_config(path, config)
 
 
 def _write_keep(arrays: Arrays, config: Config, start: int) -> None:

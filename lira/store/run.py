@@ -17,9 +17,8 @@ import numpy as np
 
 from lira.data.dataset import Dataset
 from lira.learning.augment import Queries
-from lira.learning.fingerprint import changed_model, outdated_evaluation
-from lira.learning.learner import Learner
-from lira.learning.recipe import Recipe
+from lira.learning.fingerprint import outdated_evaluation
+from lira.learning.recipe import SIGNALS, Recipe
 from lira.membership import Membership
 from lira.store.arrays import DONE, Arrays, fingerprint_of
 from lira.store.config import (
@@ -32,7 +31,14 @@ from lira.store.config import (
     read_directory,
     read_provenance,
 )
-from lira.store.making import grow, make_directory, write_config, write_provenance
+from lira.store.identity import (
+    require_recipe,
+    require_same_data,
+    require_same_labels,
+    require_same_models,
+    require_trained_pairs,
+)
+from lira.store.making import grow, make_directory, write_provenance
 from lira.store.zarr import (
     RunError,
     StoredSignal,
@@ -149,21 +155,14 @@ class Run:
         """
         path = directory_at(path)
         config, provenance = read_directory(path)
-        run, fingerprint = cls(path, config, provenance), provenance["fingerprints"]["dataset"]
+        run = cls(path, config, provenance)
         if run.arrays.open("keep").shape[0] < config.num_models:
             raise RunError(
                 f"{path}: the run directory is damaged: arrays/keep has fewer rows than num_models"
             )
-        if dataset is not None and run.is_imported:
-            raise RunError(
-                f"{path}: was imported from {provenance['source']['path']} and has no recipe: it can be scored and "
-                f"reported, not trained"
-            )
-        if dataset is not None and dataset.fingerprint != fingerprint:
-            raise RunError(
-                f"{path}: is a run of other data: {config.dataset} with fingerprint {fingerprint[:12]}, and this is "
-                f"{dataset.name} with {dataset.fingerprint[:12]} (contents, labels or order differ)"
-            )
+        if dataset is not None:
+            require_recipe(path, config, provenance)
+            require_same_data(path, config, provenance, dataset)
         if run.outdated:
             warnings.warn(f"{path}: {run.outdated}", OutdatedWarning, stacklevel=2)
         return run
@@ -279,6 +278,12 @@ class Run:
         """Whether an array of that name is stored."""
         return self.arrays.holds(name)
 
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """The stored signals of every model at every example that attacks read, by name."""
+        names = dict.fromkeys(("phi", *SIGNALS, *self.config.signals))
+        return tuple(name for name in names if self.holds(name))
+
     def signal(
         self, name: str, models: np.ndarray | None = None, examples: np.ndarray | None = None
     ) -> StoredSignal:
@@ -312,23 +317,18 @@ class Run:
 
     def require_trained_pairs(self, why: str) -> None:
         """Raise RunError for models that other code trained, or that are no complementary pairs; `why` these are needed."""
-        if self.is_imported:
-            raise RunError(f"{self.path}: was imported and has no recipe, and {why}")
-        if (design := self.config.membership.design) != "pairs":
-            raise RunError(
-                f'{self.path}: is of membership.design = "{design}", and {why}: name a run of pairs'
-            )
+        require_trained_pairs(self.path, self.config, why)
 
     def require_same_models(self, dataset: Dataset) -> None:
         """Raise RunError where models trained now would not be as those that are there, naming what differs."""
-        if self.outdated:
-            raise RunError(f"{self.path}: does not go on: {self.outdated}, in another directory")
-        learner = Learner.of(self.config.recipe, dataset, self.config.membership.share)
-        if change := changed_model(self.provenance, learner, self.config.queries, dataset.x):
-            raise RunError(
-                f"{self.path}: model {learner.recipe.model} has changed since the run began: {change}; restore its "
-                f"code or name another directory"
-            )
+        require_same_models(self.path, self.config, self.provenance, dataset)
+
+    def require_same_data(self, dataset: Dataset) -> None:
+        """Raise RunError where the data are not the run's; of imported models the labels are all that is known."""
+        if self.is_imported:
+            require_same_labels(self.path, self.labels, dataset)
+        else:
+            require_same_data(self.path, self.config, self.provenance, dataset)
 
     def write_model(
         self, index: int, arrays: dict[str, np.ndarray], *, diverged: bool, attempt: int = 0
@@ -354,15 +354,28 @@ class Run:
             self.provenance["sessions"] = [*stored, session]
             write_provenance(self.path, self.provenance)
 
-    def write_scores(self, attack: str, scores: np.ndarray) -> None:
-        """Store an attack's scores `[t, n]` of `targets` at the examples `audited`; whatever else `[M, N]` holds is NaN."""
+    def fingerprint(self, models: np.ndarray | None = None) -> str:
+        """Of what attacks read of the usable models, or of those given: memberships, labels and signals, as they are stored."""
+        names = ["keep", "labels", *self.signals, *(["phi_test"] if self.holds("phi_test") else [])]
+        return self.arrays.fingerprint(names, self.models if models is None else models)
+
+    def write_scores(self, attack: str, scores: np.ndarray, signals: str) -> None:
+        """Store an attack's scores `[t, n]` of `targets` at the examples `audited`; whatever else `[M, N]` holds is NaN.
+
+        `signals` is the `fingerprint` of what they were computed of.
+        """
         rows = np.full((self.config.num_models, len(self.labels)), np.nan, np.float32)
         rows[np.ix_(self.targets, self.audited)] = scores
-        write_array(self.path / "scores" / attack, rows, {"models": self.models.tolist()})
+        attributes = {"models": self.models.tolist(), "signals": signals}
+        write_array(self.path / "scores" / attack, rows, attributes)
 
-    def scores(self, attack: str) -> np.ndarray | None:
-        """Stored scores of `targets` at `audited`, float32 `[t, n]`; None if absent or of another set of models."""
-        rows = read_rows(self.path / "scores" / attack, self.targets, {"models": self.models.tolist()})
+    def scores(self, attack: str, signals: str | None = None) -> np.ndarray | None:
+        """Stored scores of `targets` at `audited`, float32 `[t, n]`; None if absent, damaged or of another set of models.
+
+        With `signals`, the run's `fingerprint`, also None if computed of others.
+        """
+        attributes = {"models": self.models.tolist()} | ({} if signals is None else {"signals": signals})
+        rows = read_rows(self.path / "scores" / attack, self.targets, attributes)
         return rows[:, self.audited] if self.is_disjoint and rows is not None else rows
 
     # --- Behind the scenes ------------------------------------------------------------------------------------------
@@ -381,19 +394,7 @@ class Run:
             self.require_same_models(dataset)
         if (config.num_models, config.execution) == (old.num_models, old.execution):
             return self
+        config = dataclasses.replace(old, num_models=config.num_models, execution=config.execution)
         with self.lock():
-            # Another process may have grown it meanwhile.
-            there = read_directory(self.path)[0].num_models
-            if config.num_models < there:
-                raise RunError(
-                    f"{self.path}: holds {there} models, and a run does not shrink to {config.num_models}; name another "
-                    f"directory"
-                )
-            run = dataclasses.replace(
-                self,
-                config=dataclasses.replace(old, num_models=config.num_models, execution=config.execution),
-            )
-            if config.num_models > there:
-                grow(self.path, run.config, there)
-            write_config(self.path, run.config)
-        return run
+            grow(self.path, config)
+        return dataclasses.replace(self, config=config)

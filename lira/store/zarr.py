@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ import tensorstore as ts
 
 __all__ = [
     "BLOCK",
+    "CHECKSUM",
     "RunError",
     "StoredSignal",
     "TakenError",
@@ -30,6 +32,7 @@ __all__ = [
     "is_free",
     "locked",
     "locked_model",
+    "metadata_of",
     "new_directory",
     "open_array",
     "read_rows",
@@ -46,6 +49,8 @@ BLOCK = 8192
 PATIENCE, SILENCE = 60.0, 1.0
 # Seconds after which nobody is at work any more on a file that was to be renamed.
 ABANDONED = 3600.0
+# The attribute of an array that tells whether its zarr.json is as it was written.
+CHECKSUM = "checksum"
 _models = threading.Lock()
 
 
@@ -288,13 +293,13 @@ def locked_model(directory: Path, model: int) -> Iterator[None]:
 def read_rows(place: Path, rows: np.ndarray, attributes: dict[str, Any]) -> np.ndarray | None:
     """Rows of an array that `write_array` wrote with these attributes; None where it is absent, damaged or has others.
 
-    It is derived from others, so that it can be made again. Another process may be replacing it.
+    Attributes that it has not, of an earlier version, are not known. It is derived from others, so that it can be made again. Another process may be replacing it.
     """
 
     def has_them() -> bool:
         try:
             stored = json.loads((place / "zarr.json").read_text())["attributes"]
-            return all(stored.get(name) == value for name, value in attributes.items())
+            return all(stored.get(name, value) == value for name, value in attributes.items())
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
             return False
 
@@ -315,12 +320,17 @@ def read_store(store: ts.TensorStore, where: str) -> np.ndarray:
     except ValueError as error:
         reason = str(error).split(" [", 1)[0].splitlines()[0]
         raise RunError(
-            f"{where}: is damaged: {reason}; restore it from a copy, or start a new run"
+            f"{where}: is damaged: {reason}; lira run makes it again, and where it cannot, restore it from a copy"
         ) from error
 
 
 def open_array(place: Path, *, fill_missing: bool = False) -> ts.TensorStore:
-    return ts.open(
+    """Open an array.
+
+    Raises:
+        ValueError: it is not there, is no array, or what is known of it is not as it was written.
+    """
+    store = ts.open(
         {
             "driver": "zarr3",
             "kvstore": {"driver": "file", "path": str(place)},
@@ -330,24 +340,50 @@ def open_array(place: Path, *, fill_missing: bool = False) -> ts.TensorStore:
         },
         open=True,
     ).result()
+    metadata = metadata_of(store)
+    checksum = _checksum(metadata)
+    if metadata["attributes"].get(CHECKSUM, checksum) != checksum:
+        raise ValueError("zarr.json is not as it was written, by its checksum")
+    return store
+
+
+def metadata_of(store: ts.TensorStore) -> dict[str, Any]:
+    """What an array's zarr.json says, as TensorStore understands it."""
+    metadata = store.spec().to_json()["metadata"]
+    return {**metadata, "attributes": metadata.get("attributes", {})}
 
 
 def create_array(
     place: Path, shape: tuple[int, ...], dtype: str, chunk: tuple[int, ...], attributes: dict[str, Any]
 ) -> ts.TensorStore:
+    """Make an array, whose zarr.json has a checksum of itself; chunks that are there already are its own."""
+    one_byte = np.dtype(dtype).itemsize == 1
+    metadata: dict[str, Any] = {
+        "shape": shape,
+        "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
+        "codecs": [
+            {"name": "bytes", **({} if one_byte else {"configuration": {"endian": "little"}})},
+            {"name": "crc32c"},
+        ],
+        "fill_value": {"bool": False, "float32": "NaN", "float64": 0.0}.get(dtype, 0),
+        "attributes": attributes,
+    }
+    metadata["attributes"] = {**attributes, CHECKSUM: _checksum(metadata)}
     ts.open(
         {
             "driver": "zarr3",
             "kvstore": {"driver": "file", "path": str(place)},
-            "metadata": {
-                "shape": shape,
-                "data_type": dtype,
-                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
-                "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
-                "fill_value": {"bool": False, "float32": "NaN"}.get(dtype, 0),
-                "attributes": attributes,
-            },
+            "metadata": metadata,
         },
         create=True,
     ).result()
     return open_array(place)
+
+
+def _checksum(metadata: dict[str, Any]) -> str:
+    """Of what an array's zarr.json says, but for its number of rows, which grows."""
+    attributes = {name: value for name, value in metadata["attributes"].items() if name != CHECKSUM}
+    fields = [metadata[name] for name in ("data_type", "chunk_grid", "codecs", "fill_value")]
+    content = json.dumps([metadata["shape"][1:], *fields, attributes], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()

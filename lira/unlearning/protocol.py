@@ -32,7 +32,7 @@ from lira.unlearning.config import run_config
 from lira.unlearning.directory import Unlearning
 from lira.unlearning.methods import one_model, traced
 
-__all__ = ["unlearn"]
+__all__ = ["memberships_after", "unlearn"]
 
 # Added to the recipe's seed: what is compared must not share its randomness.
 RETRAINED_SEED, RETRAIN_SEED = 1, 2
@@ -60,9 +60,7 @@ def unlearn(unlearning: Unlearning, dataset: Dataset, *, show_progress: bool = T
             unlearning.path / "before", dataset, run_config(config, models=M, save_params=True)
         )
         train(before, dataset, show_progress=show_progress)
-    # Row k M + m: what model m holds after requests 0..k.
-    gone = np.cumsum(requests, axis=0).astype(bool)
-    keep = (before.memberships(np.arange(M)) & ~gone[:, None]).reshape(K * M, -1)
+    keep = memberships_after(requests, before.memberships(np.arange(M)))
     scratch = partial(run_config, config, models=K * M, save_params=False)
     retrained = Run.from_config(
         unlearning.path / "retrained", dataset, scratch(seed=RETRAINED_SEED), keep=keep
@@ -104,6 +102,17 @@ def _require_same_method(run: Run, name: str, jaxpr: Any) -> None:
             f"{run.path}: method {name!r} has changed since it began (its code, or a setting of JAX): restore its code, or "
             f"remove the directory and unlearn anew"
         )
+
+
+def memberships_after(requests: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """What models hold after each request, bool `[K M, N]`: row k M + m is that of model m after requests 0..k.
+
+    Args:
+        requests: bool `[K, N]`.
+        before: memberships before the first, bool `[M, N]`.
+    """
+    gone = np.cumsum(requests, axis=0).astype(bool)
+    return (before & ~gone[:, None]).reshape(-1, before.shape[1])
 
 
 def _unlearn_request(

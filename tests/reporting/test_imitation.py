@@ -104,6 +104,30 @@ def test_what_is_there_is_not_made_again_and_nothing_else_is_taken_for_it(run, f
             lira.imitate(run, data(), **{"num_imitators": 4, **options}, show_progress=False)
 
 
+def test_what_is_broken_is_named_and_made_again(run, found):
+    assert not lira.verify(run, data(), deep=True)
+    place, phi = found.path / "imia/arrays/phi/c/2/0/0", np.asarray(Run.open(found.path / "imia").phi)
+    place.write_bytes(place.read_bytes()[:-9])
+    inside = found.path.relative_to(run.path)
+    assert [each.place for each in lira.verify(run)] == [f"{inside}/imia/arrays/phi/c/2/0/0"]
+    assert [each.place for each in lira.verify(found.path)] == ["imia/arrays/phi/c/2/0/0"]
+    with pytest.warns(UserWarning, match=r"imia: arrays/phi/c/2/0/0 is not of .* model 2 is trained again"):
+        again = lira.imitate(run, data(), target=5, num_imitators=4, show_progress=False)
+    np.testing.assert_allclose(Run.open(found.path / "imia").phi, phi, atol=1e-3)
+    for name, figures in again.evaluation.attacks.items():
+        assert figures.auc.value == pytest.approx(found.evaluation.attacks[name].auc.value, abs=1e-3), name
+    assert not lira.verify(run)
+    table = found.path / "imitation.toml"
+    text = table.read_text()
+    table.write_text(text.replace("seed = 0", "seed = 1"))
+    assert [(each.place, each.status) for each in lira.verify(run)] == [
+        (f"{inside}/imitation.toml", "broken")
+    ]
+    with pytest.raises(RunError, match=r"imitation.toml: it is not as it was written"):
+        lira.imitate(run, data(), target=5, num_imitators=4, show_progress=False)
+    table.write_text(text)
+
+
 def test_a_target_that_knows_nothing_is_no_better_than_chance(run, tmp_path, capsys):
     """By the command: a model whose logits are noise, and members drawn by a coin."""
     rng = np.random.default_rng(3)

@@ -304,7 +304,7 @@ def test_records_of_a_run(folder_run, capsys):
         assert main(["records", str(run.path), "--fpr", bad]) == 2
     assert (run.path / "records.csv").read_bytes() == now
     other = lira.Dataset.from_arrays(255 - dataset.x, dataset.y, files=dataset.files)
-    with pytest.raises(ValueError, match="is a run of other data than memory"):
+    with pytest.raises(ValueError, match="is a run of other data: folder:"):
         lira.records(run, other)
     assert (run.path / "records.csv").read_bytes() == now
     # An image that has changed since: the command goes on without names.

@@ -1,10 +1,10 @@
 import dataclasses
-import json
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from documents import figures_of
 
 from lira.forgetting import measure, retrained_values, u_lira
 from lira.forgetting.measure import CurveFigures
@@ -138,7 +138,7 @@ def test_either_figure_above_the_range_is_exposed(study):
 
 
 def test_the_document_is_json_with_all_that_was_measured(study, metrics, written):
-    read = json.loads((written / "metrics.json").read_text())
+    read = figures_of(written / "metrics.json")
     assert read == metrics
     assert (read["num_models"], read["num_examples"], read["num_requests"]) == (M, N, 2)
     assert [method["cost"] for method in read["methods"].values()] == [0.0, None, 0.0523]

@@ -151,7 +151,7 @@ def test_scores_are_of_the_models_that_were_there_when_scoring_began(tmp_path):
     write(run, 4, 5)
     assert then.models.tolist() == [0, 1, 2, 3]
     assert then.keep.shape[0] == then.phi.shape[0] == 4
-    then.write_scores("lira_online", np.zeros((4, N), np.float32))
+    then.write_scores("lira_online", np.zeros((4, N), np.float32), then.fingerprint())
     assert run.scores("lira_online") is None
     assert then.scores("lira_online") is not None
 

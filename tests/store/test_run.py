@@ -297,7 +297,7 @@ def test_scores_are_stale_once_more_models_are_usable(tmp_path):
     write(run, 0, 1, 2, 3)
     assert run.scores("lira_online") is None
     scores = np.arange(4 * N, dtype=np.float32).reshape(4, N)
-    run.write_scores("lira_online", scores)
+    run.write_scores("lira_online", scores, run.fingerprint())
     np.testing.assert_array_equal(run.scores("lira_online"), scores)
     write(run, 4, 5)
     assert run.scores("lira_online") is None
@@ -308,7 +308,7 @@ def test_damaged_scores_are_absent_for_they_can_be_made_again(tmp_path, damage):
     run = made(tmp_path)
     write(run, *range(M))
     scores = np.arange(M * N, dtype=np.float32).reshape(M, N)
-    run.write_scores("lira_online", scores)
+    run.write_scores("lira_online", scores, run.fingerprint())
     place = run.path / "scores/lira_online"
     chunk = (
         place / "zarr.json"
@@ -324,7 +324,7 @@ def test_damaged_scores_are_absent_for_they_can_be_made_again(tmp_path, damage):
     else:
         chunk.write_bytes(content[:-3])
     assert run.scores("lira_online") is None
-    run.write_scores("lira_online", scores)
+    run.write_scores("lira_online", scores, run.fingerprint())
     np.testing.assert_array_equal(run.scores("lira_online"), scores)
 
 

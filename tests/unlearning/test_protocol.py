@@ -1,6 +1,8 @@
 import dataclasses
 import itertools
+import shutil
 import warnings
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -18,6 +20,7 @@ from lira.engine import programs as engine_programs
 from lira.engine.calibrate import programs_for
 from lira.engine.fill import DivergedWarning, train
 from lira.engine.programs import fit_beside
+from lira.engine.verify import verify
 from lira.learning.recipe import Recipe
 from lira.membership import keep_mask
 from lira.store.arrays import DIVERGED
@@ -27,6 +30,7 @@ from lira.store.run import Run
 from lira.store.zarr import RunError
 from lira.unlearning.config import Forget, UnlearnConfig, as_table, read_unlearning, resolved
 from lira.unlearning.directory import Unlearning, measurements
+from lira.unlearning.mend import mend_unlearning
 from lira.unlearning.plan import operations, plan_unlearning
 from lira.unlearning.protocol import unlearn
 from lira.unlearning.requests import draw_requests
@@ -93,6 +97,29 @@ def done(tmp_path_factory):
         tmp_path_factory.mktemp("unlearning") / "u",
         methods=("none", "retrain", "tests.unlearning.test_protocol.nudge"),
     )
+
+
+def test_what_is_broken_is_named_and_made_again(done, tmp_path):
+    place = Path(shutil.copytree(done.path, tmp_path / "u"))
+    assert not verify(place, deep=True)
+    unlearning = Unlearning.open(place)
+    method = "tests.unlearning.test_protocol.nudge"
+    before = {file: file.read_bytes() for file in place.rglob("*/c/*/*") if file.is_file()}
+    broken = (
+        f"methods/{method}/arrays/params/c/3/0",  # after the first request, which the second starts from
+        "retrained/arrays/keep/c/6/0",
+        "before/arrays/labels/c/0",
+    )
+    for each in broken:
+        (place / each).write_bytes((place / each).read_bytes()[:-1])
+    assert {each.place for each in verify(place)} == set(broken)
+    assert len(mend_unlearning(unlearning, dataset())) == 3
+    unlearn(unlearning, dataset(), show_progress=False)
+    assert not verify(place, deep=True)
+    np.testing.assert_array_equal(unlearning.retrained.keep, done.retrained.keep)
+    np.testing.assert_allclose(unlearning.method(method).phi, done.method(method).phi, rtol=1e-5)
+    changed = {file for file, content in before.items() if file.read_bytes() != content}
+    assert all("/c/3/" in str(file) for file in changed)
 
 
 def test_directory_holds_all_three_kinds_of_models(done):
@@ -414,7 +441,7 @@ def test_vulnerable_requests_are_what_lira_finds_most_often(tmp_path):
     config = configured(forget=Forget(kind="vulnerable", scores=str(run.path), size=2, requests=2))
     with pytest.raises(RunError, match=r"has no scores of LiRA: lira score"):
         draw_requests(config, dataset(), keep)
-    run.write_scores("lira_online_fixed", scores)
+    run.write_scores("lira_online_fixed", scores, run.fingerprint())
     requests = draw_requests(config, dataset(), keep)
     assert set(np.flatnonzero(requests[0])) == {11, 42}
     assert requests[1, 30]

@@ -1,0 +1,53 @@
+"""The data set of a run, from where its configuration says."""
+
+import warnings
+from pathlib import Path
+
+from lira.data.dataset import Dataset
+from lira.data.sources import load_dataset
+from lira.store.config import ConfigError, read_directory
+from lira.store.identity import require_recipe
+from lira.store.run import Run
+from lira.store.zarr import RunError
+
+__all__ = ["dataset_if_run", "dataset_if_there", "dataset_of"]
+
+
+def dataset_of(run: Run) -> Dataset:
+    """The data set of a run whose models are trained here.
+
+    Raises:
+        RunError: other code trained them.
+        ConfigError: it was given in memory.
+        ValueError: it cannot be loaded.
+    """
+    config = run.config
+    require_recipe(run.path, config, run.provenance)
+    if config.dataset == "memory":
+        raise ConfigError(
+            f"{run.path}: its data set was given in memory; go on in Python with "
+            f"lira.train(lira.Run.open({str(run.path)!r}, dataset=...), dataset)"
+        )
+    return load_dataset(config.dataset, num_examples=config.num_examples, data_dir=config.data_dir)
+
+
+def dataset_if_there(run: Run) -> Dataset | None:
+    """The data set for its pictures and names; a report can do without them."""
+    try:
+        dataset = dataset_of(run)
+    except ValueError:
+        return None
+    if dataset.fingerprint != run.provenance["fingerprints"]["dataset"]:
+        warnings.warn(
+            f"{run.path}: goes without {dataset.name}, which is not as it was trained on", stacklevel=2
+        )
+        return None
+    return dataset
+
+
+def dataset_if_run(path: Path) -> Dataset | None:
+    """That of a directory, where it is of a run whose configuration can be read; an array of it may be broken."""
+    try:
+        return dataset_if_there(Run(path, *read_directory(path)))
+    except RunError:
+        return None

@@ -1,0 +1,69 @@
+"""Is this the run's data, and would models trained now be as those that are there? Refused where not, naming what differs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lira.data.dataset import Dataset
+from lira.learning.fingerprint import changed_model, outdated_evaluation
+from lira.learning.learner import Learner
+from lira.store.config import IMPORTED, Config
+from lira.store.zarr import RunError
+
+__all__ = [
+    "require_recipe",
+    "require_same_data",
+    "require_same_labels",
+    "require_same_models",
+    "require_trained_pairs",
+]
+
+
+def require_recipe(path: Path, config: Config, provenance: Mapping[str, Any]) -> None:
+    """Raise RunError where other code trained the models of the run at `path`."""
+    if config.dataset == IMPORTED:
+        raise RunError(
+            f"{path}: was imported from {provenance['source']['path']} and has no recipe: it can be scored and reported, "
+            f"not trained"
+        )
+
+
+def require_trained_pairs(path: Path, config: Config, why: str) -> None:
+    """Raise RunError where other code trained the models, or they are no complementary pairs; `why` these are needed."""
+    if config.dataset == IMPORTED:
+        raise RunError(f"{path}: was imported and has no recipe, and {why}")
+    if (design := config.membership.design) != "pairs":
+        raise RunError(f'{path}: is of membership.design = "{design}", and {why}: name a run of pairs')
+
+
+def require_same_data(path: Path, config: Config, provenance: Mapping[str, Any], dataset: Dataset) -> None:
+    """Raise RunError where a run was trained on other data, by its fingerprint."""
+    fingerprint = provenance["fingerprints"]["dataset"]
+    if dataset.fingerprint != fingerprint:
+        raise RunError(
+            f"{path}: is a run of other data: {config.dataset} with fingerprint {fingerprint[:12]}, and this is "
+            f"{dataset.name} with {dataset.fingerprint[:12]} (contents, labels or order differ)"
+        )
+
+
+def require_same_labels(path: Path, labels: np.ndarray, dataset: Dataset) -> None:
+    """Raise RunError where data are not those of imported models, of which the labels, `[N]`, are all that is known."""
+    known = labels >= 0
+    if len(dataset.y) != len(labels) or not np.array_equal(dataset.y[known], labels[known]):
+        raise RunError(
+            f"{path}: is a run of other data than {dataset.name}: the labels or their order differ"
+        )
+
+
+def require_same_models(path: Path, config: Config, provenance: Mapping[str, Any], dataset: Dataset) -> None:
+    """Raise RunError where models trained now would not be as those that are there, naming what differs."""
+    if outdated := outdated_evaluation(provenance, config.recipe):
+        raise RunError(f"{path}: does not go on: {outdated}, in another directory")
+    learner = Learner.of(config.recipe, dataset, config.membership.share)
+    if change := changed_model(provenance, learner, config.queries, dataset.x):
+        raise RunError(
+            f"{path}: model {learner.recipe.model} has changed since the run began: {change}; restore its code or name "
+            f"another directory"
+        )

@@ -1,0 +1,106 @@
+"""Is a directory whole? Every part of it looked at, and what is broken named.
+
+Without `deep`: sizes and metadata, the checksums of files, the fingerprints of arrays. With it every chunk is read, NaN is
+looked for, and memberships are compared with their seed. What earlier versions wrote without checksums is "unchecked".
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from lira.data.dataset import Dataset
+from lira.store.arrays import DONE
+from lira.store.checksums import CHECKSUMS
+from lira.store.config import ConfigError, read_checked_table, read_directory
+from lira.store.run import Run
+from lira.store.verify_arrays import (
+    EARLIER,
+    Finding,
+    altered,
+    array_findings,
+    chunk_findings,
+    keep_findings,
+    label_findings,
+    model_findings,
+    reason_of,
+    sound,
+    states,
+)
+from lira.store.verify_derived import document_findings, score_findings
+from lira.store.zarr import CHECKSUM, RunError, metadata_of, open_array
+
+__all__ = ["findings"]
+
+
+def findings(path: Path, *, dataset: Dataset | None = None, deep: bool = False) -> Iterator[Finding]:
+    """All that is broken or unchecked in a directory of a run, an unlearning, an imitation or an audit.
+
+    Args:
+        path: the directory.
+        dataset: the run's data, whose labels are compared; None goes without.
+        deep: read every chunk.
+    """
+    if (path / "zarr.json").exists():
+        yield from _stored(path, ".", deep)
+        return
+    inside = "[!.]*"
+    if (path / "provenance.json").exists() or (path / "arrays").exists():
+        inside = "imitations"
+        try:
+            run = Run(path, *read_directory(path))
+        except RunError as error:
+            name = "provenance.json" if "provenance.json" in str(error) else "config.toml"
+            what = str(error).removeprefix(f"{path}: ")
+            yield Finding("broken", name, what.removeprefix("the run directory is damaged: "))
+        else:
+            yield from _run_findings(run, dataset, deep)
+    else:
+        for file in sorted(path.glob("*.toml")):
+            yield from _table_findings(file)
+        yield from document_findings(path, deep)
+    for each in sorted(path.glob(inside)):
+        if each.is_dir():
+            for found in findings(each, dataset=dataset, deep=deep):
+                inner = "" if found.place == "." else f"/{found.place.removeprefix('./')}"
+                yield found._replace(place=f"{each.name}{inner}", model=None)
+
+
+def _run_findings(run: Run, dataset: Dataset | None, deep: bool) -> Iterator[Finding]:
+    if not run.provenance.get(CHECKSUMS):
+        yield Finding("unchecked", "config.toml", EARLIER)
+    yield from array_findings(run)
+    yield from label_findings(run, dataset)
+    yield from keep_findings(run, deep=deep)
+    done, broken = states(run)
+    yield from broken
+    if sound(run, ["done"]):
+        yield from model_findings(run, np.flatnonzero(done == DONE), deep)
+        yield from score_findings(run, done, deep)
+    yield from document_findings(run.path, deep)
+
+
+def _table_findings(file: Path) -> Iterator[Finding]:
+    try:
+        _, whole = read_checked_table(file)
+    except ConfigError as error:
+        yield Finding("broken", file.name, str(error).removeprefix(f"{file}: "))
+        return
+    if whole is not True:
+        yield Finding(*(("unchecked", file.name, EARLIER) if whole is None else altered(file.name)))
+
+
+def _stored(place: Path, name: str, deep: bool) -> Iterator[Finding]:
+    """Of an array, or a group of arrays, by itself."""
+    try:
+        store = open_array(place)
+    except ValueError as error:
+        inner = sorted(each.parent for each in place.glob("*/zarr.json"))
+        if not inner:
+            yield Finding("broken", f"{name}/zarr.json", f"cannot be used: {reason_of(error)}")
+        for each in inner:
+            yield from _stored(each, f"{name}/{each.name}", deep)
+        return
+    if CHECKSUM not in metadata_of(store)["attributes"]:
+        yield Finding("unchecked", f"{name}/zarr.json", EARLIER)
+    yield from chunk_findings(store, name, None, deep)

@@ -1,0 +1,118 @@
+"""Are scores and reports whole, and of what is stored now?"""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorstore as ts
+
+from lira.store.arrays import DONE
+from lira.store.checksums import checksum_of, parsed_json
+from lira.store.chunks import fingerprint
+from lira.store.making import ARRAYS
+from lira.store.run import Run
+from lira.store.verify_arrays import EARLIER, Finding, altered, chunk_findings, reason_of
+from lira.store.zarr import CHECKSUM, RunError, metadata_of, open_array
+
+__all__ = ["document_findings", "score_findings"]
+
+# What stands beside a document that names it.
+BESIDE = {"metrics.json": "report.html", "records.json": "records.csv", "enough.json": "enough.png"}
+
+
+def score_findings(
+    run: Run, done: np.ndarray, deep: bool = False, attacks: Iterable[str] | None = None
+) -> Iterator[Finding]:
+    """Of the stored scores, or of some attacks: whole, of models that are `done`, and of the signals that are stored."""
+    known: dict[tuple[int, ...], str] = {}
+    lost: set[int] = set()
+    there = sorted(each.name for each in (run.path / "scores").glob("[!.]*"))
+    for name in there if attacks is None else attacks:
+        place, models = f"scores/{name}", None
+        try:
+            store = open_array(run.path / place)
+            attributes = metadata_of(store)["attributes"]
+            models = np.array(attributes["models"], int)
+        except (ValueError, KeyError) as error:
+            yield Finding("broken", place, f"cannot be used: {reason_of(error)}")
+            continue
+        if CHECKSUM not in attributes:
+            yield Finding(*(altered(place) if ARRAYS in run.provenance else ("unchecked", place, EARLIER)))
+        found = [each.what for each in chunk_findings(store, place, None, deep)]
+        if not found and deep and np.isnan(_scored(run, store, models)).any():
+            found = ["holds NaN"]
+        if found:
+            yield Finding(
+                "broken", place, found[0] if len(found) == 1 else f"{found[0]}, in {len(found)} chunks"
+            )
+        gone = models[done[models] != DONE].tolist()
+        for model in sorted(set(gone) - lost):
+            yield Finding("broken", f"arrays/done/c/{model}", f"does not call done what {place} is of", model)
+        lost |= set(gone)
+        if gone or "signals" not in attributes:
+            continue
+        if (key := tuple(models.tolist())) not in known:
+            try:
+                known[key] = run.fingerprint(models)
+            except RunError:  # an array cannot be opened, which is said already
+                known[key] = ""
+        if known[key] not in ("", attributes["signals"]):
+            yield Finding("broken", place, "was computed of other signals than are stored")
+
+
+def _scored(run: Run, store: ts.TensorStore, models: np.ndarray) -> np.ndarray:
+    """What is defined of an array of scores, `[t, n]`; nothing where memberships cannot be read."""
+    targets = models[models < run.config.membership.num_targets] if run.is_disjoint else models
+    try:
+        return np.asarray(store[targets].read().result())[:, run.audited]
+    except (ValueError, IndexError):
+        return np.empty(0)
+
+
+def document_findings(
+    path: Path, deep: bool = False, names: Iterable[str] | None = None
+) -> Iterator[Finding]:
+    """Of the JSON documents of a directory, or some, the files that each names, and the arrays that it is of."""
+    there = {file.name for file in path.glob("[!.]*.json")} - {"provenance.json", "zarr.json"}
+    for name in sorted(there if names is None else names):
+        if (path / name).exists():
+            yield from _document(path / name, deep)
+        elif names is not None:
+            yield Finding("broken", name, "is missing")
+    for name, other in BESIDE.items():
+        if names is None and (path / other).exists() and not (path / name).exists():
+            yield Finding("broken", name, "is missing")
+
+
+def _document(file: Path, deep: bool) -> Iterator[Finding]:
+    try:
+        document, whole = parsed_json(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        yield Finding("broken", file.name, f"cannot be read: {reason_of(error)}")
+        return
+    if not whole:
+        earlier = whole is None and "files" not in document
+        yield Finding(*(("unchecked", file.name, EARLIER) if earlier else altered(file.name)))
+        return
+    for name, checksum in document["files"].items():
+        place = file.parent / name
+        if not place.exists():
+            yield Finding("broken", name, "is missing")
+        elif checksum_of(place.read_bytes()) != checksum:
+            yield Finding(*altered(name))
+    for name, known in document["arrays"].items():
+        if not (file.parent / name).exists():
+            yield Finding("broken", name, "is missing")
+            continue
+        theirs = name.startswith("scores/")  # looked at by themselves, too
+        try:
+            store = open_array(file.parent / name)
+        except ValueError as error:
+            if not theirs:
+                yield Finding("broken", name, f"cannot be used: {reason_of(error)}")
+            continue
+        if not theirs:
+            yield from itertools.islice(chunk_findings(store, name, None, deep), 1)
+        if fingerprint({name: (store, None)}) not in ("", known):
+            yield Finding("broken", file.name, f"is of other values than {name} holds")
