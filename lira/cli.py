@@ -25,12 +25,13 @@ from lira.arguments import (
     parse_config,
     with_flags,
 )
+from lira.attacks import FewModelsWarning
 from lira.bench import throughput
 from lira.cache import keep_compilations
 from lira.data.dataset import Dataset
 from lira.data.files import read_array
 from lira.data.sources import load_dataset
-from lira.engine.fill import train
+from lira.engine.fill import DivergedWarning, FirstModelsWarning, train
 from lira.engine.plan import plan
 from lira.engine.share import models_in_words, models_of_process
 from lira.exchange.audit import audit
@@ -41,7 +42,7 @@ from lira.reporting.checks import check_run
 from lira.reporting.enough import RULE, enough
 from lira.reporting.evaluate import LOW_FPR, Evaluation
 from lira.reporting.imitation import METHODS, imitate
-from lira.reporting.reports import compare, is_reported, records, report
+from lira.reporting.reports import compare, records, report, reported
 from lira.reporting.tables import attacks_table, differences_table, learning_table
 from lira.reporting.unlearning import report_unlearning
 from lira.reporting.unlearning_tables import verdicts_table
@@ -58,6 +59,8 @@ from lira.versions import __version__
 
 __all__ = ["main"]
 
+# Warnings of what the checks of all models say, in the report and on its page.
+SAID_BY_CHECKS = (FewModelsWarning, FirstModelsWarning, DivergedWarning)
 # What `lira records` leaves behind, and every report.
 RECORDS = ("records.csv", "records.json", "records")
 # Fields of `Imitation` that are flags.
@@ -275,7 +278,7 @@ def _run_or_plan(verb: str, argv: list[str], shown: list[str], console: Console)
         console.print(str(plan(config, dataset, run, among)))
         return 0
     run = Run.from_config(arguments.run_dir, dataset, config)
-    if not (run.done == 0).any() and is_reported(run):
+    if not (run.done == 0).any() and reported(run):
         complete = f"is complete: {config.num_models} models trained, scored and reported; nothing to do"
         console.print(f"{run.path}: {complete}")
         return 0
@@ -380,8 +383,9 @@ def _warnings_in_one_line() -> Iterator[list[str]]:
     """Print each warning as one line, and collect them for the report."""
     shown: list[str] = []
 
-    def show(message: Warning | str, *_: object, **__: object) -> None:
-        shown.append(str(message))
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        if not issubclass(category, SAID_BY_CHECKS):
+            shown.append(str(message))
         print(f"lira: warning: {message}", file=sys.stderr)
 
     with warnings.catch_warnings():

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from lira.attacks import SignalArray
-from lira.attacks.suite import ATTACKS, Pool, attack_pool
+from lira.attacks.suite import ATTACKS, Attack, Pool, attack_pool
 from lira.data.dataset import Dataset
 from lira.learning.recipe import SIGNALS
 from lira.signals import checkpoints
@@ -25,7 +25,13 @@ PATCHES = 8
 HELD = 1 << 29
 
 
-def score(run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None) -> dict[str, np.ndarray]:
+def score(
+    run: Run,
+    dataset: Dataset | None = None,
+    *,
+    pool: Pool | None = None,
+    attacks: Mapping[str, Attack] | None = None,
+) -> dict[str, np.ndarray]:
     """Every attack on every usable model of the run, computed where the stored scores are absent or out of date.
 
     A target's whole pair is left out where the memberships are complementary pairs, in pools of another design the
@@ -35,6 +41,7 @@ def score(run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None)
         run: the run.
         dataset: its data, whose features `quantile_regression` and `pmia_neighbours_fixed` read; None goes without them.
         pool: `pool_of(run, dataset)`, where it is there already.
+        attacks: by name, see `suite.select_attacks`; None: all.
 
     Returns:
         Scores `[t, n]` by attack, of `run.targets` at the examples `run.audited`: all, unless disjoint. Attacks that
@@ -44,16 +51,20 @@ def score(run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None)
     Raises:
         RunError: too few trained models are usable.
     """
-    return dict(score_each(run, dataset, pool=pool))
+    return dict(score_each(run, dataset, pool=pool, attacks=attacks))
 
 
 def score_each(
-    run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None
+    run: Run,
+    dataset: Dataset | None = None,
+    *,
+    pool: Pool | None = None,
+    attacks: Mapping[str, Attack] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """`score`, one attack after the other: name and scores, for those who need not hold all of them."""
     run = run.as_it_stands()
     _require_enough(run)
-    for name, attack in ATTACKS.items():
+    for name, attack in (ATTACKS if attacks is None else attacks).items():
         stored = run.scores(name)
         if stored is None:
             pool = _held(pool or pool_of(run, dataset))

@@ -1,8 +1,9 @@
 """Every attack on one pool: a table of what each reads and needs, and one way to call them."""
 
 import contextlib
+import difflib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -23,7 +24,7 @@ from lira.attacks import (
     threshold,
     trajectory,
 )
-from lira.attacks._pool import Leave, SignalArray, UnfitPoolError
+from lira.attacks._pool import MANY_MODELS, Leave, SignalArray, UnfitPoolError
 from lira.attacks.p_values import (
     PValues,
     conformal_p_values,
@@ -46,6 +47,7 @@ __all__ = [
     "missing_signals",
     "of_every_example",
     "pool_p_values",
+    "select_attacks",
 ]
 
 
@@ -166,6 +168,20 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
+def select_attacks(names: Iterable[str]) -> dict[str, Attack]:
+    """Attacks by name, in the order of the table.
+
+    Raises:
+        ValueError: a name is none of theirs.
+    """
+    names = set(names)
+    if unknown := sorted(names - ATTACKS.keys()):
+        close = difflib.get_close_matches(unknown[0], ATTACKS, n=1)
+        meant = f"did you mean {close[0]!r}?" if close else f"they are {', '.join(ATTACKS)}"
+        raise ValueError(f"there is no attack {unknown[0]!r}; {meant}")
+    return {name: attack for name, attack in ATTACKS.items() if name in names}
+
+
 def call_attack(attack: Attack, pool: Pool) -> np.ndarray:
     """Call an attack with what it reads, and whatever else it takes and the pool has.
 
@@ -219,9 +235,9 @@ def pool_p_values(pool: Pool, attacks: Mapping[str, Attack] = ATTACKS) -> dict[s
         if attack.p_values is not None:
             with contextlib.suppress(UnfitPoolError):
                 found[name] = attack.p_values(pool.signals["phi"], pool.keep, **arguments)
-    kind = "" if len(pool.keep) >= 128 else "_fixed"  # half of them attack
+    kind = "" if len(pool.keep) >= 2 * MANY_MODELS else "_fixed"  # half of them attack
     for name in (f"lira_online{kind}", f"lira_offline{kind}"):
-        if "conformal" not in found:
+        if name in attacks and "conformal" not in found:
             with contextlib.suppress(UnfitPoolError):
                 found["conformal"] = conformal_p_values(
                     ATTACKS[name].function, pool.signals["phi"], pool.keep, **arguments

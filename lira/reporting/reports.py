@@ -3,38 +3,47 @@
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lira.attacks.suite import ATTACKS, Pool, missing_signals, of_every_example, pool_p_values
+from lira.attacks.suite import ATTACKS, Pool, missing_signals, of_every_example, pool_p_values, select_attacks
 from lira.data.dataset import Dataset
 from lira.metrics import Difference, difference
 from lira.reporting.checks import check_run
-from lira.reporting.evaluate import LOW_FPR, Evaluation, evaluate, measure_attacks, strongest_attack
+from lira.reporting.evaluate import LOW_FPR, Evaluation, Subject, evaluate, measure_attacks, strongest_attack
 from lira.reporting.page import named_values
-from lira.reporting.published import Comparison, compare_published
 from lira.reporting.records import Records, records_of
+from lira.reporting.verdict import as_verdict
 from lira.reporting.write import example_figure, write_records, write_report
 from lira.scoring import pool_of, score, score_each
 from lira.store.arrays import DIVERGED, DONE
 from lira.store.run import Run
 from lira.store.zarr import RunError
 
-__all__ = ["Differences", "compare", "is_reported", "records", "report", "report_pool"]
+__all__ = ["Differences", "compare", "records", "report", "report_pool", "reported"]
 
 # Whose p-values are exact example by example.
 LIRA_P_VALUES = {name: ATTACKS[name] for name in ("lira_online", "lira_offline")}
 
 
-def report(run: Run, dataset: Dataset | None = None, *, warnings: Iterable[str] = ()) -> Evaluation:
+def report(
+    run: Run,
+    dataset: Dataset | None = None,
+    *,
+    attacks: Collection[str] | None = None,
+    headline: str | None = None,
+    warnings: Iterable[str] = (),
+) -> Evaluation:
     """Score a run where that is not done, and write metrics.json, pictures, report.html and records into it.
 
     Args:
         run: the run.
         dataset: its data, for pictures, the examples' names and `quantile_regression`; None goes without them.
-        warnings: shown at the top of the page; read once the attacks are done, so that they may still grow until then.
+        attacks: names of those to report; None: all.
+        headline: the attack that leads; None: by the pool's size and design, see `evaluate.headline_attack`.
+        warnings: shown at the top of the page; read once the checks are done, so that they may still grow until then.
 
     Returns:
         What was measured.
@@ -42,30 +51,43 @@ def report(run: Run, dataset: Dataset | None = None, *, warnings: Iterable[str] 
     Raises:
         RunError: too few trained models are usable, the data set has names and is not the run's, or another
             process is writing the run.
+        ValueError: there is no such attack, or the headline is none of those that could run.
     """
-    run = run.as_it_stands()
+    selected, run = None if attacks is None else select_attacks(attacks), run.as_it_stands()
     known = _what_is_known(run, dataset)
     pool = pool_of(run, dataset)
-    scores = score(run, dataset, pool=pool)
-    p_values = pool_p_values(pool)
+    scores = score(run, dataset, pool=pool, attacks=selected)
+    p_values = pool_p_values(pool, ATTACKS if selected is None else selected)
     member = run.membership
-    evaluation = evaluate(scores, member, known["models"], independent=pool.independent, p_values=p_values)
-    evaluation = dataclasses.replace(evaluation, pool=run.models.tolist())
-    examples = records_of(scores.items(), member, p_value=of_every_example(p_values), **known)
-    checks = check_run(run, pool=pool)
+    evaluation = evaluate(
+        scores,
+        member,
+        known["models"],
+        independent=pool.independent,
+        p_values=p_values,
+        headline=headline,
+        num_shadows=len(pool.keep),
+    )
+    known |= {"headline": evaluation.headline, "p_value": of_every_example(p_values)}
+    examples = records_of(scores.items(), member, **known)
+    checks = tuple(check_run(run, pool=pool))
+    evaluation = dataclasses.replace(
+        evaluation,
+        pool=run.models.tolist(),
+        subject=_subject(run),
+        checks=checks,
+        warnings=tuple(warnings),
+        selected=None if attacks is None else tuple(attacks),
+    )
     with run.lock():
         report_pool(
             run.path,
             pool,
             scores,
             evaluation,
-            labels=known["labels"],
             images=dataset.x if dataset is not None and dataset.is_image else None,
             facts=_facts(run),
             records=examples,
-            checks=checks,
-            published=_published(run, evaluation),
-            warnings=warnings,
         )
     return evaluation
 
@@ -86,9 +108,9 @@ def records(run: Run, dataset: Dataset | None = None, *, fpr: float = LOW_FPR) -
         ValueError: `fpr` is outside [0, 1].
     """
     run = run.as_it_stands()
-    scores = score_each(run, dataset)
-    p_value = of_every_example(pool_p_values(pool_of(run), LIRA_P_VALUES))
-    found = records_of(scores, run.membership, fpr=fpr, p_value=p_value, **_what_is_known(run, dataset))
+    scores, known = score_each(run, dataset), _what_is_known(run, dataset)
+    known["p_value"] = of_every_example(pool_p_values(pool_of(run), LIRA_P_VALUES))
+    found = records_of(scores, run.membership, fpr=fpr, num_shadows=len(run.shadows), **known)
     with run.lock():
         write_records(run.path, found)
     return found
@@ -123,43 +145,45 @@ def report_pool(
     scores: Mapping[str, np.ndarray],
     evaluation: Evaluation,
     *,
-    labels: np.ndarray | None = None,
     images: np.ndarray | None = None,
     facts: Mapping[str, str],
-    **parts: Any,
+    records: Records,
 ) -> None:
     """Write the report of any pool: see `write_report`.
 
     Args:
         path: the directory.
         pool: what is attacked, and with what.
-        scores: float `[T, N]` by attack; examples are judged by the first.
+        scores: float `[T, N]` by attack; examples are judged by the headline's.
         evaluation: of these scores.
-        labels: int `[N]`, for the examples' titles; -1 where it is not known.
         images: `[N, H, W, C]`, drawn as insets.
         facts: what to say about the pool; the attacks that read what it does not hold are added.
-        **parts: see `write_report`.
+        records: of these scores; they know the examples' names.
     """
-    first, missing = next(iter(scores)), missing_signals(pool)
+    first, missing = evaluation.headline, missing_signals(pool)
     left_out = ", ".join(f"{name} (no {signal})" for name, signal in missing.items())
     examples = None
     if pool.target is None:
         attack = evaluation.attacks[first]
-        examples = example_figure(pool.signals["phi"], pool.keep, scores[first], attack, labels, images)
+        title = records.title_of
+        examples = example_figure(pool.signals["phi"], pool.keep, scores[first], attack, title, images)
     facts = {**facts, **({"attacks left out": left_out} if missing else {})}
-    write_report(path, evaluation, examples=examples, facts=facts, **parts)
+    write_report(path, evaluation, examples=examples, facts=facts, records=records)
 
 
-def is_reported(run: Run) -> bool:
-    """Whether the report on disk is of the models that are there now."""
+def reported(
+    run: Run, attacks: Collection[str] | None = None, headline: str | None = None
+) -> dict[str, Any] | None:
+    """metrics.json, where the report on disk is of the models that are there now and of what is asked for; else None."""
     try:
         document = json.loads((run.path / "metrics.json").read_text())
-        models = document.get("pool", document["models"])  # earlier versions attacked all models
-    except (OSError, ValueError, KeyError):
-        return False
-    return models == run.models.tolist() and all(
-        (run.path / name).exists() for name in ("roc.png", "report.html", "records.json")
-    )
+        verdict = as_verdict(document)  # earlier versions came to none
+        models, selected = document["pool"], document["selected"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    there = all((run.path / name).exists() for name in ("roc.png", "report.html", "records.json"))
+    asked = selected == (None if attacks is None else list(attacks)) and headline in (None, verdict.attack)
+    return document if there and asked and models == run.models.tolist() else None
 
 
 class Differences(NamedTuple):
@@ -195,20 +219,17 @@ def compare(run: Run, other: Run | None = None, *, fpr: float = LOW_FPR) -> Diff
     return Differences(against, differences)
 
 
-def _published(run: Run, evaluation: Evaluation) -> list[Comparison]:
-    config = run.config
-    # Data set and model of an import are not known by name, and all that is published is of models of half the examples.
-    if run.is_imported or config.membership.design != "pairs":
-        return []
-    M, N, Q = run.phi.shape
-    return compare_published(
-        evaluation.attacks,
-        dataset=config.dataset,
-        num_examples=N,
-        model=config.recipe.model,
-        models=M,
-        queries=Q,
-    )
+def _subject(run: Run) -> Subject:
+    """What the verdict says about the run; data set and model of an import are not known by name."""
+    config, (M, N, Q) = run.config, run.phi.shape
+    means = {}
+    for side in ("in", "out", "test"):
+        values = run.accuracy(side, run.targets)
+        means[f"accuracy_{side}"] = (
+            float(values[~np.isnan(values)].mean()) if np.isfinite(values).any() else np.nan
+        )
+    names = {"dataset": config.dataset, "model": config.recipe.model, "design": config.membership.design}
+    return Subject(num_examples=N, num_models=M, queries=Q, **({} if run.is_imported else names), **means)
 
 
 def _facts(run: Run) -> dict[str, str]:

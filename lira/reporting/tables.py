@@ -32,14 +32,14 @@ def attacks_table(evaluation: Evaluation) -> Table:
     first = next(iter(evaluation.attacks.values()))
     headers = ["AUC", "balanced\naccuracy", *("\n".join(fpr_header(first.tpr_at[fpr])) for fpr in FPRS)]
     result = make_table(
-        f"Membership inference, pooled over {evaluation.num_models:,} targets",
+        f"Membership inference{f', pooled over {evaluation.num_models:,} targets' * (evaluation.num_models > 1)}",
         Column("attack", overflow="fold"),
         *(Column(header, justify="right", no_wrap=True) for header in headers),
         caption="\n".join(footnotes(evaluation)),
         padding=(0, 1, 0, 0),
     )
     for name, attack in evaluation.attacks.items():
-        cells = [share(attack.auc), share(attack.balanced_accuracy), *map(rate, attack.tpr_at.values())]
+        cells = [share(attack.auc), rate(attack.balanced_accuracy), *map(rate, attack.tpr_at.values())]
         result.add_row(Text(name), *map(text, cells))
     return result
 

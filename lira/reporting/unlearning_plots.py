@@ -14,7 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from lira.forgetting import MethodFigures
 from lira.forgetting.measure import ClassicalFigures
 from lira.metrics import Estimate
-from lira.reporting.plots import COLORS, DASHES, style
+from lira.reporting.inks import inks
+from lira.reporting.plots import style
 
 __all__ = ["VERDICTS", "MethodRow", "method_row", "plot_methods", "plot_requests"]
 
@@ -108,16 +109,17 @@ def plot_requests(requests: Mapping[str, Sequence[MethodRow]], *, fpr: float | N
     """
     figure = Figure(figsize=(10.5, 3.9), layout="constrained")
     axes = figure.subplots(1, 3)
+    drawn = inks(requests)
     for ax, key in zip(axes, PANELS, strict=True):
-        for index, (name, rows) in enumerate(requests.items()):
+        for name, rows in requests.items():
             value, low, high = np.array([dataclasses.astuple(getattr(row, key)) for row in rows]).T
             x = np.arange(1, len(rows) + 1)
-            color = COLORS[index % len(COLORS)]
+            color = drawn[name].color
             ax.fill_between(x, low, high, color=color, alpha=0.13, linewidth=0, gid=name)
-            dashes = DASHES[index // len(COLORS) % len(DASHES)]
-            ax.plot(
-                x, value, dashes, color=color, marker="o", markersize=4, linewidth=1.5, label=name, gid=name
-            )
+            line = ax.plot(
+                x, value, color=color, marker="o", markersize=4, linewidth=1.5, label=name, gid=name
+            )[0]
+            line.set_linestyle(drawn[name].linestyle)
         ax.set_xlabel("requests so far", fontsize=9.5)
         # All requests, also where a figure is known at one of them only.
         count = len(next(iter(requests.values())))
