@@ -9,7 +9,7 @@ import numpy as np
 
 from lira.forgetting import MethodFigures, NormalisedPsi
 from lira.forgetting.measure import ClassicalFigures, CurveFigures
-from lira.metrics import Estimate, LearningPoint, OperatingPoint, enough_models
+from lira.metrics import Difference, Estimate, LearningPoint, OperatingPoint, enough_models
 from lira.reporting.evaluate import AttackFigures, Calibrated, Evaluation, Subject
 from lira.reporting.figures import known
 from lira.reporting.implied import Leakage
@@ -18,7 +18,14 @@ from lira.reporting.unlearning_evaluation import UnlearningEvaluation
 from lira.reporting.verdict import verdict
 from lira.versions import __version__
 
-__all__ = ["as_json", "learning_document", "metrics_document", "records_document", "unlearning_document"]
+__all__ = [
+    "as_json",
+    "differences_document",
+    "learning_document",
+    "metrics_document",
+    "records_document",
+    "unlearning_document",
+]
 
 
 def as_json(document: Mapping[str, Any]) -> bytes:
@@ -55,6 +62,14 @@ def metrics_document(evaluation: Evaluation) -> dict[str, Any]:
     if evaluation.pool is not None:
         document["pool"] = evaluation.pool
     return document
+
+
+def differences_document(differences: Mapping[str, Difference]) -> dict[str, Any]:
+    """Paired differences by attack."""
+    return {
+        name: {"fpr": each.fpr, **_estimate("tpr", each.tpr), **_estimate("auc", each.auc)}
+        for name, each in differences.items()
+    }
 
 
 def learning_document(rule: str, curves: Mapping[str, Sequence[LearningPoint]], fpr: float) -> dict[str, Any]:

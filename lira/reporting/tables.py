@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 from rich import box
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -15,6 +17,7 @@ from lira.reporting.figures import Cell, percent, rate, share, signed
 __all__ = [
     "attacks_table",
     "differences_table",
+    "fitted",
     "footnotes",
     "fpr_header",
     "learning_table",
@@ -82,7 +85,7 @@ def make_table(title: str, *columns: Column | str, caption: str | None = None, *
     """An empty table in the style of all others."""
     return Table(
         *columns,
-        title=title,
+        title=Text(title, style="table.title"),
         title_justify="left",
         caption=None if caption is None else Text(caption),
         caption_justify="left",
@@ -90,6 +93,21 @@ def make_table(title: str, *columns: Column | str, caption: str | None = None, *
         pad_edge=False,
         **options,
     )
+
+
+def fitted(table: Table, console: Console, spare: Sequence[int] = ()) -> Table:
+    """The table without as many of its `spare` columns, the first first, as the console has no room for."""
+    columns, left_out = list(table.columns), []
+    for index in spare:
+        if Measurement.get(console, console.options.update(width=10**4), table).minimum <= console.width:
+            break
+        if index < len(columns) and len(table.columns) > 2:
+            table.columns.remove(columns[index])
+            left_out.append(str(columns[index].header).split("\nk = ")[0].replace("\n", " "))
+    if left_out:
+        note = f"For want of room without {', '.join(left_out)}."
+        table.caption = Text("\n").join([*filter(None, [table.caption]), Text(note)])  # pyright: ignore[reportArgumentType]
+    return table
 
 
 def text(cell: Cell) -> Text:

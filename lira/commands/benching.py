@@ -1,0 +1,26 @@
+"""`lira bench`."""
+
+import argparse
+
+from lira.arguments import make_parser, parse_all
+from lira.bench import throughput
+from lira.commands.terminal import Terminal, common_parser
+
+__all__ = ["parser_of", "run"]
+
+
+def parser_of(verb: str) -> argparse.ArgumentParser:
+    """Its options."""
+    parser = make_parser(verb, parents=[common_parser()])
+    throughput.add_arguments(parser)
+    return parser
+
+
+def run(verb: str, argv: list[str], terminal: Terminal) -> int:
+    """Run it; return the exit status."""
+    parser = make_parser(verb)
+    throughput.add_arguments(parser)
+    result = throughput.run(**vars(parse_all(parser, argv)))
+    terminal.show(throughput.table(result))
+    terminal.document(result)
+    return 0
