@@ -17,9 +17,6 @@ from lira.versions import __version__
 
 __all__ = ["load", "main"]
 
-# A notebook's back end, which a shell command of a cell inherits, is for that notebook alone.
-os.environ.pop("MPLBACKEND", None)
-
 
 def load(argv: Sequence[str]) -> None:
     """Import what the command needs that the arguments name; nothing where they name none."""

@@ -4,7 +4,7 @@ import argparse
 
 from lira.arguments import make_parser, parse_all
 from lira.bench import throughput
-from lira.commands.terminal import Terminal, common_parser
+from lira.commands.terminal import Terminal, common_parser, own
 
 __all__ = ["parser_of", "run"]
 
@@ -18,9 +18,7 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
 
 def run(verb: str, argv: list[str], terminal: Terminal) -> int:
     """Run it; return the exit status."""
-    parser = make_parser(verb)
-    throughput.add_arguments(parser)
-    result = throughput.run(**vars(parse_all(parser, argv)))
+    result = throughput.run(**own(parse_all(parser_of(verb), argv)))
     terminal.show(throughput.table(result))
     terminal.document(result)
     return 0

@@ -8,7 +8,7 @@ import numpy as np
 from lira.arguments import make_parser, parse_all
 from lira.attacks.suite import ATTACKS
 from lira.commands.runs import dataset_of
-from lira.commands.terminal import Terminal, common_parser
+from lira.commands.terminal import Terminal, common_parser, own
 from lira.data.files import read_array
 from lira.exchange.audit import audit
 from lira.exchange.confidences import KINDS
@@ -78,8 +78,7 @@ def _add_audit(parser: argparse.ArgumentParser) -> None:
 
 
 def _audit(arguments: argparse.Namespace, terminal: Terminal) -> None:
-    common = vars(common_parser().parse_args([]))
-    given = {name: value for name, value in vars(arguments).items() if name not in common}
+    given = own(arguments)
     out = directory_at(given.pop("out"))
     terminal.result(out, audit(out, **given, warnings=terminal.shown))
 

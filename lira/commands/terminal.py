@@ -16,7 +16,7 @@ from lira.reporting.evaluate import Evaluation
 from lira.reporting.tables import attacks_table, fitted
 from lira.reporting.verdict import Verdict, as_verdict, verdict
 
-__all__ = ["Terminal", "common_parser", "make_terminal"]
+__all__ = ["Terminal", "common_parser", "make_terminal", "own"]
 
 # What a stream that knows no Unicode shows in the place of these; of others a question mark.
 PLAIN = {"–": "-", "…": "...", "≈": "~", "×": "x", "→": "->"}
@@ -107,6 +107,12 @@ def common_parser() -> argparse.ArgumentParser:
         help="what stands on stderr (%(default)s)",
     )
     return parser
+
+
+def own(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The arguments that are a command's own."""
+    common = vars(common_parser().parse_args([]))
+    return {name: value for name, value in vars(arguments).items() if name not in common}
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:

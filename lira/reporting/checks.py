@@ -191,7 +191,9 @@ def check_queries(recipe: Recipe, queries: Queries) -> Check:
         return Check("queries", "warn", sentence)
     if mismatches:
         return Check("queries", "warn", f"{'; '.join(mismatches)}: the attack is weaker than it could be")
-    return Check("queries", "ok", f"the {len(queries.views)} queries match the training augmentation")
+    count = len(queries.views)
+    match = "the one query matches" if count == 1 else f"the {count} queries match"
+    return Check("queries", "ok", f"{match} the training augmentation")
 
 
 def check_confidences(phi: SignalArray, name: str = "confidences") -> Check:

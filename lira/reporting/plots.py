@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,10 +24,13 @@ __all__ = [
     "plot_learning_curves",
     "plot_roc",
     "style",
+    "unstyled",
 ]
 
 IN_COLOR, OUT_COLOR = "#D55E00", "#0072B2"
 ROC_SIZE = (6.4, 5.2)
+# What a matplotlibrc asks for is for its owner's figures: LaTeX would choke on the names here.
+unstyled = matplotlib.style.context("default", after_reset=False)
 
 
 def style(ax: Axes, size: float, grid: Literal["both", "x"] = "both") -> None:
@@ -37,6 +41,7 @@ def style(ax: Axes, size: float, grid: Literal["both", "x"] = "both") -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
+@unstyled
 def plot_roc(curves: Mapping[str, Curve], ax: Axes | None = None) -> Axes:
     """Draw ROC curves with their 95 % bands on log-log axes, from the resolution floor to 1.
 
@@ -100,6 +105,7 @@ def plot_roc(curves: Mapping[str, Curve], ax: Axes | None = None) -> Axes:
     return ax
 
 
+@unstyled
 def plot_attacks(attacks: Mapping[str, AttackFigures], fpr: float, headline: str = "") -> Figure:
     """Draw every attack's TPR at one FPR and its AUC, with their 95 % intervals; the strongest on top.
 
@@ -137,6 +143,7 @@ def plot_attacks(attacks: Mapping[str, AttackFigures], fpr: float, headline: str
     return figure
 
 
+@unstyled
 def plot_learning_curves(curves: Mapping[str, Sequence[LearningPoint]], fpr: float) -> Figure:
     """Draw TPR at one FPR against the number of shadow models: a panel an attack, with 95 % intervals."""
     columns = min(4, max(len(curves), 1))
@@ -166,6 +173,7 @@ def plot_learning_curves(curves: Mapping[str, Sequence[LearningPoint]], fpr: flo
     return figure
 
 
+@unstyled
 def plot_examples(
     phi: np.ndarray,
     keep: np.ndarray,

@@ -69,7 +69,7 @@ def learning_table(curves: Mapping[str, Sequence[LearningPoint]], fpr: float, ru
     result = make_table(
         f"TPR at {100 * fpr:g} % FPR by number of models",
         Column("attack", overflow="fold", no_wrap=True),
-        *(Column(f"{size}", justify="right") for size in sizes),
+        *(Column(f"{size}", justify="right", no_wrap=True) for size in sizes),
         "enough",
         caption=rule,
     )
@@ -99,7 +99,8 @@ def fitted(table: Table, console: Console, spare: Sequence[int] = ()) -> Table:
     """The table without as many of its `spare` columns, the first first, as the console has no room for."""
     columns, left_out = list(table.columns), []
     for index in spare:
-        if Measurement.get(console, console.options.update(width=10**4), table).minimum <= console.width:
+        # The outer padding is no part of what is measured.
+        if Measurement.get(console, console.options.update(width=10**4), table).minimum < console.width:
             break
         if index < len(columns) and len(table.columns) > 2:
             table.columns.remove(columns[index])

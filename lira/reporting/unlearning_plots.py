@@ -15,7 +15,7 @@ from lira.forgetting import MethodFigures
 from lira.forgetting.measure import ClassicalFigures
 from lira.metrics import Estimate
 from lira.reporting.inks import inks
-from lira.reporting.plots import style
+from lira.reporting.plots import style, unstyled
 
 __all__ = ["VERDICTS", "MethodRow", "method_row", "plot_methods", "plot_requests"]
 
@@ -52,6 +52,7 @@ def method_row(figures: MethodFigures, fpr: float | None, classical: ClassicalFi
     return MethodRow(figures.verdict, tpr, figures.u_lira.auc, psi_n, retrained_tpr, reference.auc)
 
 
+@unstyled
 def plot_methods(rows: Mapping[str, MethodRow], *, fpr: float | None) -> Figure:
     """Draw U-LiRA's TPR and AUC and the normalised psi of each method, with their intervals, beside retraining's range.
 
@@ -97,6 +98,7 @@ def plot_methods(rows: Mapping[str, MethodRow], *, fpr: float | None) -> Figure:
     return figure
 
 
+@unstyled
 def plot_requests(requests: Mapping[str, Sequence[MethodRow]], *, fpr: float | None) -> Figure:
     """Draw the same figures over requests in sequence, one line a method, with its intervals as bands.
 

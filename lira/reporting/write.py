@@ -18,7 +18,7 @@ from lira.reporting.document import as_json, metrics_document, records_document
 from lira.reporting.evaluate import AttackFigures, Curve, Evaluation, low_fpr_threshold, strongest_attack
 from lira.reporting.inks import COLORS
 from lira.reporting.page import report_page
-from lira.reporting.plots import ROC_SIZE, plot_attacks, plot_examples, plot_roc
+from lira.reporting.plots import ROC_SIZE, plot_attacks, plot_examples, plot_roc, unstyled
 from lira.reporting.records import Records, records_csv
 from lira.store.zarr import write_atomically, write_group
 
@@ -147,6 +147,7 @@ def _drawn(curves: Mapping[str, Curve], headline: str) -> dict[str, Curve]:
 # --- What every report is made of -----------------------------------------------------------------------------------
 
 
+@unstyled
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file."""
     file = io.BytesIO()

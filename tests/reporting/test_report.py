@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -225,6 +226,15 @@ def test_every_attack_has_a_line_and_a_band(evaluated):
         assert legend.startswith(name)
         assert f"{curve.auc:.3f}" in legend
     assert own.get_xscale() == own.get_yscale() == "log"
+
+
+def test_pictures_are_the_same_whatever_a_matplotlibrc_says(evaluated):
+    def picture():
+        return write.png(plots.plot_roc(evaluated[2].curves).get_figure())
+
+    plain = picture()
+    with matplotlib.rc_context({"text.usetex": True, "font.size": 30, "axes.facecolor": "black"}):
+        assert picture() == plain
 
 
 def test_the_floor_is_one_over_the_nonmembers(evaluated):
