@@ -93,11 +93,14 @@ def threat_model(evaluation: Evaluation) -> str:
 
 def _cards(evaluation: Evaluation) -> list[tuple[str, str, str]]:
     """Of the headline attack: label, figure and interval."""
-    attack, cards = evaluation.attacks[evaluation.headline], []
+    attack, cards = evaluation.attacks[evaluation.headline], list[tuple[str, str, str]]()
     point = lowest_resolved(attack)
     if point is not None:
-        cards = [(f"TPR at {100 * point.fpr:g} % FPR", *rate(point))]
-    return [*cards, ("AUC", *share(attack.auc)), ("balanced accuracy", *rate(attack.balanced_accuracy))]
+        cell = rate(point)
+        cards.append((f"TPR at {100 * point.fpr:g} % FPR", cell.value, cell.interval))
+    for label, cell in (("AUC", share(attack.auc)), ("balanced accuracy", rate(attack.balanced_accuracy))):
+        cards.append((label, cell.value, cell.interval))
+    return cards
 
 
 def _contents(

@@ -72,7 +72,7 @@ def plot_roc(curves: Mapping[str, Curve], ax: Axes | None = None) -> Axes:
         quoted = "unresolvable" if np.isnan(curve.low_fpr_tpr) else percent(curve.low_fpr_tpr)
         label = f"{name}  ({curve.auc:.3f}, {quoted})"
         line = ax.plot(x, tpr, drawstyle="steps-post", linewidth=1.6, label=label, color=color, gid=name)[0]
-        line.set_linestyle(drawn[name].linestyle)
+        line.set(linestyle=drawn[name].linestyle)
     ax.plot([left / 10, 1], [left / 10, 1], color="0.45", linewidth=0.9, dashes=(4, 3), gid="chance")
     ax.axvline(floor, color="0.35", linewidth=0.9, linestyle=":", gid="floor")
     ax.axvspan(left / 10, floor, color="0.5", alpha=0.18, linewidth=0, gid="floor")

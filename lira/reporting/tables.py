@@ -99,11 +99,12 @@ def fitted(table: Table, console: Console, spare: Sequence[int] = ()) -> Table:
     """The table without as many of its `spare` columns, the first first, as the console has no room for."""
     columns, left_out = list(table.columns), []
     for index in spare:
-        # The outer padding is no part of what is measured.
-        if Measurement.get(console, console.options.update(width=10**4), table).minimum < console.width:
+        if Measurement.get(console, console.options.update(width=10**4), table).minimum <= console.width:
             break
         if index < len(columns) and len(table.columns) > 2:
             table.columns.remove(columns[index])
+            for place, column in enumerate(table.columns):
+                column._index = place  # rich pads the first and the last otherwise
             left_out.append(str(columns[index].header).split("\nk = ")[0].replace("\n", " "))
     if left_out:
         note = f"For want of room without {', '.join(left_out)}."

@@ -121,7 +121,7 @@ def plot_requests(requests: Mapping[str, Sequence[MethodRow]], *, fpr: float | N
             line = ax.plot(
                 x, value, color=color, marker="o", markersize=4, linewidth=1.5, label=name, gid=name
             )[0]
-            line.set_linestyle(drawn[name].linestyle)
+            line.set(linestyle=drawn[name].linestyle)
         ax.set_xlabel("requests so far", fontsize=9.5)
         # All requests, also where a figure is known at one of them only.
         count = len(next(iter(requests.values())))

@@ -69,21 +69,26 @@ def verdict(evaluation: Evaluation) -> Verdict:
     point = lowest_resolved(attacks[name])
     strongest, _ = strongest_attack(attacks)
     level, comparison = _compared(evaluation, point)
-    figures = (None,) * 4 if point is None else (point.fpr, *map(known, (point.tpr, point.low, point.high)))
+    finding, certainty = _found(evaluation, point)
+    tpr, low, high = (None,) * 3 if point is None else map(known, (point.tpr, point.low, point.high))
     failed = [f"{name}: {sentence}" for name, status, sentence in evaluation.checks if status == "fail"]
     doubtful = [f"{name}: {sentence}" for name, status, sentence in evaluation.checks if status == "warn"]
     return Verdict(
-        name,
-        *figures,
-        level,
-        strongest,
-        len(attacks),
-        _subject(evaluation),
-        *_found(evaluation, point),
-        comparison,
-        _best(evaluation, strongest, point),
-        tuple(failed),
-        tuple(dict.fromkeys([*doubtful, *evaluation.warnings])),
+        attack=name,
+        fpr=None if point is None else point.fpr,
+        tpr=tpr,
+        low=low,
+        high=high,
+        level=level,
+        strongest=strongest,
+        num_attacks=len(attacks),
+        subject=_subject(evaluation),
+        finding=finding,
+        certainty=certainty,
+        comparison=comparison,
+        best=_best(evaluation, strongest, point),
+        failed=tuple(failed),
+        warnings=tuple(dict.fromkeys([*doubtful, *evaluation.warnings])),
     )
 
 
@@ -93,10 +98,9 @@ def as_verdict(document: dict[str, Any]) -> Verdict:
     Raises:
         KeyError, TypeError: there is none in it, or one of another version.
     """
-    fields = document["verdict"]
-    return Verdict(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-    )
+    fields: dict[str, Any] = document["verdict"]
+    lists: dict[str, Any] = {name: tuple(fields[name]) for name in ("failed", "warnings")}
+    return Verdict(**{**fields, **lists})
 
 
 # --- Its sentences --------------------------------------------------------------------------------------------------

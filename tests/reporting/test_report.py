@@ -230,7 +230,9 @@ def test_every_attack_has_a_line_and_a_band(evaluated):
 
 def test_pictures_are_the_same_whatever_a_matplotlibrc_says(evaluated):
     def picture():
-        return write.png(plots.plot_roc(evaluated[2].curves).get_figure())
+        figure = plots.plot_roc(evaluated[2].curves).get_figure(root=True)
+        assert figure is not None
+        return write.png(figure)
 
     plain = picture()
     with matplotlib.rc_context({"text.usetex": True, "font.size": 30, "axes.facecolor": "black"}):
