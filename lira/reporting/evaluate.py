@@ -1,6 +1,6 @@
 """From scores to figures: every attack's, with their intervals, and the curves to draw."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,6 +36,7 @@ __all__ = [
     "Evaluation",
     "MeanRate",
     "Subject",
+    "calibrate",
     "evaluate",
     "headline_attack",
     "interval_note",
@@ -148,18 +149,19 @@ def evaluate(
     models: list[int] | None = None,
     *,
     independent: bool = False,
-    p_values: Mapping[str, PValues] | None = None,
+    calibrated: Mapping[str, Calibrated] | None = None,
     headline: str | None = None,
     num_shadows: int | None = None,
 ) -> Evaluation:
     """Measure every attack, and what the headline attack implies.
 
     Args:
-        scores: float `[T, N]` by attack, higher = more likely a member.
+        scores: float `[T, N]` by attack, higher = more likely a member. They are asked for one by one, and let go, so
+            that a mapping may read them when it is asked.
         keep: bool `[T, N]`, true where the target was trained on the example.
         models: indices of the targets, for metrics.json.
         independent: as in `leakage`.
-        p_values: of the same targets, from `suite.pool_p_values`; None goes without the calibrated figures.
+        calibrated: of the same targets, from `calibrate`; None goes without.
         headline: the attack that leads; None: `headline_attack` of pools of `num_shadows` models.
         num_shadows: models of the pool that attacks, targets among them; None: the targets alone.
 
@@ -178,27 +180,45 @@ def evaluate(
     attacks, implied = measure_attacks(scores, keep), None
     if 0 < members < keep.size:
         implied = leakage(scores[headline], keep, fpr=LOW_FPR, independent=independent)
-    given = p_values or {}
-    figures = side_by_side(
-        lambda each: _calibrate(each, keep), given.values(), bytes_each=BYTES_A_SCORE * keep.size
-    )
-    calibrated = dict(zip(given, figures, strict=True))
     return Evaluation(
-        interval_note(keep), T, N, members, T * N - members, attacks, headline, implied, models, calibrated
+        interval_note(keep),
+        T,
+        N,
+        members,
+        T * N - members,
+        attacks,
+        headline,
+        implied,
+        models,
+        dict(calibrated or {}),
     )
 
 
-def _calibrate(p: PValues, keep: np.ndarray) -> Calibrated:
-    points = {fpr: calibrated_tpr(p.values, keep, fpr, smallest=p.smallest) for fpr in FPRS}
-    return Calibrated(points, named_members(p.values, keep, DISCOVERY_RATE))
+def calibrate(
+    p_values: Iterable[tuple[str, PValues]], keep: np.ndarray
+) -> tuple[dict[str, Calibrated], tuple[str, np.ndarray] | None]:
+    """Measure p-values of bool `keep [T, N]`, from `suite.pool_p_values`, one after the other.
+
+    Returns:
+        By attack what they say; and the first that has its own, with its p-values float64 `[T, N]`, None without any.
+        The others are let go.
+    """
+    measured, first = {}, None
+    for name, p in p_values:
+        points = {fpr: calibrated_tpr(p.values, keep, fpr, smallest=p.smallest) for fpr in FPRS}
+        measured[name] = Calibrated(points, named_members(p.values, keep, DISCOVERY_RATE))
+        if first is None and name != "conformal":
+            first = name, p.values
+    return measured, first
 
 
 def measure_attacks(scores: Mapping[str, np.ndarray], keep: np.ndarray) -> dict[str, AttackFigures]:
     """Measure attacks, those of different cores side by side: one full ROC curve is held for each."""
+    names = list(scores)
     measured = side_by_side(
-        lambda values: _measure(values, keep), scores.values(), bytes_each=BYTES_A_SCORE * keep.size
+        lambda name: _measure(scores[name], keep), names, bytes_each=BYTES_A_SCORE * keep.size
     )
-    return dict(zip(scores, measured, strict=True))
+    return dict(zip(names, measured, strict=True))
 
 
 def _measure(scores: np.ndarray, keep: np.ndarray) -> AttackFigures:

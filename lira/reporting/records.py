@@ -129,7 +129,7 @@ def records_of(
     """What every attack says of each example by itself.
 
     An example's vulnerability is its TPR: the share of the targets that hold it whose score lies above one global bar.
-    Examples are ranked by it, ties by the mean score of members less that of non-members (`metrics.example_gap`). Where
+    Examples are ranked by it, ties by the mean score of members minus that of non-members (`metrics.example_gap`). Where
     there is a single target a share says nothing: its scores stand in the place of the TPRs, each with the share of its
     non-members that score as high, and rank the examples.
 
@@ -255,7 +255,7 @@ def column_meanings(records: Records) -> dict[str, str]:
     if records.num_targets > 1:
         return meanings | {
             "models_in": "targets that hold the example",
-            "rank": f"by {records.headline}_tpr, ties by the mean score of members less that of non-members; 1 = the most "
+            "rank": f"by {records.headline}_tpr, ties by the mean score of members minus that of non-members; 1 = the most "
             f"vulnerable",
             "top_halves": f"in how many of {records.num_halves} halves of the targets, five random splits that keep "
             f"pairs together, the example is among the {records.num_top} most vulnerable by {records.headline}, each "

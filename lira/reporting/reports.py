@@ -8,11 +8,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lira.attacks.suite import ATTACKS, Pool, missing_signals, of_every_example, pool_p_values, select_attacks
+from lira.attacks.suite import ATTACKS, Pool, missing_signals, pool_p_values, select_attacks
 from lira.data.dataset import Dataset
 from lira.metrics import Difference, difference
 from lira.reporting.checks import check_run
-from lira.reporting.evaluate import LOW_FPR, Evaluation, Subject, evaluate, measure_attacks, strongest_attack
+from lira.reporting.evaluate import (
+    LOW_FPR,
+    Evaluation,
+    Subject,
+    calibrate,
+    evaluate,
+    measure_attacks,
+    strongest_attack,
+)
 from lira.reporting.page import named_values
 from lira.reporting.records import Records, records_of
 from lira.reporting.verdict import as_verdict
@@ -57,23 +65,24 @@ def report(
     known = _what_is_known(run, dataset)
     pool = pool_of(run, dataset)
     scores = score(run, dataset, pool=pool, attacks=selected)
-    p_values = pool_p_values(pool, ATTACKS if selected is None else selected)
     member = run.membership
+    # In this order, so that little is held when a large curve is.
+    checks = tuple(check_run(run, pool=pool))
     evaluation = evaluate(
         scores,
         member,
         known["models"],
         independent=pool.independent,
-        p_values=p_values,
         headline=headline,
         num_shadows=len(pool.keep),
     )
-    known |= {"headline": evaluation.headline, "p_value": of_every_example(p_values)}
-    examples = records_of(scores.items(), member, **known)
-    checks = tuple(check_run(run, pool=pool))
+    p_values = pool_p_values(pool, ATTACKS if selected is None else selected)
+    calibrated, known["p_value"] = calibrate(p_values, member)
+    examples = records_of(scores.items(), member, headline=evaluation.headline, **known)
     evaluation = dataclasses.replace(
         evaluation,
         pool=run.models.tolist(),
+        calibrated=calibrated,
         subject=_subject(run),
         checks=checks,
         warnings=tuple(warnings),
@@ -109,7 +118,10 @@ def records(run: Run, dataset: Dataset | None = None, *, fpr: float = LOW_FPR) -
     """
     run = run.as_it_stands()
     scores, known = score_each(run, dataset), _what_is_known(run, dataset)
-    known["p_value"] = of_every_example(pool_p_values(pool_of(run), LIRA_P_VALUES))
+    exact = (
+        (name, p.values) for name, p in pool_p_values(pool_of(run), LIRA_P_VALUES) if name in LIRA_P_VALUES
+    )
+    known["p_value"] = next(exact, None)
     found = records_of(scores, run.membership, fpr=fpr, num_shadows=len(run.shadows), **known)
     with run.lock():
         write_records(run.path, found)
@@ -187,14 +199,14 @@ def reported(
 
 
 class Differences(NamedTuple):
-    """Attacks of a run less what they are compared with, on the same targets."""
+    """Attacks of a run minus what they are compared with, on the same targets."""
 
     against: str  # an attack of the same run, or another run's path
     by_attack: dict[str, Difference]
 
 
 def compare(run: Run, other: Run | None = None, *, fpr: float = LOW_FPR) -> Differences:
-    """Each attack less the strongest of the same run, or each attack of one run less the same of another.
+    """Each attack minus the strongest of the same run, or each attack of one run minus the same of another.
 
     Args:
         run: scored where that is not done.

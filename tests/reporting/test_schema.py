@@ -14,7 +14,7 @@ from lira.engine.trained import Check
 from lira.membership import keep_mask
 from lira.metrics import UndefinedMetricWarning
 from lira.reporting.document import metrics_document
-from lira.reporting.evaluate import Subject, evaluate
+from lira.reporting.evaluate import Subject, calibrate, evaluate
 
 VALIDATOR = Draft202012Validator(SCHEMA)
 
@@ -26,7 +26,8 @@ def documents():
     phi = (rng.normal(size=(20, 200, 1)) + 2 * keep[..., None]).astype(np.float32)
     pool = suite.Pool({"phi": phi}, keep, independent=True)
     scores = {name: phi[..., 0] for name in ("lira_online", "global_threshold")}
-    full = evaluate(scores, keep, list(range(20)), independent=True, p_values=suite.pool_p_values(pool))
+    calibrated, _ = calibrate(suite.pool_p_values(pool), keep)
+    full = evaluate(scores, keep, list(range(20)), independent=True, calibrated=calibrated)
     yield dataclasses.replace(
         full,
         pool=list(range(20)),
