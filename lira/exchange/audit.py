@@ -262,7 +262,8 @@ def write_audit(
 def _subject(audit: Audit) -> Subject:
     M, N, Q = audit.pool.signals["phi"].shape
     inside, outside = audit.accuracies
-    return Subject(num_examples=N, num_models=M, queries=Q, accuracy_in=inside, accuracy_out=outside)
+    attackers = {"num_models": M, "outside": audit.member is not None}
+    return Subject(num_examples=N, queries=Q, accuracy_in=inside, accuracy_out=outside, **attackers)
 
 
 def _scored(

@@ -128,10 +128,12 @@ def unlearning_document(evaluation: UnlearningEvaluation) -> dict[str, Any]:
 
 
 def _subject(subject: Subject) -> dict[str, Any]:
-    values = dataclasses.asdict(subject)
-    return {
-        name: known(value) if isinstance(value, float) else value or None for name, value in values.items()
-    }
+    def plain(value: Any) -> Any:
+        if isinstance(value, bool | float):
+            return value if isinstance(value, bool) else known(value)
+        return value or None  # empty and 0: not known
+
+    return {name: plain(value) for name, value in dataclasses.asdict(subject).items()}
 
 
 def _learning_point(point: LearningPoint) -> dict[str, Any]:

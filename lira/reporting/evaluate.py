@@ -106,7 +106,8 @@ class Subject:
     dataset: str = ""  # the source, as in config.toml
     model: str = ""  # the recipe's
     num_examples: int = 0  # of the data set
-    num_models: int = 0  # of the pool, attacked or not
+    num_models: int = 0  # that attack
+    outside: bool = False  # whether what is attacked is none of these
     queries: int = 0
     design: str = ""  # of the memberships, as in config.toml
     accuracy_in: float = float("nan")  # on members, what a model was trained on

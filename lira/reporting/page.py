@@ -74,8 +74,7 @@ def threat_model(evaluation: Evaluation) -> str:
         f"The attacker has an example and its label, sees how sure the attacked model is of that label for the example"
         f"{queries}, and is to tell whether the model was trained on it."
     )
-    others = max(subject.num_models, targets)
-    if targets == others and targets > 1:
+    if not subject.outside:
         pair = (
             "the model trained on the complementary half is left out, too"
             if subject.design == "pairs"
@@ -83,7 +82,7 @@ def threat_model(evaluation: Evaluation) -> str:
         )
         by = f"each of the {targets:,} models is attacked with the others{f' ({pair})' * bool(pair)}"
     else:
-        by = f"{others:,} models of the attacker's own stand beside {targets:,} attacked one{'s' * (targets > 1)}"
+        by = f"{subject.num_models:,} models of its own, for {targets:,} attacked model{'s' * (targets > 1)}"
     return (
         f"{asked} What trained and untrained models say of the example the attacker learns from models of the same kind, "
         f"trained on data whose membership is known: {by}. An attacker with less (no labels, other data, few models) finds "

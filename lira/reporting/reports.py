@@ -233,7 +233,7 @@ def compare(run: Run, other: Run | None = None, *, fpr: float = LOW_FPR) -> Diff
 
 def _subject(run: Run) -> Subject:
     """What the verdict says about the run; data set and model of an import are not known by name."""
-    config, (M, N, Q) = run.config, run.phi.shape
+    config, (_, N, Q) = run.config, run.phi.shape
     means = {}
     for side in ("in", "out", "test"):
         values = run.accuracy(side, run.targets)
@@ -241,7 +241,8 @@ def _subject(run: Run) -> Subject:
             float(values[~np.isnan(values)].mean()) if np.isfinite(values).any() else np.nan
         )
     names = {"dataset": config.dataset, "model": config.recipe.model, "design": config.membership.design}
-    return Subject(num_examples=N, num_models=M, queries=Q, **({} if run.is_imported else names), **means)
+    attackers = {"num_models": len(run.shadows), "outside": run.is_disjoint}
+    return Subject(num_examples=N, queries=Q, **attackers, **({} if run.is_imported else names), **means)
 
 
 def _facts(run: Run) -> dict[str, str]:

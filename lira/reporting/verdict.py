@@ -112,8 +112,7 @@ def _subject(evaluation: Evaluation) -> str:
     kind, _, place = subject.dataset.partition(":")
     data = place.rpartition("/")[2] if kind in ("folder", "npz") else place or kind
     examples = f"{data + ', ' if data else ''}{subject.num_examples or evaluation.num_examples:,} examples"
-    attackers = max(subject.num_models, targets)
-    by = f", attacked with {attackers:,} others" if targets == 1 or attackers > targets else ""
+    by = f", attacked with {subject.num_models:,} others" if subject.outside else ""
     accuracies = {
         "its members (what it was trained on)": subject.accuracy_in,
         "the other examples": subject.accuracy_out,

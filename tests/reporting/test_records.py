@@ -239,6 +239,19 @@ def test_a_failing_write_leaves_the_old_records(tmp_path, monkeypatch):
     assert contents(tmp_path) == before
 
 
+def test_titles_name_class_and_file_in_lines_that_fit():
+    scores, keep = pool(examples=20)
+    files = [f"train/cat/{'long_' * 20}{i}.png" for i in range(20)]
+    records = records_of(
+        scores.items(), keep, labels=np.arange(20) % 2, class_names=["cat", "dog"], files=files
+    )
+    first, second = records.title_of(3).split("\n")
+    assert first == "example 3, class dog"
+    assert second.endswith("_3.png")
+    assert len(second) <= 35
+    assert records_of(scores.items(), keep).title_of(3) == "example 3"
+
+
 def test_the_page_lists_the_most_vulnerable_by_name(tmp_path):
     scores, keep = pool()
     files = [f"train/<b>/{i}.png" for i in range(N)]

@@ -31,7 +31,7 @@ def documents():
     yield dataclasses.replace(
         full,
         pool=list(range(20)),
-        subject=Subject("digits", "mlp", 200, 20, 1, "pairs", 1.0, 0.9),
+        subject=Subject("digits", "mlp", 200, 20, False, 1, "pairs", 1.0, 0.9),
         checks=(Check("a", "ok", "fine"), Check("b", "warn", "thin"), Check("c", "fail", "wrong")),
         warnings=("slow",),
         selected=("lira_online", "global_threshold"),

@@ -15,7 +15,7 @@ from lira.reporting.evaluate import Subject, evaluate, headline_attack
 from lira.reporting.page import threat_model
 from lira.reporting.verdict import as_verdict, verdict
 
-PAPER = Subject("tfds:cifar10", "wrn-28-2", 50_000, 256, 18, "pairs", 0.999, 0.915, 0.92)
+PAPER = Subject("tfds:cifar10", "wrn-28-2", 50_000, 256, False, 18, "pairs", 0.999, 0.915, 0.92)
 
 
 def evaluation(num_models=64, num_examples=400, gap=2.0, seed=0, **options):
@@ -83,7 +83,8 @@ def test_the_same_published_run_is_named():
 
 
 def test_accuracies_stand_in_the_first_sentence_in_percent():
-    assert verdict(with_tpr(0.07, 0.06, 0.08)).subject == (
+    outside = dataclasses.replace(PAPER, outside=True)
+    assert verdict(with_tpr(0.07, 0.06, 0.08, outside)).subject == (
         "64 wrn-28-2 models trained on cifar10, 50,000 examples, attacked with 256 others; a model gets 99.9 % of its "
         "members (what it was trained on), 91.5 % of the other examples and 92.0 % of held-out ones right."
     )
@@ -154,13 +155,15 @@ def test_the_headline_is_declared_by_size_and_design():
 def test_a_single_target_is_not_spoken_of_as_many():
     scores, keep, _ = evaluation()
     found = evaluate({name: values[:1] for name, values in scores.items()}, keep[:1], num_shadows=64)
-    found = dataclasses.replace(found, subject=Subject(num_models=64, num_examples=400, queries=3))
+    found = dataclasses.replace(
+        found, subject=Subject(num_models=64, num_examples=400, queries=3, outside=True)
+    )
     assert (
         verdict(found).subject
         == "1 model trained on 400 examples, attacked with 64 others; accuracy not known."
     )
     threat = threat_model(found)
-    assert "64 models of the attacker's own stand beside 1 attacked one." in threat
+    assert "64 models of its own, for 1 attacked model." in threat
     assert "2 shifted or mirrored copies" in threat
 
 
