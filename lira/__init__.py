@@ -17,33 +17,38 @@ put the module in the function's place.
 from lira import stopping as stopping  # first: it takes the signals of the command
 
 # isort: split
-from lira import attacks, epsilon, forgetting, metrics
-from lira.data.dataset import Dataset
-from lira.data.sources import load_dataset
-from lira.engine.fill import train
-from lira.engine.plan import plan
-from lira.engine.verify import verify
-from lira.exchange.audit import audit
-from lira.exchange.export import export_carlini
-from lira.exchange.layouts import import_run
-from lira.learning.augment import Queries
-from lira.learning.imitation import Imitation
-from lira.learning.recipe import Recipe
-from lira.membership import Membership, keep_mask
-from lira.reporting.checks import check_run as check
-from lira.reporting.enough import enough
-from lira.reporting.imitation import imitate
-from lira.reporting.reports import compare, records, report
-from lira.reporting.unlearning import report_unlearning
-from lira.scoring import score
-from lira.store.config import Config, Execution
-from lira.store.mend import mend
-from lira.store.run import Run
-from lira.unlearning.config import Forget, UnlearnConfig
-from lira.unlearning.directory import Unlearning
-from lira.unlearning.plan import plan_unlearning
-from lira.unlearning.protocol import unlearn
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from lira.versions import __version__
+
+if TYPE_CHECKING:  # at run time each is imported when it is first asked for: jax alone takes a second
+    from lira import attacks, epsilon, forgetting, metrics
+    from lira.data.dataset import Dataset
+    from lira.data.sources import load_dataset
+    from lira.engine.fill import train
+    from lira.engine.plan import plan
+    from lira.engine.verify import verify
+    from lira.exchange.audit import audit
+    from lira.exchange.export import export_carlini
+    from lira.exchange.layouts import import_run
+    from lira.learning.augment import Queries
+    from lira.learning.imitation import Imitation
+    from lira.learning.recipe import Recipe
+    from lira.membership import Membership, keep_mask
+    from lira.reporting.checks import check_run as check
+    from lira.reporting.enough import enough
+    from lira.reporting.imitation import imitate
+    from lira.reporting.reports import compare, records, report
+    from lira.reporting.unlearning import report_unlearning
+    from lira.scoring import score
+    from lira.store.config import Config, Execution
+    from lira.store.mend import mend
+    from lira.store.run import Run
+    from lira.unlearning.config import Forget, UnlearnConfig
+    from lira.unlearning.directory import Unlearning
+    from lira.unlearning.plan import plan_unlearning
+    from lira.unlearning.protocol import unlearn
 
 __all__ = [
     "Config",
@@ -82,3 +87,57 @@ __all__ = [
     "unlearn",
     "verify",
 ]
+
+# Where each name is, and what it is called there; modules are themselves.
+_WHERE = {
+    "Config": "lira.store.config",
+    "Dataset": "lira.data.dataset",
+    "Execution": "lira.store.config",
+    "Forget": "lira.unlearning.config",
+    "Imitation": "lira.learning.imitation",
+    "Membership": "lira.membership",
+    "Queries": "lira.learning.augment",
+    "Recipe": "lira.learning.recipe",
+    "Run": "lira.store.run",
+    "UnlearnConfig": "lira.unlearning.config",
+    "Unlearning": "lira.unlearning.directory",
+    "attacks": "lira.attacks",
+    "audit": "lira.exchange.audit",
+    "check": "lira.reporting.checks:check_run",
+    "compare": "lira.reporting.reports",
+    "enough": "lira.reporting.enough",
+    "epsilon": "lira.epsilon",
+    "export_carlini": "lira.exchange.export",
+    "forgetting": "lira.forgetting",
+    "imitate": "lira.reporting.imitation",
+    "import_run": "lira.exchange.layouts",
+    "keep_mask": "lira.membership",
+    "load_dataset": "lira.data.sources",
+    "mend": "lira.store.mend",
+    "metrics": "lira.metrics",
+    "plan": "lira.engine.plan",
+    "plan_unlearning": "lira.unlearning.plan",
+    "records": "lira.reporting.reports",
+    "report": "lira.reporting.reports",
+    "report_unlearning": "lira.reporting.unlearning",
+    "score": "lira.scoring",
+    "train": "lira.engine.fill",
+    "unlearn": "lira.unlearning.protocol",
+    "verify": "lira.engine.verify",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, once."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'lira' has no attribute {name!r}")
+    place, _, theirs = _WHERE[name].partition(":")
+    module = importlib.import_module(place)
+    value = module if place == f"lira.{name}" else getattr(module, theirs or name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """What there is, imported or not."""
+    return sorted({*globals(), *__all__})

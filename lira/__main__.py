@@ -15,8 +15,12 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # it was closed, and the next file to be opened would take its place
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    # A notebook's back end, which a shell command of a cell inherits, is for that notebook alone.
+    os.environ.pop("MPLBACKEND", None)
+    from lira.cli import load
     from lira.cli import main as run
 
+    load(sys.argv[1:])
     try:
         stopping.stop_gracefully()
         status = run()

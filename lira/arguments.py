@@ -1,110 +1,86 @@
-"""What stands on the command line: the arguments of a verb, and flags that overlay a configuration file."""
+"""What stands on the command line: parsers of arguments, and flags that overlay a configuration file."""
 
 import argparse
+import ast
 import contextlib
+import dataclasses
+import inspect
 import io
 import itertools
 import re
-from typing import Any, TypeVar
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from lira.exchange.confidences import KINDS
 from lira.store.config import Config, ConfigError
 from lira.unlearning.config import UnlearnConfig
 
 __all__ = [
-    "INDEPENDENT",
-    "USAGE",
-    "add_audit_files",
-    "add_share",
+    "Options",
+    "RunOptions",
+    "UnlearnOptions",
     "flag_value",
+    "leaves",
     "make_parser",
     "parse_all",
-    "parse_config",
-    "with_flags",
+    "parse_known",
+    "parse_options",
 ]
 
-USAGE = """\
-usage: lira run CONFIG.toml --run-dir RUN [--num-models 256] [--recipe.epochs 50] ...
-                                  train what is missing, score, report; run it again to resume
-       lira plan CONFIG.toml [--run-dir RUN] [flags]
-                                  models, time, memory and disk, before anything is spent
-       lira train | score | report RUN
-                                  the stages by themselves
-       lira run | train ... [--models 0:64 | --share 3/16]
-                                  a share of the models, for many processes on one directory; tasks of a SLURM array or
-                                  an indexed Kubernetes Job know theirs
-       lira records RUN [--fpr 0.001]
-                                  every example by itself: records.csv, a row each, with names, figures and rank
-       lira enough RUN            how many shadow models are enough, for every attack
-       lira compare RUN [RUN]     differences between attacks, or between runs, with paired intervals
-       lira check RUN             is it safe to believe the figures? status 1 where it is not
-       lira verify RUN [--deep]   is it whole? names what is broken, status 1 where something is; lira run makes it again
-       lira imitate RUN (--target T | --logits F --member F) [--methods imia glira_kl] [--num-imitators 10] [--out DIR]
-                                  attack one model by models that imitate it, beside LiRA; run it again to resume
-       lira unlearn CONFIG.toml --run-dir UNLEARN [--num-models 128] [--forget.size 100] ...
-                                  train, unlearn, retrain what is missing, measure, report; run it again to resume
-       lira audit (--phi | --logits | --confidences | --losses) F --keep F [--labels F]
-                  [--target F --member F] [--population F] [--independent] --out DIR
-                                  every attack on anyone's confidences: npy, npz, Zarr or CSV
-       lira bench [--models mlp,cnn,cnn-fast,resnet18,wrn-28-2] [--out FILE.json]
-                                  how fast this machine trains, beside the alternatives
-       lira import carlini | pytorch | privacy-meter DIR RUN [--labels F] [--independent]
-       lira export carlini RUN DIR
-                                  runs of other code, and for other code
-       lira run CONFIG.toml --help
-                                  every flag
-       lira --version"""
 
-C = TypeVar("C", Config, UnlearnConfig)
-# The files of an audit, and the shapes of their arrays.
-AUDIT_FILES = {
-    "phi": "logit-scaled confidences [M, N] or [M, N, Q]",
-    "logits": "[M, N, C] or [M, N, Q, C]; [M, N] or [M, N, Q, 1] for one logit of a binary classifier",
-    "confidences": "of the label [M, N] or [M, N, Q]; with --labels whole vectors [M, N, C] or [M, N, Q, C]",
-    "losses": "cross-entropy in nats [M, N] or [M, N, Q]",
-    "keep": "[M, N], which model was trained on which example",
-    "labels": "[N], needed for logits",
-    "target": "the same values of the attacked model [N, ...], or of T of them",
-    "member": "[N] or [T, N], what the target was trained on",
-    "population": "the pool's values of points that none was trained on",
-    "target-population": "the target's values of the same points",
-    "population-labels": "their labels, needed for logits",
-}
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Of commands that read a configuration: where it is, and where the run is."""
 
-INDEPENDENT = (
-    "declare that each membership was drawn by a coin of its own, all of one probability: no epsilon is claimed without, "
-    "and models that are no pairs are left out with others, until all examples have equal counts"
-)
+    file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG.toml")] = ""
+    """The configuration; without one that of the run that is there, or the defaults with --dataset. Flags overlay it."""
+    run_dir: str = ""
+    """The run's directory: a new or empty one, or one to go on with."""
+    table: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print whole tables, not the verdict alone."""
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print nothing but warnings and errors."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print figures as JSON, and nothing else."""
+    log_level: str = "warning"
+    """What stands on stderr: debug, info, warning or error."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions(Options):
+    """Of `lira run` and `lira plan`."""
+
+    models: str = ""
+    """Train these alone, FIRST:STOP, as of 0:64."""
+    share: str = ""
+    """Train this share alone, INDEX/COUNT counted from 0, as of 3/16."""
+    attacks: tuple[str, ...] = ()
+    """Report these attacks alone."""
+    headline: str = ""
+    """The attack that leads the report; empty: by the number of models, see the page."""
+    config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
+
+
+@dataclasses.dataclass(frozen=True)
+class UnlearnOptions(Options):
+    """Of `lira unlearn`."""
+
+    config: Annotated[UnlearnConfig, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=lambda: UnlearnConfig(Config(save_params=True))
+    )
+
+
+O = TypeVar("O", RunOptions, UnlearnOptions)  # noqa: E741
 
 
 def make_parser(verb: str, **options: Any) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(prog=f"lira {verb}", exit_on_error=False, **options)
 
 
-def parse_config(verb: str, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The configuration and the directory, which a plan can do without; and the flags that overlay the configuration."""
-    parser = make_parser(verb, add_help=False, allow_abbrev=False)
-    parser.add_argument("config", metavar="CONFIG.toml")
-    parser.add_argument("--run-dir", required=verb != "plan" and "--help" not in argv)
-    if verb != "unlearn":
-        add_share(parser)
-    return _parse(parser, argv)
-
-
-def add_share(parser: argparse.ArgumentParser) -> None:
-    """What tells a process its models, where many train one run."""
-    parser.add_argument("--models", default="", metavar="FIRST:STOP", help="train these alone, as of 0:64")
-    parser.add_argument(
-        "--share",
-        default="",
-        metavar="INDEX/COUNT",
-        help="train this share alone, counted from 0, as of 3/16",
-    )
-
-
-def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+def parse_known(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Parse known arguments; a mistake is a ConfigError of one line, not argparse's usage page."""
     stderr = io.StringIO()
     try:
@@ -120,24 +96,10 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.N
 
 def parse_all(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
     """Parse arguments, all of which must be known."""
-    arguments, unknown = _parse(parser, argv)
+    arguments, unknown = parse_known(parser, argv)
     if unknown:
         raise ConfigError(f"{parser.prog}: unknown argument {unknown[0]!r}; see {parser.prog} --help")
     return arguments
-
-
-def with_flags(config: C, flags: list[str], prog: str) -> C | None:
-    """Overlay the flags, one for every field; None if help was asked for. Tyro's box of an error becomes one line."""
-    stderr = io.StringIO()
-    with contextlib.redirect_stderr(stderr):
-        try:
-            return tyro.cli(
-                type(config), default=config, args=flags, prog=prog, description="Flags overlay CONFIG.toml."
-            )
-        except SystemExit as stop:
-            if stop.code == 0:
-                return None
-            raise ConfigError(_unboxed(stderr.getvalue())) from stop
 
 
 def flag_value(flags: list[str], name: str) -> str:
@@ -145,6 +107,73 @@ def flag_value(flags: list[str], name: str) -> str:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument(name, dest="value", default="")
     return parser.parse_known_args(flags)[0].value
+
+
+# --- A configuration and the flags over it ----------------------------------------------------------------------------
+
+
+def parse_options(verb: str, argv: list[str], make: type[O], read: Callable[[str], Any]) -> O | None:
+    """The options of a command with a configuration, from the file that is named and the flags over it.
+
+    Args:
+        verb: the command.
+        argv: what follows it.
+        make: its options.
+        read: what reads a configuration file.
+
+    Returns:
+        None where help was asked for, and printed.
+
+    Raises:
+        ConfigError: there is no configuration, or a flag does not fit.
+    """
+    file, helps = _config_file(argv), bool({"-h", "--help"} & set(argv))
+    there = Path(flag_value(argv, "--run-dir") or ".", "config.toml")
+    has_run = bool(flag_value(argv, "--run-dir")) and there.exists()
+    base = make()
+    if file or has_run:
+        base = dataclasses.replace(base, config=read(file or str(there)))
+    elif not helps and not any(re.match(r"--dataset(=|$)", word) for word in argv):
+        raise ConfigError(
+            f"lira {verb}: name a configuration file, or a data set by --dataset; lira init writes a file"
+        )
+    options = _with_flags(base, argv, f"lira {verb}")
+    if options is not None and options.file != file:
+        raise ConfigError(
+            f"lira {verb}: the configuration file comes first, before the flags: {options.file!r}"
+        )
+    if options is not None and not options.run_dir and verb != "plan":
+        raise ConfigError(f"lira {verb}: --run-dir is needed, the run's directory")
+    return options
+
+
+def _config_file(argv: list[str]) -> str:
+    """The configuration file among the arguments: the first one, or one that is called so; empty where there is none."""
+    first = argv[0] if argv and not argv[0].startswith("-") else ""
+    before = ["", *argv]
+    named = (
+        word
+        for word, previous in zip(argv, before, strict=False)
+        if word.endswith(".toml") and (not previous.startswith("--") or "=" in previous)
+    )
+    after_run_dir = (
+        argv[i + 2]
+        for i, word in enumerate(argv[:-2])
+        if word == "--run-dir" and not argv[i + 2].startswith("-")
+    )
+    return first or next(named, "") or next(after_run_dir, "")
+
+
+def _with_flags(options: O, flags: list[str], prog: str) -> O | None:
+    """Overlay the flags, one for every field; None if help was asked for. Tyro's box of an error becomes one line."""
+    stderr = io.StringIO()
+    with contextlib.redirect_stderr(stderr):
+        try:
+            return tyro.cli(type(options), default=options, args=flags, prog=prog, description="")
+        except SystemExit as stop:
+            if stop.code == 0:
+                return None
+            raise ConfigError(_unboxed(stderr.getvalue())) from stop
 
 
 def _unboxed(box: str) -> str:
@@ -162,13 +191,26 @@ def _is_rule(line: str) -> bool:
     return set(line) <= set("─-")
 
 
-def add_audit_files(parser: argparse.ArgumentParser) -> None:
-    """The files of an audit, what is declared of them, and where the report goes."""
-    values = parser.add_mutually_exclusive_group(required=True)
-    for kind in KINDS:
-        values.add_argument(f"--{kind}", metavar="F", help=AUDIT_FILES[kind])
-    for name, shape in AUDIT_FILES.items():
-        if name not in KINDS:
-            parser.add_argument(f"--{name}", metavar="F", required=name == "keep", help=shape)
-    parser.add_argument("--independent", action="store_true", help=INDEPENDENT)
-    parser.add_argument("--out", metavar="DIR", required=True, help="a new or empty directory for the report")
+def leaves(cls: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """The fields of a configuration that are no tables, those of its tables too: name, default, what it is."""
+    docs = _docstrings(cls)
+    for each in dataclasses.fields(cls):
+        default = each.default if each.default is not dataclasses.MISSING else None
+        if each.default_factory is not dataclasses.MISSING:
+            default = each.default_factory()
+        if dataclasses.is_dataclass(default):
+            yield from leaves(type(default), f"{prefix}{each.name}.")
+        else:
+            yield f"{prefix}{each.name}", default, docs.get(each.name, "")
+
+
+def _docstrings(cls: type) -> dict[str, str]:
+    """What stands below each field of a dataclass."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(tree, ast.ClassDef)
+    found = {}
+    for field, below in itertools.pairwise(tree.body):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = " ".join(text.split())
+    return found

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from lira.attacks import SignalArray
-from lira.attacks.suite import ATTACKS, Pool, attack_pool
+from lira.attacks.suite import ATTACKS, Attack, Pool, attack_pool
 from lira.data.dataset import Dataset
 from lira.store.arrays import DIVERGED
 from lira.store.run import Run
@@ -44,7 +44,13 @@ class StoredScores(Mapping[str, np.ndarray]):
         return len(self.attacks)
 
 
-def score(run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None) -> StoredScores:
+def score(
+    run: Run,
+    dataset: Dataset | None = None,
+    *,
+    pool: Pool | None = None,
+    attacks: Mapping[str, Attack] | None = None,
+) -> StoredScores:
     """Every attack on every usable model of the run, computed where the stored scores are absent or out of date.
 
     A target's whole pair is left out where the memberships are complementary pairs, in pools of another design the
@@ -54,6 +60,7 @@ def score(run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None)
         run: the run.
         dataset: its data, whose features `quantile_regression` and `pmia_neighbours_fixed` read; None goes without them.
         pool: `pool_of(run, dataset)`, where it is there already.
+        attacks: by name, see `suite.select_attacks`; None: all.
 
     Returns:
         Scores `[t, n]` by attack, of `run.targets` at the examples `run.audited`: all, unless disjoint. They are read from
@@ -71,11 +78,15 @@ def score(run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None)
             scores = attack_pool(pool_of(run, dataset), {attack: ATTACKS[attack]})[attack]
         return scores
 
-    return StoredScores(tuple(name for name, _ in score_each(run, dataset, pool=pool)), read)
+    return StoredScores(tuple(name for name, _ in score_each(run, dataset, pool=pool, attacks=attacks)), read)
 
 
 def score_each(
-    run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None
+    run: Run,
+    dataset: Dataset | None = None,
+    *,
+    pool: Pool | None = None,
+    attacks: Mapping[str, Attack] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """`score`, one attack after the other: name and scores, for those who need not hold all of them."""
     run = run.as_it_stands()
@@ -83,7 +94,7 @@ def score_each(
         run.require_same_data(dataset)
     _require_enough(run)
     signals = run.fingerprint()
-    for name, attack in ATTACKS.items():
+    for name, attack in (ATTACKS if attacks is None else attacks).items():
         stored = run.scores(name, signals)
         if stored is None:
             pool = _held(pool or pool_of(run, dataset))

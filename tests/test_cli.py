@@ -370,6 +370,6 @@ def test_ctrl_c_leaves_a_run_that_resumes(tmp_path, config):
 
 def test_help_is_help(capsys, config):
     assert run() == 0
-    assert "lira run CONFIG.toml" in capsys.readouterr().out
+    assert "lira run [CONFIG.toml] --run-dir RUN" in capsys.readouterr().out
     assert run("run", config, "--help") == 0
     assert "--recipe.epochs" in capsys.readouterr().out

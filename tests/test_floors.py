@@ -17,7 +17,7 @@ FLOORS = (
     ("unlearning", "bench"),  # protocols
     ("reporting",),  # what people read
     ("exchange",),  # foreign models
-    ("arguments", "cli", "__main__"),  # faces
+    ("arguments", "commands", "cli", "__main__"),  # faces
 )
 ROOMS = [room for floor in FLOORS for room in floor]
 # Mathematics on arrays knows no files, no training and no folder but these; learning knows no attacks.

@@ -60,4 +60,4 @@ def test_a_run_is_made_and_reported(python, tmp_path):
 
 
 def test_the_command_ends_as_the_installed_one_does(python):
-    assert "lira run CONFIG.toml" in python("-m", "lira", "--help")
+    assert "lira run [CONFIG.toml]" in python("-m", "lira", "--help")

@@ -14,11 +14,14 @@ from lira.membership import is_paired, pair_rows
 from lira.signals import Array, SignalArray, native_floats
 
 __all__ = [
+    "FEW_MODELS",
+    "MANY_MODELS",
     "Array",
     "FewModelsWarning",
     "FlooredVarianceWarning",
     "SignalArray",
     "UnfitPoolError",
+    "advice_on_few",
     "blocks",
     "check_pool",
     "check_population",
@@ -44,6 +47,20 @@ Leave = Literal["pair", "one", "independent"]
 
 class UnfitPoolError(ValueError):
     """An attack cannot run on this pool, for want of models, examples or what it reads; the message names what can."""
+
+
+# From so many models of a pool on a variance for each example is better than one for all (Carlini et al. 2022, VI-C).
+MANY_MODELS = 64
+# Models on a side below which it is far worse, and said to be.
+FEW_MODELS = 8
+
+
+def advice_on_few(fewest: int) -> str:
+    """What is wrong with a variance for each example of `fewest` models, for people: the same words everywhere."""
+    return (
+        f"a variance for each example is of {fewest} models a side: below {MANY_MODELS} models in the pool one variance for "
+        f"all examples (the _fixed attacks) is better, and more models find more"
+    )
 
 
 class FewModelsWarning(UserWarning):

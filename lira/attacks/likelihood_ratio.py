@@ -17,7 +17,15 @@ import numpy as np
 from lira.attacks._moments import SD_FLOOR, Walk, float64, median, middle, moments, pooled_sums
 from lira.attacks._opponents import Group, Opponents, opponents_of
 from lira.attacks._parted import Block
-from lira.attacks._pool import Array, FewModelsWarning, FlooredVarianceWarning, Leave, SignalArray
+from lira.attacks._pool import (
+    FEW_MODELS,
+    Array,
+    FewModelsWarning,
+    FlooredVarianceWarning,
+    Leave,
+    SignalArray,
+    advice_on_few,
+)
 
 __all__ = [
     "lira_offline",
@@ -179,12 +187,8 @@ def _check_counts(opponents: Opponents, online: bool, fixed: bool) -> None:
             remedy = "global_threshold, which needs no shadow models"
         opponents.require(name, side, 1 if fixed else 2, remedy)
     fewest = min(opponents.fewest[side] for side in sides)
-    if not fixed and fewest < 8:
-        warnings.warn(
-            f"{name} estimates each variance from {fewest} models; below eight {name}_fixed is better",
-            FewModelsWarning,
-            stacklevel=4,
-        )
+    if not fixed and fewest < FEW_MODELS:
+        warnings.warn(f"{name}: {advice_on_few(fewest)}", FewModelsWarning, stacklevel=4)
 
 
 # --- The arithmetic, float64 under jit ------------------------------------------------------------------------------

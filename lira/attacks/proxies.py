@@ -23,11 +23,13 @@ from lira.attacks._moments import SD_FLOOR, float64, median, middle, moments, po
 from lira.attacks._opponents import Group, Opponents, opponents_of
 from lira.attacks._parted import Block, Side
 from lira.attacks._pool import (
+    FEW_MODELS,
     Array,
     FewModelsWarning,
     Leave,
     SignalArray,
     UnfitPoolError,
+    advice_on_few,
     blocks,
     read_block,
     scoring,
@@ -89,13 +91,8 @@ def pmia(
     if not fixed and opponents.fewest["OUT"] == 1:
         remedy = "its form with one variance a side, or lira_offline_fixed, which need one"
     opponents.require("pmia", "OUT", 1 if fixed else 2, remedy)
-    if not fixed and opponents.fewest["OUT"] < 8:
-        warnings.warn(
-            f"pmia estimates each variance from {opponents.fewest['OUT']} models; below eight its form with one variance "
-            f"a side is better",
-            FewModelsWarning,
-            stacklevel=2,
-        )
+    if not fixed and opponents.fewest["OUT"] < FEW_MODELS:
+        warnings.warn(f"pmia: {advice_on_few(opponents.fewest['OUT'])}", FewModelsWarning, stacklevel=2)
     proxies = _proxies(proxy, opponents.shape[1], labels, features)
     beside = dataclasses.replace(opponents, phi=_BesideProxies(opponents, proxies))
     scores = np.empty((opponents.num_targets, opponents.shape[1]), np.float32)

@@ -1,8 +1,9 @@
 """Every attack on one pool: a table of what each reads and needs, and one way to call them."""
 
 import contextlib
+import difflib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -23,7 +24,7 @@ from lira.attacks import (
     threshold,
     trajectory,
 )
-from lira.attacks._pool import Leave, SignalArray, UnfitPoolError
+from lira.attacks._pool import MANY_MODELS, Leave, SignalArray, UnfitPoolError
 from lira.attacks.p_values import (
     PValues,
     conformal_p_values,
@@ -45,6 +46,7 @@ __all__ = [
     "call_attack",
     "missing_signals",
     "pool_p_values",
+    "select_attacks",
 ]
 
 
@@ -165,6 +167,20 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
+def select_attacks(names: Iterable[str]) -> dict[str, Attack]:
+    """Attacks by name, in the order of the table.
+
+    Raises:
+        ValueError: a name is none of theirs.
+    """
+    names = set(names)
+    if unknown := sorted(names - ATTACKS.keys()):
+        close = difflib.get_close_matches(unknown[0], ATTACKS, n=1)
+        meant = f"did you mean {close[0]!r}?" if close else f"they are {', '.join(ATTACKS)}"
+        raise ValueError(f"there is no attack {unknown[0]!r}; {meant}")
+    return {name: attack for name, attack in ATTACKS.items() if name in names}
+
+
 def call_attack(attack: Attack, pool: Pool) -> np.ndarray:
     """Call an attack with what it reads, and whatever else it takes and the pool has.
 
@@ -218,12 +234,13 @@ def pool_p_values(pool: Pool, attacks: Mapping[str, Attack] = ATTACKS) -> Iterat
         if attack.p_values is not None:
             with contextlib.suppress(UnfitPoolError):
                 yield name, attack.p_values(pool.signals["phi"], pool.keep, **arguments)
-    kind = "" if len(pool.keep) >= 128 else "_fixed"  # half of them attack
+    kind = "" if len(pool.keep) >= 2 * MANY_MODELS else "_fixed"  # half of them attack
     for name in (f"lira_online{kind}", f"lira_offline{kind}"):
-        with contextlib.suppress(UnfitPoolError):
-            function = ATTACKS[name].function
-            yield "conformal", conformal_p_values(function, pool.signals["phi"], pool.keep, **arguments)
-            return
+        if name in attacks:
+            with contextlib.suppress(UnfitPoolError):
+                function = ATTACKS[name].function
+                yield "conformal", conformal_p_values(function, pool.signals["phi"], pool.keep, **arguments)
+                return
 
 
 def missing_signals(pool: Pool, attacks: Mapping[str, Attack] = ATTACKS) -> dict[str, str]:

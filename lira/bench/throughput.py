@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from lira.bench.machine import copy_rate, flop_per_image, matmul_rate, on_cpu
@@ -231,8 +230,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(models: str, beside: str, out: str | None, console: Console, **options: Any) -> None:
-    """`lira bench`: print the table, and write the JSON file if one is named, anew after each model.
+def run(models: str, beside: str, out: str | None, **options: Any) -> dict[str, Any]:
+    """`lira bench`: the result, written to the JSON file if one is named, anew after each model.
 
     `models` and `beside` are joined by commas; `options` are the others of `bench`.
     """
@@ -243,5 +242,5 @@ def run(models: str, beside: str, out: str | None, console: Console, **options: 
 
     alternatives = [name for name in beside.split(",") if name]
     result = bench(models.split(","), beside=alternatives, so_far=write, **options)
-    Console(width=max(console.width, 150), soft_wrap=True).print(table(result))
     write(result)
+    return result

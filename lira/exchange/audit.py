@@ -8,19 +8,19 @@ import dataclasses
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from lira.attacks.suite import ATTACKS, Pool, attack_pool, pool_p_values
+from lira.attacks.suite import ATTACKS, Attack, Pool, attack_pool, pool_p_values, select_attacks
 from lira.data.files import Rows, read_array
 from lira.exchange.confidences import KINDS, as_keep, as_labels, convert_models, located, pair_order
 from lira.membership import related_rows
 from lira.reporting.checks import check_pool
-from lira.reporting.evaluate import Evaluation, calibrate, evaluate
+from lira.reporting.evaluate import Evaluation, Subject, calibrate, evaluate
 from lira.reporting.records import records_of
 from lira.reporting.reports import report_pool
 from lira.scoring import HELD, StoredScores
@@ -45,6 +45,7 @@ class Audit:
     labels: np.ndarray | None = None  # int32 [N]
     member: np.ndarray | None = None  # bool [T, N], of the outside targets
     models: np.ndarray | None = None  # int [M], the row of each in the files, where they were paired
+    accuracies: tuple[float, float] = (np.nan, np.nan)  # on members and on others, of what is attacked
 
     def __post_init__(self) -> None:
         """Raise AuditError unless outside targets come with their own memberships, and these with targets."""
@@ -77,6 +78,8 @@ def audit(
     target_population: Values | None = None,
     population_labels: Values | None = None,
     independent: bool = False,
+    attacks: Collection[str] | None = None,
+    headline: str | None = None,
     warnings: Iterable[str] = (),
 ) -> Evaluation:
     """Attack models that anyone trained, and write a report: `read_audit` and `write_audit` in one.
@@ -95,6 +98,8 @@ def audit(
         target_population: the target's values of the same points.
         population_labels: their labels.
         independent: as for `read_audit`.
+        attacks: as for `write_audit`.
+        headline: as for `write_audit`.
         warnings: as for `write_audit`.
 
     Returns:
@@ -110,7 +115,8 @@ def audit(
     files = {name: path for name, path in given.items() if isinstance(path, str | os.PathLike)}
     named = ", ".join(f"{name.replace('_', '-')} {path}" for name, path in files.items())
     read = read_audit(given, independent=independent)
-    return write_audit(read, out, facts={"files": named} if files else {}, warnings=warnings)
+    facts = {"files": named} if files else {}
+    return write_audit(read, out, facts=facts, attacks=attacks, headline=headline, warnings=warnings)
 
 
 def read_audit(given: Mapping[str, Values | None], *, independent: bool = False) -> Audit:
@@ -155,7 +161,7 @@ def read_audit(given: Mapping[str, Values | None], *, independent: bool = False)
         member = _membership(files["member"], (target.array.shape[0], N))
         sources.append(target)
     _check_sides(keep, member, files["keep"].name)
-    signals = _convert(kind, sources, labels, (keep, member))
+    signals, correct = _convert(kind, sources, labels, (keep, member))
     if member is not None:
         _check_relations(keep, member, files["member"].name)
     target_signals = None if member is None else {name: rows[M:] for name, rows in signals.items()}
@@ -175,10 +181,14 @@ def read_audit(given: Mapping[str, Values | None], *, independent: bool = False)
         if "target_population" in files:
             points.append(_as_rows(files["target_population"], len(shape)))
         known = _labels(files.get("population_labels"), points[0].array.shape[1])
-        answers = _convert(kind, points, known)["phi"]
+        answers = _convert(kind, points, known)[0]["phi"]
         theirs = answers[M:] if len(points) > 1 else None
         pool = dataclasses.replace(pool, population=answers[:M], target_population=theirs)
-    audit = Audit(pool, labels, member)
+    accuracies = (np.nan, np.nan)
+    if correct is not None:
+        attacked, right = (keep, correct[:M]) if member is None else (member, correct[M:])
+        accuracies = float(right[attacked].mean()), float(right[~attacked].mean())
+    audit = Audit(pool, labels, member, accuracies=accuracies)
     return audit if member is not None else _paired(audit)
 
 
@@ -187,6 +197,8 @@ def write_audit(
     out: str | os.PathLike[str],
     *,
     facts: Mapping[str, str] | None = None,
+    attacks: Collection[str] | None = None,
+    headline: str | None = None,
     warnings: Iterable[str] = (),
 ) -> Evaluation:
     """Attack the pool and write metrics.json, pictures, report.html, records and scores/ into a new or empty directory.
@@ -195,7 +207,9 @@ def write_audit(
         audit: from `read_audit`, or made of arrays.
         out: the directory; it appears whole or not at all.
         facts: more to say about the audit on the page.
-        warnings: shown at the top of the page; read once the attacks are done, so that they may still grow until then.
+        attacks: names of those to run; None: all.
+        headline: the attack that leads; None: by the pool's size and design, see `evaluate.headline_attack`.
+        warnings: shown at the top of the page; read once the checks are done, so that they may still grow until then.
 
     Returns:
         What was measured.
@@ -203,41 +217,62 @@ def write_audit(
     Raises:
         AuditError: the pool allows no attack.
         RunError: the directory is not empty, or cannot be written.
+        ValueError: there is no such attack, or the headline is none of those that could run.
     """
-    pool = audit.pool
+    pool, selected = audit.pool, ATTACKS if attacks is None else select_attacks(attacks)
     with new_directory(directory_at(out)) as making:
         # In the order of the files, whatever order pairs were brought into.
         order = np.arange(len(audit.membership)) if audit.models is None else audit.models
         models = sorted(order.tolist())
-        scores = _scored(pool, making / "scores", order, {"models": models})
+        scores = _scored(pool, selected, making / "scores", order, {"models": models})
         if not scores:
             raise AuditError("no attack is possible with these models: each was left out for want of others")
         checks = check_pool(pool, audit.labels, audit.member)
-        evaluation = evaluate(scores, audit.membership, models, independent=pool.independent)
-        calibrated, p_value = calibrate(pool_p_values(pool), audit.membership)
-        evaluation = dataclasses.replace(evaluation, calibrated=calibrated)
+        evaluation = evaluate(
+            scores,
+            audit.membership,
+            models,
+            independent=pool.independent,
+            headline=headline,
+            num_shadows=len(pool.keep),
+        )
+        calibrated, p_value = calibrate(pool_p_values(pool, selected), audit.membership)
         records = records_of(
-            scores.items(), audit.membership, p_value=p_value, models=order.tolist(), labels=audit.labels
+            scores.items(),
+            audit.membership,
+            p_value=p_value,
+            headline=evaluation.headline,
+            models=order.tolist(),
+            labels=audit.labels,
+        )
+        evaluation = dataclasses.replace(
+            evaluation,
+            calibrated=calibrated,
+            subject=_subject(audit),
+            checks=tuple(checks),
+            warnings=tuple(warnings),
+            selected=None if attacks is None else tuple(attacks),
         )
         report_pool(
-            making,
-            pool,
-            scores,
-            evaluation,
-            labels=audit.labels,
-            facts={**_facts(pool), **(facts or {})},
-            records=records,
-            checks=checks,
-            warnings=warnings,
+            making, pool, scores, evaluation, facts={**_facts(pool), **(facts or {})}, records=records
         )
     return evaluation
 
 
-def _scored(pool: Pool, path: Path, order: np.ndarray, attributes: dict[str, Any]) -> StoredScores:
+def _subject(audit: Audit) -> Subject:
+    M, N, Q = audit.pool.signals["phi"].shape
+    inside, outside = audit.accuracies
+    attackers = {"num_models": M, "outside": audit.member is not None}
+    return Subject(num_examples=N, queries=Q, accuracy_in=inside, accuracy_out=outside, **attackers)
+
+
+def _scored(
+    pool: Pool, attacks: Mapping[str, Attack], path: Path, order: np.ndarray, attributes: dict[str, Any]
+) -> StoredScores:
     """Attack the pool and write each attack's scores into a directory, row `order[t]` of them those of target t."""
     path.mkdir()
     names = []
-    for name, attack in ATTACKS.items():
+    for name, attack in attacks.items():
         for values in attack_pool(pool, {name: attack}).values():
             write_array(path / name, values[np.argsort(order)], attributes)
             names.append(name)
@@ -342,15 +377,16 @@ def _convert(
     sources: Sequence[_File],
     labels: np.ndarray | None,
     keeps: Sequence[np.ndarray | None] = (None, None),
-) -> dict[str, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
     """Phi of all rows of the sources, and the entropies where they say what all classes get.
 
-    Each finite float32 `[rows, N, Q]`; one row of the sources is in memory at a time.
+    Each finite float32 `[rows, N, Q]`; one row of the sources is in memory at a time. And what is classified right,
+    bool `[rows, N]`, where that is known.
     """
     first = sources[0]
     count = sum(each.array.shape[0] for each in sources)
     signals: dict[str, np.ndarray] = {}
-    row = 0
+    row, right = 0, []
     for file, keep in zip(sources, keeps, strict=False):
         if file.array.shape[1:] != first.array.shape[1:]:
             raise AuditError(
@@ -359,16 +395,18 @@ def _convert(
             )
         models = ((f"model {m}", np.asarray(file.array[m])) for m in range(file.array.shape[0]))
         with located(file.name, AuditError):
-            for converted, _ in convert_models(kind, models, labels, keep):
+            for converted, correct in convert_models(kind, models, labels, keep):
                 if not row:
                     signals = {name: _room((count, *each.shape)) for name, each in converted.items()}
                 for name, each in converted.items():
                     signals[name][row] = each
+                right.append(correct)
                 row += 1
     given = np.asarray(first.array[0]).dtype
     precision = given if jnp.issubdtype(given, jnp.floating) else np.dtype(np.float64)
+    correct = None if any(each is None for each in right) else np.stack(right)
     replace_saturated(signals["phi"], precision, in_place=True)
-    return signals
+    return signals, correct
 
 
 def _room(shape: tuple[int, ...]) -> np.ndarray:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from lira.attacks import Leave, SignalArray, UnfitPoolError, global_threshold
+from lira.attacks._pool import FEW_MODELS, advice_on_few
 from lira.attacks.suite import ATTACKS, Attack, Pool
 from lira.engine.trained import LIMIT, Check, check_trained
 from lira.learning.augment import Queries
@@ -152,8 +153,8 @@ def check_counts(keep: np.ndarray) -> Check:
         return Check(name, "fail", f"{text}: one without an OUT model cannot be attacked")
     if not inside.min():
         return Check(name, "warn", f"{text}: one without an IN model allows offline attacks only")
-    if min(inside.min(), outside.min()) < 8:
-        return Check(name, "warn", f"{text}, {design}: below eight a shared variance is better")
+    if (fewest := min(inside.min(), outside.min())) < FEW_MODELS:
+        return Check(name, "warn", f"{text}, {design}: {advice_on_few(fewest)}")
     return Check(name, "ok", f"{text}, {design}")
 
 
@@ -190,7 +191,9 @@ def check_queries(recipe: Recipe, queries: Queries) -> Check:
         return Check("queries", "warn", sentence)
     if mismatches:
         return Check("queries", "warn", f"{'; '.join(mismatches)}: the attack is weaker than it could be")
-    return Check("queries", "ok", f"the {len(queries.views)} queries match the training augmentation")
+    count = len(queries.views)
+    match = "the one query matches" if count == 1 else f"the {count} queries match"
+    return Check("queries", "ok", f"{match} the training augmentation")
 
 
 def check_confidences(phi: SignalArray, name: str = "confidences") -> Check:

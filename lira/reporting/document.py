@@ -1,5 +1,6 @@
 """Figures as JSON, which knows neither NaN nor infinity: null in their place. Rates are fractions."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,19 +8,32 @@ import numpy as np
 
 from lira.forgetting import MethodFigures, NormalisedPsi
 from lira.forgetting.measure import ClassicalFigures, CurveFigures
-from lira.metrics import Estimate, LearningPoint, OperatingPoint, enough_models
-from lira.reporting.evaluate import AttackFigures, Calibrated, Evaluation
+from lira.metrics import Difference, Estimate, LearningPoint, OperatingPoint, enough_models
+from lira.reporting.evaluate import AttackFigures, Calibrated, Evaluation, Subject
+from lira.reporting.figures import known
 from lira.reporting.implied import Leakage
 from lira.reporting.records import INTERVAL, Records, column_meanings
 from lira.reporting.unlearning_evaluation import UnlearningEvaluation
+from lira.reporting.verdict import verdict
+from lira.versions import __version__
 
-__all__ = ["learning_document", "metrics_document", "records_document", "unlearning_document"]
+__all__ = [
+    "differences_document",
+    "learning_document",
+    "metrics_document",
+    "records_document",
+    "unlearning_document",
+]
 
 
 def metrics_document(evaluation: Evaluation) -> dict[str, Any]:
     """The content of metrics.json."""
     document = {
         "description": "pooled over targets, except under mean_over_targets; rates are fractions",
+        "versions": {"lira": __version__},
+        "verdict": dataclasses.asdict(verdict(evaluation)),
+        "subject": _subject(evaluation.subject),
+        "checks": [check._asdict() for check in evaluation.checks],
         "interval": evaluation.interval,
         "num_models": evaluation.num_models,
         "num_examples": evaluation.num_examples,
@@ -27,16 +41,24 @@ def metrics_document(evaluation: Evaluation) -> dict[str, Any]:
         "num_nonmembers": evaluation.num_nonmembers,
         "attacks": {name: _attack(each) for name, each in evaluation.attacks.items()},
         "calibrated": {name: _calibrated(each) for name, each in evaluation.calibrated.items()},
-        "strongest": None,
+        "implied": None,
+        "selected": evaluation.selected,
     }
-    if evaluation.strongest is not None:
-        name, implied = evaluation.strongest
-        document["strongest"] = {"attack": name, **_implied(implied)}
+    if evaluation.implied is not None:
+        document["implied"] = {"attack": evaluation.headline, **_implied(evaluation.implied)}
     if evaluation.models is not None:
         document["models"] = evaluation.models
     if evaluation.pool is not None:
         document["pool"] = evaluation.pool
     return document
+
+
+def differences_document(differences: Mapping[str, Difference]) -> dict[str, Any]:
+    """Paired differences by attack."""
+    return {
+        name: {"fpr": each.fpr, **_estimate("tpr", each.tpr), **_estimate("auc", each.auc)}
+        for name, each in differences.items()
+    }
 
 
 def learning_document(rule: str, curves: Mapping[str, Sequence[LearningPoint]], fpr: float) -> dict[str, Any]:
@@ -55,7 +77,7 @@ def records_document(records: Records) -> dict[str, Any]:
     """The content of records.json: what the columns of records.csv are, and what is no row's alone."""
     names = list(records.attacks)
     agreement = {
-        name: {other: _number(value) for other, value in zip(names, row, strict=True)}
+        name: {other: known(value) for other, value in zip(names, row, strict=True)}
         for name, row in zip(names, records.agreement, strict=True)
     }
     document = {
@@ -68,7 +90,7 @@ def records_document(records: Records) -> dict[str, Any]:
         "num_examples": records.num_examples,
         "num_top": records.num_top,
         "num_halves": records.num_halves,
-        "called_above": {name: _number(each.bar) for name, each in records.attacks.items()},
+        "called_above": {name: known(each.bar) for name, each in records.attacks.items()},
         "agreement": agreement,
     }
     if records.models is not None:
@@ -85,13 +107,22 @@ def unlearning_document(evaluation: UnlearningEvaluation) -> dict[str, Any]:
         "num_examples": evaluation.num_examples,
         "num_requests": evaluation.num_requests,
         "methods": {
-            name: {"cost": _number(evaluation.cost(name)), "requests": [_method(each) for each in requests]}
+            name: {"cost": known(evaluation.cost(name)), "requests": [_method(each) for each in requests]}
             for name, requests in evaluation.methods.items()
         },
     }
 
 
 # --- Parts of the documents -----------------------------------------------------------------------------------------
+
+
+def _subject(subject: Subject) -> dict[str, Any]:
+    def plain(value: Any) -> Any:
+        if isinstance(value, bool | float):
+            return value if isinstance(value, bool) else known(value)
+        return value or None  # empty and 0: not known
+
+    return {name: plain(value) for name, value in dataclasses.asdict(subject).items()}
 
 
 def _learning_point(point: LearningPoint) -> dict[str, Any]:
@@ -106,7 +137,7 @@ def _learning_point(point: LearningPoint) -> dict[str, Any]:
 
 def _attack(figures: AttackFigures) -> dict[str, Any]:
     means = {
-        f"{fpr:g}": {**_estimate("tpr", each.tpr, ""), "status": each.status, "floor": _number(each.floor)}
+        f"{fpr:g}": {**_estimate("tpr", each.tpr, ""), "status": each.status, "floor": known(each.floor)}
         for fpr, each in figures.mean_tpr_at.items()
     }
     return {
@@ -148,7 +179,7 @@ def _implied(implied: Leakage) -> dict[str, Any]:
             "confidence": implied.confidence,
             "at_least": implied.epsilon,
         }
-    j = {**_estimate("j", implied.youden.j, ""), "optimistic": _number(implied.youden.optimistic)}
+    j = {**_estimate("j", implied.youden.j, ""), "optimistic": known(implied.youden.optimistic)}
     return {
         "fpr": implied.fpr,
         "youden_j": j,
@@ -234,36 +265,32 @@ def _plain(value: Any) -> Any:
         case list():
             return [_plain(each) for each in value]
         case float():
-            return _number(value)
+            return known(value)
     return value
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def _estimate(name: str, estimate: Estimate, prefix: str | None = None) -> dict[str, float | None]:
     """`{name: value, name_low: ..., name_high: ...}`, or with another `prefix` than `name_` to low and high."""
     prefix = f"{name}_" if prefix is None else prefix
     return {
-        name: _number(estimate.value),
-        f"{prefix}low": _number(estimate.low),
-        f"{prefix}high": _number(estimate.high),
+        name: known(estimate.value),
+        f"{prefix}low": known(estimate.low),
+        f"{prefix}high": known(estimate.high),
     }
 
 
 def _point(point: OperatingPoint) -> dict[str, Any]:
     """What a TPR at an FPR is, and how far it can be trusted."""
     return {
-        "tpr": _number(point.tpr),
-        "low": _number(point.low),
-        "high": _number(point.high),
+        "tpr": known(point.tpr),
+        "low": known(point.low),
+        "high": known(point.high),
         "status": point.status,
-        "threshold": _number(point.threshold),
+        "threshold": known(point.threshold),
         "false_positives": point.false_positives,
         "allowed_false_positives": point.allowed,
-        "expected_fpr": _number(point.expected_fpr),
+        "expected_fpr": known(point.expected_fpr),
         "distinct_examples": point.distinct_examples,
-        "floor": _number(point.floor),
-        "tpr_at_zero_fpr": _number(point.tpr_at_zero),
+        "floor": known(point.floor),
+        "tpr_at_zero_fpr": known(point.tpr_at_zero),
     }

@@ -1,12 +1,14 @@
 """From scores to figures: every attack's, with their intervals, and the curves to draw."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from lira.attacks import PValues
+from lira.attacks._pool import MANY_MODELS
+from lira.engine.trained import Check
 from lira.membership import is_paired
 from lira.metrics import (
     MIN_CLUSTERS,
@@ -33,10 +35,13 @@ __all__ = [
     "Curve",
     "Evaluation",
     "MeanRate",
+    "Subject",
     "calibrate",
     "evaluate",
+    "headline_attack",
     "interval_note",
     "low_fpr_threshold",
+    "lowest_resolved",
     "measure_attacks",
     "strongest_attack",
 ]
@@ -94,6 +99,22 @@ class Calibrated(NamedTuple):
     named: NamedMembers
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What was attacked, as far as it is known; accuracies are means over the models, NaN where they are not known."""
+
+    dataset: str = ""  # the source, as in config.toml
+    model: str = ""  # the recipe's
+    num_examples: int = 0  # of the data set
+    num_models: int = 0  # that attack
+    outside: bool = False  # whether what is attacked is none of these
+    queries: int = 0
+    design: str = ""  # of the memberships, as in config.toml
+    accuracy_in: float = float("nan")  # on members, what a model was trained on
+    accuracy_out: float = float("nan")  # on the other examples
+    accuracy_test: float = float("nan")
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """What was measured of every attack on the same targets."""
@@ -104,12 +125,18 @@ class Evaluation:
     num_members: int  # scores of members, pooled over targets
     num_nonmembers: int
     attacks: dict[str, AttackFigures]
-    strongest: tuple[str, Leakage] | None
-    """The strongest attack and what it implies; None without members or non-members."""
+    headline: str
+    """the attack that leads, declared before any score was seen: see `headline_attack`"""
+    implied: Leakage | None
+    """by the headline attack; None without members or non-members"""
     models: list[int] | None  # indices of those attacked
     calibrated: dict[str, Calibrated]
     """by attack, and "conformal", see `suite.pool_p_values`; empty where no p-values were given"""
     pool: list[int] | None = None  # indices of all models of the run, attacked or not; None without a run
+    subject: Subject = Subject()
+    checks: tuple[Check, ...] = ()
+    warnings: tuple[str, ...] = ()  # that were given on the way
+    selected: tuple[str, ...] | None = None  # attacks that were asked for; None: all
 
     @property
     def curves(self) -> dict[str, Curve]:
@@ -124,8 +151,10 @@ def evaluate(
     *,
     independent: bool = False,
     calibrated: Mapping[str, Calibrated] | None = None,
+    headline: str | None = None,
+    num_shadows: int | None = None,
 ) -> Evaluation:
-    """Measure every attack, and what the strongest implies.
+    """Measure every attack, and what the headline attack implies.
 
     Args:
         scores: float `[T, N]` by attack, higher = more likely a member. They are asked for one by one, and let go, so
@@ -134,19 +163,24 @@ def evaluate(
         models: indices of the targets, for metrics.json.
         independent: as in `leakage`.
         calibrated: of the same targets, from `calibrate`; None goes without.
+        headline: the attack that leads; None: `headline_attack` of pools of `num_shadows` models.
+        num_shadows: models of the pool that attacks, targets among them; None: the targets alone.
 
     Raises:
-        ValueError: there is no attack, shapes disagree, or a score is NaN.
+        ValueError: there is no attack, or not the headline's; shapes disagree, or a score is NaN.
     """
     if not scores:
         raise ValueError("scores holds no attack: give at least one array [targets, examples] by name")
     keep = np.asarray(keep)
     (T, N), members = keep.shape, int(keep.sum())
-    attacks = measure_attacks(scores, keep)
-    strongest = None
+    if headline is not None and headline not in scores:
+        raise ValueError(
+            f"the headline attack {headline!r} is not among those that were run: {', '.join(scores)}"
+        )
+    headline = headline or headline_attack(scores, T if num_shadows is None else num_shadows)
+    attacks, implied = measure_attacks(scores, keep), None
     if 0 < members < keep.size:
-        name, _ = strongest_attack(attacks)
-        strongest = (name, leakage(scores[name], keep, fpr=LOW_FPR, independent=independent))
+        implied = leakage(scores[headline], keep, fpr=LOW_FPR, independent=independent)
     return Evaluation(
         interval_note(keep),
         T,
@@ -154,7 +188,8 @@ def evaluate(
         members,
         T * N - members,
         attacks,
-        strongest,
+        headline,
+        implied,
         models,
         dict(calibrated or {}),
     )
@@ -219,25 +254,37 @@ def _thin(curve: Roc, low_fpr_tpr: float) -> Curve:
     return Curve(fpr, *curve.band(fpr), curve.num_nonmembers, curve.auc, low_fpr_tpr)
 
 
+def headline_attack(names: Collection[str], num_models: int) -> str:
+    """The attack whose figures lead: by the pool's size and design alone, so that no score can have chosen it.
+
+    LiRA with IN and OUT models, of one variance below MANY_MODELS models; without IN models its offline form; the global
+    threshold where there are no shadow models to speak of; else the first of the attacks that could run, `names`.
+    """
+    kind = "" if num_models >= MANY_MODELS else "_fixed"
+    order = [f"lira_online{kind}", "lira_online_fixed", f"lira_offline{kind}", "lira_offline_fixed"]
+    return next((name for name in (*order, "global_threshold") if name in names), next(iter(names)))
+
+
 def low_fpr_threshold(attack: AttackFigures) -> tuple[float, float]:
     """The global operating point at which examples are judged: 0.1 % FPR, else the lowest resolvable one above it.
 
     Returns:
         (FPR, threshold). Where no listed FPR is resolvable: 0 and the threshold without a false positive.
     """
-    point = _lowest_resolved(attack)
+    point = lowest_resolved(attack)
     return (point.fpr, point.threshold) if point else (0.0, attack.tpr_at[LOW_FPR].threshold)
 
 
 def strongest_attack(attacks: Mapping[str, AttackFigures]) -> tuple[str, float | None]:
     """The strongest attack at the lowest listed FPR from 0.1 % up that is resolvable, and that FPR; else by AUC."""
-    point = _lowest_resolved(next(iter(attacks.values())))
+    point = lowest_resolved(next(iter(attacks.values())))
     if point is None:
         return max(attacks, key=lambda name: np.nan_to_num(attacks[name].auc.value)), None
     return max(attacks, key=lambda name: attacks[name].tpr_at[point.fpr].tpr), point.fpr
 
 
-def _lowest_resolved(attack: AttackFigures) -> OperatingPoint | None:
+def lowest_resolved(attack: AttackFigures) -> OperatingPoint | None:
+    """The pooled operating point at the lowest listed FPR from 0.1 % up that is resolvable; None without one."""
     points = (point for fpr, point in attack.tpr_at.items() if fpr >= LOW_FPR and point.status == "ok")
     return next(points, None)
 

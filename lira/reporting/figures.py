@@ -6,7 +6,7 @@ import numpy as np
 
 from lira.metrics import Estimate, OperatingPoint
 
-__all__ = ["Cell", "percent", "rate", "share", "signed"]
+__all__ = ["Cell", "known", "per_thousand", "percent", "rate", "share", "signed"]
 
 
 class Cell(NamedTuple):
@@ -57,6 +57,17 @@ def signed(figure: Estimate, digits: int, *, scale: float = 1) -> str:
 def percent(share: float) -> str:
     """A fraction in percent, with three figures."""
     return f"{100 * share:.{_decimals(share)}f} %"
+
+
+def per_thousand(share: float) -> str:
+    """A fraction as a count of 1,000, for sentences: below 10 with one decimal."""
+    count = 1000 * share
+    return f"{count:.1f}" if 0 < count < 9.95 else f"{count:,.0f}"
+
+
+def known(value: float) -> float | None:
+    """A number as JSON can hold it: None for NaN and infinity."""
+    return float(value) if np.isfinite(value) else None
 
 
 def _estimate(figure: Estimate | OperatingPoint | float) -> Estimate:

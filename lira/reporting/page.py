@@ -1,6 +1,7 @@
 """The self-contained page of a report."""
 
 import base64
+import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,11 +9,15 @@ import jinja2
 import numpy as np
 
 from lira.metrics import Estimate
-from lira.reporting.evaluate import DISCOVERY_RATE, Evaluation, strongest_attack
+from lira.reporting.evaluate import DISCOVERY_RATE, Evaluation, lowest_resolved
 from lira.reporting.figures import percent, rate, share
-from lira.reporting.plots import COLORS
+from lira.reporting.glossary import GLOSSARY, WHICH
+from lira.reporting.inks import inks
+from lira.reporting.published import published_of
 from lira.reporting.records import INTERVAL, Records
 from lira.reporting.tables import footnotes, fpr_header
+from lira.reporting.verdict import verdict
+from lira.versions import __version__
 
 __all__ = ["embedded", "named_values", "render_page", "report_page"]
 
@@ -28,38 +33,98 @@ def report_page(
     drawn: Sequence[str],
     *,
     records: Records | None = None,
-    **parts: Any,
+    facts: Mapping[str, str],
+    title: str,
 ) -> str:
     """Render the page. Everything that comes from outside is escaped by the template."""
     attacks = evaluation.attacks
-    first = next(iter(attacks.values()))
+    published = published_of(evaluation)
     return render_page(
         "report.html.j2",
+        title=title,
         metrics=evaluation,
-        headline=_headline(evaluation),
+        single=evaluation.num_models == 1,
+        verdict=verdict(evaluation),
+        cards=_cards(evaluation),
+        threat=threat_model(evaluation),
+        contents=_contents(evaluation, pictures, records, bool(published)),
         records=records,
         vulnerable=None if records is None else _vulnerable(records),
         interval_of_records=INTERVAL,
         pictures={name: embedded(content) for name, content in pictures.items()},
         drawn=drawn,
-        headers=[fpr_header(point) for point in first.tpr_at.values()],
-        colors={name: COLORS[drawn.index(name)] if name in drawn else "transparent" for name in attacks},
+        headers=[fpr_header(point) for point in next(iter(attacks.values())).tpr_at.values()],
+        inks=inks(attacks),
         footnotes=footnotes(evaluation),
         calibrated_fprs=CALIBRATED_FPRS,
         discovery_rate=f"{100 * DISCOVERY_RATE:g} %",
         floor=f"{100 / evaluation.num_nonmembers:.3g} %" if evaluation.num_nonmembers else None,
-        **parts,
+        published=published,
+        glossary={name: GLOSSARY[name] for name in attacks if name in GLOSSARY},
+        which=WHICH,
+        facts=facts,
     )
 
 
-def _headline(evaluation: Evaluation) -> dict[str, Any]:
-    name, fpr = strongest_attack(evaluation.attacks)
-    attack, criterion, cards = evaluation.attacks[name], "AUC", []
-    if fpr is not None:
-        criterion = f"TPR at {100 * fpr:g} % FPR"
-        cards = [(criterion, *rate(attack.tpr_at[fpr]))]
-    cards += [("AUC", *share(attack.auc)), ("balanced accuracy", *share(attack.balanced_accuracy))]
-    return {"attack": name, "criterion": criterion, "cards": cards}
+def threat_model(evaluation: Evaluation) -> str:
+    """Who attacks, with what, and what is asked, for people."""
+    subject, targets = evaluation.subject, evaluation.num_models
+    queries = f" and {subject.queries - 1} shifted or mirrored copies of it" if subject.queries > 1 else ""
+    asked = (
+        f"The attacker has an example and its label, sees how sure the attacked model is of that label for the example"
+        f"{queries}, and is to tell whether the model was trained on it."
+    )
+    if not subject.outside:
+        pair = (
+            "the model trained on the complementary half is left out, too"
+            if subject.design == "pairs"
+            else ""
+        )
+        by = f"each of the {targets:,} models is attacked with the others{f' ({pair})' * bool(pair)}"
+    else:
+        by = f"{subject.num_models:,} models of its own, for {targets:,} attacked model{'s' * (targets > 1)}"
+    return (
+        f"{asked} What trained and untrained models say of the example the attacker learns from models of the same kind, "
+        f"trained on data whose membership is known: {by}. An attacker with less (no labels, other data, few models) finds "
+        f"less; the attacker never sees the attacked model's training data, nor its weights."
+    )
+
+
+def _cards(evaluation: Evaluation) -> list[tuple[str, str, str]]:
+    """Of the headline attack: label, figure and interval."""
+    attack, cards = evaluation.attacks[evaluation.headline], list[tuple[str, str, str]]()
+    point = lowest_resolved(attack)
+    if point is not None:
+        cell = rate(point)
+        cards.append((f"TPR at {100 * point.fpr:g} % FPR", cell.value, cell.interval))
+    for label, cell in (("AUC", share(attack.auc)), ("balanced accuracy", rate(attack.balanced_accuracy))):
+        cards.append((label, cell.value, cell.interval))
+    return cards
+
+
+def _contents(
+    evaluation: Evaluation, pictures: Mapping[str, bytes], records: Records | None, published: bool
+) -> dict[str, str]:
+    """The headings of the sections that the page has, by their anchors, in order."""
+    single = evaluation.num_models == 1
+    most = "The examples with the highest scores" if single else "The most vulnerable examples"
+    sections = {
+        "threat": ("What was attacked, and how", True),
+        "checks": ("Checks", bool(evaluation.checks)),
+        "roc": ("ROC curves", True),
+        "attacks": ("Every attack", "attacks" in pictures),
+        "figures": ("Figures of every attack" if single else "Pooled over targets", True),
+        "calibrated": ("Calibrated, example by example", bool(evaluation.calibrated)),
+        "implied": ("What the headline attack implies", evaluation.implied is not None),
+        "examples": ("Most and least vulnerable examples", "examples" in pictures),
+        "vulnerable": (most, records is not None),
+        "published": ("Did I reproduce it?", published),
+        "means": ("Mean over targets", not single),
+        "glossary": ("The attacks, and which one to report", True),
+        "reading": ("How to read the numbers", True),
+        "run": ("The run", True),
+    }
+    return {anchor: title for anchor, (title, there) in sections.items() if there}
 
 
 def _vulnerable(records: Records) -> list[dict[str, Any]]:
@@ -104,7 +169,8 @@ def render_page(template: str, **parts: Any) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.globals.update(percent=percent, rate=rate, share=share)
-    return environment.get_template(template).render(**parts)
+    made = f"{datetime.datetime.now(datetime.UTC).date().isoformat()}, lira {__version__}"
+    return environment.get_template(template).render(made=made, **parts)
 
 
 def named_values(values: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,10 +14,9 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from lira.metrics import LearningPoint
 from lira.reporting.evaluate import AttackFigures, Curve
 from lira.reporting.figures import percent
+from lira.reporting.inks import inks
 
 __all__ = [
-    "COLORS",
-    "DASHES",
     "ROC_SIZE",
     "example_titles",
     "plot_attacks",
@@ -24,13 +24,13 @@ __all__ = [
     "plot_learning_curves",
     "plot_roc",
     "style",
+    "unstyled",
 ]
 
-# Okabe and Ito's palette, which the colour-blind can tell apart.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#4D4D4D", "#E69F00", "#56B4E9", "#8C6D31")
-DASHES = ("-", "--", "-.", ":")
 IN_COLOR, OUT_COLOR = "#D55E00", "#0072B2"
 ROC_SIZE = (6.4, 5.2)
+# What a matplotlibrc asks for is for its owner's figures: LaTeX would choke on the names here.
+unstyled = matplotlib.style.context("default", after_reset=False)
 
 
 def style(ax: Axes, size: float, grid: Literal["both", "x"] = "both") -> None:
@@ -41,6 +41,7 @@ def style(ax: Axes, size: float, grid: Literal["both", "x"] = "both") -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
+@unstyled
 def plot_roc(curves: Mapping[str, Curve], ax: Axes | None = None) -> Axes:
     """Draw ROC curves with their 95 % bands on log-log axes, from the resolution floor to 1.
 
@@ -48,7 +49,7 @@ def plot_roc(curves: Mapping[str, Curve], ax: Axes | None = None) -> Axes:
     less than one false positive, is shaded.
 
     Args:
-        curves: by attack, as many as there are `COLORS`.
+        curves: by attack, each in the ink that is its own on every page.
         ax: axes to draw on; None makes a figure of its own (`result.figure`).
 
     Returns:
@@ -58,8 +59,9 @@ def plot_roc(curves: Mapping[str, Curve], ax: Axes | None = None) -> Axes:
         ax = Figure(figsize=ROC_SIZE, layout="constrained").add_subplot()
     floor = min((curve.floor for curve in curves.values()), default=1e-3)
     left = floor / 1.8
-    for index, (name, curve) in enumerate(curves.items()):
-        color = COLORS[index % len(COLORS)]
+    drawn = inks(curves)
+    for name, curve in curves.items():
+        color = drawn[name].color
         # Up to the first realised FPR the TPR is that at no false positive; often that FPR is the floor itself.
         start = int(np.searchsorted(curve.fpr, curve.floor * (1 + 1e-12), side="right")) - 1
         x, tpr = np.maximum(curve.fpr[start:], curve.floor), curve.tpr[start:]
@@ -69,12 +71,13 @@ def plot_roc(curves: Mapping[str, Curve], ax: Axes | None = None) -> Axes:
             ax.fill_between(x, low, high, step="post", alpha=0.18, linewidth=0, color=color, gid=name)
         quoted = "unresolvable" if np.isnan(curve.low_fpr_tpr) else percent(curve.low_fpr_tpr)
         label = f"{name}  ({curve.auc:.3f}, {quoted})"
-        ax.plot(x, tpr, drawstyle="steps-post", linewidth=1.6, label=label, color=color, gid=name)
+        line = ax.plot(x, tpr, drawstyle="steps-post", linewidth=1.6, label=label, color=color, gid=name)[0]
+        line.set(linestyle=drawn[name].linestyle)
     ax.plot([left / 10, 1], [left / 10, 1], color="0.45", linewidth=0.9, dashes=(4, 3), gid="chance")
     ax.axvline(floor, color="0.35", linewidth=0.9, linestyle=":", gid="floor")
     ax.axvspan(left / 10, floor, color="0.5", alpha=0.18, linewidth=0, gid="floor")
     ax.annotate(
-        f"resolution floor {floor:.3g}",
+        f"resolution floor {100 * floor:.3g} %",
         (floor, 1),
         xytext=(0, 4),
         xycoords=("data", "axes fraction"),
@@ -87,6 +90,7 @@ def plot_roc(curves: Mapping[str, Curve], ax: Axes | None = None) -> Axes:
     ax.set_ylabel("true-positive rate", fontsize=11)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(LogLocator(numticks=12))
+        axis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
         axis.set_minor_formatter(NullFormatter())
     style(ax, 9.5)
     if curves:
@@ -101,12 +105,14 @@ def plot_roc(curves: Mapping[str, Curve], ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_attacks(attacks: Mapping[str, AttackFigures], fpr: float) -> Figure:
-    """Draw every attack's pooled TPR at one FPR and its pooled AUC, with their 95 % intervals; the strongest on top.
+@unstyled
+def plot_attacks(attacks: Mapping[str, AttackFigures], fpr: float, headline: str = "") -> Figure:
+    """Draw every attack's TPR at one FPR and its AUC, with their 95 % intervals; the strongest on top.
 
     Args:
         attacks: what was measured, by name.
         fpr: a key of their `tpr_at`, resolved by all of them.
+        headline: the attack whose name is printed in bold.
     """
     names = sorted(attacks, key=lambda name: attacks[name].tpr_at[fpr].tpr)
     # Value and the interval's ends of each attack, float64 [3, attacks].
@@ -127,13 +133,17 @@ def plot_attacks(attacks: Mapping[str, AttackFigures], fpr: float) -> Figure:
         style(ax, 9, grid="x")
     most = np.nanmax([fpr, *tpr[0], *tpr[2]])
     left.set(xscale="log", xlim=(edge, 1.3 * most), yticks=rows, yticklabels=names)
-    left.set_xlabel(f"TPR at {100 * fpr:g} % FPR, pooled", fontsize=10)
-    right.set_xlabel("AUC, pooled", fontsize=10)
+    left.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+    for label, name in zip(left.get_yticklabels(), names, strict=True):
+        label.set_fontweight("bold" if name == headline else "normal")
+    left.set_xlabel(f"TPR at {100 * fpr:g} % FPR", fontsize=10)
+    right.set_xlabel("AUC", fontsize=10)
     for ax, chance in ((left, fpr), (right, 0.5)):
         ax.axvline(chance, color="0.35", linewidth=0.9, linestyle=":", gid="chance")
     return figure
 
 
+@unstyled
 def plot_learning_curves(curves: Mapping[str, Sequence[LearningPoint]], fpr: float) -> Figure:
     """Draw TPR at one FPR against the number of shadow models: a panel an attack, with 95 % intervals."""
     columns = min(4, max(len(curves), 1))
@@ -163,6 +173,7 @@ def plot_learning_curves(curves: Mapping[str, Sequence[LearningPoint]], fpr: flo
     return figure
 
 
+@unstyled
 def plot_examples(
     phi: np.ndarray,
     keep: np.ndarray,

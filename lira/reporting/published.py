@@ -12,9 +12,9 @@ import numpy as np
 
 from lira.engine.accuracies import PAPER, POOL_SIZES, words_of
 from lira.metrics import Estimate
-from lira.reporting.evaluate import AttackFigures
+from lira.reporting.evaluate import AttackFigures, Evaluation
 
-__all__ = ["PUBLISHED", "Comparison", "Published", "compare_published"]
+__all__ = ["PUBLISHED", "Comparison", "Published", "compare_published", "published_of"]
 
 
 class Published(NamedTuple):
@@ -126,6 +126,21 @@ def compare_published(
             verdict = _verdict(published, measured)
             result.append(Comparison(row.attack, metric, published, row.source, measured, verdict))
     return result
+
+
+def published_of(evaluation: Evaluation) -> list[Comparison]:
+    """`compare_published` of an evaluation; empty where its data or model are not known, or its models are no pairs."""
+    subject = evaluation.subject
+    if subject.design != "pairs" or not subject.dataset or not subject.model:
+        return []  # all that is published is of models of half the examples
+    return compare_published(
+        evaluation.attacks,
+        dataset=subject.dataset,
+        num_examples=subject.num_examples,
+        model=subject.model,
+        models=evaluation.num_models,
+        queries=subject.queries,
+    )
 
 
 def _verdict(published: float, measured: Estimate) -> str:

@@ -12,7 +12,6 @@ from lira.metrics import (
     example_rates,
     jaccard,
     rank_examples,
-    roc,
     shares_reaching,
     threshold_above,
     top_examples,
@@ -20,7 +19,7 @@ from lira.metrics import (
 )
 from lira.metrics._shared import check_fpr
 from lira.metrics.counting import allowed_false_positives
-from lira.reporting.evaluate import FPRS, LOW_FPR
+from lira.reporting.evaluate import FPRS, LOW_FPR, headline_attack
 
 __all__ = ["INTERVAL", "AttackRecords", "Records", "column_meanings", "records_csv", "records_of"]
 
@@ -48,7 +47,7 @@ class AttackRecords(NamedTuple):
 class Records:
     """One row an example, and beside it what every target's headline score says: see `records_of`."""
 
-    headline: str  # the strongest attack, by which examples are ranked
+    headline: str  # the attack by which examples are ranked
     fpr: float  # of the bars; 0 where none was resolvable: no false positive
     attacks: dict[str, AttackRecords]
     in_top_halves: np.ndarray  # int64 [N], in how many of `num_halves` among the top by the headline attack
@@ -106,6 +105,12 @@ class Records:
         """The file of an example; empty where it is not known."""
         return _plain(self.files[example]) if self.files else ""
 
+    def title_of(self, example: int) -> str:
+        """A title for a picture of an example: its index, its class and its file's name, as far as they are known."""
+        name, file = self.class_of(example), self.file_of(example).rpartition("/")[2]
+        title = f"example {self.index_of(example)}" + (f", class {name}" if name else "")
+        return _shortened(title) + (f"\n{_shortened(file)}" if file else "")
+
 
 def records_of(
     scores: Iterable[tuple[str, np.ndarray]],
@@ -113,6 +118,8 @@ def records_of(
     *,
     fpr: float = LOW_FPR,
     p_value: tuple[str, np.ndarray] | None = None,
+    headline: str | None = None,
+    num_shadows: int | None = None,
     models: Sequence[int] | None = None,
     labels: np.ndarray | None = None,
     class_names: Sequence[str] = (),
@@ -122,7 +129,7 @@ def records_of(
     """What every attack says of each example by itself.
 
     An example's vulnerability is its TPR: the share of the targets that hold it whose score lies above one global bar.
-    Examples are ranked by it, ties by the mean score of members less that of non-members (`metrics.example_gap`). Where
+    Examples are ranked by it, ties by the mean score of members minus that of non-members (`metrics.example_gap`). Where
     there is a single target a share says nothing: its scores stand in the place of the TPRs, each with the share of its
     non-members that score as high, and rank the examples.
 
@@ -132,6 +139,8 @@ def records_of(
         fpr: of the bars, a fraction, pooled over targets; where it allows no false positive the lowest of `FPRS` above it
             that does, else none.
         p_value: an attack and its p-values, float `[T, N]`.
+        headline: the attack by which examples are ranked; None: `headline_attack` of pools of `num_shadows` models.
+        num_shadows: models of the pool that attacks, targets among them; None: the targets alone.
         models: index of each target; rows are stored in their order.
         labels: int `[N]`, -1 where it is not known.
         class_names: by label.
@@ -148,20 +157,23 @@ def records_of(
     nonmembers = int(np.sum(~keep))
     points = [point for point in (fpr, *FPRS) if point >= fpr > 0]
     resolved = next((point for point in points if allowed_false_positives(point, nonmembers) >= 1), None)
-    attacks, headline, best, strongest = {}, "", np.empty(0), -np.inf
+    attacks, first, best = {}, "", np.empty(0)
     for name, values in scores:
         attacks[name] = _attack_records(values, keep, resolved or 0.0)
-        strength = _strength(attacks[name].rates, values, keep, resolved)
-        if strength > strongest or not headline:
-            headline, best, strongest = name, values, strength
-    if not attacks:
-        raise ValueError("scores holds no attack: give at least one array [targets, examples] by name")
+        # One at a time, so the one that leads is held as long as none comes that goes before it.
+        leads = headline or headline_attack((first or name, name), num_shadows or len(keep))
+        if name == leads != first:
+            first, best = name, values
+    if not first:
+        raise ValueError(
+            f"scores holds {f'no {headline}' if attacks else 'no attack'}: give at least one array [targets, examples] by name"
+        )
     top = _num_top(keep.shape[1])
     times, halves = top_in_halves(best, keep, resolved or 0.0, top)
     agreement = jaccard(np.stack([top_examples(each.ranks, top) for each in attacks.values()]))
     order = np.arange(len(keep)) if models is None else np.argsort(models)
     return Records(
-        headline,
+        first,
         resolved or 0.0,
         attacks,
         times,
@@ -187,11 +199,9 @@ def _attack_records(scores: np.ndarray, keep: np.ndarray, fpr: float) -> AttackR
     return AttackRecords(bar, rank_examples(scores[0]), rates, scores[0], shares_reaching(scores[0], keep[0]))
 
 
-def _strength(rates: ExampleRates, scores: np.ndarray, keep: np.ndarray, fpr: float | None) -> float:
-    """By what the strongest attack is chosen, as `strongest_attack` does: the pooled TPR, else the AUC."""
-    if fpr is None:
-        return float(np.nan_to_num(roc(scores, keep).auc)) if keep.any() and not keep.all() else 0.0
-    return float(rates.found.sum() / max(rates.held.sum(), 1))
+def _shortened(text: str, most: int = 35) -> str:
+    """At most so many characters, the ends of what is longer."""
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-(most // 2) :]}"
 
 
 def _num_top(num_examples: int) -> int:
@@ -245,7 +255,7 @@ def column_meanings(records: Records) -> dict[str, str]:
     if records.num_targets > 1:
         return meanings | {
             "models_in": "targets that hold the example",
-            "rank": f"by {records.headline}_tpr, ties by the mean score of members less that of non-members; 1 = the most "
+            "rank": f"by {records.headline}_tpr, ties by the mean score of members minus that of non-members; 1 = the most "
             f"vulnerable",
             "top_halves": f"in how many of {records.num_halves} halves of the targets, five random splits that keep "
             f"pairs together, the example is among the {records.num_top} most vulnerable by {records.headline}, each "

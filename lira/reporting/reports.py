@@ -3,26 +3,27 @@
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lira.attacks.suite import ATTACKS, Pool, missing_signals, pool_p_values
+from lira.attacks.suite import ATTACKS, Pool, missing_signals, pool_p_values, select_attacks
 from lira.data.dataset import Dataset
 from lira.metrics import Difference, difference
 from lira.reporting.checks import check_run
 from lira.reporting.evaluate import (
     LOW_FPR,
     Evaluation,
+    Subject,
     calibrate,
     evaluate,
     measure_attacks,
     strongest_attack,
 )
 from lira.reporting.page import named_values
-from lira.reporting.published import Comparison, compare_published
 from lira.reporting.records import Records, records_of
+from lira.reporting.verdict import as_verdict
 from lira.reporting.write import example_figure, stored_scores, write_records, write_report
 from lira.scoring import pool_of, score, score_each
 from lira.store.arrays import DIVERGED, DONE
@@ -30,19 +31,28 @@ from lira.store.checksums import checksum_of
 from lira.store.run import Run
 from lira.store.verify_derived import document_findings
 
-__all__ = ["Differences", "compare", "is_reported", "records", "report", "report_pool"]
+__all__ = ["Differences", "compare", "records", "report", "report_pool", "reported"]
 
 # Whose p-values are exact example by example.
 LIRA_P_VALUES = {name: ATTACKS[name] for name in ("lira_online", "lira_offline")}
 
 
-def report(run: Run, dataset: Dataset | None = None, *, warnings: Iterable[str] = ()) -> Evaluation:
+def report(
+    run: Run,
+    dataset: Dataset | None = None,
+    *,
+    attacks: Collection[str] | None = None,
+    headline: str | None = None,
+    warnings: Iterable[str] = (),
+) -> Evaluation:
     """Score a run where that is not done, and write metrics.json, pictures, report.html and records into it.
 
     Args:
         run: the run.
         dataset: its data, for pictures, the examples' names and `quantile_regression`; None goes without them.
-        warnings: shown at the top of the page; read once the attacks are done, so that they may still grow until then.
+        attacks: names of those to report; None: all.
+        headline: the attack that leads; None: by the pool's size and design, see `evaluate.headline_attack`.
+        warnings: shown at the top of the page; read once the checks are done, so that they may still grow until then.
 
     Returns:
         What was measured.
@@ -50,31 +60,44 @@ def report(run: Run, dataset: Dataset | None = None, *, warnings: Iterable[str] 
     Raises:
         RunError: too few trained models are usable, the data set is not the run's, or another
             process is writing the run.
+        ValueError: there is no such attack, or the headline is none of those that could run.
     """
-    run = run.as_it_stands()
+    selected, run = None if attacks is None else select_attacks(attacks), run.as_it_stands()
     known = _what_is_known(run, dataset)
     pool = pool_of(run, dataset)
-    scores = score(run, dataset, pool=pool)
+    scores = score(run, dataset, pool=pool, attacks=selected)
     member = run.membership
     # In this order, so that little is held when a large curve is.
-    checks = check_run(run, pool=pool)
-    evaluation = evaluate(scores, member, known["models"], independent=pool.independent)
-    calibrated, p_value = calibrate(pool_p_values(pool), member)
-    evaluation = dataclasses.replace(evaluation, pool=run.models.tolist(), calibrated=calibrated)
-    examples = records_of(scores.items(), member, p_value=p_value, **known)
+    checks = tuple(check_run(run, pool=pool))
+    evaluation = evaluate(
+        scores,
+        member,
+        known["models"],
+        independent=pool.independent,
+        headline=headline,
+        num_shadows=len(pool.keep),
+    )
+    p_values = pool_p_values(pool, ATTACKS if selected is None else selected)
+    calibrated, known["p_value"] = calibrate(p_values, member)
+    examples = records_of(scores.items(), member, headline=evaluation.headline, **known)
+    evaluation = dataclasses.replace(
+        evaluation,
+        pool=run.models.tolist(),
+        calibrated=calibrated,
+        subject=_subject(run),
+        checks=checks,
+        warnings=tuple(warnings),
+        selected=None if attacks is None else tuple(attacks),
+    )
     with run.lock():
         report_pool(
             run.path,
             pool,
             scores,
             evaluation,
-            labels=known["labels"],
             images=dataset.x if dataset is not None and dataset.is_image else None,
             facts=_facts(run),
             records=examples,
-            checks=checks,
-            published=_published(run, evaluation),
-            warnings=warnings,
         )
     return evaluation
 
@@ -95,12 +118,12 @@ def records(run: Run, dataset: Dataset | None = None, *, fpr: float = LOW_FPR) -
         ValueError: `fpr` is outside [0, 1].
     """
     run = run.as_it_stands()
-    scores = score_each(run, dataset)
+    scores, known = score_each(run, dataset), _what_is_known(run, dataset)
     exact = (
         (name, p.values) for name, p in pool_p_values(pool_of(run), LIRA_P_VALUES) if name in LIRA_P_VALUES
     )
-    known = _what_is_known(run, dataset)
-    found = records_of(scores, run.membership, fpr=fpr, p_value=next(exact, None), **known)
+    known["p_value"] = next(exact, None)
+    found = records_of(scores, run.membership, fpr=fpr, num_shadows=len(run.shadows), **known)
     with run.lock():
         write_records(run.path, found, arrays=stored_scores(run.path, found.attacks))
     return found
@@ -126,54 +149,67 @@ def report_pool(
     scores: Mapping[str, np.ndarray],
     evaluation: Evaluation,
     *,
-    labels: np.ndarray | None = None,
     images: np.ndarray | None = None,
     facts: Mapping[str, str],
-    **parts: Any,
+    records: Records,
 ) -> None:
     """Write the report of any pool: see `write_report`.
 
     Args:
         path: the directory.
         pool: what is attacked, and with what.
-        scores: float `[T, N]` by attack; examples are judged by the first.
+        scores: float `[T, N]` by attack; examples are judged by the headline's.
         evaluation: of these scores.
-        labels: int `[N]`, for the examples' titles; -1 where it is not known.
         images: `[N, H, W, C]`, drawn as insets.
         facts: what to say about the pool; the attacks that read what it does not hold are added.
-        **parts: see `write_report`.
+        records: of these scores; they know the examples' names.
     """
-    first, missing = next(iter(scores)), missing_signals(pool)
+    first, missing = evaluation.headline, missing_signals(pool)
     left_out = ", ".join(f"{name} (no {signal})" for name, signal in missing.items())
     examples = None
     if pool.target is None:
         attack = evaluation.attacks[first]
-        examples = example_figure(pool.signals["phi"], pool.keep, scores[first], attack, labels, images)
+        title = records.title_of
+        examples = example_figure(pool.signals["phi"], pool.keep, scores[first], attack, title, images)
     arrays = stored_scores(path, scores)
     known = {"attacks left out": left_out} if missing else {}
     if arrays:
         known["scores"] = (
             f"fingerprint {checksum_of(json.dumps(arrays).encode())[:12]}; metrics.json has that of each"
         )
-    write_report(path, evaluation, examples=examples, arrays=arrays, facts={**facts, **known}, **parts)
+    write_report(
+        path, evaluation, examples=examples, records=records, arrays=arrays, facts={**facts, **known}
+    )
 
 
-def is_reported(run: Run) -> bool:
-    """Whether the report on disk is whole, and of the models and scores that are there now; of earlier versions it is not."""
+def reported(
+    run: Run, attacks: Collection[str] | None = None, headline: str | None = None
+) -> dict[str, Any] | None:
+    """metrics.json, where the report on disk is whole, of the models and scores that are there now, and of what is asked for.
+
+    None where it is not; that of an earlier version is not.
+    """
     if any(document_findings(run.path, names=("metrics.json", "records.json"))):
-        return False
-    return json.loads((run.path / "metrics.json").read_text())["pool"] == run.models.tolist()
+        return None
+    document = json.loads((run.path / "metrics.json").read_text())
+    try:
+        verdict = as_verdict(document)  # earlier versions came to none
+        models, selected = document["pool"], document["selected"]
+    except (KeyError, TypeError):
+        return None
+    asked = selected == (None if attacks is None else list(attacks)) and headline in (None, verdict.attack)
+    return document if asked and models == run.models.tolist() else None
 
 
 class Differences(NamedTuple):
-    """Attacks of a run less what they are compared with, on the same targets."""
+    """Attacks of a run minus what they are compared with, on the same targets."""
 
     against: str  # an attack of the same run, or another run's path
     by_attack: dict[str, Difference]
 
 
 def compare(run: Run, other: Run | None = None, *, fpr: float = LOW_FPR) -> Differences:
-    """Each attack less the strongest of the same run, or each attack of one run less the same of another.
+    """Each attack minus the strongest of the same run, or each attack of one run minus the same of another.
 
     Args:
         run: scored where that is not done.
@@ -198,20 +234,18 @@ def compare(run: Run, other: Run | None = None, *, fpr: float = LOW_FPR) -> Diff
     return Differences(against, differences)
 
 
-def _published(run: Run, evaluation: Evaluation) -> list[Comparison]:
-    config = run.config
-    # Data set and model of an import are not known by name, and all that is published is of models of half the examples.
-    if run.is_imported or config.membership.design != "pairs":
-        return []
-    M, N, Q = run.phi.shape
-    return compare_published(
-        evaluation.attacks,
-        dataset=config.dataset,
-        num_examples=N,
-        model=config.recipe.model,
-        models=M,
-        queries=Q,
-    )
+def _subject(run: Run) -> Subject:
+    """What the verdict says about the run; data set and model of an import are not known by name."""
+    config, (_, N, Q) = run.config, run.phi.shape
+    means = {}
+    for side in ("in", "out", "test"):
+        values = run.accuracy(side, run.targets)
+        means[f"accuracy_{side}"] = (
+            float(values[~np.isnan(values)].mean()) if np.isfinite(values).any() else np.nan
+        )
+    names = {"dataset": config.dataset, "model": config.recipe.model, "design": config.membership.design}
+    attackers = {"num_models": len(run.shadows), "outside": run.is_disjoint}
+    return Subject(num_examples=N, queries=Q, **attackers, **({} if run.is_imported else names), **means)
 
 
 def _facts(run: Run) -> dict[str, str]:

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 from rich import box
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -15,6 +17,7 @@ from lira.reporting.figures import Cell, percent, rate, share, signed
 __all__ = [
     "attacks_table",
     "differences_table",
+    "fitted",
     "footnotes",
     "fpr_header",
     "learning_table",
@@ -32,14 +35,14 @@ def attacks_table(evaluation: Evaluation) -> Table:
     first = next(iter(evaluation.attacks.values()))
     headers = ["AUC", "balanced\naccuracy", *("\n".join(fpr_header(first.tpr_at[fpr])) for fpr in FPRS)]
     result = make_table(
-        f"Membership inference, pooled over {evaluation.num_models:,} targets",
+        f"Membership inference{f', pooled over {evaluation.num_models:,} targets' * (evaluation.num_models > 1)}",
         Column("attack", overflow="fold"),
         *(Column(header, justify="right", no_wrap=True) for header in headers),
         caption="\n".join(footnotes(evaluation)),
         padding=(0, 1, 0, 0),
     )
     for name, attack in evaluation.attacks.items():
-        cells = [share(attack.auc), share(attack.balanced_accuracy), *map(rate, attack.tpr_at.values())]
+        cells = [share(attack.auc), rate(attack.balanced_accuracy), *map(rate, attack.tpr_at.values())]
         result.add_row(Text(name), *map(text, cells))
     return result
 
@@ -66,7 +69,7 @@ def learning_table(curves: Mapping[str, Sequence[LearningPoint]], fpr: float, ru
     result = make_table(
         f"TPR at {100 * fpr:g} % FPR by number of models",
         Column("attack", overflow="fold", no_wrap=True),
-        *(Column(f"{size}", justify="right") for size in sizes),
+        *(Column(f"{size}", justify="right", no_wrap=True) for size in sizes),
         "enough",
         caption=rule,
     )
@@ -82,7 +85,7 @@ def make_table(title: str, *columns: Column | str, caption: str | None = None, *
     """An empty table in the style of all others."""
     return Table(
         *columns,
-        title=title,
+        title=Text(title, style="table.title"),
         title_justify="left",
         caption=None if caption is None else Text(caption),
         caption_justify="left",
@@ -90,6 +93,23 @@ def make_table(title: str, *columns: Column | str, caption: str | None = None, *
         pad_edge=False,
         **options,
     )
+
+
+def fitted(table: Table, console: Console, spare: Sequence[int] = ()) -> Table:
+    """The table without as many of its `spare` columns, the first first, as the console has no room for."""
+    columns, left_out = list(table.columns), []
+    for index in spare:
+        if Measurement.get(console, console.options.update(width=10**4), table).minimum <= console.width:
+            break
+        if index < len(columns) and len(table.columns) > 2:
+            table.columns.remove(columns[index])
+            for place, column in enumerate(table.columns):
+                column._index = place  # rich pads the first and the last otherwise
+            left_out.append(str(columns[index].header).split("\nk = ")[0].replace("\n", " "))
+    if left_out:
+        note = f"For want of room without {', '.join(left_out)}."
+        table.caption = Text("\n").join([*filter(None, [table.caption]), Text(note)])  # pyright: ignore[reportArgumentType]
+    return table
 
 
 def text(cell: Cell) -> Text:

@@ -14,7 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from lira.forgetting import MethodFigures
 from lira.forgetting.measure import ClassicalFigures
 from lira.metrics import Estimate
-from lira.reporting.plots import COLORS, DASHES, style
+from lira.reporting.inks import inks
+from lira.reporting.plots import style, unstyled
 
 __all__ = ["VERDICTS", "MethodRow", "method_row", "plot_methods", "plot_requests"]
 
@@ -51,6 +52,7 @@ def method_row(figures: MethodFigures, fpr: float | None, classical: ClassicalFi
     return MethodRow(figures.verdict, tpr, figures.u_lira.auc, psi_n, retrained_tpr, reference.auc)
 
 
+@unstyled
 def plot_methods(rows: Mapping[str, MethodRow], *, fpr: float | None) -> Figure:
     """Draw U-LiRA's TPR and AUC and the normalised psi of each method, with their intervals, beside retraining's range.
 
@@ -96,6 +98,7 @@ def plot_methods(rows: Mapping[str, MethodRow], *, fpr: float | None) -> Figure:
     return figure
 
 
+@unstyled
 def plot_requests(requests: Mapping[str, Sequence[MethodRow]], *, fpr: float | None) -> Figure:
     """Draw the same figures over requests in sequence, one line a method, with its intervals as bands.
 
@@ -108,16 +111,17 @@ def plot_requests(requests: Mapping[str, Sequence[MethodRow]], *, fpr: float | N
     """
     figure = Figure(figsize=(10.5, 3.9), layout="constrained")
     axes = figure.subplots(1, 3)
+    drawn = inks(requests)
     for ax, key in zip(axes, PANELS, strict=True):
-        for index, (name, rows) in enumerate(requests.items()):
+        for name, rows in requests.items():
             value, low, high = np.array([dataclasses.astuple(getattr(row, key)) for row in rows]).T
             x = np.arange(1, len(rows) + 1)
-            color = COLORS[index % len(COLORS)]
+            color = drawn[name].color
             ax.fill_between(x, low, high, color=color, alpha=0.13, linewidth=0, gid=name)
-            dashes = DASHES[index // len(COLORS) % len(DASHES)]
-            ax.plot(
-                x, value, dashes, color=color, marker="o", markersize=4, linewidth=1.5, label=name, gid=name
-            )
+            line = ax.plot(
+                x, value, color=color, marker="o", markersize=4, linewidth=1.5, label=name, gid=name
+            )[0]
+            line.set(linestyle=drawn[name].linestyle)
         ax.set_xlabel("requests so far", fontsize=9.5)
         # All requests, also where a figure is known at one of them only.
         count = len(next(iter(requests.values())))

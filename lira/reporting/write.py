@@ -6,7 +6,7 @@ cannot be resolved and one that is undefined are three different things everywhe
 
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from lira.attacks import SignalArray
 from lira.metrics import most_and_least_vulnerable
 from lira.reporting.document import metrics_document, records_document
 from lira.reporting.evaluate import AttackFigures, Curve, Evaluation, low_fpr_threshold, strongest_attack
+from lira.reporting.inks import COLORS
 from lira.reporting.page import report_page
-from lira.reporting.plots import COLORS, ROC_SIZE, example_titles, plot_attacks, plot_examples, plot_roc
-from lira.reporting.published import Comparison
+from lira.reporting.plots import ROC_SIZE, plot_attacks, plot_examples, plot_roc, unstyled
 from lira.reporting.records import Records, records_csv
 from lira.store.checksums import checksum_of, json_with_checksum
 from lira.store.chunks import stored_fingerprint
@@ -37,7 +37,7 @@ def example_figure(
     keep: np.ndarray,
     scores: np.ndarray,
     attack: AttackFigures,
-    labels: np.ndarray | None = None,
+    title: Callable[[int], str],
     images: np.ndarray | None = None,
 ) -> Figure | None:
     """Draw the examples most and least at risk by an attack: see `plot_examples`.
@@ -47,7 +47,7 @@ def example_figure(
         keep: bool `[M, N]`.
         scores: float `[M, N]`, the attack's.
         attack: what was measured of it.
-        labels: int `[N]`, for the titles; -1 where it is not known.
+        title: of an example by its number.
         images: `[N, H, W, C]`, drawn as insets.
 
     Returns:
@@ -59,7 +59,7 @@ def example_figure(
         return None
     values = np.stack([np.asarray(phi[:, i : i + 1])[:, 0] for i in shown], axis=1)
     pictures = None if images is None else images[shown]
-    return plot_examples(values, keep[:, shown], example_titles(shown, labels), pictures)
+    return plot_examples(values, keep[:, shown], [title(i) for i in shown.tolist()], pictures)
 
 
 def write_report(
@@ -70,9 +70,6 @@ def write_report(
     records: Records | None = None,
     arrays: Mapping[str, str] | None = None,
     facts: Mapping[str, str] | None = None,
-    warnings: Iterable[str] = (),
-    checks: Iterable[tuple[str, str, str]] = (),
-    published: Iterable[Comparison] = (),
     title: str = "Membership inference by LiRA",
 ) -> None:
     """Write metrics.json, roc.png, attacks.png and report.html into a directory, which is made if need be.
@@ -90,34 +87,25 @@ def write_report(
         records: written too, see `write_records`; the most vulnerable examples stand on the page.
         arrays: the fingerprint of each stored array of scores that the figures are of, by its place in the directory.
         facts: what to say about the run, such as data set, recipe, accuracies and versions, in order.
-        warnings: shown at the top of the page.
-        checks: name, status ("ok", "warn" or "fail") and a sentence of each, see `engine.trained.Check`; failed ones stand among
-            the warnings too.
-        published: from `compare_published`.
         title: heading of the page.
     """
     document = metrics_document(evaluation)
-    attacks, drawn = evaluation.attacks, _drawn(evaluation.curves)
+    attacks, drawn = evaluation.attacks, _drawn(evaluation.curves, evaluation.headline)
     figure = Figure(figsize=ROC_SIZE, layout="constrained")
     plot_roc(drawn, figure.add_subplot())
     pictures = {"roc": png(figure)}
     _, resolved = strongest_attack(attacks)
     if len(attacks) > 1 and resolved is not None:
-        pictures["attacks"] = png(plot_attacks(attacks, resolved))
+        pictures["attacks"] = png(plot_attacks(attacks, resolved, evaluation.headline))
     files = {f"{name}.png": picture for name, picture in pictures.items()}
     if examples is not None:
         pictures["examples"] = png(examples)
-    checks = list(checks)
-    failed = [f"check failed: {name}: {sentence}" for name, status, sentence in checks if status == "fail"]
     page = report_page(
         evaluation,
         pictures,
         list(drawn),
         records=records,
         facts=dict(facts or {}),
-        warnings=[*failed, *warnings],
-        checks=checks,
-        published=list(published),
         title=title,
     )
     if records is not None:
@@ -158,10 +146,15 @@ def stored_scores(path: str | os.PathLike[str], attacks: Iterable[str]) -> dict[
     return {place: stored_fingerprint(path, place) for place in places if (path / place).exists()}
 
 
-def _drawn(curves: Mapping[str, Curve]) -> dict[str, Curve]:
-    """The curves for one picture, as many as there are colours: the strongest, and the global threshold to beat."""
+def _drawn(curves: Mapping[str, Curve], headline: str) -> dict[str, Curve]:
+    """The curves for one picture, as many as there are colours: the strongest, the headline's, and the threshold to beat."""
     ranked = sorted(
-        curves, key=lambda name: (name == BASELINE, np.nan_to_num(curves[name].low_fpr_tpr), curves[name].auc)
+        curves,
+        key=lambda name: (
+            name in (BASELINE, headline),
+            np.nan_to_num(curves[name].low_fpr_tpr),
+            curves[name].auc,
+        ),
     )
     chosen = ranked[-len(COLORS) :]
     return {name: curve for name, curve in curves.items() if name in chosen}
@@ -170,6 +163,7 @@ def _drawn(curves: Mapping[str, Curve]) -> dict[str, Curve]:
 # --- What every report is made of -----------------------------------------------------------------------------------
 
 
+@unstyled
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file."""
     file = io.BytesIO()

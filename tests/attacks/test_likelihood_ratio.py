@@ -368,7 +368,7 @@ def test_outlier_does_not_leave_a_false_spread_behind():
 def test_few_models_are_warned_about():
     phi, keep = pool(0, 16, 10, 1)
     with pytest.warns(
-        FewModelsWarning, match="lira_online estimates each variance from 7 models.*lira_online_fixed"
+        FewModelsWarning, match="lira_online: a variance for each example is of 7 models a side.*_fixed"
     ):
         attacks.lira_online(phi, keep)
     phi, keep = pool(0, 18, 10, 1)

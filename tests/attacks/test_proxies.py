@@ -261,7 +261,7 @@ def test_bad_arguments_are_named(change, error, message):
 
 def test_few_models_are_a_warning():
     phi, keep = np.random.default_rng(0).normal(size=(8, 60, 1)), keep_mask(0, 8, 60)
-    with pytest.warns(FewModelsWarning, match="pmia estimates each variance from 3 models"):
+    with pytest.warns(FewModelsWarning, match="pmia: a variance for each example is of 3 models a side"):
         attacks.pmia(phi, keep)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -232,12 +232,14 @@ def test_from_files_to_report(files, tmp_path, capsys):
     page = (out / "report.html").read_text()
     for words in ("left out of it with its pair", "shuffled memberships", "Most and least vulnerable"):
         assert words in page
-    assert metrics["strongest"]["epsilon"] is None
-    assert "neither known nor was declared" in metrics["strongest"]["no_epsilon"]
+    assert metrics["implied"]["epsilon"] is None
+    assert "neither known nor was declared" in metrics["implied"]["no_epsilon"]
     assert "not claimed" in page
     said = capsys.readouterr()
     assert "lira_online" in said.out
-    assert said.err.count("lira: warning") == page.count("below eight") - 1  # the checks say it once more
+    assert said.err.count("lira: warning") == said.err.count("below 64 models in the pool") == 3
+    # The page says it in the verdict's warnings and among the checks, in the same words.
+    assert page.count("below 64 models in the pool one variance for all examples") == 2
 
 
 def test_an_epsilon_is_claimed_of_declared_coins_alone(files, tmp_path):
@@ -245,7 +247,7 @@ def test_an_epsilon_is_claimed_of_declared_coins_alone(files, tmp_path):
     flags = files(phi=np.where(KEEP[:4], 9.0, -9.0) + PHI[:4, :, 0] / 100, keep=KEEP[:4])
     assert not read_audit(flags).pool.independent
     assert run(flags, tmp_path / "out", "--independent") == 0
-    implied = json.loads((tmp_path / "out/metrics.json").read_text())["strongest"]
+    implied = json.loads((tmp_path / "out/metrics.json").read_text())["implied"]
     assert implied["epsilon"]["at_least"] > 1
     assert implied["no_epsilon"] is None
     page = (tmp_path / "out/report.html").read_text()

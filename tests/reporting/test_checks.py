@@ -75,7 +75,7 @@ def test_classes_that_are_missing():
 @pytest.mark.parametrize(
     ("flip", "crop_pad", "mirror", "shift", "status", "words"),
     [
-        (False, 0, False, 0, "ok", "the 1 queries match"),
+        (False, 0, False, 0, "ok", "the one query matches"),
         (True, 4, True, 1, "ok", "the 18 queries match"),
         (True, 0, False, 0, "warn", "training mirrors at random, and the queries do not mirror"),
         (False, 0, True, 0, "warn", "training mirrors nothing, and the queries do mirror"),

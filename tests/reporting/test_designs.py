@@ -16,7 +16,7 @@ from lira.membership import audited_half
 from lira.metrics import roc
 from lira.reporting.checks import check_run
 from lira.reporting.implied import leakage
-from lira.reporting.reports import is_reported
+from lira.reporting.reports import reported
 from lira.scoring import pool_of
 from lira.store.zarr import RunError, open_array, read_store
 
@@ -111,7 +111,7 @@ def test_a_report_of_a_disjoint_pool(tmp_path):
     member = run.memberships(np.arange(4))[:, half]
     assert metrics["models"] == [0, 1, 2, 3]
     assert (metrics["num_examples"], metrics["num_members"]) == (half.sum(), member.sum())
-    assert metrics["strongest"]["epsilon"] is None
+    assert metrics["implied"]["epsilon"] is None
     for name, each in metrics["attacks"].items():
         scores = read_store(open_array(run.path / "scores" / name), name)
         assert np.isnan(scores[4:]).all()
@@ -134,11 +134,11 @@ def test_a_report_of_a_disjoint_pool(tmp_path):
     assert by_name["shuffled memberships"].status == "ok"
     assert quietly(lira.compare, run).by_attack.keys() < evaluation.attacks.keys()
     # Another shadow model, and neither the scores nor the report are of this pool any more.
-    assert is_reported(run)
+    assert reported(run)
     grown = lira.Run.create(run.path, dataset(), RECIPE, num_models=M + 1, membership=DISJOINT)
     rows = {name: np.asarray(run.signal(name))[5] for name in ("phi", "entropy", "modified_entropy")}
     grown.write_model(M, rows, diverged=False)
-    assert not is_reported(grown)
+    assert not reported(grown)
     assert grown.scores("lira_offline") is None
 
 

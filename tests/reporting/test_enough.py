@@ -86,7 +86,7 @@ def test_commands_on_a_run(tmp_path, capsys, monkeypatch):
     assert "by number of models" in capsys.readouterr().out
     assert (tmp_path / "a/enough.json").exists()
     assert main(["compare", str(tmp_path / "a")]) == 0
-    assert "each attack less" in capsys.readouterr().out
+    assert "each attack minus" in capsys.readouterr().out
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
     lines = capsys.readouterr().out.splitlines()
     # Two seeds, the same memberships: every attack is compared.

@@ -19,7 +19,7 @@ from lira.attacks.suite import ATTACKS
 from lira.cli import main
 from lira.membership import keep_mask
 from lira.metrics import roc
-from lira.reporting.evaluate import evaluate, strongest_attack
+from lira.reporting.evaluate import evaluate, lowest_resolved
 from lira.reporting.records import records_csv, records_of
 from lira.reporting.write import write_records, write_report
 from lira.store import zarr
@@ -112,8 +112,14 @@ def test_ranked_by_the_attack_that_heads_the_report():
     for seed, examples in ((0, N), (1, N), (2, 20)):  # of the last no rate is resolvable
         scores, keep = pool(seed, examples=examples)
         records = records_of(scores.items(), keep)
-        name, fpr = strongest_attack(evaluate(scores, keep).attacks)
-        assert (records.headline, records.fpr) == (name, fpr or 0)
+        evaluation = evaluate(scores, keep)
+        assert records.headline == evaluation.headline
+        point = lowest_resolved(evaluation.attacks[records.headline])
+        assert records.fpr == (point.fpr if point else 0)
+        reverse = dict(reversed(scores.items()))
+        assert records_of(reverse.items(), keep, headline=list(scores)[-1]).headline == list(scores)[-1]
+    with pytest.raises(ValueError, match="scores holds no rmia_online"):
+        records_of(scores.items(), keep, headline="rmia_online")
 
 
 def test_finite_scores_have_the_thresholds_of_the_roc():
@@ -233,6 +239,19 @@ def test_a_failing_write_leaves_the_old_records(tmp_path, monkeypatch):
     assert contents(tmp_path) == before
 
 
+def test_titles_name_class_and_file_in_lines_that_fit():
+    scores, keep = pool(examples=20)
+    files = [f"train/cat/{'long_' * 20}{i}.png" for i in range(20)]
+    records = records_of(
+        scores.items(), keep, labels=np.arange(20) % 2, class_names=["cat", "dog"], files=files
+    )
+    first, second = records.title_of(3).split("\n")
+    assert first == "example 3, class dog"
+    assert second.endswith("_3.png")
+    assert len(second) <= 35
+    assert records_of(scores.items(), keep).title_of(3) == "example 3"
+
+
 def test_the_page_lists_the_most_vulnerable_by_name(tmp_path):
     scores, keep = pool()
     files = [f"train/<b>/{i}.png" for i in range(N)]
@@ -242,7 +261,7 @@ def test_the_page_lists_the_most_vulnerable_by_name(tmp_path):
     assert 'href="records.csv"' in page
     assert (tmp_path / "records.csv").read_bytes() == records_csv(records)
     first = np.argsort(records.ranks, kind="stable")[:20]
-    section = page[page.index("The most vulnerable examples") :]
+    section = page[page.index('<h2 id="vulnerable">') :]
     section = section[: section.index("</section>")]
     for example in first:
         assert f"train/&lt;b&gt;/{example}.png" in section

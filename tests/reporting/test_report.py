@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 from documents import figures_of
@@ -14,13 +15,18 @@ from rich.console import Console
 from lira import metrics as measure
 from lira import parallel
 from lira.attacks import suite
+from lira.engine.trained import Check
 from lira.membership import keep_mask
 from lira.metrics import Estimate, example_tpr
-from lira.reporting import evaluate, page, plots, tables, write
+from lira.reporting import evaluate, plots, tables, write
+from lira.reporting import page as page_module
 from lira.reporting.document import metrics_document
 from lira.reporting.figures import percent, rate
+from lira.reporting.glossary import GLOSSARY
+from lira.reporting.inks import inks
 from lira.reporting.plots import plot_attacks
 from lira.reporting.published import Comparison
+from lira.reporting.records import records_of
 
 pytestmark = pytest.mark.pictures
 
@@ -47,8 +53,9 @@ def evaluated():
 
 def numbers(value):
     """All leaves of a JSON document."""
-    if isinstance(value, dict):
-        return [leaf for item in value.values() for leaf in numbers(item)]
+    if isinstance(value, dict | list | tuple):
+        items = value.values() if isinstance(value, dict) else value
+        return [leaf for item in items for leaf in numbers(item)]
     return [value]
 
 
@@ -151,7 +158,7 @@ def test_one_class_is_undefined_everywhere_and_still_reported(tmp_path):
     metrics = metrics_document(evaluation)
     attack = metrics["attacks"]["attack"]
     assert (attack["auc"], attack["balanced_accuracy"], evaluation.curves) == (None, None, {})
-    assert metrics["strongest"] is None
+    assert metrics["implied"] is None
     for part in (attack, attack["mean_over_targets"]):
         assert {entry["status"] for entry in part["tpr_at_fpr"].values()} == {"undefined"}
     write.write_report(tmp_path, evaluation)
@@ -220,6 +227,17 @@ def test_every_attack_has_a_line_and_a_band(evaluated):
         assert legend.startswith(name)
         assert f"{curve.auc:.3f}" in legend
     assert own.get_xscale() == own.get_yscale() == "log"
+
+
+def test_pictures_are_the_same_whatever_a_matplotlibrc_says(evaluated):
+    def picture():
+        figure = plots.plot_roc(evaluated[2].curves).get_figure(root=True)
+        assert figure is not None
+        return write.png(figure)
+
+    plain = picture()
+    with matplotlib.rc_context({"text.usetex": True, "font.size": 30, "axes.facecolor": "black"}):
+        assert picture() == plain
 
 
 def test_the_floor_is_one_over_the_nonmembers(evaluated):
@@ -293,13 +311,14 @@ def test_the_examples_at_risk_are_drawn_from_the_scores():
     phi = np.random.default_rng(0).normal(size=(M, N, 2))
     attack = evaluate.evaluate(scores, keep).attacks["lira_online"]
     labels = np.where(np.arange(N) % 2, -1, 7)  # of every other example the class is not known
-    figure = write.example_figure(phi, keep, values, attack, labels)
+    records = records_of(scores.items(), keep, labels=labels)
+    figure = write.example_figure(phi, keep, values, attack, records.title_of)
     assert figure is not None
     most, least = measure.most_and_least_vulnerable(values, keep, evaluate.low_fpr_threshold(attack)[1])
     expected = [f"example {i}" + ("" if i % 2 else ", class 7") for i in [*most, *least]]
     assert [ax.get_title() for ax in figure.axes] == expected
     # One target has no example on both sides.
-    assert write.example_figure(phi[:1], keep[:1], values[:1], attack) is None
+    assert write.example_figure(phi[:1], keep[:1], values[:1], attack, str) is None
 
 
 def test_example_figures_refuse_what_does_not_fit():
@@ -430,11 +449,24 @@ def test_the_picture_holds_the_strongest_and_the_baseline(tmp_path):
     write.write_report(tmp_path, evaluation)
     page = (tmp_path / "report.html").read_text()
     assert "The 8 strongest attacks at low FPR" in page
-    colored = re.findall(r'background: (#\w+)"></span>(\w+)<', page)
-    names = {name for _, name in colored}
-    assert names == {"global_threshold", *(f"attack_{i}" for i in range(5, 12))}
-    assert len(set(colored)) == 8, "one colour each, the same in both tables"
-    assert metrics_document(evaluation)["strongest"]["attack"] == "attack_11"
+    assert list(write._drawn(evaluation.curves, evaluation.headline)) == [
+        *("global_threshold", *(f"attack_{i}" for i in range(5, 12)))
+    ]
+    drawn = re.findall(r'stroke="(#\w+)" stroke-width="3"( stroke-dasharray="[\d. ]+")?/></svg>(\w+)<', page)
+    assert {name for _, _, name in drawn} == set(scores)
+    assert len(set(drawn)) == len({each[:2] for each in drawn}) == 12, "an ink each, the same in both tables"
+    found = metrics_document(evaluation)
+    assert found["verdict"]["strongest"] == "attack_11"
+    assert found["implied"]["attack"] == found["verdict"]["attack"] == "global_threshold"
+
+
+def test_every_attack_has_an_ink_of_its_own_and_a_sentence():
+    drawn = inks(suite.ATTACKS)
+    assert len(set(drawn.values())) == len(suite.ATTACKS) == len(drawn)
+    some = ["rmia_online", "mine", "lira_online"]
+    assert inks(some)["rmia_online"] == drawn["rmia_online"], "whatever else is drawn"
+    assert len(set(inks(some).values())) == 3
+    assert GLOSSARY.keys() == suite.ATTACKS.keys()
 
 
 LOWER = "lower than published"
@@ -448,10 +480,9 @@ def written(evaluated, tmp_path_factory):
     phi = np.random.default_rng(0).normal(size=(M, 2))
     write.write_report(
         path,
-        evaluation,
+        dataclasses.replace(evaluation, warnings=(f"model 7 of {HOSTILE} diverged",)),
         examples=plots.plot_examples(phi, keep[:, :2], ["a", "b"]),
         facts={"data set": HOSTILE, HOSTILE: "value"},
-        warnings=[f"model 7 of {HOSTILE} diverged"],
         title=f"Report on {HOSTILE}",
     )
     return path
@@ -461,7 +492,11 @@ def test_all_files_are_written(written, evaluated):
     assert sorted(file.name for file in written.iterdir()) == [
         *("attacks.png", "metrics.json", "report.html", "roc.png")
     ]
-    assert figures_of(written / "metrics.json") == evaluated[3]
+    stored = figures_of(written / "metrics.json")
+    assert stored["verdict"].pop("warnings") == [f"model 7 of {HOSTILE} diverged"]
+    assert stored == json.loads(
+        json.dumps({**evaluated[3], "verdict": {**stored["verdict"], "failed": []}}, allow_nan=False)
+    )
     assert (written / "roc.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -469,8 +504,11 @@ def test_the_page_is_self_contained(written):
     html = (written / "report.html").read_text()
     page = Page(html)
     assert page.open == []
-    assert len(page.references) == 3
-    assert all(reference.startswith("data:image/png;base64,") for reference in page.references)
+    outward = [each for each in page.references if not each.startswith("#")]
+    assert len(outward) == 3
+    assert all(reference.startswith("data:image/png;base64,") for reference in outward)
+    contents = [each[1:] for each in page.references if each.startswith("#")]
+    assert contents == re.findall(r'<h2 id="(\w+)"', html), "in the order of the page"
     assert "http://" not in html
     assert "https://" not in html
     assert not {"script", "link", "iframe"} & set(page.tags)
@@ -505,7 +543,7 @@ def test_what_comes_from_outside_is_escaped(written):
     assert Page(html).text.count(HOSTILE) == 5  # title twice, a warning, a fact's name and its value
 
 
-def test_checks_and_published_figures_have_sections_of_their_own(evaluated, tmp_path):
+def test_checks_and_published_figures_have_sections_of_their_own(evaluated, tmp_path, monkeypatch):
     evaluation, nan = evaluated[2], float("nan")
     rows = [
         Comparison("lira_online", "0.001", 0.084, f"source {HOSTILE}", Estimate(0.0723, 0.07, 0.075), LOWER),
@@ -516,11 +554,13 @@ def test_checks_and_published_figures_have_sections_of_their_own(evaluated, tmp_
         Comparison("global_threshold", "auc", 0.59, "source", Estimate(0.6, nan, nan), "no interval"),
     ]
     checks = [
-        ("models", "ok", "all there"),
-        ("direction", "fail", f"wrong sign {HOSTILE}"),
-        ("a", "warn", "few"),
+        Check("models", "ok", "all there"),
+        Check("direction", "fail", f"wrong sign {HOSTILE}"),
+        Check("a", "warn", "few"),
     ]
-    write.write_report(tmp_path, evaluation, checks=checks, published=rows)
+    with monkeypatch.context() as patch:
+        patch.setattr(page_module, "published_of", lambda evaluation: rows)
+        write.write_report(tmp_path, dataclasses.replace(evaluation, checks=tuple(checks)))
     html = (tmp_path / "report.html").read_text()
     page = Page(html)
     assert page.open == []
@@ -529,8 +569,8 @@ def test_checks_and_published_figures_have_sections_of_their_own(evaluated, tmp_
         *("Did I reproduce it?", "TPR at 0.1 % FPR", "8.40 %", "7.23 %", "7.00–7.50", LOWER),
         *(
             "balanced accuracy",
-            "0.638",
-            "0.620–0.640",
+            "63.8 %",
+            "62.0–64.0",
             "TPR at 0.001 % FPR",
             "unresolvable",
             "not resolvable here",
@@ -538,20 +578,14 @@ def test_checks_and_published_figures_have_sections_of_their_own(evaluated, tmp_
         *("AUC", "0.590", "no interval", "Checks", "all there", "wrong sign", f"source {HOSTILE}"),
     ):
         assert shown in page.text
-    # A failed check stands among the warnings at the top as well.
-    assert page.text.index(f"check failed: direction: wrong sign {HOSTILE}") < page.text.index("ROC curves")
+    # Failed and doubtful checks stand at the top as well, and the first sentence says what that means.
+    for words in (f"check failed: direction: wrong sign {HOSTILE}", "a: few", "Do not rely on these figures"):
+        assert page.text.index(words) < page.text.index("TPR at 0.1 % FPR")
     assert page.text.count("wrong sign") == 2
     write.write_report(tmp_path, evaluation)
     text = Page((tmp_path / "report.html").read_text()).text
     assert "Checks" not in text
     assert "reproduce" not in text
-
-
-def test_the_headline_is_the_strongest_attack(evaluated):
-    attacks = evaluated[3]["attacks"]
-    headline = page._headline(evaluated[2])
-    assert headline["attack"] == max(attacks, key=lambda name: attacks[name]["tpr_at_fpr"]["0.001"]["tpr"])
-    assert headline["cards"][0][0] == "TPR at 0.1 % FPR"
 
 
 def test_a_failing_write_leaves_the_old_report(evaluated, tmp_path, monkeypatch):
@@ -579,7 +613,7 @@ def test_a_report_of_few_nonmembers_falls_back_to_auc(tmp_path):
     """40 non-members resolve nothing below 2.5 %: the page then leads with the AUC and still has examples."""
     scores, keep = pool(4, 20)
     evaluation = evaluate.evaluate(scores, keep)
-    assert [card[0] for card in page._headline(evaluation)["cards"]] == ["AUC", "balanced accuracy"]
+    assert [card[0] for card in page_module._cards(evaluation)] == ["AUC", "balanced accuracy"]
     fpr, threshold = evaluate.low_fpr_threshold(evaluation.attacks["lira_online"])
     assert fpr == 0
     assert threshold > scores["lira_online"][~keep].max()

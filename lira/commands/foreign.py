@@ -1,0 +1,171 @@
+"""`lira audit`, `import`, `export` and `imitate`: other people's models, and models that imitate one."""
+
+import argparse
+import dataclasses
+
+import numpy as np
+
+from lira.arguments import make_parser, parse_all
+from lira.attacks.suite import ATTACKS
+from lira.commands.terminal import Terminal, common_parser, own
+from lira.data.files import read_array
+from lira.exchange.audit import audit
+from lira.exchange.confidences import KINDS
+from lira.exchange.export import export_carlini
+from lira.exchange.layouts import LAYOUTS, import_run
+from lira.learning.imitation import Imitation
+from lira.reporting.imitation import METHODS, imitate
+from lira.reporting.tables import attacks_table
+from lira.store.config import ConfigError
+from lira.store.data import dataset_of
+from lira.store.run import Run
+from lira.store.zarr import directory_at
+
+__all__ = ["parser_of", "run"]
+
+# Fields of `Imitation` that are flags.
+IMIA_OPTIONS = ("warmup", "weight", "temperature")
+# The files of an audit, and the shapes of their arrays.
+AUDIT_FILES = {
+    "phi": "logit-scaled confidences [M, N] or [M, N, Q]",
+    "logits": "[M, N, C] or [M, N, Q, C]; [M, N] or [M, N, Q, 1] for one logit of a binary classifier",
+    "confidences": "of the label [M, N] or [M, N, Q]; with --labels whole vectors [M, N, C] or [M, N, Q, C]",
+    "losses": "cross-entropy in nats [M, N] or [M, N, Q]",
+    "keep": "[M, N], which model was trained on which example",
+    "labels": "[N], needed for logits",
+    "target": "the same values of the attacked model [N, ...], or of T of them",
+    "member": "[N] or [T, N], what the target was trained on",
+    "population": "the pool's values of points that none was trained on",
+    "target-population": "the target's values of the same points",
+    "population-labels": "their labels, needed for logits",
+}
+INDEPENDENT = (
+    "declare that each membership was drawn by a coin of its own, all of one probability: no epsilon is claimed without, "
+    "and models that are no pairs are left out with others, until all examples have equal counts"
+)
+
+
+def parser_of(verb: str) -> argparse.ArgumentParser:
+    """The options of these commands."""
+    parser = make_parser(verb, parents=[common_parser()])
+    {"audit": _add_audit, "imitate": _add_imitate, "import": _add_import, "export": _add_export}[verb](parser)
+    return parser
+
+
+def run(verb: str, argv: list[str], terminal: Terminal) -> int:
+    """Run one of these commands; return the exit status."""
+    arguments = parse_all(parser_of(verb), argv)
+    {"audit": _audit, "imitate": _imitate, "import": _import, "export": _export}[verb](arguments, terminal)
+    return 0
+
+
+# --- Audits -----------------------------------------------------------------------------------------------------------
+
+
+def _add_audit(parser: argparse.ArgumentParser) -> None:
+    values = parser.add_mutually_exclusive_group(required=True)
+    for kind in KINDS:
+        values.add_argument(f"--{kind}", metavar="F", help=AUDIT_FILES[kind])
+    for name, shape in AUDIT_FILES.items():
+        if name not in KINDS:
+            parser.add_argument(f"--{name}", metavar="F", required=name == "keep", help=shape)
+    parser.add_argument("--independent", action="store_true", help=INDEPENDENT)
+    parser.add_argument(
+        "--attacks", nargs="+", metavar="A", choices=list(ATTACKS), help="these attacks alone"
+    )
+    parser.add_argument("--headline", metavar="A", choices=list(ATTACKS), help="the attack that leads")
+    parser.add_argument("--out", metavar="DIR", required=True, help="a new or empty directory for the report")
+
+
+def _audit(arguments: argparse.Namespace, terminal: Terminal) -> None:
+    given = own(arguments)
+    out = directory_at(given.pop("out"))
+    terminal.result(out, audit(out, **given, warnings=terminal.shown))
+
+
+# --- Imitations -------------------------------------------------------------------------------------------------------
+
+
+def _add_imitate(parser: argparse.ArgumentParser) -> None:
+    default = Imitation()
+    parser.add_argument("run", metavar="RUN", help="a run directory, whose recipe imitators are trained by")
+    attacked = parser.add_mutually_exclusive_group(required=True)
+    attacked.add_argument("--target", type=int, metavar="T", help="the number of a model of the run")
+    attacked.add_argument(
+        "--logits", metavar="F", help="of another model [N, C], or [N, Q, C] of the queries"
+    )
+    parser.add_argument("--member", metavar="F", help="[N], what that model was trained on")
+    parser.add_argument("--methods", nargs="+", default=["imia", "glira_kl"], help=", ".join(METHODS))
+    parser.add_argument("--num-imitators", type=int, default=10, help="of each method, even (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the imitators' memberships")
+    for name in IMIA_OPTIONS:
+        help_text = f"of imia, see lira.Imitation ({getattr(default, name):g})"
+        parser.add_argument(f"--{name}", type=float, help=help_text)
+    parser.add_argument("--out", metavar="DIR", help="a directory; RUN/imitations/... by default")
+
+
+def _imitate(arguments: argparse.Namespace, terminal: Terminal) -> None:
+    run = Run.open(arguments.run)
+    default = Imitation()
+    given = {name: value for name in IMIA_OPTIONS if (value := getattr(arguments, name)) is not None}
+    if given and "imia" not in arguments.methods:
+        raise ConfigError(f"lira imitate: --{next(iter(given))} is of imia, which is not among the methods")
+    forms = {**METHODS, "imia": dataclasses.replace(default, **given)}
+    arrays = {
+        name: None if (file := getattr(arguments, name)) is None else np.asarray(read_array(file))
+        for name in ("logits", "member")
+    }
+    found = imitate(
+        run,
+        dataset_of(run),
+        target=arguments.target,
+        methods={name: forms.get(name, default) for name in arguments.methods},
+        num_imitators=arguments.num_imitators,
+        seed=arguments.seed,
+        out=arguments.out,
+        show_progress=terminal.shows_progress,
+        **arrays,
+    )
+    terminal.show(attacks_table(found.evaluation), spare=(3, 4, 2, 1, 6))
+    distances = ", ".join(f"{name} {each:.2f}" for name, each in found.distances.items() if each is not None)
+    terminal.say(
+        f"root mean square of phi minus the target's, of models that were not trained on the example: {distances}"
+    )
+    terminal.files(found.path, ("metrics.json", "scores"))
+    terminal.stored(found.path / "metrics.json")
+
+
+# --- Other codes' directories -----------------------------------------------------------------------------------------
+
+
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "layout", metavar=" | ".join(LAYOUTS), choices=list(LAYOUTS), help="whose files they are"
+    )
+    parser.add_argument("directory", metavar="DIR", help="what other code left behind")
+    parser.add_argument("run", metavar="RUN", help="a new or empty directory")
+    parser.add_argument("--labels", metavar="F", help="[N], where the layout holds none and has logits")
+    parser.add_argument("--independent", action="store_true", help=INDEPENDENT)
+
+
+def _import(arguments: argparse.Namespace, terminal: Terminal) -> None:
+    labels = None if arguments.labels is None else np.asarray(read_array(arguments.labels))
+    run = import_run(
+        arguments.layout, arguments.directory, arguments.run, labels=labels, independent=arguments.independent
+    )
+    M, N, Q = run.phi.shape
+    terminal.say(f"{run.path}: {M} models, {N:,} examples, {Q} queries; next: lira report {run.path}")
+    terminal.document({"run": str(run.path), "models": M, "examples": N, "queries": Q})
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("layout", metavar="carlini", choices=["carlini"], help="for whose code")
+    parser.add_argument("run", metavar="RUN", help="a run directory")
+    parser.add_argument("directory", metavar="DIR", help="a new or empty directory")
+
+
+def _export(arguments: argparse.Namespace, terminal: Terminal) -> None:
+    run = Run.open(arguments.run)
+    missing = export_carlini(run, arguments.directory)
+    terminal.say(f"{arguments.directory}: {len(run.models)} models; {'; '.join(missing)}")
+    terminal.document({"directory": arguments.directory, "models": len(run.models), "missing": list(missing)})

@@ -1,0 +1,110 @@
+"""`lira run`, `plan` and `train`."""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+
+from lira.arguments import RunOptions, leaves, make_parser, parse_all, parse_options
+from lira.attacks.suite import select_attacks
+from lira.commands.terminal import Terminal, common_parser
+from lira.commands.unlearning import plan_or_unlearn
+from lira.commands.whole import say_mended
+from lira.data.dataset import Dataset
+from lira.data.sources import load_dataset
+from lira.engine.fill import train
+from lira.engine.plan import plan
+from lira.engine.share import models_in_words, models_of_process
+from lira.reporting.reports import report, reported
+from lira.store.config import Config, absolute, read_config
+from lira.store.data import dataset_of
+from lira.store.mend import mend
+from lira.store.run import Run
+from lira.store.zarr import directory_at
+from lira.unlearning.config import is_unlearning
+
+__all__ = ["parser_of", "run"]
+
+
+def parser_of(verb: str) -> argparse.ArgumentParser:
+    """The options of these commands; those of `run` and `plan` are tyro's, and stand here for shell completion."""
+    parser = make_parser(verb, parents=[common_parser()])
+    if verb == "train":
+        parser.add_argument("run", metavar="RUN", help="a run directory")
+        parser.add_argument(
+            "--models", default="", metavar="FIRST:STOP", help="train these alone, as of 0:64"
+        )
+        parser.add_argument(
+            "--share", default="", metavar="INDEX/COUNT", help="train this share alone, from 0, as of 3/16"
+        )
+        return parser
+    parser.add_argument("file", metavar="CONFIG.toml", nargs="?", help="the configuration")
+    names = ["run-dir", "models", "share", "attacks", "headline"]
+    for name, what in (*((name, "") for name in names), *((name, what) for name, _, what in leaves(Config))):
+        parser.add_argument(f"--{name.replace('_', '-')}", help=what.replace("%", "%%"))
+    return parser
+
+
+def run(verb: str, argv: list[str], terminal: Terminal) -> int:
+    """Run one of these commands; return the exit status."""
+    if verb == "train":
+        return _train_run(argv, terminal)
+    if verb == "plan" and argv and not argv[0].startswith("-") and is_unlearning(argv[0]):
+        return plan_or_unlearn(verb, argv, terminal)
+    options = parse_options(verb, argv, RunOptions, read_config)
+    if options is None:
+        return 0
+    if options.attacks:
+        select_attacks([*options.attacks, *filter(None, [options.headline])])
+    config = absolute(options.config)
+    among = models_of_process(config.num_models, options.models, options.share)
+    dataset = load_dataset(config.dataset, num_examples=config.num_examples, data_dir=config.data_dir)
+    exists = bool(options.run_dir) and (Path(options.run_dir) / "config.toml").exists()
+    if verb == "plan":
+        found = plan(config, dataset, Run.open(options.run_dir, dataset) if exists else None, among)
+        terminal.say(str(found))
+        terminal.document(vars(found))
+        return 0
+    if exists:
+        shared = len(among) < config.num_models
+        mended = mend(options.run_dir, dataset, among=among if shared else None)
+        say_mended(mended, directory_at(options.run_dir), terminal)
+    run = Run.from_config(options.run_dir, dataset, config)
+    what = {"attacks": options.attacks or None, "headline": options.headline or None}
+    if not (run.done == 0).any() and (document := reported(run, **what)):
+        terminal.say(
+            f"{run.path}: is complete: {config.num_models} models trained, scored and reported; nothing to do"
+        )
+        terminal.repeated(run.path, document)
+        return 0
+    _train(run, dataset, terminal, among)
+    if missing := int((run.done == 0).sum()):
+        terminal.say(
+            f"{run.path}: {missing} models are left to other processes; the one that trains the last scores and reports"
+        )
+        return 0
+    terminal.result(run.path, report(run, dataset, warnings=terminal.shown, **what))
+    return 0
+
+
+def _train_run(argv: list[str], terminal: Terminal) -> int:
+    arguments = parse_all(parser_of("train"), argv)
+    run = Run.open(arguments.run)
+    among = models_of_process(run.config.num_models, arguments.models, arguments.share)
+    _train(run, dataset_of(run), terminal, among)
+    terminal.document({"models": run.config.num_models, "done": run.done.tolist()})
+    return 0
+
+
+def _train(run: Run, dataset: Dataset, terminal: Terminal, among: np.ndarray) -> None:
+    """Train those of the models `among` that are missing."""
+    which = models_in_words(among, run.config.num_models)
+    if (run.done[among] == 0).any():
+        terminal.say(f"{run.path}: {f'{which}: ' if which else ''}{plan(run.config, dataset, run, among)}")
+        began = time.monotonic()
+        train(run, dataset, among=among, show_progress=terminal.shows_progress)
+        terminal.say(f"trained in {time.monotonic() - began:.1f} s")
+    else:
+        which = which or f"all {run.config.num_models} models"
+        terminal.say(f"{run.path}: {which} are trained; nothing to train")

@@ -1,0 +1,71 @@
+"""`lira unlearn`, and `lira plan` of one."""
+
+import argparse
+from pathlib import Path
+
+from lira.arguments import UnlearnOptions, flag_value, leaves, make_parser, parse_options
+from lira.commands.terminal import Terminal, common_parser
+from lira.commands.whole import say_mended
+from lira.data.sources import load_dataset
+from lira.reporting.unlearning import report_unlearning
+from lira.reporting.unlearning_tables import page_cards, verdicts_table
+from lira.store.config import Config
+from lira.unlearning.config import Forget, read_unlearning, resolved, with_options
+from lira.unlearning.directory import Unlearning
+from lira.unlearning.mend import mend_unlearning
+from lira.unlearning.plan import plan_unlearning
+from lira.unlearning.protocol import unlearn
+
+__all__ = ["parser_of", "plan_or_unlearn", "run"]
+
+
+def parser_of(verb: str) -> argparse.ArgumentParser:
+    """Its options, which are tyro's, for shell completion."""
+    parser = make_parser(verb, parents=[common_parser()])
+    parser.add_argument("file", metavar="CONFIG.toml", nargs="?", help="the configuration")
+    for name in ("run-dir", "run", "methods"):
+        parser.add_argument(f"--{name}")
+    for name, _, what in (*leaves(Config), *leaves(Forget, "forget.")):
+        parser.add_argument(f"--{name.replace('_', '-')}", help=what.replace("%", "%%"))
+    return parser
+
+
+def run(verb: str, argv: list[str], terminal: Terminal) -> int:
+    """Run it; return the exit status."""
+    return plan_or_unlearn(verb, argv, terminal)
+
+
+def plan_or_unlearn(verb: str, argv: list[str], terminal: Terminal) -> int:
+    """Plan an unlearning, or complete and report it."""
+
+    def read(path: str):
+        return with_options(read_unlearning(path, flag_value(argv, "--run")))
+
+    options = parse_options(verb, argv, UnlearnOptions, read)
+    if options is None:
+        return 0
+    config = resolved(options.config)
+    pool = config.pool
+    dataset = load_dataset(pool.dataset, num_examples=pool.num_examples, data_dir=pool.data_dir)
+    if verb == "plan":
+        exists = options.run_dir and (Path(options.run_dir) / "config.toml").exists()
+        unlearning = Unlearning.open(options.run_dir) if exists else None
+        terminal.say(str(plan_unlearning(config, dataset, unlearning)))
+        return 0
+    unlearning = Unlearning.create(options.run_dir, dataset, config)
+    say_mended(mend_unlearning(unlearning, dataset), unlearning.path, terminal)
+    if unlearning.is_complete():
+        terminal.say(f"{unlearning.path}: all models are trained, retrained and unlearned")
+    else:
+        terminal.say(f"{unlearning.path}:\n{plan_unlearning(config, dataset, unlearning)}")
+        unlearn(unlearning, dataset, show_progress=terminal.shows_progress)
+    evaluation = report_unlearning(unlearning, dataset, warnings=terminal.shown)
+    if terminal.table:
+        terminal.show(verdicts_table(evaluation), spare=(7, 3, 5, 4, 6, 1))
+    first = evaluation.first
+    terminal.say(f"{first.num_forgotten:,} examples unlearned in {evaluation.num_models:,} models; methods")
+    for label, count, names in page_cards(evaluation):
+        terminal.say(f"  {label}: {count}{f' ({names})' if names else ''}")
+    terminal.say(str(unlearning.path / "report.html"))
+    terminal.stored(unlearning.path / "metrics.json")
+    return 0
