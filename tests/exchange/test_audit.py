@@ -189,7 +189,7 @@ def test_pairs_that_are_apart_are_brought_together(files):
 def test_large_arrays_are_on_disk_and_figures_the_same(files, tmp_path, monkeypatch):
     given = files(confidences=np.clip(1 / (1 + np.exp(-PHI)), 0, 1).astype(np.float32), keep=KEEP)
     small = read_audit(given)
-    monkeypatch.setattr("lira.exchange.audit.HELD", 0)
+    monkeypatch.setattr("lira.exchange.reading.HELD", 0)
     large = read_audit(given)
     assert isinstance(small.pool.signals["phi"], np.ndarray)
     assert isinstance(large.pool.signals["phi"], np.memmap)
