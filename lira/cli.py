@@ -8,7 +8,6 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -48,8 +47,8 @@ from lira.reporting.unlearning_tables import verdicts_table
 from lira.scoring import score
 from lira.stopping import SENTENCES, Terminated
 from lira.store.config import ConfigError, absolute, read_config
+from lira.store.places import Place, directory_at
 from lira.store.run import Run
-from lira.store.zarr import directory_at
 from lira.unlearning.config import is_unlearning, read_unlearning, resolved, with_options
 from lira.unlearning.directory import Unlearning
 from lira.unlearning.plan import plan_unlearning
@@ -327,7 +326,7 @@ def _train(run: Run, dataset: Dataset, console: Console, among: np.ndarray) -> N
         console.print(f"{run.path}: {which} are trained; nothing to train")
 
 
-def _print_report(evaluation: Evaluation, path: Path, console: Console) -> None:
+def _print_report(evaluation: Evaluation, path: Place, console: Console) -> None:
     _print_table(attacks_table(evaluation), console, 100)
     _print_files(path, ("metrics.json", "roc.png", "attacks.png", "report.html", *RECORDS), console)
 
@@ -337,7 +336,7 @@ def _print_table(table: Table, console: Console, width: int) -> None:
     Console(width=max(console.width, width), soft_wrap=True).print(table)
 
 
-def _print_files(path: Path, names: Sequence[str], console: Console) -> None:
+def _print_files(path: Place, names: Sequence[str], console: Console) -> None:
     for name in names:
         console.print(str(path / name))
 
@@ -372,7 +371,7 @@ def _dataset_if_there(run: Run) -> Dataset | None:
 
 
 def _exists(run_dir: str | None) -> bool:
-    return run_dir is not None and (Path(run_dir) / "config.toml").exists()
+    return run_dir is not None and (directory_at(run_dir) / "config.toml").is_file()
 
 
 @contextlib.contextmanager

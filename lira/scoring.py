@@ -14,8 +14,8 @@ from lira.data.dataset import Dataset
 from lira.learning.recipe import SIGNALS
 from lira.signals import checkpoints
 from lira.store.arrays import DIVERGED
+from lira.store.errors import RunError
 from lira.store.run import Run
-from lira.store.zarr import RunError
 
 __all__ = ["pool_of", "score", "score_each"]
 

@@ -20,7 +20,8 @@ from lira.reporting.evaluate import Evaluation, evaluate
 from lira.reporting.records import records_of
 from lira.reporting.reports import report_pool
 from lira.signals import replace_saturated
-from lira.store.zarr import directory_at, new_directory, write_array
+from lira.store.places import directory_at, new_directory
+from lira.store.zarr import write_array
 
 __all__ = ["Audit", "AuditError", "audit", "read_audit", "write_audit"]
 

@@ -19,8 +19,8 @@ from lira.reporting.records import Records, records_of
 from lira.reporting.write import example_figure, write_records, write_report
 from lira.scoring import pool_of, score, score_each
 from lira.store.arrays import DIVERGED, DONE
+from lira.store.errors import RunError
 from lira.store.run import Run
-from lira.store.zarr import RunError
 
 __all__ = ["Differences", "compare", "is_reported", "records", "report", "report_pool"]
 

@@ -7,7 +7,6 @@ cannot be resolved and one that is undefined are three different things everywhe
 import io
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -20,7 +19,8 @@ from lira.reporting.page import report_page
 from lira.reporting.plots import COLORS, ROC_SIZE, example_titles, plot_attacks, plot_examples, plot_roc
 from lira.reporting.published import Comparison
 from lira.reporting.records import Records, records_csv
-from lira.store.zarr import write_atomically, write_group
+from lira.store.places import directory_at, write_atomically
+from lira.store.zarr import write_group
 
 __all__ = ["example_figure", "png", "write_files", "write_records", "write_report"]
 
@@ -137,8 +137,9 @@ def write_records(path: str | os.PathLike[str], records: Records) -> None:
         arrays["p_value"], attributes["p_value_of"] = records.p_value, records.p_value_of
     if records.indices is not None:
         attributes["examples"] = records.indices.tolist()
-    Path(path).mkdir(parents=True, exist_ok=True)
-    write_group(Path(path) / "records", arrays, attributes)
+    place = directory_at(path)
+    place.mkdir(parents=True, exist_ok=True)
+    write_group(place / "records", arrays, attributes)
     write_files(path, files)
 
 
@@ -163,7 +164,7 @@ def png(figure: Figure) -> bytes:
 
 def write_files(path: str | os.PathLike[str], contents: Mapping[str, bytes]) -> None:
     """Replace files of a directory, made if need be, in their order, each in one step: where the last is new, all are."""
-    path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
+    place = directory_at(path)
+    place.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
-        write_atomically(path / name, content)
+        write_atomically(place / name, content)

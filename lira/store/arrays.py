@@ -6,24 +6,17 @@ A model's arrays are written first and its `done` last; done rows are never writ
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import tensorstore as ts
 
 from lira.data.dataset import Dataset
 from lira.learning.evaluation import answers_by_average
+from lira.store.claims import Claim
 from lira.store.config import Config
-from lira.store.zarr import (
-    BLOCK,
-    RunError,
-    StoredSignal,
-    create_array,
-    locked_model,
-    open_array,
-    read_store,
-    writing,
-)
+from lira.store.errors import RunError
+from lira.store.places import Place, locked_model, writing
+from lira.store.zarr import BLOCK, StoredSignal, create_array, open_array, read_store, write_rows
 
 __all__ = [
     "ACCURACIES",
@@ -69,12 +62,12 @@ def row_shapes(config: Config, dataset: Dataset, num_params: int) -> dict[str, t
 class Arrays:
     """The Zarr arrays of the run directory `run`, by name."""
 
-    run: Path
+    run: Place
 
     @classmethod
     def make(
         cls,
-        run: Path,
+        run: Place,
         models: int,
         rows: Mapping[str, tuple[int, ...]],
         labels: np.ndarray,
@@ -113,11 +106,12 @@ class Arrays:
                 continue
             store = self.open(place.name)
             if store.shape[0] < models:
-                store.resize(exclusive_max=[models, *store.shape[1:]]).result()
+                # Another process may be growing it further.
+                store.resize(exclusive_max=[models, *store.shape[1:]], expand_only=True).result()
 
     def holds(self, name: str) -> bool:
         """Whether an array of that name is stored."""
-        return (self.run / "arrays" / name).exists()
+        return (self.run / "arrays" / name / "zarr.json").is_file()
 
     def open(self, name: str) -> ts.TensorStore:
         """One array.
@@ -145,15 +139,27 @@ class Arrays:
         self, index: int, arrays: Mapping[str, np.ndarray], *, diverged: bool, attempt: int = 0
     ) -> bool:
         """Write one model's rows, and `done` after all of them: see `Run.write_model`."""
-        with locked_model(self.run, index), writing(self.run):
-            if int(self.open("done")[index].read().result()):
+        state = DIVERGED if diverged else DONE
+        with locked_model(self.run, index) as claim, writing(self.run):
+            if self.read("done", np.array([index]))[0]:
                 return False
-            if not diverged:
-                unknown = {name: np.float32(np.nan) for name in FIGURES if self.holds(name)}
-                writes = [self.open(name)[index].write(row) for name, row in {**unknown, **arrays}.items()]
-                for write in writes:
-                    write.result()
-            if attempt and self.holds("attempt"):
-                self.open("attempt")[index].write(attempt).result()
-            self.open("done")[index].write(DIVERGED if diverged else DONE).result()
+            if claim and claim.found.get("done"):  # whoever wrote it was stopped before the last word
+                self._write_rows(index, {"done": claim.found["done"]}, claim)
+                return False
+            rows = {} if diverged else {**self._unknown(), **arrays}
+            # A process that was stopped may have left another.
+            if self.holds("attempt") and self.read("attempt", np.array([index]))[0] != attempt:
+                rows["attempt"] = np.uint8(attempt)
+            self._write_rows(index, rows, claim)
+            if claim:
+                claim.says["done"] = state
+                claim.renew()
+            self._write_rows(index, {"done": np.uint8(state)}, claim)
         return True
+
+    def _unknown(self) -> dict[str, np.ndarray]:
+        return {name: np.float32(np.nan) for name in FIGURES if self.holds(name)}
+
+    def _write_rows(self, index: int, rows: Mapping[str, np.ndarray], claim: Claim | None) -> None:
+        places = {name: self.run / "arrays" / name for name in rows}
+        write_rows({name: self.open(name) for name in rows}, places, index, rows, claim)

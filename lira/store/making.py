@@ -1,6 +1,5 @@
 """The making of a run directory, whole or not at all, and its growing."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from lira.learning.learner import Learner
 from lira.store.arrays import Arrays, fingerprint_of, row_shapes
 from lira.store.checksums import CHECKSUMS, json_with_checksum, toml_with_checksum
 from lira.store.config import Config, as_dict, deciding
-from lira.store.zarr import new_directory, write_atomically
+from lira.store.places import Place, new_directory, write_atomically
 from lira.versions import versions
 
 __all__ = ["grow", "make_directory", "write_config", "write_provenance"]
@@ -20,7 +19,7 @@ __all__ = ["grow", "make_directory", "write_config", "write_provenance"]
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "tensorstore")
 
 
-def make_directory(path: Path, dataset: Dataset, config: Config, keep: np.ndarray | None) -> dict[str, Any]:
+def make_directory(path: Place, dataset: Dataset, config: Config, keep: np.ndarray | None) -> dict[str, Any]:
     """Make the directory of a run, with memberships that are drawn, or given, bool `[M, N]`; return its provenance.
 
     Raises:
@@ -53,7 +52,7 @@ def make_directory(path: Path, dataset: Dataset, config: Config, keep: np.ndarra
     return provenance
 
 
-def grow(path: Path, config: Config, there: int) -> None:
+def grow(path: Place, config: Config, there: int) -> None:
     """Give every array the rows of `config.num_models` models, with the memberships of those beyond `there`."""
     arrays = Arrays(path)
     arrays.grow(config.num_models)
@@ -67,11 +66,11 @@ def _write_keep(arrays: Arrays, config: Config, start: int) -> None:
     store[start : len(keep)].write(keep[start:]).result()
 
 
-def write_config(path: Path, config: Config) -> None:
+def write_config(path: Place, config: Config) -> None:
     """Write config.toml, with its checksum."""
     write_atomically(path / "config.toml", toml_with_checksum(as_dict(config)))
 
 
-def write_provenance(path: Path, provenance: dict[str, Any]) -> None:
+def write_provenance(path: Place, provenance: dict[str, Any]) -> None:
     """Write provenance.json, with its checksum."""
     write_atomically(path / "provenance.json", json_with_checksum(provenance))

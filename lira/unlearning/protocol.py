@@ -21,8 +21,8 @@ from lira.engine.calibrate import programs_for
 from lira.engine.fill import Data, DivergedWarning, Learn, Learned, fill, train
 from lira.engine.programs import Programs, fit_beside
 from lira.store.arrays import DIVERGED, DONE
+from lira.store.errors import RunError
 from lira.store.run import Run
-from lira.store.zarr import RunError
 from lira.unlearners import RETRAIN
 from lira.unlearning.config import run_config
 from lira.unlearning.directory import Unlearning

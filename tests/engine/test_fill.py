@@ -32,8 +32,9 @@ from lira.reporting.checks import check_run
 from lira.scoring import pool_of, score
 from lira.store.arrays import DIVERGED
 from lira.store.config import Config, Execution
+from lira.store.errors import RunError
 from lira.store.run import Run
-from lira.store.zarr import RunError, StoredSignal
+from lira.store.zarr import StoredSignal
 
 N = 120
 RECIPE = Recipe(epochs=3, batch_size=10, learning_rate=0.05)

@@ -11,8 +11,10 @@ from lira.learning.augment import Queries
 from lira.learning.recipe import Recipe
 from lira.membership import Membership, audited_half, disjoint_mask, independent_mask, keep_mask
 from lira.store.arrays import DIVERGED, DONE
+from lira.store.errors import RunError
+from lira.store.places import write_atomically
 from lira.store.run import Run
-from lira.store.zarr import RunError, StoredSignal, write_atomically
+from lira.store.zarr import StoredSignal
 
 
 def files(path):

@@ -22,9 +22,9 @@ from lira.learning.recipe import Recipe
 from lira.membership import keep_mask
 from lira.store.arrays import DIVERGED
 from lira.store.config import Config, ConfigError, Execution
+from lira.store.errors import RunError
 from lira.store.imported import run_of_models
 from lira.store.run import Run
-from lira.store.zarr import RunError
 from lira.unlearning.config import Forget, UnlearnConfig, as_table, read_unlearning, resolved
 from lira.unlearning.directory import Unlearning, measurements
 from lira.unlearning.plan import operations, plan_unlearning
