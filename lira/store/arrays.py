@@ -144,22 +144,21 @@ class Arrays:
             if self.read("done", np.array([index]))[0]:
                 return False
             if claim and claim.found.get("done"):  # whoever wrote it was stopped before the last word
-                self._write_rows(index, {"done": claim.found["done"]}, claim)
+                self._write_rows(index, {"done": np.array(claim.found["done"], np.uint8)}, claim)
                 return False
             rows = {} if diverged else {**self._unknown(), **arrays}
             # A process that was stopped may have left another.
             if self.holds("attempt") and self.read("attempt", np.array([index]))[0] != attempt:
-                rows["attempt"] = np.uint8(attempt)
+                rows["attempt"] = np.array(attempt, np.uint8)
             self._write_rows(index, rows, claim)
             if claim:
                 claim.says["done"] = state
                 claim.renew()
-            self._write_rows(index, {"done": np.uint8(state)}, claim)
+            self._write_rows(index, {"done": np.array(state, np.uint8)}, claim)
         return True
 
     def _unknown(self) -> dict[str, np.ndarray]:
-        return {name: np.float32(np.nan) for name in FIGURES if self.holds(name)}
+        return {name: np.array(np.nan, np.float32) for name in FIGURES if self.holds(name)}
 
     def _write_rows(self, index: int, rows: Mapping[str, np.ndarray], claim: Claim | None) -> None:
-        places = {name: self.run / "arrays" / name for name in rows}
-        write_rows({name: self.open(name) for name in rows}, places, index, rows, claim)
+        write_rows(self.run / "arrays", {name: self.open(name) for name in rows}, index, rows, claim)

@@ -7,7 +7,6 @@ and credentials by TensorStore's chain (environment, profile, container, instanc
 """
 
 import contextlib
-import fnmatch
 import functools
 import json
 import os
@@ -148,10 +147,6 @@ class ObjectPlace:
         """What is immediately below."""
         for name in sorted({each.partition("/")[0] for each in self.below()}):
             yield self / name
-
-    def rglob(self, pattern: str) -> Iterator["ObjectPlace"]:
-        """All objects below whose last name is such."""
-        return (self / key for key in self.below() if fnmatch.fnmatchcase(key.rpartition("/")[2], pattern))
 
     # --- Writing ----------------------------------------------------------------------------------------------------
 

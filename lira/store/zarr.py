@@ -94,29 +94,28 @@ def _fill(place: Path, values: np.ndarray, attributes: dict[str, Any]) -> None:
 
 
 def write_rows(
+    place: Place,
     stores: Mapping[str, ts.TensorStore],
-    places: Mapping[str, Place],
     index: int,
     rows: Mapping[str, np.ndarray],
     claim: Claim | None,
 ) -> None:
-    """Write row `index` of arrays, by name, all at once; on an object store under a claim, see `Claim.write_all`."""
-    if claim is None:
+    """Write row `index` of arrays below a place, by name, at once; on an object store under a claim, see `Claim.write_all`."""
+    if claim is None or isinstance(place, Path):
         for write in [stores[name][index].write(row) for name, row in rows.items()]:
             write.result()
     else:
         chunks = ((name, _chunks(stores[name], index, row)) for name, row in rows.items())
-        claim.write_all((places[name] / key, chunk) for name, each in chunks for key, chunk in each.items())
+        claim.write_all((place / name / key, chunk) for name, each in chunks for key, chunk in each.items())
 
 
 def _chunks(store: ts.TensorStore, index: int, row: np.ndarray) -> dict[str, bytes]:
     """The objects that hold one row of an array, by name below its place."""
-    metadata = store.spec().to_json()["metadata"]
-    spec = {**OPTIONS, "kvstore": {"driver": "memory"}, "metadata": metadata}
-    copy = ts.open(spec, create=True, context=ts.Context()).result()
-    copy[index].write(row).result()
-    memory = copy.kvstore
-    return {key.decode(): memory[key] for key in memory.list().result() if not key.endswith(b"zarr.json")}
+    context, memory = ts.Context(), {"driver": "memory"}
+    spec = {**OPTIONS, "kvstore": memory, "metadata": store.spec().to_json()["metadata"]}
+    ts.open(spec, create=True, context=context).result()[index].write(row).result()
+    objects = ts.KvStore.open(memory, context=context).result()
+    return {key.decode(): objects[key] for key in objects.list().result() if key != b"zarr.json"}
 
 
 def read_rows(place: Place, rows: np.ndarray, attributes: dict[str, Any]) -> np.ndarray | None:

@@ -1,6 +1,7 @@
 import json
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -264,7 +265,7 @@ def test_damaged_scores_are_absent_for_they_can_be_made_again(tmp_path, damage):
     chunk = (
         place / "zarr.json"
         if damage == "metadata"
-        else min(p for p in (place / "c").rglob("*") if p.is_file())
+        else min(p for p in Path(place / "c").rglob("*") if p.is_file())
     )
     content = bytearray(chunk.read_bytes())
     if damage == "flip":

@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import warnings
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -207,9 +208,11 @@ def test_stopped_anywhere_it_goes_on_and_ends_the_same(done, tmp_path, monkeypat
 
 def test_finished_directory_is_not_touched_and_takes_more_methods(done, tmp_path):
     small = finished(tmp_path / "u", methods=("none",))
-    files = {p: p.stat().st_mtime_ns for p in small.path.rglob("*") if p.is_file() and p.name != ".lock"}
+    files = {
+        p: p.stat().st_mtime_ns for p in Path(small.path).rglob("*") if p.is_file() and p.name != ".lock"
+    }
     more = finished(tmp_path / "u", methods=("none", "tests.unlearning.test_protocol.nudge"))
-    now = {p: p.stat().st_mtime_ns for p in more.path.rglob("*") if p.is_file() and p.name != ".lock"}
+    now = {p: p.stat().st_mtime_ns for p in Path(more.path).rglob("*") if p.is_file() and p.name != ".lock"}
     assert [p for p in files if now[p] != files[p]] == [more.path / "config.toml"]
     np.testing.assert_allclose(
         measurements(more, "tests.unlearning.test_protocol.nudge", 1).after,
