@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, special, stats
 
-from lira.membership import is_paired
 from lira.metrics import Roc, roc
+from lira.metrics._shared import check_scores, clusters_of
 from lira.metrics.counting import last_within
 
 __all__ = ["EpsilonBound", "coin_limit", "epsilon_bounds", "gaussian_epsilon", "target_epsilons"]
@@ -168,16 +168,15 @@ def target_epsilons(
     if delta == 0:
         raise ValueError("delta must be positive for one-run bounds; got 0")
     _auditing()
-    scores, keep = np.asarray(scores), np.asarray(keep)
-    pooled = roc(scores, keep)  # checks them
-    if pooled.num_clusters < 2:
+    scores, keep = check_scores(scores, keep)
+    group = clusters_of(keep)
+    if group[-1] == 0:
         raise ValueError(
             "target_epsilons chooses thresholds on other targets: give at least two pairs (or models)"
         )
     epsilons = np.zeros(len(scores))
     if not independent:
         return epsilons
-    group = np.arange(len(scores)) // 2 if is_paired(keep) else np.arange(len(scores))
     first = group < (group[-1] + 1) // 2
     for half, other in ((first, ~first), (~first, first)):
         # One average target of the other half.

@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # What the items that are worked on at one time may take together, in bytes.
-MEMORY = 8 << 30
+MEMORY = 2 << 30
 
 
 def cores() -> int:

@@ -2,8 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -17,7 +17,7 @@ from lira.store.arrays import DIVERGED
 from lira.store.errors import RunError
 from lira.store.run import Run
 
-__all__ = ["pool_of", "score", "score_each"]
+__all__ = ["HELD", "StoredScores", "pool_of", "score", "score_each"]
 
 # Patches along each axis of an image whose means are its features.
 PATCHES = 8
@@ -25,7 +25,28 @@ PATCHES = 8
 HELD = 1 << 29
 
 
-def score(run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None) -> dict[str, np.ndarray]:
+@dataclass(frozen=True)
+class StoredScores(Mapping[str, np.ndarray]):
+    """Scores by attack, float32 `[T, N]`, read whenever they are asked for: all together may be larger than the memory."""
+
+    attacks: tuple[str, ...]
+    read: Callable[[str], np.ndarray] = field(repr=False)
+
+    def __getitem__(self, attack: str) -> np.ndarray:
+        """Scores of one attack."""
+        if attack not in self.attacks:
+            raise KeyError(attack)
+        return self.read(attack)
+
+    def __iter__(self) -> Iterator[str]:
+        """In the order of `suite.ATTACKS`."""
+        return iter(self.attacks)
+
+    def __len__(self) -> int:
+        return len(self.attacks)
+
+
+def score(run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None) -> StoredScores:
     """Every attack on every usable model of the run, computed where the stored scores are absent or out of date.
 
     A target's whole pair is left out where the memberships are complementary pairs, in pools of another design the
@@ -37,14 +58,22 @@ def score(run: Run, dataset: Dataset | None = None, *, pool: Pool | None = None)
         pool: `pool_of(run, dataset)`, where it is there already.
 
     Returns:
-        Scores `[t, n]` by attack, of `run.targets` at the examples `run.audited`: all, unless disjoint. Attacks that
-        cannot run on such a pool are left out, with a warning; those that read what is not stored, silently (see
-        `suite.missing_signals`).
+        Scores `[t, n]` by attack, of `run.targets` at the examples `run.audited`: all, unless disjoint. They are read from
+        the run when they are asked for; `dict(score(run))` holds all. Attacks that cannot run on such a pool are left out,
+        with a warning; those that read what is not stored, silently (see `suite.missing_signals`).
 
     Raises:
         RunError: too few trained models are usable.
     """
-    return dict(score_each(run, dataset, pool=pool))
+    run = run.as_it_stands()
+
+    def read(attack: str) -> np.ndarray:
+        scores = run.scores(attack)
+        if scores is None:  # another process has scored the run with more models since
+            scores = attack_pool(pool_of(run, dataset), {attack: ATTACKS[attack]})[attack]
+        return scores
+
+    return StoredScores(tuple(name for name, _ in score_each(run, dataset, pool=pool)), read)
 
 
 def score_each(

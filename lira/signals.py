@@ -71,6 +71,10 @@ class ModelRows:
         models, examples = index
         return np.asarray(self.signal[:, examples])[self.rows[models]]
 
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
+        """All of it."""
+        return np.asarray(self.signal, dtype)[self.rows]
+
 
 def native_floats(values: object) -> np.ndarray:
     """Numbers of any kind as floats of this machine: float32 or float64 in its byte order, rows next to each other.
@@ -334,7 +338,7 @@ def phi_from_probabilities(probabilities: np.ndarray, labels: np.ndarray) -> np.
         return np.log(label) - np.log(others)
 
 
-def replace_saturated(phi: np.ndarray, precision: DTypeLike) -> np.ndarray:
+def replace_saturated(phi: np.ndarray, precision: DTypeLike, *, in_place: bool = False) -> np.ndarray:
     """Make infinite phi finite, because no Gaussian can be fitted to infinity; say how many there were.
 
     +inf stands for a probability that was rounded to 1. It becomes log(4 / eps - 1), the smallest phi that rounds
@@ -344,6 +348,7 @@ def replace_saturated(phi: np.ndarray, precision: DTypeLike) -> np.ndarray:
     Args:
         phi: float `[...]`, from one of the functions above.
         precision: the dtype that the confidences or losses were stored in.
+        in_place: write into `phi`.
 
     Returns:
         phi `[...]` of its dtype; the same array where nothing is infinite.
@@ -351,23 +356,29 @@ def replace_saturated(phi: np.ndarray, precision: DTypeLike) -> np.ndarray:
     Warns:
         SaturatedWarning: with the number of replaced values.
     """
-    infinite, finite = np.isinf(phi), np.isfinite(phi)
-    if not infinite.any():
+    # Row by row: all of it may be larger than the memory.
+    ones = zeros = 0
+    highest, lowest = -np.inf, np.inf
+    for row in phi if phi.ndim > 1 else (phi,):
+        finite = np.isfinite(row)
+        highest = max(highest, np.max(row, initial=-np.inf, where=finite))
+        lowest = min(lowest, np.min(row, initial=np.inf, where=finite))
+        ones, zeros = ones + int(np.sum(row == np.inf)), zeros + int(np.sum(row == -np.inf))
+    if not ones + zeros:
         return phi
     # p rounds to 1 where 1 - p <= eps / 4: half the spacing below 1.
     quarter = float(jnp.finfo(precision).eps) / 4
     limit = np.log1p(-quarter) - np.log(quarter)
-    high = max(limit, np.max(phi, initial=-np.inf, where=finite) + np.log(2))
-    low = min(-limit, np.min(phi, initial=np.inf, where=finite) - np.log(2))
-    ones, zeros = phi == np.inf, phi == -np.inf
+    high, low = max(limit, highest + np.log(2)), min(-limit, lowest - np.log(2))
     warnings.warn(
-        f"{ones.sum():,} of {phi.size:,} values are a confidence of 1 or a loss of 0, and {zeros.sum():,} a confidence of 0: taken "
+        f"{ones:,} of {phi.size:,} values are a confidence of 1 or a loss of 0, and {zeros:,} a confidence of 0: taken "
         f"as phi of {high:.1f} and {low:.1f}; the tail that low false-positive rates live on is lost: give logits",
         SaturatedWarning,
         stacklevel=2,
     )
-    result = phi.copy()
-    result[ones], result[zeros] = high, low
+    result = phi if in_place else phi.copy()
+    for row in result if result.ndim > 1 else (result,):
+        row[row == np.inf], row[row == -np.inf] = high, low
     return result
 
 

@@ -26,7 +26,7 @@ KNOWN = {
     "attacks": {"signals", "membership", "parallel", "cache", "metrics"},
     "forgetting": {"signals", "membership", "metrics", "attacks", "epsilon"},
     "epsilon": {"metrics", "membership"},
-    "learning": {"signals", "data"},
+    "learning": {"signals", "data", "versions"},
     "unlearners": {"learning", "signals"},
     "store": {"versions", "membership", "data", "learning"},
 }

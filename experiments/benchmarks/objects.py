@@ -62,7 +62,9 @@ def measure(store: ObjectStore, name: str, N: int, Q: int) -> None:
         lambda: runs.append(Run.create(place, dataset, Recipe(), num_models=MODELS, queries=queries)),
     )
     (run,) = runs
-    answers = {array: rng.normal(size=(N, Q)).astype(np.float32) for array in ("phi", "entropy", "modified_entropy")}
+    answers = {
+        array: rng.normal(size=(N, Q)).astype(np.float32) for array in ("phi", "entropy", "modified_entropy")
+    }
     answers |= {f"accuracy_{side}": np.array(0.5, np.float32) for side in ("in", "out", "test")}
 
     def write(first: int, stop: int) -> None:
@@ -73,7 +75,9 @@ def measure(store: ObjectStore, name: str, N: int, Q: int) -> None:
     store.fault = lambda method, key: time.sleep(LATENCY)
     late = counted("the same, answers held back", store, lambda: write(MODELS // 2, MODELS), MODELS // 2)
     store.fault = lambda method, key: None
-    print(f"  storing a model: {at_once:.2f} s, and {(late - at_once) / LATENCY:.0f} requests one after the other")
+    print(
+        f"  storing a model: {at_once:.2f} s, and {(late - at_once) / LATENCY:.0f} requests one after the other"
+    )
     counted("looking which models are done", store, lambda: run.done)
     counted("reading phi and memberships", store, lambda: (np.asarray(run.phi), run.keep))
     scores = lira_online_fixed(np.asarray(run.phi[:, :100]), run.keep[:, :100])

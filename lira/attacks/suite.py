@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -44,7 +44,6 @@ __all__ = [
     "attack_pool",
     "call_attack",
     "missing_signals",
-    "of_every_example",
     "pool_p_values",
 ]
 
@@ -206,32 +205,25 @@ def attack_pool(pool: Pool, attacks: Mapping[str, Attack] = ATTACKS) -> dict[str
     return scores
 
 
-def pool_p_values(pool: Pool, attacks: Mapping[str, Attack] = ATTACKS) -> dict[str, PValues]:
-    """The p-values of every attack that has them and that the pool allows, by name, and ranks among non-members.
+def pool_p_values(pool: Pool, attacks: Mapping[str, Attack] = ATTACKS) -> Iterator[tuple[str, PValues]]:
+    """The p-values of every attack that has them and that the pool allows, with its name, and ranks among non-members.
 
-    Those are "conformal", of scores of `lira_online` where half of the pool is 64 models or more, of `lira_online_fixed`
-    below (the paper's rule, which looks at no membership), and of the offline attacks where there are no IN models.
+    One after the other, for those who need not hold all of them. The ranks are last, "conformal", of scores of
+    `lira_online` where half of the pool is 64 models or more, of `lira_online_fixed` below (the paper's rule, which looks
+    at no membership), and of the offline attacks where there are no IN models.
     """
-    found = {}
     target = None if pool.target is None else pool.target["phi"]
     arguments = {"target": target, "leave": pool.leave}
     for name, attack in attacks.items():
         if attack.p_values is not None:
             with contextlib.suppress(UnfitPoolError):
-                found[name] = attack.p_values(pool.signals["phi"], pool.keep, **arguments)
+                yield name, attack.p_values(pool.signals["phi"], pool.keep, **arguments)
     kind = "" if len(pool.keep) >= 128 else "_fixed"  # half of them attack
     for name in (f"lira_online{kind}", f"lira_offline{kind}"):
-        if "conformal" not in found:
-            with contextlib.suppress(UnfitPoolError):
-                found["conformal"] = conformal_p_values(
-                    ATTACKS[name].function, pool.signals["phi"], pool.keep, **arguments
-                )
-    return found
-
-
-def of_every_example(p_values: Mapping[str, PValues]) -> tuple[str, np.ndarray] | None:
-    """The first attack with p-values of its own, and these, float64 `[T, N]`; None without any."""
-    return next(((name, found.values) for name, found in p_values.items() if name != "conformal"), None)
+        with contextlib.suppress(UnfitPoolError):
+            function = ATTACKS[name].function
+            yield "conformal", conformal_p_values(function, pool.signals["phi"], pool.keep, **arguments)
+            return
 
 
 def missing_signals(pool: Pool, attacks: Mapping[str, Attack] = ATTACKS) -> dict[str, str]:

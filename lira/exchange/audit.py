@@ -5,23 +5,28 @@ Axes are read by position, so nothing is guessed: models, examples, then what th
 """
 
 import dataclasses
+import math
 import os
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from lira.attacks.suite import Pool, attack_pool, of_every_example, pool_p_values
+from lira.attacks.suite import ATTACKS, Pool, attack_pool, pool_p_values
 from lira.data.files import Rows, read_array
 from lira.exchange.confidences import KINDS, as_keep, as_labels, convert_models, located, pair_order
 from lira.membership import related_rows
 from lira.reporting.checks import check_pool
-from lira.reporting.evaluate import Evaluation, evaluate
+from lira.reporting.evaluate import Evaluation, calibrate, evaluate
 from lira.reporting.records import records_of
 from lira.reporting.reports import report_pool
-from lira.signals import replace_saturated
+from lira.scoring import HELD, StoredScores
+from lira.signals import ModelRows, replace_saturated
 from lira.store.places import directory_at, new_directory
-from lira.store.zarr import write_array
+from lira.store.zarr import open_array, read_store, write_array
 
 __all__ = ["Audit", "AuditError", "audit", "read_audit", "write_audit"]
 
@@ -202,25 +207,18 @@ def write_audit(
     """
     pool = audit.pool
     with new_directory(directory_at(out)) as making:
-        scores = attack_pool(pool)
-        if not scores:
-            raise AuditError("no attack is possible with these models: each was left out for want of others")
         # In the order of the files, whatever order pairs were brought into.
         order = np.arange(len(audit.membership)) if audit.models is None else audit.models
         models = sorted(order.tolist())
-        (making / "scores").mkdir()
-        for name, values in scores.items():
-            write_array(making / "scores" / name, values[np.argsort(order)], {"models": models})
-        p_values = pool_p_values(pool)
-        evaluation = evaluate(
-            scores, audit.membership, models, independent=pool.independent, p_values=p_values
-        )
+        scores = _scored(pool, making / "scores", order, {"models": models})
+        if not scores:
+            raise AuditError("no attack is possible with these models: each was left out for want of others")
+        checks = check_pool(pool, audit.labels, audit.member)
+        evaluation = evaluate(scores, audit.membership, models, independent=pool.independent)
+        calibrated, p_value = calibrate(pool_p_values(pool), audit.membership)
+        evaluation = dataclasses.replace(evaluation, calibrated=calibrated)
         records = records_of(
-            scores.items(),
-            audit.membership,
-            p_value=of_every_example(p_values),
-            models=order.tolist(),
-            labels=audit.labels,
+            scores.items(), audit.membership, p_value=p_value, models=order.tolist(), labels=audit.labels
         )
         report_pool(
             making,
@@ -230,10 +228,25 @@ def write_audit(
             labels=audit.labels,
             facts={**_facts(pool), **(facts or {})},
             records=records,
-            checks=check_pool(pool, audit.labels, audit.member),
+            checks=checks,
             warnings=warnings,
         )
     return evaluation
+
+
+def _scored(pool: Pool, path: Path, order: np.ndarray, attributes: dict[str, Any]) -> StoredScores:
+    """Attack the pool and write each attack's scores into a directory, row `order[t]` of them those of target t."""
+    path.mkdir()
+    names = []
+    for name, attack in ATTACKS.items():
+        for values in attack_pool(pool, {name: attack}).values():
+            write_array(path / name, values[np.argsort(order)], attributes)
+            names.append(name)
+
+    def read(attack: str) -> np.ndarray:
+        return read_store(open_array(path / attack), str(path / attack))[np.argsort(np.argsort(order))]
+
+    return StoredScores(tuple(names), read)
 
 
 def _facts(pool: Pool) -> dict[str, str]:
@@ -349,15 +362,22 @@ def _convert(
         with located(file.name, AuditError):
             for converted, _ in convert_models(kind, models, labels, keep):
                 if not row:
-                    signals = {
-                        name: np.empty((count, *each.shape), np.float32) for name, each in converted.items()
-                    }
+                    signals = {name: _room((count, *each.shape)) for name, each in converted.items()}
                 for name, each in converted.items():
                     signals[name][row] = each
                 row += 1
     given = np.asarray(first.array[0]).dtype
     precision = given if jnp.issubdtype(given, jnp.floating) else np.dtype(np.float64)
-    return {**signals, "phi": replace_saturated(signals["phi"], precision)}
+    replace_saturated(signals["phi"], precision, in_place=True)
+    return signals
+
+
+def _room(shape: tuple[int, ...]) -> np.ndarray:
+    """For float32 values of a shape: in memory, or in a file without a name, gone with the array, where they are many."""
+    if 4 * math.prod(shape) <= HELD:
+        return np.empty(shape, np.float32)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, np.float32, "w+", shape=shape)
 
 
 def _paired(audit: Audit) -> Audit:
@@ -368,8 +388,8 @@ def _paired(audit: Audit) -> Audit:
         return audit
     paired = dataclasses.replace(
         pool,
-        signals={name: np.asarray(rows)[order] for name, rows in pool.signals.items()},
+        signals={name: ModelRows(rows, order) for name, rows in pool.signals.items()},
         keep=pool.keep[order],
-        population=None if pool.population is None else np.asarray(pool.population)[order],
+        population=None if pool.population is None else ModelRows(pool.population, order),
     )
     return dataclasses.replace(audit, pool=paired, models=order)

@@ -1,20 +1,39 @@
 """By what a model's code is known again: its variables before training, and how it is evaluated and normalised."""
 
+import warnings
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lira.learning.augment import Queries
 from lira.learning.evaluation import answers_by_average, norm_constants
-from lira.learning.forward import Array
+from lira.learning.forward import Array, apply_module, as_input
+from lira.learning.jaxprs import digest
 from lira.learning.learner import Learner
 from lira.learning.recipe import Recipe
-from lira.learning.training import init_model
+from lira.learning.training import init_model, variable_shapes
+from lira.versions import versions
 
-__all__ = ["changed_model", "evaluation_facts", "initial_norms", "outdated_evaluation"]
+__all__ = [
+    "UncheckedWarning",
+    "changed_model",
+    "evaluation_facts",
+    "initial_norms",
+    "module_digest",
+    "other_versions",
+    "outdated_evaluation",
+]
+
+# Those that decide what a jaxpr looks like.
+_TRACED_BY = ("jax", "flax")
+
+
+class UncheckedWarning(UserWarning):
+    """Whether code has changed since it was recorded cannot be known."""
 
 
 def initial_norms(learner: Learner, x: Array) -> dict[str, list[float]]:
@@ -26,6 +45,39 @@ def initial_norms(learner: Learner, x: Array) -> dict[str, list[float]]:
     leaves = jax.tree_util.tree_leaves_with_path({"params": state.params, **state.statistics})
     name = partial(jax.tree_util.keystr, simple=True, separator="/")
     return {name(path): [leaf.size, float(np.linalg.norm(np.asarray(leaf)))] for path, leaf in leaves}
+
+
+def module_digest(learner: Learner, x: Array) -> str:
+    """Of what a learner's module computes of two examples like `x [N, ...]`, in evaluation, in training and backward.
+
+    Of the module alone, with convolutions as they are: equal on all devices, whatever lowering trains it.
+    """
+    shapes, key = variable_shapes(learner, x), learner.key(0)
+    inputs = jax.eval_shape(
+        partial(as_input, dtype=jnp.float32), jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype)
+    )
+
+    def evaluated(variables: Any, inputs: jax.Array) -> Any:
+        return apply_module(learner.module, variables, inputs, None)[0]
+
+    def trained(variables: Any, inputs: jax.Array, key: jax.Array) -> Any:
+        def of(params: Any) -> Any:
+            return apply_module(learner.module, {**variables, "params": params}, inputs, key)
+
+        logits, backward, updated = jax.vjp(of, variables["params"], has_aux=True)
+        return logits, updated, backward(jax.tree.map(jnp.ones_like, logits))
+
+    traced = jax.make_jaxpr(evaluated)(shapes, inputs), jax.make_jaxpr(trained)(shapes, inputs, key)
+    return " ".join(map(digest, traced))
+
+
+def other_versions(provenance: Mapping[str, Any]) -> str:
+    """Which packages that decide what a jaxpr looks like have other versions than when a run began; empty where none has."""
+    now = versions(*_TRACED_BY)
+    names = [name for name in now if provenance["versions"].get(name) != now[name]]
+    return ", ".join(
+        f"{name} {provenance['versions'].get(name)} there and {now[name]} here" for name in names
+    )
 
 
 @lru_cache(maxsize=1)
@@ -62,13 +114,30 @@ def outdated_evaluation(provenance: Mapping[str, Any], recipe: Recipe) -> str:
 
 
 def changed_model(provenance: Mapping[str, Any], learner: Learner, queries: Queries, x: Array) -> str:
-    """What differs between the models that a provenance.json is of and those of today's code; empty where nothing does."""
-    recorded = provenance["fingerprints"].get("initial_parameters", {})
-    change = _changed_parameter(recorded, initial_norms(learner, x))
-    if change or "evaluation" not in provenance:
+    """What differs between the models that a provenance.json is of and those of today's code; empty where nothing does.
+
+    Warns:
+        UncheckedWarning: the run began with other versions, or one that recorded less.
+    """
+    fingerprints = provenance["fingerprints"]
+    if change := _changed_parameter(fingerprints.get("initial_parameters", {}), initial_norms(learner, x)):
         return change
-    now = evaluation_facts(learner, queries, x)
-    return _changed_norm(provenance["evaluation"]["norms"], now["norms"])
+    if "evaluation" in provenance:
+        now = evaluation_facts(learner, queries, x)
+        if change := _changed_norm(provenance["evaluation"]["norms"], now["norms"]):
+            return change
+    unchecked = other_versions(provenance)
+    if "module" not in fingerprints:
+        unchecked = "the run began with a version that did not record it"
+    if unchecked:
+        warnings.warn(
+            f"whether the code of model {learner.recipe.model} has changed since the run began is not checked: {unchecked}",
+            UncheckedWarning,
+            stacklevel=3,
+        )
+    elif fingerprints["module"] != module_digest(learner, x):
+        return "what it computes of the same parameters is another (its code, or a setting of JAX)"
+    return ""
 
 
 def _changed_parameter(recorded: Mapping[str, list[float]], now: Mapping[str, list[float]]) -> str:

@@ -4,6 +4,9 @@ Thresholds descend. A point of a curve is how many non-members (false positives)
 threshold; the first point is (0, 0), the last lets everything through.
 """
 
+import sys
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -11,11 +14,16 @@ __all__ = [
     "allowed_false_positives",
     "area",
     "count_points",
+    "count_type",
     "descending",
+    "largest_gap",
     "last_within",
     "ratio",
     "tie_ends",
 ]
+
+# Points that are worked on at a time: of a large pool's curve each array more is half a gigabyte.
+BLOCK = 1 << 20
 
 
 def count_points(scores: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -30,17 +38,49 @@ def count_points(scores: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np
     return ends - true, true
 
 
+def count_type(most: int) -> type[np.signedinteger]:
+    """Of counts of up to `most`: int32 where that holds them, half the memory."""
+    return np.int32 if most < 1 << 31 else np.int64
+
+
 def area(false: np.ndarray, true: np.ndarray) -> np.ndarray:
     """Area under curves of counts or rates `[..., K]`, `[...]`; a tie counts one half. NaN without either side.
 
     Of counts twice the area, in units of one member times one non-member, is a whole number, and exact.
     """
-    twice = np.vecdot(np.diff(false), true[..., 1:] + true[..., :-1])
-    return ratio(twice, 2 * true[..., -1] * false[..., -1])
+    twice = 0
+    for part in _blocks(false.shape[-1], overlap=1):
+        x, y = _wide(false[..., part]), _wide(true[..., part])
+        twice = twice + np.vecdot(np.diff(x), y[..., 1:] + y[..., :-1])
+    return ratio(twice, 2 * _wide(true[..., -1]) * false[..., -1])
+
+
+def largest_gap(false: np.ndarray, true: np.ndarray) -> int:
+    """Index of the first point of a curve, counts `[K]`, at which TPR - FPR is largest, which whole numbers tell apart."""
+    members, others = int(true[-1]), int(false[-1])
+    best, largest = 0, -1
+    for part in _blocks(len(false)):
+        gaps = _wide(true[part]) * others - _wide(false[part]) * members
+        at = int(np.argmax(gaps))
+        if gaps[at] > largest:
+            best, largest = part.start + at, int(gaps[at])
+    return best
+
+
+def _blocks(count: int, overlap: int = 0) -> Iterator[slice]:
+    """Slices of up to BLOCK points that follow one another, each with so many of the next."""
+    return (slice(at, at + BLOCK + overlap) for at in range(0, max(count - overlap, 1), BLOCK))
+
+
+def _wide(values: np.ndarray) -> np.ndarray:
+    """Counts of a type whose products do not overflow; rates as they are."""
+    return values.astype(np.int64) if values.dtype.kind == "i" else values
 
 
 def last_within(false: np.ndarray, allowed: ArrayLike) -> np.ndarray:
     """Index of the last point with at most so many false positives (or such a rate), int `[...]` like `allowed`."""
+    if false.dtype.kind == "i":  # of one type: NumPy would convert all points of the curve
+        allowed = np.minimum(np.floor(allowed), np.iinfo(false.dtype).max).astype(false.dtype)
     return np.searchsorted(false, allowed, side="right") - 1
 
 
@@ -61,21 +101,34 @@ def descending(scores: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.nd
         order = np.argsort(scores, axis=None)[::-1]
         return scores.ravel()[order], cells.ravel()[order]
     # Sorted as whole numbers, the score above its cell: several times as fast as an argsort and what it would gather.
+    keys = np.empty(scores.size, np.uint64)
+    halves = keys.view(np.uint32).reshape(-1, 2)
+    low, high = (0, 1) if sys.byteorder == "little" else (1, 0)
+    halves[:, low] = cells.ravel()
     # Adding 0 makes -0 the 0 that it ties with.
-    keys = _flip((scores + np.float32(0)).view(np.uint32)).astype(np.uint64).ravel()
-    keys <<= np.uint64(32)
-    keys |= cells.ravel()
+    halves[:, high] = _flip((scores.ravel() + np.float32(0)).view(np.uint32))
     keys.sort()
-    cells = keys.astype(np.uint32)  # the lower half
-    keys >>= np.uint64(32)
-    return _flip(keys.astype(np.uint32)).view(np.float32), cells
+    return _flip(halves[:, high]).view(np.float32), halves[:, low].copy()
 
 
 def _flip(bits: np.ndarray) -> np.ndarray:
     """Float32 bits as whole numbers in descending order of the float, and back: all but the sign of a positive one."""
-    return bits ^ (((bits >> np.uint32(31)) - np.uint32(1)) & np.uint32(0x7FFFFFFF))
+    flips = bits >> np.uint32(31)
+    flips -= np.uint32(1)
+    flips &= np.uint32(0x7FFFFFFF)
+    flips ^= bits
+    return flips
 
 
 def tie_ends(ordered: np.ndarray) -> np.ndarray:
     """How many of sorted scores reach each distinct one, the last of its ties included, int `[K]`, from 0 on."""
-    return np.concatenate([[0], np.flatnonzero(ordered[1:] != ordered[:-1]) + 1, [len(ordered)]])
+    last = np.empty(len(ordered), bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=last[:-1])
+    last[-1] = True
+    ends = np.zeros(1 + np.count_nonzero(last), count_type(len(ordered)))
+    at = 1
+    for part in _blocks(len(ordered)):
+        found = np.flatnonzero(last[part])
+        ends[at : at + len(found)] = found + (part.start + 1)
+        at += len(found)
+    return ends

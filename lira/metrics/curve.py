@@ -21,12 +21,20 @@ from lira.metrics._shared import (
     resample_margin,
     resample_rates,
 )
-from lira.metrics.counting import allowed_false_positives, area, descending, last_within, ratio, tie_ends
+from lira.metrics.counting import (
+    allowed_false_positives,
+    area,
+    descending,
+    largest_gap,
+    last_within,
+    ratio,
+    tie_ends,
+)
 
 __all__ = ["BYTES_A_SCORE", "OperatingPoint", "Roc", "roc"]
 
 # What `roc` and its intervals take at their peak, in bytes a score, where all scores are distinct.
-BYTES_A_SCORE = 64
+BYTES_A_SCORE = 40
 
 # Thresholds that the bootstrap may choose from. Beyond this many the low-FPR end stays complete and the rest is
 # spaced by equal ratios of FPR, at most some 0.3 % apart: far below the standard error it serves.
@@ -87,8 +95,8 @@ class Roc:
     """
 
     thresholds: np.ndarray  # float [K], descending
-    false_positives: np.ndarray  # int64 [K]
-    true_positives: np.ndarray  # int64 [K]
+    false_positives: np.ndarray  # int32 [K], int64 where that does not hold the number of scores
+    true_positives: np.ndarray  # the same
     highest_nonmember: np.ndarray
     """float [N], each example's highest score among targets that do not hold it; NaN where all do"""
     candidates: np.ndarray  # int64 [G], indices of the points that the bootstrap may choose
@@ -136,9 +144,9 @@ class Roc:
         """The largest (TPR + TNR) / 2 over thresholds, which the target's own membership chooses: optimistic."""
         if not self._is_defined("balanced accuracy"):
             return float("nan")
-        j = self.tpr
-        j -= self.fpr  # in place: a large pool's is 100 MB
-        return float(0.5 + 0.5 * np.max(j))
+        best = largest_gap(self.false_positives, self.true_positives)
+        tpr = self.true_positives[best] / self.num_members
+        return float(0.5 + 0.5 * (tpr - self.false_positives[best] / self.num_nonmembers))
 
     def tpr_at(self, fpr: float) -> OperatingPoint:
         """The operating point at a false-positive rate, with its interval.
@@ -272,18 +280,24 @@ def roc(scores: np.ndarray, keep: np.ndarray, *, clusters: np.ndarray | None = N
     scores, keep = check_scores(scores, keep)
     group = clusters_of(keep, clusters)
     P = int(group.max()) + 1
-    ordered, cell = descending(scores, (keep * P + group[:, None]).astype(np.uint32))
+    cells = keep.astype(np.uint32)
+    cells *= np.uint32(P)
+    cells += group.astype(np.uint32)[:, None]
+    ordered, cells = descending(scores, cells)
     reached = tie_ends(ordered)
-    true = np.zeros(len(ordered) + 1, np.int64)
-    np.cumsum(cell >= P, out=true[1:])
+    true = np.zeros(len(ordered) + 1, reached.dtype)
+    np.cumsum(cells >= P, out=true[1:])
     true = true[reached]
     false = reached - true
     candidates = _candidates(false)
-    counts = _count(cell, reached[candidates], 2 * P)
-    above = np.nan if ordered[0] == np.inf else np.inf
+    counts = _count(cells, reached[candidates], 2 * P)
+    del cells
+    thresholds = np.empty(len(reached), ordered.dtype)
+    thresholds[0] = np.nan if ordered[0] == np.inf else np.inf
+    thresholds[1:] = ordered[reached[1:] - 1]
     highest = np.max(scores, axis=0, where=~keep, initial=-np.inf)
     return Roc(
-        thresholds=np.append(above, ordered[reached[1:] - 1]).astype(ordered.dtype),
+        thresholds=thresholds,
         false_positives=false,
         true_positives=true,
         highest_nonmember=np.where(keep.all(axis=0), np.nan, highest).astype(scores.dtype),

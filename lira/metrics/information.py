@@ -4,6 +4,7 @@ All is for the balanced prior: the attacker is shown a member or a non-member wi
 """
 
 import warnings
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ from lira.metrics._shared import (
     resample_margin,
     resample_rates,
 )
-from lira.metrics.counting import descending
+from lira.metrics.counting import count_type, descending
 
 __all__ = ["MutualInformation", "bayes_error_bound", "information_bound", "mutual_information"]
 
@@ -107,11 +108,12 @@ def mutual_information(
     group = clusters_of(keep, clusters)
     P = int(group.max()) + 1
     edges = _edges(scores, keep, bins)
-    cell = np.searchsorted(edges, scores, side="right")
-    # Descending, as `resample_rates` wants thresholds.
-    cell = len(edges) - cell
-    index = (keep * P + group[:, None]) * (len(edges) + 1) + cell
-    counts = np.bincount(index.ravel(), minlength=2 * P * (len(edges) + 1)).reshape(2, P, -1)
+    counts = np.zeros((2, P, len(edges) + 1), np.int64)
+    for row, held, cluster in zip(scores, keep, group, strict=True):
+        # Descending, as `resample_rates` wants thresholds.
+        cell = len(edges) - np.searchsorted(edges, row, side="right")
+        found = np.bincount((~held) * (len(edges) + 1) + cell, minlength=2 * (len(edges) + 1))
+        counts[:, cluster] += found.reshape(2, -1)[::-1]
     totals = counts.sum(axis=1)
     q, p = totals / totals.sum(axis=1, keepdims=True)
     bias = _bias(p, q, members, keep.size - members)
@@ -127,12 +129,17 @@ def mutual_information(
 def _edges(scores: np.ndarray, keep: np.ndarray, bins: int) -> np.ndarray:
     """Lowest score of each bin but the lowest one, ascending; realised scores, so that ties are never parted."""
     ordered, held = descending(scores, keep.astype(np.uint32))
-    true = np.cumsum(held, dtype=np.int64)
-    false = np.arange(1, len(held) + 1) - true
-    # Up to the middle of each score; whole numbers, so that rounding moves no edge.
-    mass = 2 * (true * false[-1] + false * true[-1]) - np.where(held, false[-1], true[-1])
-    wanted = 4 * int(true[-1]) * int(false[-1]) * np.arange(1, bins) / bins
-    return np.unique(ordered[np.maximum(np.searchsorted(mass, wanted) - 1, 0)])
+    true = np.cumsum(held, dtype=count_type(len(held)))
+    members, others = int(true[-1]), len(true) - int(true[-1])
+
+    def mass(i: int) -> int:
+        """Up to the middle of score i; whole numbers, so that rounding moves no edge."""
+        found = int(true[i])
+        return 2 * (found * others + (i + 1 - found) * members) - (others if held[i] else members)
+
+    wanted = 4 * members * others * np.arange(1, bins) / bins
+    at = [bisect_left(range(len(true)), mid, key=mass) - 1 for mid in wanted]
+    return np.unique(ordered[np.maximum(at, 0)])
 
 
 def _known_bits(j: float) -> float:

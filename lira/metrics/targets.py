@@ -23,13 +23,13 @@ def mean_over_targets(scores: np.ndarray, keep: np.ndarray, fprs: list[float]) -
         {"auc": Estimate, "tpr_at_fpr": {fpr: Estimate}}.
     """
     scores, keep = check_scores(scores, keep)
-    curves = [count_points(row, member) for row, member in zip(scores, keep, strict=True)]
-    aucs = [area(false, true) for false, true in curves]
-    tprs = np.full((len(scores), len(fprs)), np.nan)
-    for values, (false, true) in zip(tprs, curves, strict=True):
+    aucs, tprs = np.empty(len(scores)), np.full((len(scores), len(fprs)), np.nan)
+    for target, (row, member) in enumerate(zip(scores, keep, strict=True)):
+        false, true = count_points(row, member)
+        aucs[target] = area(false, true)
         allowed = allowed_false_positives(fprs, false[-1])
         resolved = allowed >= 1
-        values[resolved] = ratio(true[last_within(false, allowed[resolved])], true[-1])
+        tprs[target, resolved] = ratio(true[last_within(false, allowed[resolved])], true[-1])
     figures = np.column_stack([aucs, tprs])  # [T, 1 + F]
     if is_paired(keep):
         figures = figures.reshape(-1, 2, figures.shape[1]).mean(axis=1)

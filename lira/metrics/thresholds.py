@@ -15,7 +15,7 @@ from lira.metrics._shared import (
     cluster_margin,
     clusters_of,
 )
-from lira.metrics.counting import allowed_false_positives, ratio
+from lira.metrics.counting import allowed_false_positives, largest_gap, ratio
 from lira.metrics.curve import Roc, roc
 
 __all__ = ["FixedThreshold", "Youden", "fixed_threshold", "ppv", "youden"]
@@ -77,7 +77,10 @@ def youden(scores: np.ndarray, keep: np.ndarray, *, clusters: np.ndarray | None 
             stacklevel=2,
         )
         return Youden(UNDEFINED, UNDEFINED, float("nan"), (float("nan"), float("nan")))
-    chosen = [_best_threshold(curve) for curve in curves]
+    # The highest of the thresholds with the largest J.
+    best = [largest_gap(curve.false_positives, curve.true_positives) for curve in curves]
+    chosen = [float(curve.thresholds[at]) for curve, at in zip(curves, best, strict=True)]
+    del curves  # as large as the next
     called = np.empty(scores.shape, bool)
     for half, threshold in zip(halves, reversed(chosen), strict=True):
         called[half] = scores[half] >= threshold
@@ -91,11 +94,11 @@ def youden(scores: np.ndarray, keep: np.ndarray, *, clusters: np.ndarray | None 
     # What each cluster adds to the error of the two pooled rates, to first order; times the number of clusters.
     shares = (true - tpr * members) / members.sum() - (false - fpr * nonmembers) / nonmembers.sum()
     j, margin = tpr - fpr, cluster_margin(shares * len(shares))
-    best = roc(scores, keep).balanced_accuracy
+    highest = roc(scores, keep).balanced_accuracy
     return Youden(
         j=Estimate.around(j, margin, -1, 1),
         balanced_accuracy=Estimate.around((1 + j) / 2, margin / 2, 0, 1),
-        optimistic=2 * best - 1,
+        optimistic=2 * highest - 1,
         thresholds=(chosen[1], chosen[0]),
     )
 
@@ -207,12 +210,6 @@ def ppv(tpr: float | np.ndarray, fpr: float | np.ndarray, prior: float) -> np.nd
     if (true + false == 0).any():
         warnings.warn("PPV is undefined: nobody is called a member", UndefinedMetricWarning, stacklevel=2)
     return np.asarray(ratio(true, true + false))
-
-
-def _best_threshold(curve: Roc) -> float:
-    """The highest of the thresholds with the largest J, which whole numbers tell apart."""
-    j = curve.true_positives * curve.num_nonmembers - curve.false_positives * curve.num_members
-    return float(curve.thresholds[np.argmax(j)])
 
 
 def _thresholds_of_others(

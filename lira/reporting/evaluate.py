@@ -1,6 +1,6 @@
 """From scores to figures: every attack's, with their intervals, and the curves to draw."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,6 +33,7 @@ __all__ = [
     "Curve",
     "Evaluation",
     "MeanRate",
+    "calibrate",
     "evaluate",
     "interval_note",
     "low_fpr_threshold",
@@ -122,16 +123,17 @@ def evaluate(
     models: list[int] | None = None,
     *,
     independent: bool = False,
-    p_values: Mapping[str, PValues] | None = None,
+    calibrated: Mapping[str, Calibrated] | None = None,
 ) -> Evaluation:
     """Measure every attack, and what the strongest implies.
 
     Args:
-        scores: float `[T, N]` by attack, higher = more likely a member.
+        scores: float `[T, N]` by attack, higher = more likely a member. They are asked for one by one, and let go, so
+            that a mapping may read them when it is asked.
         keep: bool `[T, N]`, true where the target was trained on the example.
         models: indices of the targets, for metrics.json.
         independent: as in `leakage`.
-        p_values: of the same targets, from `suite.pool_p_values`; None goes without the calibrated figures.
+        calibrated: of the same targets, from `calibrate`; None goes without.
 
     Raises:
         ValueError: there is no attack, shapes disagree, or a score is NaN.
@@ -145,27 +147,44 @@ def evaluate(
     if 0 < members < keep.size:
         name, _ = strongest_attack(attacks)
         strongest = (name, leakage(scores[name], keep, fpr=LOW_FPR, independent=independent))
-    given = p_values or {}
-    figures = side_by_side(
-        lambda each: _calibrate(each, keep), given.values(), bytes_each=BYTES_A_SCORE * keep.size
-    )
-    calibrated = dict(zip(given, figures, strict=True))
     return Evaluation(
-        interval_note(keep), T, N, members, T * N - members, attacks, strongest, models, calibrated
+        interval_note(keep),
+        T,
+        N,
+        members,
+        T * N - members,
+        attacks,
+        strongest,
+        models,
+        dict(calibrated or {}),
     )
 
 
-def _calibrate(p: PValues, keep: np.ndarray) -> Calibrated:
-    points = {fpr: calibrated_tpr(p.values, keep, fpr, smallest=p.smallest) for fpr in FPRS}
-    return Calibrated(points, named_members(p.values, keep, DISCOVERY_RATE))
+def calibrate(
+    p_values: Iterable[tuple[str, PValues]], keep: np.ndarray
+) -> tuple[dict[str, Calibrated], tuple[str, np.ndarray] | None]:
+    """Measure p-values of bool `keep [T, N]`, from `suite.pool_p_values`, one after the other.
+
+    Returns:
+        By attack what they say; and the first that has its own, with its p-values float64 `[T, N]`, None without any.
+        The others are let go.
+    """
+    measured, first = {}, None
+    for name, p in p_values:
+        points = {fpr: calibrated_tpr(p.values, keep, fpr, smallest=p.smallest) for fpr in FPRS}
+        measured[name] = Calibrated(points, named_members(p.values, keep, DISCOVERY_RATE))
+        if first is None and name != "conformal":
+            first = name, p.values
+    return measured, first
 
 
 def measure_attacks(scores: Mapping[str, np.ndarray], keep: np.ndarray) -> dict[str, AttackFigures]:
     """Measure attacks, those of different cores side by side: one full ROC curve is held for each."""
+    names = list(scores)
     measured = side_by_side(
-        lambda values: _measure(values, keep), scores.values(), bytes_each=BYTES_A_SCORE * keep.size
+        lambda name: _measure(scores[name], keep), names, bytes_each=BYTES_A_SCORE * keep.size
     )
-    return dict(zip(scores, measured, strict=True))
+    return dict(zip(names, measured, strict=True))
 
 
 def _measure(scores: np.ndarray, keep: np.ndarray) -> AttackFigures:

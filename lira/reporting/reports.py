@@ -8,11 +8,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lira.attacks.suite import ATTACKS, Pool, missing_signals, of_every_example, pool_p_values
+from lira.attacks.suite import ATTACKS, Pool, missing_signals, pool_p_values
 from lira.data.dataset import Dataset
 from lira.metrics import Difference, difference
 from lira.reporting.checks import check_run
-from lira.reporting.evaluate import LOW_FPR, Evaluation, evaluate, measure_attacks, strongest_attack
+from lira.reporting.evaluate import (
+    LOW_FPR,
+    Evaluation,
+    calibrate,
+    evaluate,
+    measure_attacks,
+    strongest_attack,
+)
 from lira.reporting.page import named_values
 from lira.reporting.published import Comparison, compare_published
 from lira.reporting.records import Records, records_of
@@ -47,12 +54,13 @@ def report(run: Run, dataset: Dataset | None = None, *, warnings: Iterable[str] 
     known = _what_is_known(run, dataset)
     pool = pool_of(run, dataset)
     scores = score(run, dataset, pool=pool)
-    p_values = pool_p_values(pool)
     member = run.membership
-    evaluation = evaluate(scores, member, known["models"], independent=pool.independent, p_values=p_values)
-    evaluation = dataclasses.replace(evaluation, pool=run.models.tolist())
-    examples = records_of(scores.items(), member, p_value=of_every_example(p_values), **known)
+    # In this order, so that little is held when a large curve is.
     checks = check_run(run, pool=pool)
+    evaluation = evaluate(scores, member, known["models"], independent=pool.independent)
+    calibrated, p_value = calibrate(pool_p_values(pool), member)
+    evaluation = dataclasses.replace(evaluation, pool=run.models.tolist(), calibrated=calibrated)
+    examples = records_of(scores.items(), member, p_value=p_value, **known)
     with run.lock():
         report_pool(
             run.path,
@@ -87,8 +95,11 @@ def records(run: Run, dataset: Dataset | None = None, *, fpr: float = LOW_FPR) -
     """
     run = run.as_it_stands()
     scores = score_each(run, dataset)
-    p_value = of_every_example(pool_p_values(pool_of(run), LIRA_P_VALUES))
-    found = records_of(scores, run.membership, fpr=fpr, p_value=p_value, **_what_is_known(run, dataset))
+    exact = (
+        (name, p.values) for name, p in pool_p_values(pool_of(run), LIRA_P_VALUES) if name in LIRA_P_VALUES
+    )
+    known = _what_is_known(run, dataset)
+    found = records_of(scores, run.membership, fpr=fpr, p_value=next(exact, None), **known)
     with run.lock():
         write_records(run.path, found)
     return found

@@ -4,7 +4,7 @@ A model's arrays are written first and its `done` last; done rows are never writ
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +12,19 @@ import tensorstore as ts
 
 from lira.data.dataset import Dataset
 from lira.learning.evaluation import answers_by_average
-from lira.store.claims import Claim
 from lira.store.config import Config
 from lira.store.errors import RunError
+from lira.store.objects import reason_of
 from lira.store.places import Place, locked_model, writing
-from lira.store.zarr import BLOCK, StoredSignal, create_array, open_array, read_store, write_rows
+from lira.store.zarr import (
+    BLOCK,
+    StoredSignal,
+    create_array,
+    opened_array,
+    opening_array,
+    read_store,
+    write_rows,
+)
 
 __all__ = [
     "ACCURACIES",
@@ -34,6 +42,8 @@ DONE, DIVERGED = 1, 2
 ACCURACIES = ("accuracy_in", "accuracy_out", "accuracy_test")
 RAW_ACCURACIES = ("accuracy_raw_in", "accuracy_raw_out", "accuracy_raw_test")
 LOSSES = ("loss_in", "loss_last_epoch")
+# Where absent chunks mean something: not done, and the first attempt.
+MEANT = ("done", "attempt")
 FIGURES = (*ACCURACIES, *RAW_ACCURACIES, *LOSSES)
 
 
@@ -119,13 +129,7 @@ class Arrays:
         Raises:
             RunError: it is not there, or damaged.
         """
-        try:
-            # Absent chunks mean something of these two: not done, and the first attempt.
-            return open_array(self.run / "arrays" / name, fill_missing=name in ("done", "attempt"))
-        except ValueError as error:
-            raise RunError(
-                f"{self.run}: the run directory is damaged: arrays/{name} cannot be opened"
-            ) from error
+        return self._opened({name}, needed={name})[name]
 
     def read(self, name: str, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Rows of one array, in memory."""
@@ -139,26 +143,49 @@ class Arrays:
         self, index: int, arrays: Mapping[str, np.ndarray], *, diverged: bool, attempt: int = 0
     ) -> bool:
         """Write one model's rows, and `done` after all of them: see `Run.write_model`."""
-        state = DIVERGED if diverged else DONE
+        rows = {} if diverged else {**dict.fromkeys(FIGURES, np.array(np.nan, np.float32)), **arrays}
+        done = {"done": np.array(DIVERGED if diverged else DONE, np.uint8)}
+        place = self.run / "arrays"
         with locked_model(self.run, index) as claim, writing(self.run):
-            if self.read("done", np.array([index]))[0]:
+            stores = self._opened({"done", "attempt", *rows}, needed={"done", *arrays})
+            there = {
+                name: self._number(stores, name, index) for name in ("done", "attempt") if name in stores
+            }
+            if there["done"]:
                 return False
             if claim and claim.found.get("done"):  # whoever wrote it was stopped before the last word
-                self._write_rows(index, {"done": np.array(claim.found["done"], np.uint8)}, claim)
+                write_rows(place, stores, index, {"done": np.array(claim.found["done"], np.uint8)}, claim)
                 return False
-            rows = {} if diverged else {**self._unknown(), **arrays}
-            # A process that was stopped may have left another.
-            if self.holds("attempt") and self.read("attempt", np.array([index]))[0] != attempt:
+            if there.get("attempt", attempt) != attempt:  # maybe that of a process that was stopped
                 rows["attempt"] = np.array(attempt, np.uint8)
-            self._write_rows(index, rows, claim)
+            write_rows(
+                place, stores, index, {name: rows[name] for name in rows.keys() & stores.keys()}, claim
+            )
             if claim:
-                claim.says["done"] = state
+                claim.says["done"] = int(done["done"])
                 claim.renew()
-            self._write_rows(index, {"done": np.array(state, np.uint8)}, claim)
+            write_rows(place, stores, index, done, claim)
         return True
 
-    def _unknown(self) -> dict[str, np.ndarray]:
-        return {name: np.array(np.nan, np.float32) for name in FIGURES if self.holds(name)}
+    def _number(self, stores: Mapping[str, ts.TensorStore], name: str, index: int) -> int:
+        return int(read_store(stores[name][index], f"{self.run}/arrays/{name}"))
 
-    def _write_rows(self, index: int, rows: Mapping[str, np.ndarray], claim: Claim | None) -> None:
-        write_rows(self.run / "arrays", {name: self.open(name) for name in rows}, index, rows, claim)
+    def _opened(self, names: Set[str], *, needed: Set[str]) -> dict[str, ts.TensorStore]:
+        """Those arrays that are there, opened all at once.
+
+        Raises:
+            RunError: one is damaged, or is needed and not there.
+        """
+        opening = {
+            name: opening_array(self.run / "arrays" / name, fill_missing=name in MEANT) for name in names
+        }
+        stores = {}
+        for name, each in opening.items():
+            try:
+                stores[name] = opened_array(self.run / "arrays" / name, each)
+            except ValueError as error:
+                if name in needed or not reason_of(error).startswith("NOT_FOUND"):
+                    raise RunError(
+                        f"{self.run}: the run directory is damaged: arrays/{name} cannot be opened"
+                    ) from error
+        return stores

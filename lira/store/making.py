@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from lira.data.dataset import Dataset
-from lira.learning.fingerprint import evaluation_facts, initial_norms
+from lira.learning.fingerprint import evaluation_facts, initial_norms, module_digest
 from lira.learning.learner import Learner
 from lira.store.arrays import Arrays, fingerprint_of, row_shapes
 from lira.store.checksums import CHECKSUMS, json_with_checksum, toml_with_checksum
@@ -29,7 +29,11 @@ def make_directory(path: Place, dataset: Dataset, config: Config, keep: np.ndarr
     learner = Learner.of(config.recipe, dataset, config.membership.share)
     initial = initial_norms(learner, dataset.x)
     provenance = {
-        "fingerprints": {"dataset": dataset.fingerprint, "initial_parameters": initial},
+        "fingerprints": {
+            "dataset": dataset.fingerprint,
+            "initial_parameters": initial,
+            "module": module_digest(learner, dataset.x),
+        },
         "evaluation": evaluation_facts(learner, config.queries, dataset.x),
         "configuration": deciding(config),
         CHECKSUMS: True,

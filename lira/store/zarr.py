@@ -19,6 +19,8 @@ __all__ = [
     "StoredSignal",
     "create_array",
     "open_array",
+    "opened_array",
+    "opening_array",
     "read_rows",
     "read_store",
     "write_array",
@@ -175,9 +177,19 @@ def open_array(place: Place, *, fill_missing: bool = False) -> ts.TensorStore:
         ValueError: it is not there, or damaged.
         StoreError: it cannot be read.
     """
+    return opened_array(place, opening_array(place, fill_missing=fill_missing))
+
+
+def opening_array(place: Place, *, fill_missing: bool = False) -> "ts.Future[ts.TensorStore]":
+    """`open_array` without waiting: see `opened_array`."""
     spec = {**OPTIONS, "kvstore": kvstore_of(place), "fill_missing_data_reads": fill_missing}
+    return ts.open(spec, open=True)
+
+
+def opened_array(place: Place, opening: "ts.Future[ts.TensorStore]") -> ts.TensorStore:
+    """What `opening_array` opens, with the errors of `open_array`."""
     try:
-        return ts.open(spec, open=True).result()
+        return opening.result()
     except ValueError as error:
         reason = reason_of(error)
         if not reason.startswith(DAMAGE):

@@ -20,13 +20,16 @@ from lira.data.dataset import Dataset
 from lira.engine.calibrate import programs_for
 from lira.engine.fill import Data, DivergedWarning, Learn, Learned, fill, train
 from lira.engine.programs import Programs, fit_beside
+from lira.learning.fingerprint import UncheckedWarning, other_versions
+from lira.learning.jaxprs import digest
 from lira.store.arrays import DIVERGED, DONE
 from lira.store.errors import RunError
+from lira.store.making import write_provenance
 from lira.store.run import Run
 from lira.unlearners import RETRAIN
 from lira.unlearning.config import run_config
 from lira.unlearning.directory import Unlearning
-from lira.unlearning.methods import one_model
+from lira.unlearning.methods import one_model, traced
 
 __all__ = ["unlearn"]
 
@@ -73,8 +76,33 @@ def unlearn(unlearning: Unlearning, dataset: Dataset, *, show_progress: bool = T
             # Only the next request starts from them.
             stored = run_config(config, models=K * M, save_params=K > 1)
             run = Run.from_config(path, dataset, stored, keep=keep)
+            _require_same_method(run, name, traced(name, config, dataset, requests))
             for k in range(K):
                 _unlearn_request(unlearning, dataset, before, run, name, k, show_progress)
+
+
+def _require_same_method(run: Run, name: str, jaxpr: Any) -> None:
+    """Record what a method computes with its run, or raise RunError where the run began with another."""
+    # A method may train by what is fast on its platform.
+    now = {"platform": jax.default_backend(), "jaxpr": digest(jaxpr)}
+    with run.lock():
+        if not run.done.any():
+            run.provenance["fingerprints"]["method"] = now
+            write_provenance(run.path, run.provenance)
+            return
+    known = run.provenance["fingerprints"].get("method")
+    if known is None or known["platform"] != now["platform"] or other_versions(run.provenance):
+        warnings.warn(
+            f"whether the code of method {name!r} has changed since {run.path} began is not checked: it began with another "
+            f"version or on another platform",
+            UncheckedWarning,
+            stacklevel=3,
+        )
+    elif known != now and (run.done == 0).any():
+        raise RunError(
+            f"{run.path}: method {name!r} has changed since it began (its code, or a setting of JAX): restore its code, or "
+            f"remove the directory and unlearn anew"
+        )
 
 
 def _unlearn_request(

@@ -186,6 +186,16 @@ def test_pairs_that_are_apart_are_brought_together(files):
     np.testing.assert_array_equal(audit.pool.keep, KEEP[[0, 1, 4, 5]])
 
 
+def test_large_arrays_are_on_disk_and_figures_the_same(files, tmp_path, monkeypatch):
+    given = files(confidences=np.clip(1 / (1 + np.exp(-PHI)), 0, 1).astype(np.float32), keep=KEEP)
+    small = read_audit(given)
+    monkeypatch.setattr("lira.exchange.audit.HELD", 0)
+    large = read_audit(given)
+    assert isinstance(small.pool.signals["phi"], np.ndarray)
+    assert isinstance(large.pool.signals["phi"], np.memmap)
+    np.testing.assert_array_equal(phi_of(large), phi_of(small))
+
+
 # --- The command ----------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from lira.metrics import counting
-from lira.metrics.counting import area, count_points, last_within
+from lira.metrics.counting import area, count_points, count_type, largest_gap, last_within
+
+
+@pytest.fixture(params=[7, counting.BLOCK], autouse=True)
+def block(request, monkeypatch):
+    monkeypatch.setattr(counting, "BLOCK", request.param)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -42,6 +47,26 @@ def test_the_last_point_within_what_is_allowed_is_that_of_a_search():
     false = np.array([0, 0, 1, 1, 4, 7])
     for allowed in range(9):
         assert last_within(false, allowed) == max(i for i, count in enumerate(false) if count <= allowed)
+
+
+def test_counts_in_four_bytes_are_multiplied_in_eight():
+    assert count_type(2**31 - 1) is np.int32
+    assert count_type(2**31) is np.int64
+    # 100,000 members and as many others, all a member above the others but one in ten.
+    others = np.arange(200_000) % 20 == 19
+    others[100_000:] = np.arange(100_000) % 10 != 0
+    false = np.append(0, np.cumsum(others)).astype(np.int32)
+    true = np.arange(200_001, dtype=np.int32) - false
+    assert area(false, true) == pytest.approx(np.trapezoid(true / true[-1], false / false[-1]), rel=1e-12)
+    gaps = true / true[-1] - false / false[-1]
+    assert largest_gap(false, true) == np.flatnonzero(gaps > gaps.max() - 1e-9)[0]
+    assert last_within(false, np.array([0.5, 3e9])).tolist() == [19, 200_000]
+
+
+def test_the_largest_gap_is_the_first_of_equals():
+    false, true = np.array([0, 0, 1, 1, 2]), np.array([0, 1, 2, 3, 4])
+    assert largest_gap(false, true) == 1
+    assert largest_gap(false, np.zeros(5, int)) == 0
 
 
 def test_examples_in_the_documentation():

@@ -610,9 +610,11 @@ def test_pooled_and_calibrated_figures_stand_side_by_side(evaluated, tmp_path):
     scores, keep, plain, _ = evaluated
     assert plain.calibrated == {}
     phi = np.random.default_rng(4).normal(size=(*keep.shape, 1)).astype(np.float32) + 3 * keep[..., None]
-    p_values = suite.pool_p_values(suite.Pool({"phi": phi}, keep))
+    p_values = dict(suite.pool_p_values(suite.Pool({"phi": phi}, keep)))
     assert set(p_values) >= {"lira_online", "lira_offline", "attack_r", "conformal"}
-    evaluation = evaluate.evaluate(scores, keep, p_values=p_values)
+    calibrated, first = evaluate.calibrate(p_values.items(), keep)
+    assert first == ("lira_online", p_values["lira_online"].values)
+    evaluation = evaluate.evaluate(scores, keep, calibrated=calibrated)
     write.write_report(tmp_path, evaluation)
     found = json.loads((tmp_path / "metrics.json").read_text())["calibrated"]
     assert list(found) == list(p_values)

@@ -10,6 +10,7 @@ import pytest
 
 import lira
 from lira.attacks.suite import ATTACKS
+from lira.learning.fingerprint import UncheckedWarning
 
 ARCHIVE = Path(__file__).parent / "data/run_before_rooms.tar.gz"
 
@@ -49,10 +50,12 @@ def test_its_scores_and_figures_are_computed_anew_as_they_were(run, dataset):
 
 def test_it_grows_by_the_same_models(run, dataset):
     phi, keep = np.asarray(run.phi), run.keep
-    grown = lira.Run.create(
-        run.path, dataset, run.config.recipe, num_models=6, execution=lira.Execution(width=2)
-    )
-    lira.train(grown, dataset, show_progress=False)
+    with pytest.warns(UncheckedWarning, match="a version that did not record it"):
+        grown = lira.Run.create(
+            run.path, dataset, run.config.recipe, num_models=6, execution=lira.Execution(width=2)
+        )
+    with pytest.warns(UncheckedWarning, match="a version that did not record it"):
+        lira.train(grown, dataset, show_progress=False)
     np.testing.assert_array_equal(np.asarray(grown.phi)[:4], phi)
     np.testing.assert_array_equal(grown.keep[:4], keep)
     fresh = lira.Run.create(

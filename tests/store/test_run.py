@@ -9,10 +9,12 @@ import tensorstore as ts
 from stored_runs import RECIPE, M, N, dataset, made, rows, write
 
 from lira.learning.augment import Queries
+from lira.learning.fingerprint import UncheckedWarning
 from lira.learning.recipe import Recipe
 from lira.membership import Membership, audited_half, disjoint_mask, independent_mask, keep_mask
 from lira.store.arrays import DIVERGED, DONE
 from lira.store.errors import RunError
+from lira.store.making import write_provenance
 from lira.store.places import write_atomically
 from lira.store.run import Run
 from lira.store.zarr import StoredSignal
@@ -175,19 +177,68 @@ def test_other_data_recipe_or_queries_are_refused_by_name(tmp_path, changes, mes
     assert files(run.path) == before
 
 
-def test_changed_model_code_is_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+CODE = """
+import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
+TABLE = np.array([1.0, 2.0], np.float32)
+@jax.custom_vjp
+def same(x): return x
+same.defvjp(lambda x: (x, None), lambda _, ct: (1.0 * ct,))
+class Net(nn.Module):
+    num_classes: int
+    @nn.compact
+    def __call__(self, x, train):
+        y = nn.Dropout(0.1, deterministic=not train)(nn.relu(nn.Dense(8)(x)))
+        return nn.Dense(self.num_classes)(same(y)) * TABLE
+"""
+CHANGES = {
+    "Dense(8)": "Dense(9)",
+    "nn.relu": "jnp.tanh",
+    "Dropout(0.1": "Dropout(0.9",
+    "[1.0, 2.0]": "[1.0, 2.0000002]",
+    "1.0 * ct": "0.5 * ct",
+    "same(y)": "same(y) + (0 if train else 1)",
+}
+
+
+def of_module(path, name, code):
+    """A run of a user's module with that code."""
+    (path / f"{name}.py").write_text(code)
+    os.utime(path / f"{name}.py", (hash(code) % 10**6,) * 2)  # for Python's cache
+    sys.modules.pop(name, None)
+    return Run.create(path / "run", dataset(), Recipe(model=f"{name}.Net", batch_size=8), num_models=M)
+
+
+@pytest.mark.parametrize("old", CHANGES)
+def test_changed_model_code_is_refused(tmp_path, monkeypatch, old):
     monkeypatch.syspath_prepend(str(tmp_path))
-    code = "import flax.linen as nn\nclass Net(nn.Module):\n    num_classes: int\n    @nn.compact\n    def __call__(self, x, train):\n        return nn.Dense(self.num_classes)(nn.Dense({width})(x))\n"
-    (tmp_path / "changing.py").write_text(code.format(width=8))
-    Run.create("run", dataset(), Recipe(model="changing.Net", batch_size=8), num_models=M)
-    (tmp_path / "changing.py").write_text(code.format(width=9))
-    monkeypatch.delitem(sys.modules, "changing")
-    os.utime(tmp_path / "changing.py", (1, 1))
-    with pytest.raises(
-        RunError, match=r"changing.Net has changed since the run began: the initial parameter params/Dense_0"
-    ):
-        Run.create("run", dataset(), Recipe(model="changing.Net", batch_size=8), num_models=M)
+    of_module(tmp_path, "changing", CODE)
+    of_module(
+        tmp_path,
+        "changing",
+        "# a comment changes nothing\n" + CODE.replace(" y =", " z =").replace("(y)", "(z)"),
+    )
+    before = files(tmp_path / "run")
+    assert CODE.count(old) == 1
+    what = (
+        "initial parameter params/Dense_0" if old == "Dense(8)" else "what it computes of the same parameters"
+    )
+    with pytest.raises(RunError, match=f"changing.Net has changed since the run began: .*{what}"):
+        of_module(tmp_path, "changing", CODE.replace(old, CHANGES[old]))
+    assert files(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("change", ["versions", "module"])
+def test_code_of_other_versions_is_unchecked_and_said(tmp_path, monkeypatch, change):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run = of_module(tmp_path, "changing", CODE)
+    if change == "versions":
+        run.provenance["versions"]["flax"] = "0.1"
+    else:
+        del run.provenance["fingerprints"]["module"]
+    write_provenance(run.path, run.provenance)
+    message = "flax 0.1 there and" if change == "versions" else "a version that did not record it"
+    with pytest.warns(UncheckedWarning, match=f"code of model changing.Net .* is not checked: .*{message}"):
+        of_module(tmp_path, "changing", CODE.replace("nn.relu", "jnp.tanh"))
 
 
 def test_things_that_are_not_runs_are_refused(tmp_path):
