@@ -238,7 +238,7 @@ def _fill_stacks(
 
     After an interrupt every worker stops at the end of its epoch.
     """
-    inspected, queue = Event(), Queue(missing, lambda stack: stack[run.done[stack] == 0])
+    inspected, queue = Event(), Queue(missing, lambda stack: stack[run.arrays.read("done", stack) == 0])
     tried = Counter[int]()  # models that diverged, and how often
 
     def write(stack: np.ndarray, arrays: dict[str, np.ndarray], finite: np.ndarray) -> None:

@@ -24,6 +24,7 @@ from lira.store.zarr import (
     opening_array,
     read_store,
     write_rows,
+    written,
 )
 
 __all__ = [
@@ -117,7 +118,8 @@ class Arrays:
             store = self.open(place.name)
             if store.shape[0] < models:
                 # Another process may be growing it further.
-                store.resize(exclusive_max=[models, *store.shape[1:]], expand_only=True).result()
+                growing = store.resize(exclusive_max=[models, *store.shape[1:]], expand_only=True)
+                written(growing, str(place))
 
     def holds(self, name: str) -> bool:
         """Whether an array of that name is stored."""

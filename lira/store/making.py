@@ -11,6 +11,7 @@ from lira.store.arrays import Arrays, fingerprint_of, row_shapes
 from lira.store.checksums import CHECKSUMS, json_with_checksum, toml_with_checksum
 from lira.store.config import Config, as_dict, deciding
 from lira.store.places import Place, new_directory, write_atomically
+from lira.store.zarr import written
 from lira.versions import versions
 
 __all__ = ["grow", "make_directory", "write_config", "write_provenance"]
@@ -67,7 +68,7 @@ def _write_keep(arrays: Arrays, config: Config, start: int) -> None:
     """Draw the memberships, and store those from model `start` on."""
     store = arrays.open("keep")
     keep = config.membership.draw(config.membership_seed, config.num_models, store.shape[1])
-    store[start : len(keep)].write(keep[start:]).result()
+    written(store[start : len(keep)].write(keep[start:]), f"{arrays.run}/arrays/keep")
 
 
 def write_config(path: Place, config: Config) -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "write_array",
     "write_group",
     "write_rows",
+    "written",
 ]
 
 # Examples in a chunk: whole models are written, blocks of examples are read.
@@ -195,6 +196,18 @@ def opened_array(place: Place, opening: "ts.Future[ts.TensorStore]") -> ts.Tenso
         if not reason.startswith(DAMAGE):
             raise StoreError(f"{place}: cannot be read: {reason}") from error
         raise
+
+
+def written(writing: "ts.Future[Any] | ts.WriteFutures", where: str) -> None:
+    """Wait for what is being written.
+
+    Raises:
+        StoreError: it could not be.
+    """
+    try:
+        writing.result()
+    except ValueError as error:
+        raise StoreError(f"{where}: cannot be written: {reason_of(error)}") from error
 
 
 def create_array(

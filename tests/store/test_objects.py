@@ -121,8 +121,15 @@ def test_a_run_is_as_on_a_file_system(bucket, tmp_path):
     assert of_arrays == {file.relative_to(tmp_path / "run").as_posix(): file.read_bytes() for file in files}
 
 
-def test_a_run_grows_and_is_refused_other_data(bucket):
+def test_a_run_grows_and_is_refused_other_data(bucket, monkeypatch):
+    expire_soon(monkeypatch)
     write(made_there(), 0, 1)
+    for writes in (2, 9):
+        bucket.fault = Dead(writes)
+        with pytest.raises((RunError, StoreError), match=r"cannot be written: .*Injected$"):
+            made_there(num_models=M + 2)
+        bucket.fault = lambda method, key: None
+        assert made_there().done.tolist() == [1, 1, *[0] * (M - 2)]
     grown = made_there(num_models=M + 2)
     np.testing.assert_array_equal(grown.memberships(np.arange(M + 2)), keep_mask(0, M + 2, N))
     assert grown.done.tolist() == [1, 1, *[0] * M]
