@@ -6,14 +6,13 @@ import json
 import pkgutil
 import types
 import warnings
-from functools import partial
 
 import numpy as np
 import pytest
 
 import lira
 from lira import scoring
-from lira.attacks.suite import ATTACKS, attack_pool
+from lira.attacks.suite import ATTACKS
 from lira.cli import main
 from lira.exchange import audit as exchange
 
@@ -41,7 +40,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::lira.attacks.FewModelsWarning")
 def _few_attacks_are_enough(monkeypatch):
     few = {name: ATTACKS[name] for name in FEW}
     monkeypatch.setattr(scoring, "ATTACKS", few)
-    monkeypatch.setattr(exchange, "attack_pool", partial(attack_pool, attacks=few))
+    monkeypatch.setattr(exchange, "ATTACKS", few)
 
 
 @pytest.fixture(scope="module")
