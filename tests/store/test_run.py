@@ -203,7 +203,8 @@ CHANGES = {
 def of_module(path, name, code):
     """A run of a user's module with that code."""
     (path / f"{name}.py").write_text(code)
-    os.utime(path / f"{name}.py", (hash(code) % 10**6,) * 2)  # for Python's cache
+    seconds = hash(code) % 10**6
+    os.utime(path / f"{name}.py", (seconds, seconds))  # for Python's cache
     sys.modules.pop(name, None)
     return Run.create(path / "run", dataset(), Recipe(model=f"{name}.Net", batch_size=8), num_models=M)
 
