@@ -12,8 +12,8 @@ from lira.attacks import SignalArray
 from lira.attacks.suite import ATTACKS, Attack, Pool, attack_pool
 from lira.data.dataset import Dataset
 from lira.store.arrays import DIVERGED
+from lira.store.errors import RunError
 from lira.store.run import Run
-from lira.store.zarr import RunError
 
 __all__ = ["HELD", "StoredScores", "pool_of", "score", "score_each"]
 

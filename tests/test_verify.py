@@ -15,10 +15,11 @@ from lira import scoring
 from lira.attacks.suite import ATTACKS
 from lira.cli import main
 from lira.learning.fingerprint import UncheckedWarning
+from lira.store.errors import RunError
 from lira.store.imported import run_of_models
 from lira.store.mend import mend
 from lira.store.verify import findings
-from lira.store.zarr import RunError, create_array, open_array
+from lira.store.zarr import create_array, open_array
 
 CONFIG = """\
 dataset = "npz:{data}"

@@ -51,7 +51,7 @@ from lira.learning.recipe import steps_per_epoch
 from lira.reporting.published import PUBLISHED
 from lira.store.config import read_config
 from lira.store.imported import run_of_models
-from lira.store.zarr import write_atomically
+from lira.store.places import write_atomically
 from lira.versions import versions
 
 ROOT = Path(__file__).resolve().parents[2]

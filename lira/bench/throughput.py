@@ -24,7 +24,7 @@ from lira.engine.device import processor
 from lira.learning.convolution.cpu.cache import cache_bytes
 from lira.learning.models import build_model
 from lira.learning.recipe import Precision, Recipe
-from lira.store.zarr import write_atomically
+from lira.store.places import write_atomically
 from lira.versions import versions
 
 __all__ = ["MODELS", "add_arguments", "bench", "model_rows", "run", "table", "workload"]

@@ -18,8 +18,8 @@ from lira.reporting.imitation import METHODS, imitate
 from lira.reporting.tables import attacks_table
 from lira.store.config import ConfigError
 from lira.store.data import dataset_of
+from lira.store.places import directory_at
 from lira.store.run import Run
-from lira.store.zarr import directory_at
 
 __all__ = ["parser_of", "run"]
 

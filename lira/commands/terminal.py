@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -15,6 +14,7 @@ from rich.table import Table
 from lira.reporting.evaluate import Evaluation
 from lira.reporting.tables import attacks_table, fitted
 from lira.reporting.verdict import Verdict, as_verdict, verdict
+from lira.store.places import Place
 
 __all__ = ["Terminal", "common_parser", "make_terminal", "own"]
 
@@ -52,29 +52,29 @@ class Terminal:
         if self.json:
             print(json.dumps(document, indent=2, allow_nan=False))
 
-    def stored(self, file: Path) -> None:
+    def stored(self, file: Place) -> None:
         """Print a JSON file, where JSON was asked for."""
         if self.json:
             print(file.read_text())
 
-    def files(self, path: Path, names: Sequence[str]) -> None:
+    def files(self, path: Place, names: Sequence[str]) -> None:
         """Say where files are."""
         for name in names:
             self.say(str(path / name))
 
-    def result(self, path: Path, evaluation: Evaluation, page: str = "report.html") -> None:
+    def result(self, path: Place, evaluation: Evaluation, page: str = "report.html") -> None:
         """What an evaluation comes to, and where its page is; with --table every figure before."""
         if self.table:
             self.show(attacks_table(evaluation), spare=(3, 4, 2, 1, 6))
         self.verdict(path, verdict(evaluation), page)
         self.stored(path / "metrics.json")
 
-    def repeated(self, path: Path, document: Mapping[str, Any]) -> None:
+    def repeated(self, path: Place, document: Mapping[str, Any]) -> None:
         """The verdict of a metrics.json that is there already."""
         self.verdict(path, as_verdict(dict(document)), "report.html")
         self.stored(path / "metrics.json")
 
-    def verdict(self, path: Path, found: Verdict, page: str) -> None:
+    def verdict(self, path: Place, found: Verdict, page: str) -> None:
         """The verdict's lines, and where everything else is."""
         for sentence in found.sentences:
             self.say(sentence)

@@ -2,7 +2,6 @@
 
 import argparse
 import time
-from pathlib import Path
 
 import numpy as np
 
@@ -20,8 +19,8 @@ from lira.reporting.reports import report, reported
 from lira.store.config import Config, absolute, read_config
 from lira.store.data import dataset_of
 from lira.store.mend import mend
+from lira.store.places import directory_at
 from lira.store.run import Run
-from lira.store.zarr import directory_at
 from lira.unlearning.config import is_unlearning
 
 __all__ = ["parser_of", "run"]
@@ -60,7 +59,7 @@ def run(verb: str, argv: list[str], terminal: Terminal) -> int:
     config = absolute(options.config)
     among = models_of_process(config.num_models, options.models, options.share)
     dataset = load_dataset(config.dataset, num_examples=config.num_examples, data_dir=config.data_dir)
-    exists = bool(options.run_dir) and (Path(options.run_dir) / "config.toml").exists()
+    exists = bool(options.run_dir) and (directory_at(options.run_dir) / "config.toml").exists()
     if verb == "plan":
         found = plan(config, dataset, Run.open(options.run_dir, dataset) if exists else None, among)
         terminal.say(str(found))

@@ -1,7 +1,6 @@
 """`lira unlearn`, and `lira plan` of one."""
 
 import argparse
-from pathlib import Path
 
 from lira.arguments import UnlearnOptions, flag_value, leaves, make_parser, parse_options
 from lira.commands.terminal import Terminal, common_parser
@@ -10,6 +9,7 @@ from lira.data.sources import load_dataset
 from lira.reporting.unlearning import report_unlearning
 from lira.reporting.unlearning_tables import page_cards, verdicts_table
 from lira.store.config import Config
+from lira.store.places import directory_at
 from lira.unlearning.config import Forget, read_unlearning, resolved, with_options
 from lira.unlearning.directory import Unlearning
 from lira.unlearning.mend import mend_unlearning
@@ -48,7 +48,7 @@ def plan_or_unlearn(verb: str, argv: list[str], terminal: Terminal) -> int:
     pool = config.pool
     dataset = load_dataset(pool.dataset, num_examples=pool.num_examples, data_dir=pool.data_dir)
     if verb == "plan":
-        exists = options.run_dir and (Path(options.run_dir) / "config.toml").exists()
+        exists = options.run_dir and (directory_at(options.run_dir) / "config.toml").exists()
         unlearning = Unlearning.open(options.run_dir) if exists else None
         terminal.say(str(plan_unlearning(config, dataset, unlearning)))
         return 0

@@ -2,13 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from lira.arguments import make_parser, parse_all
 from lira.commands.terminal import Terminal, common_parser
 from lira.engine.verify import in_lines, verify
 from lira.store.data import dataset_if_run
-from lira.store.zarr import directory_at
+from lira.store.places import Place, directory_at
 
 __all__ = ["parser_of", "run", "say_mended"]
 
@@ -34,7 +33,7 @@ def run(verb: str, argv: list[str], terminal: Terminal) -> int:
     return int(any(each.status == "broken" for each in found))
 
 
-def say_mended(sentences: Sequence[str], path: Path, terminal: Terminal) -> None:
+def say_mended(sentences: Sequence[str], path: Place, terminal: Terminal) -> None:
     """A line for each thing that was broken."""
     for sentence in sentences:
         terminal.say(f"{path}: {sentence}")

@@ -24,7 +24,7 @@ from lira.learning.convolution import LOWERINGS
 from lira.learning.learner import Learner, model_keys
 from lira.learning.training import variable_shapes
 from lira.store.config import Config, Execution
-from lira.store.zarr import write_atomically
+from lira.store.places import write_atomically
 
 __all__ = ["programs_for", "seconds_per_step"]
 

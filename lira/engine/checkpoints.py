@@ -4,6 +4,7 @@ A stack goes on from its checkpoint as the very stack that it was: the same mode
 in the same programs. It then becomes bit for bit what it would have become.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -11,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -50,7 +52,8 @@ class Checkpoints:
 
     def __init__(self, run: Run, minutes: float, also: Mapping[str, Any] | None = None) -> None:
         """A stack's are written so many minutes apart, never where these are 0; `also` is what else stacks depend on."""
-        self.run, self.minutes, self.also = run, minutes, dict(also or {})
+        self.run, self.also = run, dict(also or {})
+        self.minutes = minutes if isinstance(run.path, Path) else 0.0  # locks are of file systems
         self.interrupted: list[int] = []
         """models of stacks that were stopped, and written as they were"""
         # One after the other, and beside the training.
@@ -148,10 +151,9 @@ class Checkpoints:
             )
         self.writer.shutdown()
         self.tidy()
-        try:
-            (self.run.path / CHECKPOINTS).rmdir()
-        except OSError:
-            return  # there are some, or never were
+        if isinstance(self.run.path, Path):
+            with contextlib.suppress(OSError):  # there are some, or never were
+                (self.run.path / CHECKPOINTS).rmdir()
 
 
 class Kept:
@@ -241,6 +243,7 @@ class Kept:
     def _write(self, about: dict[str, Any], epochs: int, arrays: list[np.ndarray]) -> None:
         try:
             if self.checkpoint is None:
+                assert isinstance(self._all.run.path, Path)
                 self.checkpoint = new_checkpoint(self._all.run.path, about)
             self.checkpoint.save(epochs, arrays)
             self._written = epochs

@@ -241,7 +241,11 @@ def _fill_stacks(
     every worker stops at the end of its epoch.
     """
     inspected = Event()
-    queue = Queue(missing, lambda stack: stack[run.done[stack] == 0], [stack for stack, _ in begun])
+    queue = Queue(
+        missing,
+        lambda stack: stack[run.arrays.read("done", stack) == 0],
+        [stack for stack, _ in begun],
+    )
     # Models that diverged, and how often.
     tried = Counter({m: a for each in begun for m, a in zip(*(part.tolist() for part in each), strict=True)})
 

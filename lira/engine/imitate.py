@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import warnings
 from functools import partial
-from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple
 
@@ -32,8 +31,9 @@ from lira.learning.training import variable_shapes
 from lira.signals import logit_scaled_confidence
 from lira.store.arrays import DIVERGED
 from lira.store.config import Config
+from lira.store.errors import RunError
+from lira.store.places import Place
 from lira.store.run import Run
-from lira.store.zarr import RunError
 
 __all__ = ["SAME_PHI", "Teacher", "ask", "imitate_target", "outside_teacher", "teacher_of", "train_again"]
 
@@ -158,7 +158,7 @@ def outside_teacher(run: Run, dataset: Dataset, logits: np.ndarray) -> Teacher:
 
 
 def imitate_target(
-    path: Path,
+    path: Place,
     run: Run,
     dataset: Dataset,
     teacher: Teacher,

@@ -11,11 +11,12 @@ from lira.engine.device import device_name, devices_of
 from lira.engine.imitate import SAME_PHI, ask, train_again
 from lira.learning.learner import Learner
 from lira.store.arrays import DONE
+from lira.store.errors import RunError
 from lira.store.making import PACKAGES
+from lira.store.places import directory_at
 from lira.store.run import Run
 from lira.store.verify import findings
 from lira.store.verify_arrays import Finding, states
-from lira.store.zarr import RunError, directory_at
 from lira.versions import versions
 
 __all__ = ["in_lines", "verify"]

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from lira.engine.device import Device
-from lira.store.zarr import RunError
+from lira.store.errors import RunError
 
 __all__ = ["DeviceWarning", "Queue", "work_through"]
 

@@ -15,7 +15,8 @@ from lira.reporting.evaluate import Evaluation, Subject, calibrate, evaluate
 from lira.reporting.records import records_of
 from lira.reporting.reports import report_pool
 from lira.scoring import StoredScores
-from lira.store.zarr import directory_at, new_directory, open_array, read_store, write_array
+from lira.store.places import directory_at, new_directory
+from lira.store.zarr import open_array, read_store, write_array
 
 __all__ = ["Audit", "AuditError", "audit", "read_audit", "write_audit"]
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from lira.store.errors import RunError
+from lira.store.places import directory_at, new_directory
 from lira.store.run import Run
-from lira.store.zarr import RunError, directory_at, new_directory
 
 __all__ = ["export_carlini"]
 

@@ -11,7 +11,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,18 +34,11 @@ from lira.reporting.evaluate import Evaluation, evaluate
 from lira.reporting.write import stored_scores, write_document
 from lira.store.checksums import toml_with_checksum
 from lira.store.config import read_checked_table
+from lira.store.errors import RunError
 from lira.store.mend import mend
+from lira.store.places import Place, directory_at, new_directory, write_atomically
 from lira.store.run import Run
-from lira.store.zarr import (
-    RunError,
-    directory_at,
-    new_directory,
-    open_array,
-    read_store,
-    write_array,
-    write_atomically,
-    write_group,
-)
+from lira.store.zarr import open_array, read_store, write_array, write_group
 
 __all__ = ["METHODS", "Imitated", "imitate"]
 
@@ -63,7 +55,7 @@ LIRA = {each.__name__: each for each in (lira_online, lira_online_fixed, lira_of
 class Imitated(NamedTuple):
     """What was measured of one target."""
 
-    path: Path
+    path: Place
     evaluation: Evaluation
     scores: dict[str, np.ndarray]  # float32 [N] by attack
     member: np.ndarray  # bool [N]
@@ -214,7 +206,7 @@ def _member(member: np.ndarray, num_examples: int) -> np.ndarray:
     return values.astype(bool)
 
 
-def _open(path: Path, what: dict[str, Any], methods: dict[str, dict[str, Any]]) -> None:
+def _open(path: Place, what: dict[str, Any], methods: dict[str, dict[str, Any]]) -> None:
     """Make the directory, or go on with the one that is there, with other methods too.
 
     Raises:
@@ -247,7 +239,7 @@ def _open(path: Path, what: dict[str, Any], methods: dict[str, dict[str, Any]]) 
 
 
 def _teacher(
-    path: Path,
+    path: Place,
     run: Run,
     dataset: Dataset,
     methods: Mapping[str, Imitation],
@@ -282,7 +274,7 @@ def _teacher(
 
 
 def _measured(
-    path: Path,
+    path: Place,
     run: Run,
     imitators: dict[str, Run],
     teacher: Teacher,

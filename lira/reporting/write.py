@@ -7,7 +7,6 @@ cannot be resolved and one that is undefined are three different things everywhe
 import io
 import os
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,8 @@ from lira.reporting.plots import ROC_SIZE, plot_attacks, plot_examples, plot_roc
 from lira.reporting.records import Records, records_csv
 from lira.store.checksums import checksum_of, json_with_checksum
 from lira.store.chunks import stored_fingerprint
-from lira.store.zarr import write_atomically, write_group
+from lira.store.places import directory_at, write_atomically
+from lira.store.zarr import write_group
 
 __all__ = ["example_figure", "png", "stored_scores", "write_document", "write_records", "write_report"]
 
@@ -132,18 +132,18 @@ def write_records(
         columns["p_value"], attributes["p_value_of"] = records.p_value, records.p_value_of
     if records.indices is not None:
         attributes["examples"] = records.indices.tolist()
-    Path(path).mkdir(parents=True, exist_ok=True)
-    place = Path(path) / "records"
-    write_group(place, columns, attributes)
-    files["records/zarr.json"] = (place / "zarr.json").read_bytes()
-    written = {each: stored_fingerprint(Path(path), each) for each in (f"records/{name}" for name in columns)}
+    place = directory_at(path)
+    place.mkdir(parents=True, exist_ok=True)
+    write_group(place / "records", columns, attributes)
+    files["records/zarr.json"] = (place / "records/zarr.json").read_bytes()
+    written = {each: stored_fingerprint(place, each) for each in (f"records/{name}" for name in columns)}
     write_document(path, "records.json", document, files, {**(arrays or {}), **written})
 
 
 def stored_scores(path: str | os.PathLike[str], attacks: Iterable[str]) -> dict[str, str]:
     """The fingerprint of each array of scores that a directory holds, by its place there, of those of some attacks."""
-    path, places = Path(path), [f"scores/{name}" for name in attacks]
-    return {place: stored_fingerprint(path, place) for place in places if (path / place).exists()}
+    directory, places = directory_at(path), [f"scores/{name}" for name in attacks]
+    return {place: stored_fingerprint(directory, place) for place in places if (directory / place).exists()}
 
 
 def _drawn(curves: Mapping[str, Curve], headline: str) -> dict[str, Curve]:
@@ -194,7 +194,7 @@ def write_document(
     """
     sums = {each: checksum_of(content) for each, content in files.items()}
     content = json_with_checksum({**document, "files": sums, "arrays": dict(arrays or {})})
-    path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
+    directory = directory_at(path)
+    directory.mkdir(parents=True, exist_ok=True)
     for each, contents in {**files, name: content}.items():
-        write_atomically(path / each, contents)
+        write_atomically(directory / each, contents)

@@ -4,9 +4,8 @@ A model's arrays are written first and its `done` last; done rows are never writ
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,15 +15,18 @@ from lira.data.dataset import Dataset
 from lira.learning.evaluation import answers_by_average
 from lira.store.chunks import fingerprint
 from lira.store.config import Config
+from lira.store.errors import RunError
+from lira.store.objects import reason_of
+from lira.store.places import Place, locked_model, writing
 from lira.store.zarr import (
     BLOCK,
-    RunError,
     StoredSignal,
     create_array,
-    locked_model,
-    open_array,
+    opened_array,
+    opening_array,
     read_store,
-    writing,
+    write_rows,
+    written,
 )
 
 __all__ = [
@@ -45,6 +47,8 @@ DONE, DIVERGED = 1, 2
 ACCURACIES = ("accuracy_in", "accuracy_out", "accuracy_test")
 RAW_ACCURACIES = ("accuracy_raw_in", "accuracy_raw_out", "accuracy_raw_test")
 LOSSES = ("loss_in", "loss_last_epoch")
+# Where absent chunks mean something: not done, and the first attempt.
+MEANT = ("done", "attempt")
 FIGURES = (*ACCURACIES, *RAW_ACCURACIES, *LOSSES)
 
 
@@ -113,11 +117,11 @@ def layout_of(
 class Arrays:
     """The Zarr arrays of the run directory `run`, by name."""
 
-    run: Path
+    run: Place
 
     @classmethod
     def make(
-        cls, run: Path, layout: Mapping[str, Layout], labels: np.ndarray, labels_test: np.ndarray | None
+        cls, run: Place, layout: Mapping[str, Layout], labels: np.ndarray, labels_test: np.ndarray | None
     ) -> "Arrays":
         """Make all arrays; the labels are written."""
         arrays = cls(run)
@@ -139,11 +143,13 @@ class Arrays:
                 continue
             store = self.open(place.name)
             if store.shape[0] < models:
-                store.resize(exclusive_max=[models, *store.shape[1:]]).result()
+                # Another process may be growing it further.
+                growing = store.resize(exclusive_max=[models, *store.shape[1:]], expand_only=True)
+                written(growing, str(place))
 
     def holds(self, name: str) -> bool:
         """Whether an array of that name is stored."""
-        return (self.run / "arrays" / name).exists()
+        return (self.run / "arrays" / name / "zarr.json").is_file()
 
     def open(self, name: str) -> ts.TensorStore:
         """One array.
@@ -151,14 +157,7 @@ class Arrays:
         Raises:
             RunError: it is not there, or damaged.
         """
-        try:
-            # Absent chunks mean something of these two: not done, and the first attempt.
-            return open_array(self.run / "arrays" / name, fill_missing=name in ("done", "attempt"))
-        except ValueError as error:
-            raise RunError(
-                f"{self.run}: the run directory is damaged: arrays/{name} cannot be opened; lira verify {self.run} says "
-                f"what is broken, and lira run mends it"
-            ) from error
+        return self._opened({name}, needed={name})[name]
 
     def read(self, name: str, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Rows of one array, in memory."""
@@ -179,15 +178,50 @@ class Arrays:
         self, index: int, arrays: Mapping[str, np.ndarray], *, diverged: bool, attempt: int = 0
     ) -> bool:
         """Write one model's rows, and `done` after all of them: see `Run.write_model`."""
-        with locked_model(self.run, index), writing(self.run):
-            if int(self.open("done")[index].read().result()):
+        rows = {} if diverged else {**dict.fromkeys(FIGURES, np.array(np.nan, np.float32)), **arrays}
+        done = {"done": np.array(DIVERGED if diverged else DONE, np.uint8)}
+        place = self.run / "arrays"
+        with locked_model(self.run, index) as claim, writing(self.run):
+            stores = self._opened({"done", "attempt", *rows}, needed={"done", *arrays})
+            there = {
+                name: self._number(stores, name, index) for name in ("done", "attempt") if name in stores
+            }
+            if there["done"]:
                 return False
-            if not diverged:
-                unknown = {name: np.float32(np.nan) for name in FIGURES if self.holds(name)}
-                writes = [self.open(name)[index].write(row) for name, row in {**unknown, **arrays}.items()]
-                for write in writes:
-                    write.result()
-            if attempt and self.holds("attempt"):
-                self.open("attempt")[index].write(attempt).result()
-            self.open("done")[index].write(DIVERGED if diverged else DONE).result()
+            if claim and claim.found.get("done"):  # whoever wrote it was stopped before the last word
+                write_rows(place, stores, index, {"done": np.array(claim.found["done"], np.uint8)}, claim)
+                return False
+            if there.get("attempt", attempt) != attempt:  # maybe that of a process that was stopped
+                rows["attempt"] = np.array(attempt, np.uint8)
+            write_rows(
+                place, stores, index, {name: rows[name] for name in rows.keys() & stores.keys()}, claim
+            )
+            if claim:
+                claim.says["done"] = int(done["done"])
+                claim.renew()
+            write_rows(place, stores, index, done, claim)
         return True
+
+    def _number(self, stores: Mapping[str, ts.TensorStore], name: str, index: int) -> int:
+        return int(read_store(stores[name][index], f"{self.run}/arrays/{name}"))
+
+    def _opened(self, names: Set[str], *, needed: Set[str]) -> dict[str, ts.TensorStore]:
+        """Those arrays that are there, opened all at once.
+
+        Raises:
+            RunError: one is damaged, or is needed and not there.
+        """
+        opening = {
+            name: opening_array(self.run / "arrays" / name, fill_missing=name in MEANT) for name in names
+        }
+        stores = {}
+        for name, each in opening.items():
+            try:
+                stores[name] = opened_array(self.run / "arrays" / name, each)
+            except ValueError as error:
+                if name in needed or not reason_of(error).startswith("NOT_FOUND"):
+                    raise RunError(
+                        f"{self.run}: the run directory is damaged: arrays/{name} cannot be opened; lira verify "
+                        f"{self.run} says what is broken, and lira run mends it"
+                    ) from error
+        return stores

@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 
 from lira.store.checksums import json_with_checksum, parsed_json
-from lira.store.zarr import ABANDONED, new_directory, write_atomically
+from lira.store.places import ABANDONED, Place, new_directory, write_atomically
 
 __all__ = ["ABOUT", "CHECKPOINTS", "Checkpoint", "new_checkpoint", "unowned"]
 
@@ -116,11 +116,14 @@ def new_checkpoint(run: Path, about: dict[str, Any]) -> Checkpoint:
     return Checkpoint(place, about, lock)
 
 
-def unowned(run: Path) -> Iterator[Checkpoint]:
+def unowned(run: Place) -> Iterator[Checkpoint]:
     """The checkpoints of a run that nobody owned, one after the other: the caller owns each, and is to release it.
 
-    Where about.json is damaged, or was removed a moment ago, `about` is empty. Leftovers of processes that ended as they began one are removed.
+    Where about.json is damaged, or was removed a moment ago, `about` is empty. Leftovers of processes that ended as they began
+    one are removed. Runs on object stores have none.
     """
+    if not isinstance(run, Path):  # locks are of file systems
+        return
     try:
         places = sorted((run / CHECKPOINTS).iterdir())
     except OSError:

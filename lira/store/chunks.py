@@ -8,11 +8,12 @@ import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import tensorstore as ts
 
+from lira.store.objects import DAMAGE, StoreError, reason_of
+from lira.store.places import Place
 from lira.store.zarr import metadata_of, open_array
 
 __all__ = ["chunk_faults", "chunk_keys", "chunk_shape", "fingerprint", "has_checksums", "stored_fingerprint"]
@@ -67,7 +68,7 @@ def fingerprint(parts: Mapping[str, tuple[ts.TensorStore, Iterable[int] | None]]
     return whole.hexdigest()
 
 
-def stored_fingerprint(directory: Path, place: str) -> str:
+def stored_fingerprint(directory: Place, place: str) -> str:
     """The `fingerprint` of a whole array at a place in a directory.
 
     Raises:
@@ -88,7 +89,9 @@ def _ends(store: ts.TensorStore, keys: Sequence[str]) -> Iterator[bytes | None]:
         for reading in [kvstore.read(key, byte_range=begin) for key in keys[first : first + ASKED]]:
             try:
                 found = reading.result()
-            except ValueError:  # the range is beyond its end
-                yield b""
+            except ValueError as error:
+                if not reason_of(error).startswith(DAMAGE):
+                    raise StoreError(f"{kvstore.url}: cannot be read: {reason_of(error)}") from error
+                yield b""  # the range is beyond its end
             else:
                 yield found.value if found.state == "value" else None

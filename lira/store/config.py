@@ -16,7 +16,9 @@ from lira.learning.convolution import Lowering
 from lira.learning.recipe import Recipe, check_signals
 from lira.membership import Membership
 from lira.store.checksums import CHECKSUMS, parsed_json, toml_body
-from lira.store.zarr import RunError
+from lira.store.errors import RunError
+from lira.store.objects import ObjectPlace, is_url
+from lira.store.places import Place
 
 __all__ = [
     "FREE",
@@ -122,7 +124,7 @@ def read_config(path: str | os.PathLike[str]) -> Config:
     return build(Config, read_table(path), str(path))
 
 
-def read_directory(path: Path) -> tuple[Config, dict[str, Any]]:
+def read_directory(path: Place) -> tuple[Config, dict[str, Any]]:
     """The configuration and the provenance of a run directory.
 
     Raises:
@@ -130,7 +132,8 @@ def read_directory(path: Path) -> tuple[Config, dict[str, Any]]:
             the fields that differ.
     """
     for name in ("config.toml", "provenance.json", "arrays"):
-        if not (path / name).exists():
+        # On an object store a directory is nothing by itself.
+        if (name != "arrays" or isinstance(path, Path)) and not (path / name).exists():
             raise RunError(f"{path}: is not a run directory (it has no {name})")
     provenance = read_provenance(path)
     try:
@@ -162,7 +165,7 @@ def read_directory(path: Path) -> tuple[Config, dict[str, Any]]:
     return config, provenance
 
 
-def read_provenance(path: Path) -> dict[str, Any]:
+def read_provenance(path: Place) -> dict[str, Any]:
     """The provenance.json of a run directory.
 
     Raises:
@@ -181,7 +184,7 @@ def read_provenance(path: Path) -> dict[str, Any]:
     return provenance
 
 
-def read_checked_table(path: Path) -> tuple[dict[str, Any], bool | None]:
+def read_checked_table(path: Place) -> tuple[dict[str, Any], bool | None]:
     """A TOML file of a directory of ours, and whether it is as it was written; None where that is not known.
 
     Raises:
@@ -201,12 +204,13 @@ def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _content(path: str | os.PathLike[str]) -> bytes:
+    place = ObjectPlace.of(os.fspath(path)) if is_url(os.fspath(path)) else Path(path)
     try:
-        if (place := Path(path)).exists() and not (place.is_file() or place.is_dir()):
+        if isinstance(place, Path) and place.exists() and not (place.is_file() or place.is_dir()):
             raise ConfigError(f"{path}: cannot be read: it is no regular file")  # a FIFO might never end
-        return Path(path).read_bytes()
+        return place.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def _parsed(content: bytes, path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -225,7 +229,9 @@ def absolute(config: Config) -> Config:
 
 
 def absolute_path(place: str) -> str:
-    return os.path.abspath(os.path.expanduser(os.path.expandvars(place))) if place else ""
+    if not place or is_url(place):
+        return place
+    return os.path.abspath(os.path.expanduser(os.path.expandvars(place)))
 
 
 def as_dict(config: Config) -> dict[str, Any]:

@@ -1,14 +1,14 @@
 """The data set of a run, from where its configuration says."""
 
 import warnings
-from pathlib import Path
 
 from lira.data.dataset import Dataset
 from lira.data.sources import load_dataset
 from lira.store.config import ConfigError, read_directory
+from lira.store.errors import RunError
 from lira.store.identity import require_recipe
+from lira.store.places import Place
 from lira.store.run import Run
-from lira.store.zarr import RunError
 
 __all__ = ["dataset_if_run", "dataset_if_there", "dataset_of"]
 
@@ -45,7 +45,7 @@ def dataset_if_there(run: Run) -> Dataset | None:
     return dataset
 
 
-def dataset_if_run(path: Path) -> Dataset | None:
+def dataset_if_run(path: Place) -> Dataset | None:
     """That of a directory, where it is of a run whose configuration can be read; an array of it may be broken."""
     try:
         return dataset_if_there(Run(path, *read_directory(path)))

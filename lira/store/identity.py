@@ -1,7 +1,6 @@
 """Is this the run's data, and would models trained now be as those that are there? Refused where not, naming what differs."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,8 @@ from lira.data.dataset import Dataset
 from lira.learning.fingerprint import changed_model, outdated_evaluation
 from lira.learning.learner import Learner
 from lira.store.config import IMPORTED, Config
-from lira.store.zarr import RunError
+from lira.store.errors import RunError
+from lira.store.places import Place
 
 __all__ = [
     "require_recipe",
@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 
-def require_recipe(path: Path, config: Config, provenance: Mapping[str, Any]) -> None:
+def require_recipe(path: Place, config: Config, provenance: Mapping[str, Any]) -> None:
     """Raise RunError where other code trained the models of the run at `path`."""
     if config.dataset == IMPORTED:
         raise RunError(
@@ -30,7 +30,7 @@ def require_recipe(path: Path, config: Config, provenance: Mapping[str, Any]) ->
         )
 
 
-def require_trained_pairs(path: Path, config: Config, why: str) -> None:
+def require_trained_pairs(path: Place, config: Config, why: str) -> None:
     """Raise RunError where other code trained the models, or they are no complementary pairs; `why` these are needed."""
     if config.dataset == IMPORTED:
         raise RunError(f"{path}: was imported and has no recipe, and {why}")
@@ -38,7 +38,7 @@ def require_trained_pairs(path: Path, config: Config, why: str) -> None:
         raise RunError(f'{path}: is of membership.design = "{design}", and {why}: name a run of pairs')
 
 
-def require_same_data(path: Path, config: Config, provenance: Mapping[str, Any], dataset: Dataset) -> None:
+def require_same_data(path: Place, config: Config, provenance: Mapping[str, Any], dataset: Dataset) -> None:
     """Raise RunError where a run was trained on other data, by its fingerprint."""
     fingerprint = provenance["fingerprints"]["dataset"]
     if dataset.fingerprint != fingerprint:
@@ -48,7 +48,7 @@ def require_same_data(path: Path, config: Config, provenance: Mapping[str, Any],
         )
 
 
-def require_same_labels(path: Path, labels: np.ndarray, dataset: Dataset) -> None:
+def require_same_labels(path: Place, labels: np.ndarray, dataset: Dataset) -> None:
     """Raise RunError where data are not those of imported models, of which the labels, `[N]`, are all that is known."""
     known = labels >= 0
     if len(dataset.y) != len(labels) or not np.array_equal(dataset.y[known], labels[known]):
@@ -57,7 +57,7 @@ def require_same_labels(path: Path, labels: np.ndarray, dataset: Dataset) -> Non
         )
 
 
-def require_same_models(path: Path, config: Config, provenance: Mapping[str, Any], dataset: Dataset) -> None:
+def require_same_models(path: Place, config: Config, provenance: Mapping[str, Any], dataset: Dataset) -> None:
     """Raise RunError where models trained now would not be as those that are there, naming what differs."""
     if outdated := outdated_evaluation(provenance, config.recipe):
         raise RunError(f"{path}: does not go on: {outdated}, in another directory")

@@ -11,8 +11,8 @@ from lira.store.arrays import Arrays, layout_of
 from lira.store.checksums import CHECKSUMS, toml_with_checksum
 from lira.store.config import IMPORTED
 from lira.store.making import ARRAYS, PACKAGES, write_provenance
+from lira.store.places import directory_at, new_directory, write_atomically
 from lira.store.run import Run
-from lira.store.zarr import directory_at, new_directory, write_atomically
 from lira.versions import versions
 
 __all__ = ["run_of_models"]

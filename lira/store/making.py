@@ -1,7 +1,6 @@
 """The making of a run directory, whole or not at all, and its growing."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,9 @@ from lira.learning.learner import Learner
 from lira.store.arrays import Arrays, Layout, fingerprint_of, layout_of, row_shapes
 from lira.store.checksums import CHECKSUMS, json_with_checksum, toml_with_checksum
 from lira.store.config import Config, as_dict, deciding, read_directory
-from lira.store.zarr import RunError, new_directory, write_atomically
+from lira.store.errors import RunError
+from lira.store.places import Place, new_directory, write_atomically
+from lira.store.zarr import written
 from lira.versions import versions
 
 __all__ = ["ARRAYS", "grow", "layout_by", "make_directory", "write_config", "write_provenance"]
@@ -23,7 +24,7 @@ ARRAYS = "arrays"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "tensorstore")
 
 
-def make_directory(path: Path, dataset: Dataset, config: Config, keep: np.ndarray | None) -> dict[str, Any]:
+def make_directory(path: Place, dataset: Dataset, config: Config, keep: np.ndarray | None) -> dict[str, Any]:
     """Make the directory of a run, with memberships that are drawn, or given, bool `[M, N]`; return its provenance.
 
     Raises:
@@ -73,7 +74,7 @@ def layout_by(config: Config, provenance: Mapping[str, Any], dataset: Dataset) -
     )
 
 
-def grow(path: Path, config: Config) -> None:
+def grow(path: Place, config: Config) -> None:
     """Give a run that is held more models, with memberships and rows in every array, or another execution.
 
     Raises:
@@ -95,14 +96,14 @@ def _write_keep(arrays: Arrays, config: Config, start: int) -> None:
     """Draw the memberships, and store those from model `start` on."""
     store = arrays.open("keep")
     keep = config.membership.draw(config.membership_seed, config.num_models, store.shape[1])
-    store[start : len(keep)].write(keep[start:]).result()
+    written(store[start : len(keep)].write(keep[start:]), f"{arrays.run}/arrays/keep")
 
 
-def write_config(path: Path, config: Config) -> None:
+def write_config(path: Place, config: Config) -> None:
     """Write config.toml, with its checksum."""
     write_atomically(path / "config.toml", toml_with_checksum(as_dict(config)))
 
 
-def write_provenance(path: Path, provenance: dict[str, Any]) -> None:
+def write_provenance(path: Place, provenance: dict[str, Any]) -> None:
     """Write provenance.json, with its checksum."""
     write_atomically(path / "provenance.json", json_with_checksum(provenance))

@@ -5,16 +5,21 @@ report makes them. Nothing else is touched.
 """
 
 import contextlib
+import itertools
 import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lira.data.dataset import Dataset
 from lira.store.arrays import DONE
 from lira.store.config import read_directory
+from lira.store.errors import RunError
 from lira.store.identity import require_same_data
 from lira.store.making import layout_by
+from lira.store.places import directory_at, locked_model
 from lira.store.run import Run
 from lira.store.verify_arrays import (
     Finding,
@@ -25,7 +30,7 @@ from lira.store.verify_arrays import (
     states,
 )
 from lira.store.verify_derived import document_findings, score_findings
-from lira.store.zarr import RunError, directory_at, locked_model, metadata_of, open_array
+from lira.store.zarr import metadata_of, open_array
 
 __all__ = ["mend"]
 
@@ -37,9 +42,10 @@ def mend(
     keep: np.ndarray | None = None,
     among: np.ndarray | None = None,
 ) -> list[str]:
-    """Make a run directory ready to be completed: train, score and report it afterwards. Every chunk is read.
+    """Make a run directory ready to be completed: train, score and report it afterwards.
 
-    What is broken is moved to RUN/broken/. Models that are whole are not touched.
+    Every chunk is read; on an object store, which keeps checksums of its own, only its end. What is broken is moved to
+    RUN/broken/. Models that are whole are not touched.
 
     Args:
         path: of the run.
@@ -55,6 +61,7 @@ def mend(
             broken; the message names it.
     """
     path = directory_at(path)
+    deep = isinstance(path, Path)
     run = Run(path, *read_directory(path))
     if dataset is not None and not run.is_imported:
         require_same_data(path, run.config, run.provenance, dataset)
@@ -66,12 +73,12 @@ def mend(
     _mend_all(
         run,
         said,
-        lambda: _broken(keep_findings(run, keep, deep=True)),
+        lambda: _broken(keep_findings(run, keep, deep=deep)),
         lambda each: _memberships(run, keep, each),
     )
     done, broken = states(run)
     models = np.arange(run.config.num_models) if among is None else among
-    broken += _broken(model_findings(run, models[done[models] == DONE], True))
+    broken += _broken(model_findings(run, models[done[models] == DONE], deep))
     lost = sorted({each.model for each in broken if each.model is not None})
     for model in lost:
         said |= _model(run, model)
@@ -80,14 +87,14 @@ def mend(
             said |= _of_unknown_signals(run)
     if among is None:
         done, _ = states(run)
-        _mend_all(run, said, lambda: _stale_scores(run, done, lost), lambda each: _derived(run, each))
-        _mend_all(run, said, lambda: _broken(document_findings(path, True)), lambda each: _derived(run, each))
+        _mend_all(run, said, lambda: _stale_scores(run, done, lost, deep), lambda each: _derived(run, each))
+        _mend_all(run, said, lambda: _broken(document_findings(path, deep)), lambda each: _derived(run, each))
     return [f"{place} {what}" for place, what in said.items()]
 
 
-def _stale_scores(run: Run, done: np.ndarray, lost: list[int]) -> list[Finding]:
+def _stale_scores(run: Run, done: np.ndarray, lost: list[int], deep: bool) -> list[Finding]:
     """What is broken of the scores; models that are `lost` by now have been told of."""
-    return [each for each in _broken(score_findings(run, done, True)) if each.model not in lost]
+    return [each for each in _broken(score_findings(run, done, deep)) if each.model not in lost]
 
 
 def _broken(found: Iterable[Finding]) -> list[Finding]:
@@ -111,14 +118,12 @@ def _aside(run: Run, place: str) -> str:
     there = run.path / place
     if not there.exists():
         return ""
-    to = run.path / "broken" / place
-    for number in range(2, 10_000):
-        if not to.exists():
-            break
-        to = run.path / "broken" / f"{place}.{number}"
+    names = (f"broken/{place}{f'.{number}' if number > 1 else ''}" for number in itertools.count(1))
+    name = next(each for each in names if not (run.path / each).exists())
+    to: Any = run.path / name
     to.parent.mkdir(parents=True, exist_ok=True)
     there.rename(to)
-    return f"moved to {to.relative_to(run.path)}, "
+    return f"moved to {name}, "
 
 
 def _restore(run: Run, each: Finding, why: str) -> RunError:

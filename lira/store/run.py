@@ -10,7 +10,6 @@ import dataclasses
 import os
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from lira.store.config import (
     read_directory,
     read_provenance,
 )
+from lira.store.errors import RunError, TakenError
 from lira.store.identity import (
     require_recipe,
     require_same_data,
@@ -39,16 +39,8 @@ from lira.store.identity import (
     require_trained_pairs,
 )
 from lira.store.making import grow, make_directory, write_provenance
-from lira.store.zarr import (
-    RunError,
-    StoredSignal,
-    TakenError,
-    directory_at,
-    is_free,
-    locked,
-    read_rows,
-    write_array,
-)
+from lira.store.places import Place, directory_at, is_free, locked
+from lira.store.zarr import StoredSignal, read_rows, write_array
 
 __all__ = ["OutdatedWarning", "Run"]
 
@@ -61,7 +53,7 @@ class OutdatedWarning(UserWarning):
 class Run:
     """A run directory. `phi`, `keep` and `models` show the usable models: those that are done, of pairs both."""
 
-    path: Path
+    path: Place
     config: Config
     provenance: dict[str, Any]
     usable: np.ndarray | None = None

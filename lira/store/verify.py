@@ -5,7 +5,6 @@ looked for, and memberships are compared with their seed. What earlier versions 
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +12,8 @@ from lira.data.dataset import Dataset
 from lira.store.arrays import DONE
 from lira.store.checksums import CHECKSUMS
 from lira.store.config import ConfigError, read_checked_table, read_directory
+from lira.store.errors import RunError
+from lira.store.places import Place
 from lira.store.run import Run
 from lira.store.verify_arrays import (
     EARLIER,
@@ -28,12 +29,12 @@ from lira.store.verify_arrays import (
     states,
 )
 from lira.store.verify_derived import document_findings, score_findings
-from lira.store.zarr import CHECKSUM, RunError, metadata_of, open_array
+from lira.store.zarr import CHECKSUM, metadata_of, open_array
 
 __all__ = ["findings"]
 
 
-def findings(path: Path, *, dataset: Dataset | None = None, deep: bool = False) -> Iterator[Finding]:
+def findings(path: Place, *, dataset: Dataset | None = None, deep: bool = False) -> Iterator[Finding]:
     """All that is broken or unchecked in a directory of a run, an unlearning, an imitation or an audit.
 
     Args:
@@ -80,7 +81,7 @@ def _run_findings(run: Run, dataset: Dataset | None, deep: bool) -> Iterator[Fin
     yield from document_findings(run.path, deep)
 
 
-def _table_findings(file: Path) -> Iterator[Finding]:
+def _table_findings(file: Place) -> Iterator[Finding]:
     try:
         _, whole = read_checked_table(file)
     except ConfigError as error:
@@ -90,7 +91,7 @@ def _table_findings(file: Path) -> Iterator[Finding]:
         yield Finding(*(("unchecked", file.name, EARLIER) if whole is None else altered(file.name)))
 
 
-def _stored(place: Path, name: str, deep: bool) -> Iterator[Finding]:
+def _stored(place: Place, name: str, deep: bool) -> Iterator[Finding]:
     """Of an array, or a group of arrays, by itself."""
     try:
         store = open_array(place)

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 import tensorstore as ts
@@ -10,10 +9,12 @@ import tensorstore as ts
 from lira.store.arrays import DONE
 from lira.store.checksums import checksum_of, parsed_json
 from lira.store.chunks import fingerprint
+from lira.store.errors import RunError
 from lira.store.making import ARRAYS
+from lira.store.places import Place
 from lira.store.run import Run
 from lira.store.verify_arrays import EARLIER, Finding, altered, chunk_findings, reason_of
-from lira.store.zarr import CHECKSUM, RunError, metadata_of, open_array
+from lira.store.zarr import CHECKSUM, metadata_of, open_array
 
 __all__ = ["document_findings", "score_findings"]
 
@@ -71,7 +72,7 @@ def _scored(run: Run, store: ts.TensorStore, models: np.ndarray) -> np.ndarray:
 
 
 def document_findings(
-    path: Path, deep: bool = False, names: Iterable[str] | None = None
+    path: Place, deep: bool = False, names: Iterable[str] | None = None
 ) -> Iterator[Finding]:
     """Of the JSON documents of a directory, or some, the files that each names, and the arrays that it is of."""
     there = {file.name for file in path.glob("[!.]*.json")} - {"provenance.json", "zarr.json"}
@@ -85,7 +86,7 @@ def document_findings(
             yield Finding("broken", name, "is missing")
 
 
-def _document(file: Path, deep: bool) -> Iterator[Finding]:
+def _document(file: Place, deep: bool) -> Iterator[Finding]:
     try:
         document, whole = parsed_json(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:

@@ -23,8 +23,8 @@ from lira.store.config import (
     differences,
     read_table,
 )
+from lira.store.errors import RunError
 from lira.store.run import Run
-from lira.store.zarr import RunError
 from lira.unlearners import METHODS, RETRAIN, method_options
 
 __all__ = [

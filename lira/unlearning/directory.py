@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,16 +12,10 @@ from lira.engine.answers import accuracy_over
 from lira.learning.recipe import SIGNALS
 from lira.store.checksums import toml_with_checksum
 from lira.store.config import ConfigError, differences, read_checked_table
+from lira.store.errors import RunError
+from lira.store.places import Place, directory_at, is_free, new_directory, write_atomically
 from lira.store.run import Run
-from lira.store.zarr import (
-    RunError,
-    directory_at,
-    new_directory,
-    open_array,
-    read_store,
-    write_array,
-    write_atomically,
-)
+from lira.store.zarr import open_array, read_store, write_array
 from lira.unlearning.config import UnlearnConfig, as_table, first_memberships, read_unlearning, resolved
 from lira.unlearning.methods import check_methods
 from lira.unlearning.requests import draw_requests
@@ -34,7 +27,7 @@ __all__ = ["Measurements", "Unlearning", "measurements"]
 class Unlearning:
     """An unlearning directory, opened for reading or for `unlearn`."""
 
-    path: Path
+    path: Place
     config: UnlearnConfig
 
     @classmethod
@@ -50,7 +43,7 @@ class Unlearning:
         config = resolved(config)
         if (path / "config.toml").exists():
             return cls.open(path)._continue(dataset, config)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if not is_free(path):
             raise RunError(
                 f"{path}: is not an unlearning directory (it has no config.toml); name a new or empty one"
             )
@@ -142,7 +135,7 @@ class Unlearning:
         """The run of K M models that a method left."""
         return Run.open(self._method_path(name))
 
-    def _method_path(self, name: str) -> Path:
+    def _method_path(self, name: str) -> Place:
         return self.path / "methods" / name
 
     def is_complete(self) -> bool:

@@ -29,4 +29,8 @@ def mend_unlearning(unlearning: Unlearning, dataset: Dataset) -> list[str]:
         models = np.arange(unlearning.config.pool.num_models)
         keep = memberships_after(unlearning.requests, unlearning.before.memberships(models))
         said += [(each, mend(each, dataset, keep=keep)) for each in others]
-    return [f"{each.relative_to(path)}/{sentence}" for each, sentences in said for sentence in sentences]
+    return [
+        f"{str(each).removeprefix(f'{path}/')}/{sentence}"
+        for each, sentences in said
+        for sentence in sentences
+    ]

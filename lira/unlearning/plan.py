@@ -2,7 +2,6 @@
 
 import dataclasses
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +14,7 @@ from lira.engine.progress import duration
 from lira.learning.learner import Learner
 from lira.learning.recipe import steps_per_epoch
 from lira.learning.training import init_model, train_step
+from lira.store.places import Place
 from lira.store.run import Run
 from lira.unlearners import RETRAIN
 from lira.unlearning.config import UnlearnConfig, first_memberships, run_config
@@ -72,7 +72,7 @@ def plan_unlearning(
     seconds_per_step = training.seconds / M / (steps + asked)
     one_step = _step_operations(Learner.of(recipe, dataset), dataset)
 
-    def kind(name: str, path: Path | None, of: int, its_steps: float) -> Kind:
+    def kind(name: str, path: Place | None, of: int, its_steps: float) -> Kind:
         missing = of
         if path is not None and (path / "config.toml").exists():
             missing = int((Run.open(path).done == 0).sum())

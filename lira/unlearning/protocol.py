@@ -24,9 +24,9 @@ from lira.engine.programs import Programs, fit_beside
 from lira.learning.fingerprint import UncheckedWarning, other_versions
 from lira.learning.jaxprs import digest
 from lira.store.arrays import DIVERGED, DONE
+from lira.store.errors import RunError
 from lira.store.making import write_provenance
 from lira.store.run import Run
-from lira.store.zarr import RunError
 from lira.unlearners import RETRAIN
 from lira.unlearning.config import run_config
 from lira.unlearning.directory import Unlearning

@@ -5,8 +5,8 @@ import numpy as np
 from lira.data.dataset import Dataset
 from lira.data.files import read_array
 from lira.metrics import example_tpr, roc
+from lira.store.errors import RunError
 from lira.store.run import Run
-from lira.store.zarr import RunError
 from lira.unlearning.config import UnlearnConfig
 
 __all__ = ["draw_requests"]

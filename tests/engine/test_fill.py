@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -32,8 +33,9 @@ from lira.reporting.checks import check_run
 from lira.scoring import pool_of, score
 from lira.store.arrays import DIVERGED
 from lira.store.config import Config, Execution
+from lira.store.errors import RunError
 from lira.store.run import Run
-from lira.store.zarr import RunError, StoredSignal
+from lira.store.zarr import StoredSignal
 
 N = 120
 RECIPE = Recipe(epochs=3, batch_size=10, learning_rate=0.05)
@@ -268,10 +270,10 @@ def test_lowerings_agree(tmp_path):
 
 def test_training_a_finished_run_changes_nothing(tmp_path):
     run = finished(tmp_path)
-    before = {p: p.stat().st_mtime_ns for p in run.path.rglob("*") if p.is_file() and p.name != ".lock"}
+    before = {p: p.stat().st_mtime_ns for p in Path(run.path).rglob("*") if p.is_file() and p.name != ".lock"}
     train(run, dataset(), show_progress=False)
     assert {
-        p: p.stat().st_mtime_ns for p in run.path.rglob("*") if p.is_file() and p.name != ".lock"
+        p: p.stat().st_mtime_ns for p in Path(run.path).rglob("*") if p.is_file() and p.name != ".lock"
     } == before
 
 
@@ -480,11 +482,13 @@ def test_plan_counts_models_images_and_bytes(tmp_path):
     assert cost.seconds > 0
     train(run, dataset(), show_progress=False)
     stored = sum(
-        p.stat().st_size for p in (run.path / "arrays").rglob("*") if p.is_file() and p.name != "zarr.json"
+        p.stat().st_size
+        for p in Path(run.path / "arrays").rglob("*")
+        if p.is_file() and p.name != "zarr.json"
     )
     assert cost.bytes_on_disk == pytest.approx(stored, rel=0.1)
     score(run)
-    scored = [p.stat().st_size for p in (run.path / "scores/lira_online/c").rglob("*") if p.is_file()]
+    scored = [p.stat().st_size for p in Path(run.path / "scores/lira_online/c").rglob("*") if p.is_file()]
     assert cost.bytes_of_scores == pytest.approx(sum(scored), rel=0.1)
     assert plan(run.config, dataset(), run).models == 0
     assert "6 of 6 models to train" in str(cost)

@@ -15,8 +15,8 @@ from lira.learning.learner import model_keys
 from lira.learning.recipe import Recipe
 from lira.membership import imitator_mask
 from lira.store.config import Execution
+from lira.store.errors import RunError
 from lira.store.run import Run
-from lira.store.zarr import RunError
 
 N = 120
 RECIPE = Recipe(epochs=12, batch_size=10, learning_rate=0.05, flip=True)

@@ -20,8 +20,8 @@ from lira.metrics import roc
 from lira.reporting import evaluate, write
 from lira.signals import SaturatedWarning
 from lira.store.config import Config
+from lira.store.errors import RunError
 from lira.store.run import Run
-from lira.store.zarr import RunError
 
 N, Q, C = 300, 2, 4
 

@@ -18,7 +18,8 @@ from lira.reporting.checks import check_run
 from lira.reporting.implied import leakage
 from lira.reporting.reports import reported
 from lira.scoring import pool_of
-from lira.store.zarr import RunError, open_array, read_store
+from lira.store.errors import RunError
+from lira.store.zarr import open_array, read_store
 
 COINS = lira.Membership("independent", 0.3)
 DISJOINT = lira.Membership("disjoint", num_targets=4)

@@ -9,8 +9,8 @@ from lira.attacks import UnfitPoolError
 from lira.cli import main
 from lira.membership import imitator_mask, keep_mask
 from lira.reporting import imitation
+from lira.store.errors import RunError
 from lira.store.run import Run
-from lira.store.zarr import RunError
 
 N = 900
 RECIPE = lira.Recipe(epochs=8, batch_size=25, learning_rate=0.1)

@@ -22,7 +22,7 @@ from lira.metrics import roc
 from lira.reporting.evaluate import evaluate, lowest_resolved
 from lira.reporting.records import records_csv, records_of
 from lira.reporting.write import write_records, write_report
-from lira.store import zarr
+from lira.store import places, zarr
 from lira.store.imported import run_of_models
 
 T, N = 8, 300
@@ -232,7 +232,7 @@ def test_a_failing_write_leaves_the_old_records(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(zarr.os, "fsync", full)
+    monkeypatch.setattr(places.os, "fsync", full)
     monkeypatch.setattr(zarr, "create_array", full)
     with pytest.raises(ValueError, match="records: cannot be written: No space left on device"):
         write_records(tmp_path, records_of(scores.items(), keep, fpr=0.1))

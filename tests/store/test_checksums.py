@@ -13,8 +13,8 @@ from lira.data.dataset import Dataset
 from lira.learning.recipe import Recipe
 from lira.store.checksums import json_with_checksum, parsed_json, toml_body, toml_with_checksum
 from lira.store.config import read_directory
+from lira.store.errors import RunError
 from lira.store.run import Run
-from lira.store.zarr import RunError
 
 N = 40
 FILES = ("config.toml", "provenance.json")

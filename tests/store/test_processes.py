@@ -15,9 +15,10 @@ import pytest
 from stored_runs import RECIPE, M, N, dataset, made, rows, write
 
 from lira.membership import keep_mask
-from lira.store import zarr
+from lira.store import places
+from lira.store.errors import RunError, WaitingWarning
+from lira.store.places import write_atomically
 from lira.store.run import Run
-from lira.store.zarr import RunError, WaitingWarning, write_atomically
 
 
 def at_once(function, count=8):
@@ -129,7 +130,7 @@ def test_second_writer_waits_and_a_dead_one_is_not_in_the_way(tmp_path, monkeypa
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
-        monkeypatch.setattr(zarr, "PATIENCE", 1.5)
+        monkeypatch.setattr(places, "PATIENCE", 1.5)
         with (
             pytest.warns(WaitingWarning, match="another process is writing this run: waiting for it"),
             pytest.raises(RunError, match=r"another process has been writing this run for 2 s"),

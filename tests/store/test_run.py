@@ -1,6 +1,7 @@
 import json
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from lira.learning.fingerprint import UncheckedWarning
 from lira.learning.recipe import Recipe
 from lira.membership import Membership, audited_half, disjoint_mask, independent_mask, keep_mask
 from lira.store.arrays import DIVERGED, DONE
+from lira.store.errors import RunError
 from lira.store.making import write_provenance
+from lira.store.places import write_atomically
 from lira.store.run import Run
-from lira.store.zarr import RunError, StoredSignal, write_atomically
+from lira.store.zarr import StoredSignal
 
 
 def files(path):
@@ -314,7 +317,7 @@ def test_damaged_scores_are_absent_for_they_can_be_made_again(tmp_path, damage):
     chunk = (
         place / "zarr.json"
         if damage == "metadata"
-        else min(p for p in (place / "c").rglob("*") if p.is_file())
+        else min(p for p in Path(place / "c").rglob("*") if p.is_file())
     )
     content = bytearray(chunk.read_bytes())
     if damage == "flip":

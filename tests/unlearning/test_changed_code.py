@@ -10,8 +10,8 @@ from lira.data.dataset import Dataset
 from lira.learning.fingerprint import UncheckedWarning
 from lira.learning.recipe import Recipe
 from lira.store.config import Config, Execution
+from lira.store.errors import RunError
 from lira.store.making import write_provenance
-from lira.store.zarr import RunError
 from lira.unlearning.config import Forget, UnlearnConfig
 from lira.unlearning.directory import Unlearning
 from lira.unlearning.protocol import unlearn

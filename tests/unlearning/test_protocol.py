@@ -25,9 +25,9 @@ from lira.learning.recipe import Recipe
 from lira.membership import keep_mask
 from lira.store.arrays import DIVERGED
 from lira.store.config import Config, ConfigError, Execution
+from lira.store.errors import RunError
 from lira.store.imported import run_of_models
 from lira.store.run import Run
-from lira.store.zarr import RunError
 from lira.unlearning.config import Forget, UnlearnConfig, as_table, read_unlearning, resolved
 from lira.unlearning.directory import Unlearning, measurements
 from lira.unlearning.mend import mend_unlearning
@@ -234,9 +234,11 @@ def test_stopped_anywhere_it_goes_on_and_ends_the_same(done, tmp_path, monkeypat
 
 def test_finished_directory_is_not_touched_and_takes_more_methods(done, tmp_path):
     small = finished(tmp_path / "u", methods=("none",))
-    files = {p: p.stat().st_mtime_ns for p in small.path.rglob("*") if p.is_file() and p.name != ".lock"}
+    files = {
+        p: p.stat().st_mtime_ns for p in Path(small.path).rglob("*") if p.is_file() and p.name != ".lock"
+    }
     more = finished(tmp_path / "u", methods=("none", "tests.unlearning.test_protocol.nudge"))
-    now = {p: p.stat().st_mtime_ns for p in more.path.rglob("*") if p.is_file() and p.name != ".lock"}
+    now = {p: p.stat().st_mtime_ns for p in Path(more.path).rglob("*") if p.is_file() and p.name != ".lock"}
     assert [p for p in files if now[p] != files[p]] == [more.path / "config.toml"]
     np.testing.assert_allclose(
         measurements(more, "tests.unlearning.test_protocol.nudge", 1).after,
