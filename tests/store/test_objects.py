@@ -16,9 +16,11 @@ from lira.membership import keep_mask
 from lira.store import claims, places
 from lira.store.arrays import DIVERGED
 from lira.store.errors import RunError, TakenError, WaitingWarning
+from lira.store.mend import mend
 from lira.store.objects import ObjectPlace, StoreError
 from lira.store.places import directory_at, is_free, new_directory
 from lira.store.run import Run
+from lira.store.verify import findings
 from lira.store.zarr import read_rows, write_array
 
 __all__ = ["bucket"]
@@ -380,10 +382,8 @@ def test_the_command_goes_on_where_a_write_was_refused(bucket, tmp_path, capsys,
     assert main([*run, there]) == 0
     capsys.readouterr()
     assert main([*run, there]) == 0
-    assert (
-        capsys.readouterr().out
-        == f"{there}: is complete: 6 models trained, scored and reported; nothing to do\n"
-    )
+    complete = f"{there}: is complete: 6 models trained, scored and reported; nothing to do"
+    assert capsys.readouterr().out.splitlines()[0] == complete
     after = contents(ObjectPlace.of(there))
     assert {key: after[key] for key in before} == before, "a finished model is not touched"
     for key in after:
@@ -396,3 +396,19 @@ def test_the_command_goes_on_where_a_write_was_refused(bucket, tmp_path, capsys,
     assert {"report.html", "roc.png", "attacks.png"} <= after.keys()
     for verb in ("train", "score"):
         assert main([verb, there]) == 0
+
+
+def test_damage_there_is_named_and_mended(bucket):
+    run = made_there()
+    write(run, *range(M))
+    assert [each for each in findings(run.path) if each.status == "broken"] == []
+    (run.path / "arrays/phi/c/1/0/0").unlink()
+    (run.path / "arrays/labels/c/0").write_bytes(b"1234")
+    broken = {each.place: each.what for each in findings(run.path) if each.status == "broken"}
+    assert broken == {"arrays/phi/c/1/0/0": "is missing", "arrays/labels/c/0": f"is not of {4 * N + 4} bytes"}
+    said = mend(run.path, dataset())
+    assert any(each.startswith("arrays/labels/c/0") and "moved to broken/" in each for each in said)
+    assert (run.path / "broken/arrays/labels/c/0").read_bytes() == b"1234"
+    assert run.done.tolist() == [1, 0, *[1] * (M - 2)]
+    np.testing.assert_array_equal(run.labels, dataset().y)
+    assert [each for each in findings(run.path) if each.status == "broken"] == []
