@@ -41,7 +41,7 @@ def test_a_signal_ends_the_command_with_its_line_and_status(tmp_path, number, mo
 
 def test_a_warning_of_the_end_keeps_stacks_in_training(tmp_path):
     (tmp_path / "config.toml").write_text(
-        'dataset = "digits"\nnum_models = 4\n[recipe]\nepochs = 100000\n[execution]\nwidth = 2\n'
+        'dataset = "digits"\nnum_models = 4\n[recipe]\nepochs = 100000\n[execution]\nwidth = 2\nworkers = 1\n'
     )
     process = begun(tmp_path, "run", tmp_path / "config.toml", "--run-dir", tmp_path / "run",
                     "--execution.checkpoint-minutes", "1e-9")  # fmt: skip

@@ -15,7 +15,7 @@ from lira.learning.forward import Array, apply_module, as_input
 from lira.learning.jaxprs import digest
 from lira.learning.learner import Learner
 from lira.learning.recipe import Recipe
-from lira.learning.training import init_model, variable_shapes
+from lira.learning.training import init_model
 from lira.versions import versions
 
 __all__ = [
@@ -52,10 +52,16 @@ def module_digest(learner: Learner, x: Array) -> str:
 
     Of the module alone, with convolutions as they are: equal on all devices, whatever lowering trains it.
     """
-    shapes, key = variable_shapes(learner, x), learner.key(0)
-    inputs = jax.eval_shape(
-        partial(as_input, dtype=jnp.float32), jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype)
-    )
+    return _module_digest(learner, x.shape[1:], str(x.dtype))
+
+
+@lru_cache(maxsize=8)
+def _module_digest(learner: Learner, shape: tuple[int, ...], dtype: str) -> str:
+    """Traced once for a run that is made and then trained."""
+    two = jax.ShapeDtypeStruct((2, *shape), dtype)
+    shapes = jax.eval_shape(partial(init_model, learner), learner.key(0), two)
+    variables, key = {"params": shapes.params, **shapes.statistics}, learner.key(0)
+    inputs = jax.eval_shape(partial(as_input, dtype=jnp.float32), two)
 
     def evaluated(variables: Any, inputs: jax.Array) -> Any:
         return apply_module(learner.module, variables, inputs, None)[0]
@@ -67,7 +73,7 @@ def module_digest(learner: Learner, x: Array) -> str:
         logits, backward, updated = jax.vjp(of, variables["params"], has_aux=True)
         return logits, updated, backward(jax.tree.map(jnp.ones_like, logits))
 
-    traced = jax.make_jaxpr(evaluated)(shapes, inputs), jax.make_jaxpr(trained)(shapes, inputs, key)
+    traced = jax.make_jaxpr(evaluated)(variables, inputs), jax.make_jaxpr(trained)(variables, inputs, key)
     return " ".join(map(digest, traced))
 
 

@@ -23,6 +23,7 @@ from lira.engine.fill import DivergedWarning, Learn, fill, train
 from lira.engine.programs import Programs, fit_beside
 from lira.learning.fingerprint import UncheckedWarning, other_versions
 from lira.learning.jaxprs import digest
+from lira.learning.learner import Learner
 from lira.store.arrays import DIVERGED, DONE
 from lira.store.errors import RunError
 from lira.store.making import write_provenance
@@ -75,15 +76,15 @@ def unlearn(unlearning: Unlearning, dataset: Dataset, *, show_progress: bool = T
             # Only the next request starts from them.
             stored = run_config(config, models=K * M, save_params=K > 1)
             run = Run.from_config(path, dataset, stored, keep=keep)
-            _require_same_method(run, name, traced(name, config, dataset, requests))
+            _require_same_method(run, dataset, name, traced(name, config, dataset, requests))
             for k in range(K):
                 _unlearn_request(unlearning, dataset, before, run, name, k, show_progress)
 
 
-def _require_same_method(run: Run, name: str, jaxpr: Any) -> None:
+def _require_same_method(run: Run, dataset: Dataset, name: str, jaxpr: Any) -> None:
     """Record what a method computes with its run, or raise RunError where the run began with another."""
     # A method may train by what is fast on its platform.
-    now = {"platform": jax.default_backend(), "jaxpr": digest(jaxpr)}
+    now = {"platform": Learner.of(run.config.recipe, dataset).platform, "jaxpr": digest(jaxpr)}
     with run.lock():
         if not run.done.any():
             run.provenance["fingerprints"]["method"] = now
