@@ -56,9 +56,9 @@ batch_size = 10
 width = 2
 workers = 1
 """
-# What is of a moment, or depends on the order of float32 sums in its last digits: models that are trained again may have
-# another place in their stack.
-MOMENT = ("checksum", "files", "arrays", "versions", "date")
+# What is of a moment: seconds, and a warning that another process is waited for.
+MOMENT = ("checksum", "files", "arrays", "versions", "warnings", "cost", "seconds")
+# What is compared: models that are trained again may have another place in their stack, and sums in another order.
 DIGITS = 3
 # Attacks that are reported: each of the others costs every command a compilation.
 FEW = ("lira_online_fixed", "lira_offline_fixed", "attack_r", "global_threshold")
