@@ -10,12 +10,12 @@ import itertools
 import re
 import textwrap
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
 
 from lira.store.config import Config, ConfigError
+from lira.store.places import directory_at
 from lira.unlearning.config import UnlearnConfig
 
 __all__ = [
@@ -73,7 +73,7 @@ class UnlearnOptions(Options):
     )
 
 
-O = TypeVar("O", RunOptions, UnlearnOptions)  # noqa: E741
+Given = TypeVar("Given", RunOptions, UnlearnOptions)
 
 
 def make_parser(verb: str, **options: Any) -> argparse.ArgumentParser:
@@ -112,7 +112,7 @@ def flag_value(flags: list[str], name: str) -> str:
 # --- A configuration and the flags over it ----------------------------------------------------------------------------
 
 
-def parse_options(verb: str, argv: list[str], make: type[O], read: Callable[[str], Any]) -> O | None:
+def parse_options(verb: str, argv: list[str], make: type[Given], read: Callable[[str], Any]) -> Given | None:
     """The options of a command with a configuration, from the file that is named and the flags over it.
 
     Args:
@@ -128,11 +128,11 @@ def parse_options(verb: str, argv: list[str], make: type[O], read: Callable[[str
         ConfigError: there is no configuration, or a flag does not fit.
     """
     file, helps = _config_file(argv), bool({"-h", "--help"} & set(argv))
-    there = Path(flag_value(argv, "--run-dir") or ".", "config.toml")
-    has_run = bool(flag_value(argv, "--run-dir")) and there.exists()
-    base = make()
-    if file or has_run:
-        base = dataclasses.replace(base, config=read(file or str(there)))
+    run_dir, base = flag_value(argv, "--run-dir"), make()
+    there = directory_at(run_dir) / "config.toml" if run_dir else None
+    named = file or (str(there) if there and there.exists() else "")
+    if named:
+        base = dataclasses.replace(base, config=read(named))
     elif not helps and not any(re.match(r"--dataset(=|$)", word) for word in argv):
         raise ConfigError(
             f"lira {verb}: name a configuration file, or a data set by --dataset; lira init writes a file"
@@ -164,7 +164,7 @@ def _config_file(argv: list[str]) -> str:
     return first or next(named, "") or next(after_run_dir, "")
 
 
-def _with_flags(options: O, flags: list[str], prog: str) -> O | None:
+def _with_flags(options: Given, flags: list[str], prog: str) -> Given | None:
     """Overlay the flags, one for every field; None if help was asked for. Tyro's box of an error becomes one line."""
     stderr = io.StringIO()
     with contextlib.redirect_stderr(stderr):

@@ -89,14 +89,15 @@ def _dispatch(argv: list[str]) -> int:
 
 @contextlib.contextmanager
 def _warnings_in_one_line(shown: list[str], *, silent: bool) -> Iterator[None]:
-    """Print each warning as one line, and collect for the report what no check of it says."""
+    """Print each warning as one line, and collect for the report what no check of it says and what is not of a moment."""
     from lira.attacks import FewModelsWarning
     from lira.engine.fill import DivergedWarning, FirstModelsWarning
+    from lira.store.errors import WaitingWarning
 
-    said_by_checks = (FewModelsWarning, FirstModelsWarning, DivergedWarning)
+    not_for_pages = (FewModelsWarning, FirstModelsWarning, DivergedWarning, WaitingWarning)
 
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-        if not issubclass(category, said_by_checks):
+        if not issubclass(category, not_for_pages):
             shown.append(str(message))
         if not silent:
             print(f"lira: warning: {message}", file=sys.stderr)

@@ -1,5 +1,8 @@
 """A small run without training: its data, and models whose arrays are known."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 from lira.data.dataset import Dataset
@@ -39,3 +42,15 @@ def rows(index, queries=1):
 def write(run, *indices, diverged=False):
     for index in indices:
         run.write_model(index, rows(index), diverged=diverged)
+
+
+def at_once(function, count=8):
+    """Call `function(i)` in that many threads at the same instant; their results."""
+    barrier = threading.Barrier(count)
+
+    def call(i):
+        barrier.wait()
+        return function(i)
+
+    with ThreadPoolExecutor(count) as threads:
+        return list(threads.map(call, range(count)))

@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -79,7 +80,7 @@ def main() -> None:
     for each in arguments.models:
         model, width, epochs = each.split(":")
         dataset = images(arguments.images, 8 if model == "mlp" else 32)
-        one = lambda minutes: one_run(model, int(width), int(epochs), dataset, minutes)  # noqa: B023, E731
+        one = partial(one_run, model, int(width), int(epochs), dataset)
         one(0.0)
         one(arguments.seconds / 60)
         for noted in (held, written, sizes):

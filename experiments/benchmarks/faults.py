@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,6 @@ def begin(*arguments: str | Path, before: Callable[[], None] | None = None) -> t
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(os.open(said, os.O_WRONLY), 2)
-        sys.stdout, sys.stderr = open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
         sys.argv = ["lira", *map(str, arguments)]
         if before:
             before()
@@ -403,26 +403,18 @@ def faults(count: int) -> dict[str, list[Callable[[Bench, Counts], None]]]:
     table: dict[str, list[Callable[[Bench, Counts], None]]] = {}
     for name in ("run", "grown", "unlearn"):
         for number in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM):
-            one = lambda bench, counts, name=name, number=number: signalled(bench, counts, name, number)  # noqa: E731
+            one = partial(signalled, name=name, number=number)
             table[f"{signal.Signals(number).name}, {name}"] = [one] * count
     for name in ("score", "report"):
-        table[f"SIGKILL, {name}"] = [
-            lambda bench, counts, name=name: stage_killed(bench, counts, name)
-        ] * count
+        table[f"SIGKILL, {name}"] = [partial(stage_killed, name=name)] * count
     sizes = np.geomspace(30, 3000, max(9, count // 5)).astype(int).tolist()
-    table["disk full"] = [lambda bench, counts, size=size: disk_full(bench, counts, size) for size in sizes]
-    table["read only"] = [
-        lambda bench, counts, name=name: read_only(bench, counts, name) for name in ("run", "grown")
-    ]
+    table["disk full"] = [partial(disk_full, kilobytes=size) for size in sizes]
+    table["read only"] = [partial(read_only, name=name) for name in ("run", "grown")]
     for how in ("flipped", "truncated", "emptied", "deleted"):
-        table[f"{how} file"] = [
-            lambda bench, counts, how=how, kind=kind: damaged(bench, counts, how, kind)
-            for kind in KINDS * max(1, count // 20)
-        ]
+        table[f"{how} file"] = [partial(damaged, how=how, kind=kind) for kind in KINDS * max(1, count // 20)]
     table["copied in part"] = [copied_in_part] * count
     for writers in (2, 8):
-        one = lambda bench, counts, writers=writers: many_writers(bench, counts, writers)  # noqa: E731
-        table[f"{writers} writers"] = [one] * max(2, count // 5)
+        table[f"{writers} writers"] = [partial(many_writers, writers=writers)] * max(2, count // 5)
     table["clock backwards"] = [clock_backwards] * max(2, count // 5)
     return table
 

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 from pathlib import Path
+from typing import Any
 
 import shtab
 import tomli_w
@@ -51,18 +52,14 @@ def config_text(dataset: str = Config.dataset) -> str:
             lines += ["", f"[{section}]"]
             table = section
         value = dataset if name == "dataset" else default
-        plain = list(value) if isinstance(value, tuple) else value
         # On one line: tomli_w breaks lists.
-        shown = (
-            ", ".join(tomli_w.dumps({"x": each})[4:].strip() for each in plain)
-            if isinstance(plain, list)
-            else ""
-        )
-        lines += [
-            f"# {what}",
-            f"{key} = [{shown}]" if isinstance(plain, list) else tomli_w.dumps({key: plain}).strip(),
-        ]
+        shown = f"[{', '.join(map(_as_toml, value))}]" if isinstance(value, tuple) else _as_toml(value)
+        lines += [f"# {what}", f"{key} = {shown}"]
     return "\n".join(lines) + "\n"
+
+
+def _as_toml(value: Any) -> str:
+    return tomli_w.dumps({"x": value}).removeprefix("x = ").strip()
 
 
 def _every_command() -> argparse.ArgumentParser:

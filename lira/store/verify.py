@@ -24,7 +24,7 @@ from lira.store.verify_arrays import (
     keep_findings,
     label_findings,
     model_findings,
-    reason_of,
+    short_reason,
     sound,
     states,
 )
@@ -98,7 +98,7 @@ def _stored(place: Place, name: str, deep: bool) -> Iterator[Finding]:
     except ValueError as error:
         inner = sorted(each.parent for each in place.glob("*/zarr.json"))
         if not inner:
-            yield Finding("broken", f"{name}/zarr.json", f"cannot be used: {reason_of(error)}")
+            yield Finding("broken", f"{name}/zarr.json", f"cannot be used: {short_reason(error)}")
         for each in inner:
             yield from _stored(each, f"{name}/{each.name}", deep)
         return

@@ -11,6 +11,7 @@ from lira.data.dataset import Dataset
 from lira.store.arrays import ACCURACIES, fingerprint_of
 from lira.store.chunks import chunk_faults, chunk_keys, chunk_shape, has_checksums
 from lira.store.making import ARRAYS
+from lira.store.objects import reason_of
 from lira.store.run import Run
 from lira.store.zarr import CHECKSUM, metadata_of, open_array
 
@@ -23,7 +24,7 @@ __all__ = [
     "keep_findings",
     "label_findings",
     "model_findings",
-    "reason_of",
+    "short_reason",
     "sound",
     "states",
 ]
@@ -81,7 +82,7 @@ def _opened(run: Run, names: Iterable[str]) -> dict[str, ts.TensorStore | str]:
             opened[name] = open_array(run.path / "arrays" / name, fill_missing=name in ("done", "attempt"))
         except ValueError as error:
             there = (run.path / "arrays" / name / "zarr.json").exists()
-            opened[name] = f"cannot be used: {reason_of(error)}" if there else "is missing"
+            opened[name] = f"cannot be used: {short_reason(error)}" if there else "is missing"
     return opened
 
 
@@ -104,12 +105,12 @@ def label_findings(run: Run, dataset: Dataset | None = None) -> Iterator[Finding
         if found:
             continue
         values = np.asarray(store.read().result())
-        theirs = None if dataset is None else dataset.y if name == "labels" else dataset.y_test
-        if run.is_imported and name == "labels":
-            altered = hashlib.sha256(values.tobytes()).hexdigest() != fingerprint
+        if run.is_imported:
+            differ = name == "labels" and hashlib.sha256(values.tobytes()).hexdigest() != fingerprint
         else:
-            altered = dataset is not None and not run.is_imported and not np.array_equal(values, theirs)  # pyright: ignore[reportArgumentType]
-        if altered:
+            theirs = None if dataset is None else dataset.y if name == "labels" else dataset.y_test
+            differ = theirs is not None and not np.array_equal(values, theirs)
+        if differ:
             yield Finding("broken", f"arrays/{name}/c/0", "holds other labels than the data")
 
 
@@ -197,7 +198,7 @@ def _read(store: ts.TensorStore, keys: Sequence[str], bound: float | None) -> di
             try:
                 values = np.asarray(each.result())
             except ValueError as error:
-                faults[key] = f"is damaged: {reason_of(error)}"
+                faults[key] = f"is damaged: {short_reason(error)}"
                 continue
             if (
                 bound is not None
@@ -207,6 +208,6 @@ def _read(store: ts.TensorStore, keys: Sequence[str], bound: float | None) -> di
     return faults
 
 
-def reason_of(error: Exception) -> str:
-    """Without where in TensorStore, and in which file."""
-    return str(error).split(" [", 1)[0].splitlines()[0].rsplit('": ', 1)[-1]
+def short_reason(error: Exception) -> str:
+    """TensorStore's reason without the file, which a finding names."""
+    return reason_of(error).rsplit('": ', 1)[-1]

@@ -13,7 +13,7 @@ from lira.store.errors import RunError
 from lira.store.making import ARRAYS
 from lira.store.places import Place
 from lira.store.run import Run
-from lira.store.verify_arrays import EARLIER, Finding, altered, chunk_findings, reason_of
+from lira.store.verify_arrays import EARLIER, Finding, altered, chunk_findings, short_reason
 from lira.store.zarr import CHECKSUM, metadata_of, open_array
 
 __all__ = ["document_findings", "score_findings"]
@@ -36,7 +36,7 @@ def score_findings(
             attributes = metadata_of(store)["attributes"]
             models = np.array(attributes["models"], int)
         except (ValueError, KeyError) as error:
-            yield Finding("broken", place, f"cannot be used: {reason_of(error)}")
+            yield Finding("broken", place, f"cannot be used: {short_reason(error)}")
             continue
         if CHECKSUM not in attributes:
             yield Finding(*(altered(place) if ARRAYS in run.provenance else ("unchecked", place, EARLIER)))
@@ -90,7 +90,7 @@ def _document(file: Place, deep: bool) -> Iterator[Finding]:
     try:
         document, whole = parsed_json(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        yield Finding("broken", file.name, f"cannot be read: {reason_of(error)}")
+        yield Finding("broken", file.name, f"cannot be read: {short_reason(error)}")
         return
     if not whole:
         earlier = whole is None and "files" not in document
@@ -111,7 +111,7 @@ def _document(file: Place, deep: bool) -> Iterator[Finding]:
             store = open_array(file.parent / name)
         except ValueError as error:
             if not theirs:
-                yield Finding("broken", name, f"cannot be used: {reason_of(error)}")
+                yield Finding("broken", name, f"cannot be used: {short_reason(error)}")
             continue
         if not theirs:
             yield from itertools.islice(chunk_findings(store, name, None, deep), 1)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tomllib
+import warnings
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from metrics_schema import SCHEMA
 from rich.console import Console
 from rich.table import Column
 
+from lira import cli
 from lira.arguments import RunOptions, UnlearnOptions, leaves
 from lira.cli import main
 from lira.commands import COMMANDS
@@ -22,6 +24,7 @@ from lira.commands.starting import config_text
 from lira.commands.terminal import common_parser, make_terminal
 from lira.reporting.tables import fitted, make_table
 from lira.store.config import Config, read_config
+from lira.store.errors import WaitingWarning
 
 ATTACKS = ("--attacks", "lira_online_fixed", "global_threshold")
 
@@ -188,3 +191,15 @@ def test_a_notebooks_back_end_is_not_the_commands(tmp_path):
 def test_help_imports_nothing_that_takes_time():
     code = "import sys, lira.cli; lira.cli.main(['--help']); sys.exit(bool({'jax', 'numpy', 'tyro', 'rich'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_pages_keep_what_is_not_of_a_moment(capsys):
+    shown = []
+    with cli._warnings_in_one_line(shown, silent=False):
+        warnings.warn("another process is writing", WaitingWarning, stacklevel=1)
+        warnings.warn("the tail is lost", UserWarning, stacklevel=1)
+    assert shown == ["the tail is lost"]
+    assert capsys.readouterr().err.splitlines() == [
+        "lira: warning: another process is writing",
+        "lira: warning: the tail is lost",
+    ]

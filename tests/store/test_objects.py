@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from object_store import BUCKET, ObjectStore, bucket
-from stored_runs import RECIPE, M, N, dataset, made, rows, write
+from stored_runs import RECIPE, M, N, at_once, dataset, made, rows, write
 
 from lira import scoring
 from lira.attacks.suite import ATTACKS
@@ -168,17 +168,6 @@ def test_scores_of_fewer_columns_leave_nothing_of_the_old_ones(bucket):
 # --- Many processes --------------------------------------------------------------------------------------------------
 
 
-def at_once(function, count=6):
-    barrier = threading.Barrier(count)
-
-    def call(i):
-        barrier.wait()
-        return function(i)
-
-    with ThreadPoolExecutor(count) as threads:
-        return list(threads.map(call, range(count)))
-
-
 def test_any_number_of_processes_makes_one_run(bucket):
     made_there("undisturbed")
     sizes = [M, M + 2, M, M + 4, M, M + 2]
@@ -187,7 +176,7 @@ def test_any_number_of_processes_makes_one_run(bucket):
         with contextlib.suppress(RunError):  # others were faster, and a run does not shrink
             made_there(num_models=sizes[i])
 
-    at_once(make)
+    at_once(make, len(sizes))
     run = made_there(num_models=M + 4)
     np.testing.assert_array_equal(run.memberships(np.arange(M + 4)), keep_mask(0, M + 4, N))
     assert (run.done == 0).all()
@@ -381,7 +370,7 @@ def test_the_command_goes_on_where_a_write_was_refused(bucket, tmp_path, capsys,
     bucket.fault = lambda method, key: threading.Event().wait(0.002) and None  # slow
     assert main([*run, there]) == 0
     capsys.readouterr()
-    assert main([*run, there]) == 0
+    assert main(["run", "--run-dir", there]) == 0, "by the configuration that is there"
     complete = f"{there}: is complete: 6 models trained, scored and reported; nothing to do"
     assert capsys.readouterr().out.splitlines()[0] == complete
     after = contents(ObjectPlace.of(there))

@@ -5,32 +5,18 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from stored_runs import RECIPE, M, N, dataset, made, rows, write
+from stored_runs import RECIPE, M, N, at_once, dataset, made, rows, write
 
 from lira.membership import keep_mask
 from lira.store import places
 from lira.store.errors import RunError, WaitingWarning
 from lira.store.places import write_atomically
 from lira.store.run import Run
-
-
-def at_once(function, count=8):
-    """Call `function(i)` in that many threads at the same instant; their results."""
-    barrier = threading.Barrier(count)
-
-    def call(i):
-        barrier.wait()
-        return function(i)
-
-    with ThreadPoolExecutor(count) as threads:
-        return list(threads.map(call, range(count)))
 
 
 def test_one_attempt_writes_all_arrays_of_a_model(tmp_path):
