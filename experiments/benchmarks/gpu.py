@@ -79,7 +79,8 @@ class Sizes(NamedTuple):
     epochs: int  # after which evaluations are compared
     digits: tuple[str, ...]  # flags of the run from end to end
     pool: tuple[int, int, int]  # M, N, Q of scoring
-    report: tuple[int, int, int]  # M, N, Q of the report
+    report: tuple[int, int, int]  # M, N, Q of a report
+    large: tuple[int, int, int]  # and of another
     shadows: int  # the most shadow models
 
 
@@ -93,6 +94,7 @@ FULL = Sizes(
     digits=(),
     pool=(256, 50_000, 2),
     report=(8, 50_000, 2),
+    large=(256, 50_000, 2),
     shadows=PAPER.num_models,
 )
 TOY = Sizes(
@@ -106,6 +108,7 @@ TOY = Sizes(
     digits=("--num-models", "8", "--recipe.epochs", "2", "--num-examples", "400"),
     pool=(8, 2000, 2),
     report=(8, 1000, 2),
+    large=(16, 1000, 2),
     shadows=ENOUGH,
 )
 
@@ -172,8 +175,9 @@ def parts(sizes: Sizes) -> list[Part]:
         *(Part(f"bench_{name}", partial(training, name), reserved.get(name, 30)) for name in sizes.models),
         Part("digits", digits, 45),
         Part("scoring", scoring, 25),
-        Part("report", report, 35),
+        Part("report", partial(report, sizes.report), 35),
         Part("profile", profile, 40),
+        Part("report_large", partial(report, sizes.large), 120),
         Part("shadows", shadows, 35),
     ]
 
@@ -262,9 +266,9 @@ def scoring(sitting: Sitting) -> None:
         sitting.keep(**{name: taken})
 
 
-def report(sitting: Sitting) -> None:
+def report(pool: tuple[int, int, int], sitting: Sitting) -> None:
     """`lira report` of a pool that is on disk: every attack with its intervals, pictures and the page."""
-    phi, keep = drawn(*sitting.sizes.report)
+    phi, keep = drawn(*pool)
     M, N, Q = phi.shape
     rng = np.random.default_rng(1)
     models = (

@@ -28,12 +28,10 @@ def digest(jaxpr: ClosedJaxpr) -> str:
 def _tokens(what: Any) -> Iterator[bytes]:
     """What distinguishes an object within a jaxpr, in an order that is the same in every process."""
     match what:
-        case ClosedJaxpr():
-            for value in what.consts:
+        case ClosedJaxpr() | Jaxpr():  # one class since jax 0.11, whose `jaxpr` is itself
+            for value in getattr(what, "consts", ()):
                 yield from _tokens(value)
-            yield from _tokens(what.jaxpr)
-        case Jaxpr():
-            yield from _of_jaxpr(what)
+            yield from _of_jaxpr(getattr(what, "jaxpr", what))
         case np.ndarray() | np.generic() | jax.Array() | bool() | int() | float() | complex():
             if isinstance(what, jax.Array) and jax.dtypes.issubdtype(what.dtype, jax.dtypes.prng_key):
                 what = jax.random.key_data(what)
