@@ -9,8 +9,11 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-KNOWN_JAXLIB = ("0.10.", "0.11.")  # whose XLA knows these flags
+# By the versions of jaxlib whose XLA knows them.
+QUICK = {
+    "0.10.": "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+    "0.11.": "--xla_cpu_parallel_codegen_split_count=1",
+}
 
 # Before JAX is imported; child processes, pytest's workers among them, inherit it. The tests' programs are small, and
 # compiling them is most of the suite's time.
@@ -21,8 +24,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # The compiler then takes a third of the time (1.8 s in place of 5.8 s for 16 small attacks). For known versions alone: XLA
 # ends the process where it does not know a flag.
-if importlib.metadata.version("jaxlib").startswith(KNOWN_JAXLIB):
-    os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}"
+for known, quick in QUICK.items():
+    if importlib.metadata.version("jaxlib").startswith(known):
+        os.environ["XLA_FLAGS"] = f"{quick} {os.environ.get('XLA_FLAGS', '')}"
 
 # Compilation makes the first example slow, so no deadline; derandomized, so that a failure is everybody's failure.
 hypothesis.settings.register_profile("lira", deadline=None, derandomize=True, max_examples=30)
