@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-__all__ = ["cores", "side_by_side"]
+__all__ = ["MEMORY", "cores", "side_by_side"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from lira.attacks import SignalArray
-from lira.attacks.suite import ATTACKS, Attack, Pool, attack_pool
+from lira.attacks.suite import ATTACKS, Attack, Pool, attack_groups, attack_pool
 from lira.data.dataset import Dataset
 from lira.store.arrays import DIVERGED
 from lira.store.errors import RunError
@@ -94,17 +94,17 @@ def score_each(
         run.require_same_data(dataset)
     _require_enough(run)
     signals = run.fingerprint()
-    for name, attack in (ATTACKS if attacks is None else attacks).items():
-        stored = run.scores(name, signals)
-        if stored is None:
+    models = max(len(run.shadows), len(run.targets))
+    for group in attack_groups(ATTACKS if attacks is None else attacks, models, len(run.audited)):
+        scores = {name: stored for name in group if (stored := run.scores(name, signals)) is not None}
+        if absent := {name: attack for name, attack in group.items() if name not in scores}:
             pool = _held(pool or pool_of(run, dataset))
-            computed = attack_pool(pool, {name: attack})
-            if name not in computed:
-                continue
-            stored = computed[name]
+            computed = attack_pool(pool, absent)
             with run.lock():
-                run.write_scores(name, stored, signals)
-        yield name, stored
+                for name, fresh in computed.items():
+                    run.write_scores(name, fresh, signals)
+            scores |= computed
+        yield from ((name, scores[name]) for name in group if name in scores)
 
 
 def _require_enough(run: Run) -> None:

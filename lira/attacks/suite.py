@@ -36,18 +36,23 @@ from lira.attacks.p_values import (
 )
 from lira.cache import keep_compilations
 from lira.membership import is_paired
+from lira.parallel import MEMORY, side_by_side
 from lira.signals import checkpoints
 
 __all__ = [
     "ATTACKS",
     "Attack",
     "Pool",
+    "attack_groups",
     "attack_pool",
     "call_attack",
     "missing_signals",
     "pool_p_values",
     "select_attacks",
 ]
+
+# What an attack takes at its peak beside the signals, about: its scores, and ranks or odds of all of them in float64.
+BYTES_A_SCORE = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,15 +215,40 @@ def attack_pool(pool: Pool, attacks: Mapping[str, Attack] = ATTACKS) -> dict[str
         UserWarning: naming each attack that cannot run on such a pool, and why.
     """
     keep_compilations()
-    scores = {}
-    for name, attack in attacks.items():
-        if attack.missing(pool) is not None:
-            continue
+    able = {name: attack for name, attack in attacks.items() if attack.missing(pool) is None}
+
+    def scored(attack: Attack) -> np.ndarray | UnfitPoolError:
         try:
-            scores[name] = call_attack(attack, pool)
+            return call_attack(attack, pool)
         except UnfitPoolError as error:
-            warnings.warn(f"{name} is left out: {error}", stacklevel=2)
+            return error
+
+    size = (
+        pool.keep.size
+        if pool.target is None
+        else max(len(pool.keep), len(pool.target["phi"])) * pool.keep.shape[1]
+    )
+    results = side_by_side(scored, able.values(), bytes_each=BYTES_A_SCORE * size)
+    scores = {}
+    for name, result in zip(able, results, strict=True):
+        if isinstance(result, UnfitPoolError):
+            warnings.warn(f"{name} is left out: {result}", stacklevel=2)
+        else:
+            scores[name] = result
     return scores
+
+
+def attack_groups(attacks: Mapping[str, Attack], models: int, examples: int) -> Iterator[dict[str, Attack]]:
+    """Attacks in groups for `attack_pool`: of small pools all, of large ones each alone, so that memory stays bounded.
+
+    Args:
+        attacks: by name.
+        models: of the pool, or its targets if those are more.
+        examples: that are attacked.
+    """
+    names, size = list(attacks), max(1, MEMORY // (BYTES_A_SCORE * models * examples))
+    for start in range(0, len(names), size):
+        yield {name: attacks[name] for name in names[start : start + size]}
 
 
 def pool_p_values(pool: Pool, attacks: Mapping[str, Attack] = ATTACKS) -> Iterator[tuple[str, PValues]]:

@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from lira.attacks.suite import ATTACKS, Attack, Pool, attack_pool, pool_p_values, select_attacks
+from lira.attacks.suite import (
+    ATTACKS,
+    Attack,
+    Pool,
+    attack_groups,
+    attack_pool,
+    pool_p_values,
+    select_attacks,
+)
 from lira.exchange.reading import Audit, AuditError, Values, read_audit
 from lira.reporting.checks import check_pool
 from lira.reporting.evaluate import Evaluation, Subject, calibrate, evaluate
@@ -157,8 +165,9 @@ def _scored(
     """Attack the pool and write each attack's scores into a directory, row `order[t]` of them those of target t."""
     path.mkdir()
     names = []
-    for name, attack in attacks.items():
-        for values in attack_pool(pool, {name: attack}).values():
+    M, N = pool.keep.shape
+    for group in attack_groups(attacks, max(M, len(order)), N):
+        for name, values in attack_pool(pool, group).items():
             write_array(path / name, values[np.argsort(order)], attributes)
             names.append(name)
 

@@ -1,10 +1,13 @@
+import time
+import warnings
+
 import numpy as np
 import pytest
 
 from lira import attacks
 from lira.attacks import UnfitPoolError, classifier_features
 from lira.attacks._pool import Leave
-from lira.attacks.suite import ATTACKS, Attack, Pool, attack_pool, call_attack, missing_signals
+from lira.attacks.suite import ATTACKS, Attack, Pool, attack_groups, attack_pool, call_attack, missing_signals
 from lira.membership import keep_mask
 from lira.metrics import roc
 
@@ -118,3 +121,32 @@ def test_too_few_models_are_a_warning_and_other_errors_are_errors():
         assert attack_pool(Pool({"phi": PHI}, KEEP), {"needs_more": Attack(needs_more)}) == {}
     with pytest.raises(ValueError, match=r"phi\[0, 0, 0\] is nan"):
         attack_pool(Pool({"phi": PHI * np.nan}, KEEP))
+
+
+def test_attacks_side_by_side_give_what_each_gives_alone(monkeypatch):
+    """And what is left out is told in the order of the table, whichever came to its end first."""
+    table = {name: ATTACKS[name] for name in ("lira_online", "rmia_online", "base", "global_threshold")}
+
+    def waits(phi, keep, *, target=None, leave="pair"):
+        time.sleep(0.2)
+        raise UnfitPoolError("of another kind")
+
+    def at_once(phi, keep, *, target=None, leave="pair"):
+        raise UnfitPoolError("of no kind")
+
+    monkeypatch.setattr("lira.parallel.cores", lambda: 4)
+    pool = Pool({"phi": PHI}, KEEP)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        scores = attack_pool(pool, {"first": Attack(waits), **table, "second": Attack(at_once)})
+    left_out = [str(each.message) for each in said if "left out" in str(each.message)]
+    assert left_out == ["first is left out: of another kind", "second is left out: of no kind"]
+    assert list(scores) == list(table)
+    for name, attack in table.items():
+        np.testing.assert_array_equal(scores[name], call_attack(attack, pool))
+
+
+def test_large_pools_are_attacked_by_one_attack_after_the_other():
+    names = [list(group) for group in attack_groups(ATTACKS, 256, 50_000)]
+    assert names == [[name] for name in ATTACKS]
+    assert [list(group) for group in attack_groups(ATTACKS, 16, 100)] == [list(ATTACKS)]
