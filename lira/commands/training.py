@@ -58,8 +58,13 @@ def run(verb: str, argv: list[str], terminal: Terminal) -> int:
         select_attacks([*options.attacks, *filter(None, [options.headline])])
     config = absolute(options.config)
     among = models_of_process(config.num_models, options.models, options.share)
-    dataset = load_dataset(config.dataset, num_examples=config.num_examples, data_dir=config.data_dir)
     exists = bool(options.run_dir) and (directory_at(options.run_dir) / "config.toml").exists()
+    dataset = load_dataset(
+        config.dataset,
+        num_examples=config.num_examples,
+        data_dir=config.data_dir,
+        reread=verb == "run" and not exists,
+    )
     if verb == "plan":
         found = plan(config, dataset, Run.open(options.run_dir, dataset) if exists else None, among)
         terminal.say(str(found))
