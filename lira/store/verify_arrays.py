@@ -137,17 +137,25 @@ def keep_findings(run: Run, keep: np.ndarray | None = None, *, deep: bool = Fals
 
 
 def states(run: Run) -> tuple[np.ndarray, list[Finding]]:
-    """State of every model, uint8 `[M]`, and what is wrong with these; what cannot be read is taken for missing."""
+    """State of every model, uint8 `[M]`, and what is wrong with these; what cannot be read is taken for missing.
+
+    A model that is not there is not trained yet; of imported ones, which all were written, it is lost.
+    """
     M = run.config.num_models
     store = sound(run, ["done"]).get("done")
     if store is None:
         return np.zeros(M, np.uint8), []
     try:
-        return np.asarray(store[:M].read().result()), []
+        done = np.asarray(store[:M].read().result())
+        if not run.is_imported or done.all():
+            return done, []
     except ValueError:
-        found = [
-            each for each in chunk_findings(store, "arrays/done", range(M), True) if each.what != "is missing"
-        ]
+        pass
+    found = [
+        each
+        for each in chunk_findings(store, "arrays/done", range(M), True)
+        if run.is_imported or each.what != "is missing"
+    ]
     done = np.zeros(M, np.uint8)
     whole = np.setdiff1d(np.arange(M), [int(each.place.rsplit("/", 1)[1]) for each in found])
     done[whole] = np.asarray(store[whole].read().result())
