@@ -57,8 +57,10 @@ def plan_or_unlearn(verb: str, argv: list[str], terminal: Terminal) -> int:
         unlearning = Unlearning.open(options.run_dir) if exists else None
         terminal.say(str(plan_unlearning(config, dataset, unlearning)))
         return 0
+    if exists:
+        said = mend_unlearning(options.run_dir, dataset)
+        say_mended(said, directory_at(options.run_dir), terminal)
     unlearning = Unlearning.create(options.run_dir, dataset, config)
-    say_mended(mend_unlearning(unlearning, dataset), unlearning.path, terminal)
     if unlearning.is_complete():
         terminal.say(f"{unlearning.path}: all models are trained, retrained and unlearned")
     else:

@@ -22,6 +22,7 @@ from lira.store.making import ROWS, layout_by
 from lira.store.places import Place, directory_at, locked_model
 from lira.store.run import Run
 from lira.store.verify_arrays import (
+    BROKEN,
     Finding,
     array_findings,
     keep_findings,
@@ -119,7 +120,7 @@ def set_aside(path: Place, place: str) -> str:
     there = path / place
     if not there.exists():
         return ""
-    names = (f"broken/{place}{f'.{number}' if number > 1 else ''}" for number in itertools.count(1))
+    names = (f"{BROKEN}/{place}{f'.{number}' if number > 1 else ''}" for number in itertools.count(1))
     name = next(each for each in names if not (path / each).exists())
     to: Any = path / name
     to.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from lira.store.run import Run
 from lira.store.zarr import CHECKSUM, metadata_of, open_array
 
 __all__ = [
+    "BROKEN",
     "EARLIER",
     "Finding",
     "altered",
@@ -33,6 +34,8 @@ __all__ = [
 CHUNKS = 16
 # Arrays whose rows are no model's answers.
 OTHERS = ("keep", "labels", "labels_test", "done", "attempt")
+# Where what was broken is moved to, in its directory.
+BROKEN = "broken"
 EARLIER = "was written by an earlier version, without a checksum"
 
 

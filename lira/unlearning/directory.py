@@ -63,10 +63,19 @@ class Unlearning:
         Raises:
             RunError: it is not an unlearning directory, or is damaged.
         """
+        unlearning = cls.of_configuration(path)
+        if not (unlearning.path / "forget").exists():
+            raise RunError(
+                f"{unlearning.path}: is not whole: it has no forget, which lira unlearn and lira.mend draw again"
+            )
+        return unlearning
+
+    @classmethod
+    def of_configuration(cls, path: str | os.PathLike[str]) -> "Unlearning":
+        """`open`, of a directory whose requests may be lost."""
         path = directory_at(path)
-        for name in ("config.toml", "forget"):
-            if not (path / name).exists():
-                raise RunError(f"{path}: is not an unlearning directory (it has no {name})")
+        if not (path / "config.toml").exists():
+            raise RunError(f"{path}: is not an unlearning directory (it has no config.toml)")
         try:
             table, whole = read_checked_table(path / "config.toml")
             # Those of earlier versions have no checksum, and all have all their keys.
