@@ -69,6 +69,10 @@ class StoredSignal:
             self._cached = (chunk, self._read(begin, end))
         return self._cached[1][models, start - begin : max(stop, start) - begin]
 
+    def take_models(self, rows: np.ndarray) -> "StoredSignal":
+        """Some of these models, int `[k]`, which alone are then read."""
+        return StoredSignal(self.store, self.rows[rows], self.where, self.examples)
+
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         """The whole array, in memory."""
         return self._read(0, self.shape[1]).astype(dtype or np.float32, copy=False)
