@@ -158,7 +158,7 @@ def test_more_than_the_memory_is_refused_and_not_asked_for(tmp_path):
     with pytest.raises(FileError, match=r"wide: says that \[100000000000000\] of float64 .* 800,000 GB"):
         np.asarray(array[0])
     array = read_array(declared(tmp_path / "long", (10**14, 2)))
-    array.store[5].write([1.0, 2.0]).result()
+    array.store[5].write([1.0, 2.0]).result()  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(FileError, match="more than this machine's memory"):
         np.asarray(array)
     assert np.asarray(array[5]).tolist() == [1, 2], "a row is small"
