@@ -126,9 +126,9 @@ KINDS = (
         "arrays/phi/zarr.json",
         "arrays/done/zarr.json",
     ),
-    *("scores/lira_online_fixed/c/3/0", "scores/lira_online_fixed/zarr.json"),
+    *("scores/lira_online_fixed/c/0/0", "scores/lira_online_fixed/zarr.json"),
     *("metrics.json", "report.html", "attacks.png", "records.csv", "records.json", "records/zarr.json"),
-    "records/score/c/3/0",
+    "records/score/c/0/0",
 )
 
 

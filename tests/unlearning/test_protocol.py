@@ -125,7 +125,7 @@ def test_what_is_broken_is_named_and_made_again(done, tmp_path):
     assert all("/c/3/" in str(file) for file in changed)
 
 
-@pytest.mark.parametrize("what", ["forget/c/1/0", "forget/zarr.json", "forget"])
+@pytest.mark.parametrize("what", ["forget/c/0/0", "forget/zarr.json", "forget"])
 def test_requests_are_drawn_again_and_are_those_that_the_runs_were_made_by(done, tmp_path, what):
     place = Path(shutil.copytree(done.path, tmp_path / "u"))
     if (place / what).is_dir():
