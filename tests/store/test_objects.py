@@ -169,6 +169,9 @@ def test_scores_of_fewer_columns_leave_nothing_of_the_old_ones(bucket, monkeypat
 # --- Many processes --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings(
+    "ignore::lira.store.errors.WaitingWarning"
+)  # on a busy machine they wait for long
 def test_any_number_of_processes_makes_one_run(bucket):
     made_there("undisturbed")
     sizes = [M, M + 2, M, M + 4, M, M + 2]
