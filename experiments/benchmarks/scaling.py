@@ -66,7 +66,7 @@ def here(place: Path, share: str) -> None:
 
     compiled: list[float] = []
 
-    def listen(event: str, seconds: float, **_: Any) -> None:
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             compiled.append(time.perf_counter())
 
