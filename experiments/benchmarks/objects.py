@@ -83,7 +83,9 @@ def measure(store: ObjectStore, name: str, N: int, Q: int) -> None:
     scores = lira_online_fixed(np.asarray(run.phi[:, :100]), run.keep[:, :100])
     scores = np.resize(scores, (MODELS, N))
     signals = run.fingerprint()
-    counted("storing an attack's scores", store, lambda: run.write_scores("lira_online_fixed", scores, signals))
+    counted(
+        "storing an attack's scores", store, lambda: run.write_scores("lira_online_fixed", scores, signals)
+    )
     counted("reading an attack's scores", store, lambda: run.scores("lira_online_fixed"))
 
 
