@@ -39,11 +39,11 @@ if TYPE_CHECKING:  # at run time each is imported when it is first asked for: ja
     from lira.reporting.checks import check_run as check
     from lira.reporting.enough import enough
     from lira.reporting.imitation import imitate
+    from lira.reporting.mending import mend
     from lira.reporting.reports import compare, records, report
     from lira.reporting.unlearning import report_unlearning
     from lira.scoring import score
     from lira.store.config import Config, Execution
-    from lira.store.mend import mend
     from lira.store.run import Run
     from lira.unlearning.config import Forget, UnlearnConfig
     from lira.unlearning.directory import Unlearning
@@ -113,7 +113,7 @@ _WHERE = {
     "import_run": "lira.exchange.layouts",
     "keep_mask": "lira.membership",
     "load_dataset": "lira.data.sources",
-    "mend": "lira.store.mend",
+    "mend": "lira.reporting.mending",
     "metrics": "lira.metrics",
     "plan": "lira.engine.plan",
     "plan_unlearning": "lira.unlearning.plan",

@@ -126,9 +126,9 @@ KINDS = (
         "arrays/phi/zarr.json",
         "arrays/done/zarr.json",
     ),
-    *("scores/lira_online_fixed/c/3/0", "scores/lira_online_fixed/zarr.json"),
+    *("scores/lira_online_fixed/c/0/0", "scores/lira_online_fixed/zarr.json"),
     *("metrics.json", "report.html", "attacks.png", "records.csv", "records.json", "records/zarr.json"),
-    "records/score/c/3/0",
+    "records/score/c/0/0",
 )
 
 
@@ -336,14 +336,63 @@ def test_models_of_other_code_are_restored_from_a_copy(tmp_path):
     source = {"path": "there", "layout": "test", "file": "x", "requested": 4}
     run = run_of_models(tmp_path / "run", keep, np.arange(30) % 2, models, source=source)
     assert not broken(run.path, deep=True)
-    for place in ("arrays/phi/c/2/0/0", "arrays/keep/c/2/0", "arrays/labels/c/0", "arrays/phi/zarr.json"):
+    for place in ("arrays/phi/c/2/0/0", "arrays/keep/c/2/0", "arrays/labels/c/0"):
         whole = (run.path / place).read_bytes()
         damage(run.path / place, "truncated")
         assert [each.place for each in broken(run.path)] == [place]
-        with pytest.raises(RunError, match=rf"{place} .*restore it from a copy"):
+        with pytest.raises(RunError, match=rf"{place} .*restore it from a copy, or import there once more"):
             mend(run.path)
         (run.path / place).write_bytes(whole)
     assert not mend(run.path)
+
+
+def read(path):
+    opened = lira.Run.open(path)
+    return opened.phi, opened.accuracy("in")
+
+
+@pytest.mark.parametrize("how", ["truncated", "deleted"])
+@pytest.mark.parametrize(
+    "place",
+    ["arrays/phi/zarr.json", "arrays/accuracy_in/zarr.json", "arrays/done/c/2", "arrays/keep/zarr.json"],
+)
+def test_of_other_codes_models_what_follows_from_the_rest_is_mended(tmp_path, place, how):
+    rng = np.random.default_rng(0)
+    keep = rng.random((4, 30)) < 0.5
+    phi = rng.normal(size=(4, 30, 2)).astype(np.float32)
+    source = {"path": "there", "layout": "test", "file": "x", "requested": 4}
+    run = run_of_models(
+        tmp_path / "run", keep, np.arange(30) % 2, [{"phi": each} for each in phi], source=source
+    )
+    before = contents(run.path)
+    damage(run.path / place, how)
+    assert place in [each.place for each in broken(run.path)]
+    with pytest.raises(RunError):  # and not a pool of fewer models
+        read(run.path)
+    assert main(["report", str(run.path)]) == 0
+    assert not broken(run.path, deep=True)
+    np.testing.assert_array_equal(lira.Run.open(run.path).phi, phi)
+    assert {name: content for name, content in contents(run.path).items() if name in before} == before
+
+
+def test_a_runs_configuration_is_not_taken_for_another_run_where_it_is_damaged(run, tmp_path, capsys):
+    file = run / "config.toml"
+    text = file.read_text()
+    file.write_text(text.replace("learning_rate = 0.1", "learning_rate = 0.3"))
+    assert main(["run", str(file), "--run-dir", str(tmp_path / "other")]) == 2
+    assert "not as it was written, by the checksum in its first line" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+    file.write_text(text.partition("\n")[2].replace("learning_rate = 0.1", "learning_rate = 0.3"))
+    assert main(["plan", str(file)]) == 0
+
+
+def test_train_mends_before_it_trains(run, capsys):
+    before = np.asarray(lira.Run.open(run).phi)
+    damage(run / "arrays/phi/c/1/0/0", "flipped")
+    assert main(["train", str(run)]) == 0
+    assert "arrays/phi/c/1/0/0" in capsys.readouterr().out
+    np.testing.assert_allclose(lira.Run.open(run).phi, before, atol=1e-3)
+    assert not [each for each in broken(run, deep=True) if each.place.startswith("arrays")]
 
 
 def test_every_changed_byte_of_an_arrays_metadata_is_seen(tmp_path):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-STAGES = ("score", "report", "audit")
+STAGES = ("score", "report", "verify", "enough", "audit")
 
 
 def make(path: Path, num_models: int, num_examples: int, queries: int) -> None:
@@ -45,18 +45,26 @@ def make(path: Path, num_models: int, num_examples: int, queries: int) -> None:
         run.write_model(int(model), {"phi": phi.astype(np.float32), **figures}, diverged=False)
 
 
-def stage(path: Path, name: str) -> None:
-    """One stage in this process; what it took as JSON."""
+def stage(path: Path, name: str, attacks: list[str] | None) -> None:
+    """One stage in this process, of all attacks or some; what it took as JSON."""
     import lira
+    from lira.attacks.suite import ATTACKS, select_attacks
 
     run, before = lira.Run.open(path / "run"), time.time()
     if name == "score":
-        lira.score(run)
+        lira.score(run, attacks=select_attacks(attacks) if attacks else None)
     elif name == "report":
-        lira.report(run)
+        lira.report(run, attacks=attacks)
+    elif name == "verify":
+        assert not any(found.status == "broken" for found in lira.verify(run, deep=True))
+    elif name == "enough":
+        for each in set(ATTACKS) - set(attacks or ATTACKS):
+            del ATTACKS[each]
+        lira.enough(run)
     else:
         arrays = path / "run/arrays"
-        lira.audit(path / f"audit_{os.getpid()}", phi=arrays / "phi", keep=arrays / "keep", independent=True)
+        given = {"phi": arrays / "phi", "keep": arrays / "keep", "independent": True, "attacks": attacks}
+        lira.audit(path / f"audit_{os.getpid()}", **given)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(
         json.dumps({"stage": name, "seconds": round(time.time() - before), "peak_GB": round(peak / 1e9, 2)})
@@ -71,15 +79,17 @@ def main() -> None:
     parser.add_argument("--num-examples", type=int, default=50_000)
     parser.add_argument("--queries", type=int, choices=(1, 2, 18), default=1)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--attacks", nargs="+", default=[], help="some, where all would take hours")
     parser.add_argument("--here", action="store_true", help="in this process, without making the run")
     given = parser.parse_args()
     if given.here:
         for name in given.stages:
-            stage(given.path, name)
+            stage(given.path, name, given.attacks or None)
         return
     make(given.path, given.num_models, given.num_examples, given.queries)
     for name in given.stages:
         command = [sys.executable, __file__, "--path", str(given.path), "--here", "--stages", name]
+        command += ["--attacks", *given.attacks] if given.attacks else []
         subprocess.run(command, check=True)
 
 

@@ -82,7 +82,10 @@ def measure(store: ObjectStore, name: str, N: int, Q: int) -> None:
     counted("reading phi and memberships", store, lambda: (np.asarray(run.phi), run.keep))
     scores = lira_online_fixed(np.asarray(run.phi[:, :100]), run.keep[:, :100])
     scores = np.resize(scores, (MODELS, N))
-    counted("storing an attack's scores", store, lambda: run.write_scores("lira_online_fixed", scores))
+    signals = run.fingerprint()
+    counted(
+        "storing an attack's scores", store, lambda: run.write_scores("lira_online_fixed", scores, signals)
+    )
     counted("reading an attack's scores", store, lambda: run.scores("lira_online_fixed"))
 
 

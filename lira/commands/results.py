@@ -6,6 +6,7 @@ import json
 from lira.arguments import make_parser, parse_all
 from lira.attacks.suite import ATTACKS, select_attacks
 from lira.commands.terminal import Terminal, common_parser
+from lira.commands.whole import say_mended
 from lira.reporting.checks import check_run
 from lira.reporting.document import differences_document
 from lira.reporting.enough import RULE, enough
@@ -14,8 +15,10 @@ from lira.reporting.gate import gate
 from lira.reporting.reports import compare, records, report, reported
 from lira.reporting.tables import differences_table, learning_table
 from lira.scoring import score
-from lira.store.config import ConfigError
+from lira.store.config import IMPORTED, ConfigError, read_directory
 from lira.store.data import dataset_if_there
+from lira.store.mend import mend
+from lira.store.places import Place, directory_at
 from lira.store.run import Run
 
 __all__ = ["parser_of", "run"]
@@ -60,6 +63,8 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
 def run(verb: str, argv: list[str], terminal: Terminal) -> int:
     """Run one of these commands; return the exit status."""
     arguments = parse_all(parser_of(verb), argv)
+    if verb in ("score", "report"):
+        _mend_imported(directory_at(arguments.run), terminal)
     opened = Run.open(arguments.run)
     if verb == "check":
         return _check(opened, arguments.fail_above, terminal)
@@ -92,6 +97,12 @@ def run(verb: str, argv: list[str], terminal: Terminal) -> int:
         evaluation = report(opened, dataset_if_there(opened), warnings=terminal.shown, **chosen)
         terminal.result(opened.path, evaluation)
     return 0
+
+
+def _mend_imported(path: Place, terminal: Terminal) -> None:
+    """Make imported models whole, which no `lira run` begins with."""
+    if read_directory(path)[0].dataset == IMPORTED:
+        say_mended(mend(path), path, terminal)
 
 
 def _check(run: Run, limits: list[str], terminal: Terminal) -> int:

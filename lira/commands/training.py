@@ -16,7 +16,7 @@ from lira.engine.fill import train
 from lira.engine.plan import plan
 from lira.engine.share import models_in_words, models_of_process
 from lira.reporting.reports import report, reported
-from lira.store.config import Config, absolute, read_config
+from lira.store.config import Config, absolute, read_config, read_directory
 from lira.store.data import dataset_of
 from lira.store.mend import mend
 from lira.store.places import directory_at
@@ -58,8 +58,13 @@ def run(verb: str, argv: list[str], terminal: Terminal) -> int:
         select_attacks([*options.attacks, *filter(None, [options.headline])])
     config = absolute(options.config)
     among = models_of_process(config.num_models, options.models, options.share)
-    dataset = load_dataset(config.dataset, num_examples=config.num_examples, data_dir=config.data_dir)
     exists = bool(options.run_dir) and (directory_at(options.run_dir) / "config.toml").exists()
+    dataset = load_dataset(
+        config.dataset,
+        num_examples=config.num_examples,
+        data_dir=config.data_dir,
+        reread=verb == "run" and not exists,
+    )
     if verb == "plan":
         found = plan(config, dataset, Run.open(options.run_dir, dataset) if exists else None, among)
         terminal.say(str(found))
@@ -89,9 +94,13 @@ def run(verb: str, argv: list[str], terminal: Terminal) -> int:
 
 def _train_run(argv: list[str], terminal: Terminal) -> int:
     arguments = parse_all(parser_of("train"), argv)
-    run = Run.open(arguments.run)
-    among = models_of_process(run.config.num_models, arguments.models, arguments.share)
-    _train(run, dataset_of(run), terminal, among)
+    path = directory_at(arguments.run)
+    there = Run(path, *read_directory(path))  # an array of it may be broken
+    among = models_of_process(there.config.num_models, arguments.models, arguments.share)
+    dataset = dataset_of(there)
+    say_mended(mend(path, dataset, among=among), path, terminal)
+    run = Run.open(path)
+    _train(run, dataset, terminal, among)
     terminal.document({"models": run.config.num_models, "done": run.done.tolist()})
     return 0
 

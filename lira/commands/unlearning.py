@@ -46,14 +46,21 @@ def plan_or_unlearn(verb: str, argv: list[str], terminal: Terminal) -> int:
         return 0
     config = resolved(options.config)
     pool = config.pool
-    dataset = load_dataset(pool.dataset, num_examples=pool.num_examples, data_dir=pool.data_dir)
+    exists = bool(options.run_dir) and (directory_at(options.run_dir) / "config.toml").exists()
+    dataset = load_dataset(
+        pool.dataset,
+        num_examples=pool.num_examples,
+        data_dir=pool.data_dir,
+        reread=verb != "plan" and not exists,
+    )
     if verb == "plan":
-        exists = options.run_dir and (directory_at(options.run_dir) / "config.toml").exists()
         unlearning = Unlearning.open(options.run_dir) if exists else None
         terminal.say(str(plan_unlearning(config, dataset, unlearning)))
         return 0
+    if exists:
+        said = mend_unlearning(options.run_dir, dataset)
+        say_mended(said, directory_at(options.run_dir), terminal)
     unlearning = Unlearning.create(options.run_dir, dataset, config)
-    say_mended(mend_unlearning(unlearning, dataset), unlearning.path, terminal)
     if unlearning.is_complete():
         terminal.say(f"{unlearning.path}: all models are trained, retrained and unlearned")
     else:

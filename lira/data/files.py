@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,10 @@ import tensorstore as ts
 from lira.data.paths import one_line
 
 __all__ = ["FileError", "Rows", "read_array"]
+
+
+# TensorStore's words for a chunk that is not there.
+_MISSING = re.compile(r"(chunk \{.*) is missing")
 
 
 class FileError(ValueError):
@@ -94,6 +99,12 @@ class _Zarr:
         try:
             return np.asarray(part.read().result())
         except ValueError as error:
+            if missing := _MISSING.search(str(error)):
+                raise FileError(
+                    f"{self.path}: {missing[1]} is missing. Lost, or left out as nothing but the fill value "
+                    f"(zarr's write_empty_chunks=False): the two look alike, so restore it, or write the array with "
+                    f"write_empty_chunks=True"
+                ) from error
             raise FileError(f"{self.path}: cannot be read: {one_line(error).split(' [', 1)[0]}") from error
 
 
@@ -118,8 +129,9 @@ def _open(path: Path, name: str) -> np.ndarray | _Zarr:
         return _read_csv(path)
     for marker, driver in (("zarr.json", "zarr3"), (".zarray", "zarr")):
         if (path / marker).is_file():
-            # TensorStore takes no "..".
-            spec = {"driver": driver, "kvstore": {"driver": "file", "path": str(path.resolve())}}
+            # TensorStore takes no "..". Lost chunks must not be read as zeros.
+            kvstore = {"driver": "file", "path": str(path.resolve())}
+            spec = {"driver": driver, "kvstore": kvstore, "fill_missing_data_reads": False}
             return _Zarr(path, ts.open(spec, open=True).result())
     raise FileError(f"{path}: is neither *.npy, *.npz, *.csv nor a Zarr array")
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from lira.data.cache import cached
+from lira.data.cache import cached, what_changes
 from lira.data.dataset import DataError, Dataset
 from lira.data.paths import one_line
 
@@ -26,11 +26,10 @@ class _File(NamedTuple):
 
     name: str
     label: int
-    size: int
-    mtime_ns: int
+    changes: tuple[int, ...]
 
 
-def load_folder(path: str) -> Dataset:
+def load_folder(path: str, *, reread: bool = False) -> Dataset:
     root = Path(os.path.abspath(path))
     if not (root / "train").is_dir():
         raise DataError(f"{root} has no directory train: expected are train/<class>/* and test/<class>/*")
@@ -45,7 +44,13 @@ def load_folder(path: str) -> Dataset:
     if (root / "test").is_dir():
         test = _list_images(root, "test", classes)
     name = f"folder:{root}"
-    dataset = cached(name, ["folder", str(root), train, test], lambda: _read_folder(root, train, test, name))
+    dataset = cached(
+        name,
+        ["folder", str(root), train, test],
+        [root / file.name for file in train + test],
+        lambda: _read_folder(root, train, test, name),
+        reread=reread,
+    )
     files = tuple(file.name for file in train)
     return dataclasses.replace(dataset, class_names=tuple(classes), files=files)
 
@@ -66,9 +71,8 @@ def _list_images(root: Path, split: str, classes: list[str]) -> list[_File]:
                 stat = entry.stat()
                 if not entry.is_file():
                     raise DataError(f"{root / split / name / entry.name} is no regular file: remove it")
-                files.append(
-                    _File(f"{split}/{name}/{entry.name}", classes.index(name), stat.st_size, stat.st_mtime_ns)
-                )
+                place = f"{split}/{name}/{entry.name}"
+                files.append(_File(place, classes.index(name), what_changes(stat)))
     return files
 
 

@@ -15,7 +15,7 @@ __all__ = ["load_dataset"]
 _FORMS = {"digits": "digits", "npz": "npz:PATH", "folder": "folder:PATH", "tfds": "tfds:NAME"}
 
 
-def load_dataset(source: str, *, num_examples: int = 0, data_dir: str = "") -> Dataset:
+def load_dataset(source: str, *, num_examples: int = 0, data_dir: str = "", reread: bool = False) -> Dataset:
     """Load a data set by name; `$VARIABLES` and `~` in paths expand.
 
     Args:
@@ -29,6 +29,8 @@ def load_dataset(source: str, *, num_examples: int = 0, data_dir: str = "") -> D
             every class, then the second of every class, ... until enough, in their original order. The held-out
             set stays whole.
         data_dir: for `tfds:` only, the directory of prepared data sets; TFDS's own by default.
+        reread: whether a file has changed its bytes alone tell, and not its size, times and inode; `lira run` asks for
+            it where it makes a directory.
 
     Decoded images are kept under `$LIRA_CACHE` (`~/.cache/lira`) until a file of the source changes.
 
@@ -45,9 +47,9 @@ def load_dataset(source: str, *, num_examples: int = 0, data_dir: str = "") -> D
             case "npz" if place:
                 dataset = _load_npz(expand(place))
             case "folder" if place:
-                dataset = load_folder(expand(place))
+                dataset = load_folder(expand(place), reread=reread)
             case "tfds" if place:
-                dataset = load_tfds(place, expand(data_dir))
+                dataset = load_tfds(place, expand(data_dir), reread=reread)
             case _:
                 form = _FORMS[difflib.get_close_matches(kind, _FORMS, n=1, cutoff=0)[0]]
                 raise DataError(

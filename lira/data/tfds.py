@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lira.data.cache import cached
+from lira.data.cache import cached, what_changes
 from lira.data.dataset import DataError, Dataset
 from lira.data.paths import one_line
 
@@ -24,13 +24,19 @@ __all__ = ["load_tfds"]
 # ---- tensorflow-datasets ----
 
 
-def load_tfds(place: str, data_dir: str) -> Dataset:
+def load_tfds(place: str, data_dir: str, *, reread: bool = False) -> Dataset:
     with _quiet():
         builder = _find_tfds(place, data_dir)
     root = Path(os.path.abspath(builder.data_path))
-    stats = [(path.name, path.stat()) for path in sorted(root.iterdir())]
-    listing = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-    dataset = cached(f"tfds:{place}", ["tfds", str(root), listing], lambda: _read_tfds(builder, place))
+    places = sorted(root.iterdir())
+    listing = [(path.name, what_changes(path.stat())) for path in places]
+    dataset = cached(
+        f"tfds:{place}",
+        ["tfds", str(root), listing],
+        [path for path in places if path.is_file()],
+        lambda: _read_tfds(builder, place),
+        reread=reread,
+    )
     names = _class_names(builder)
     return dataclasses.replace(
         dataset,

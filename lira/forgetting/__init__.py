@@ -5,6 +5,7 @@ the original models held, `keep [M, N]` in complementary pairs, and the forget s
 the clusters of every interval, which is conditional on the examples. `measure` gives all of it for one method.
 """
 
+from lira.forgetting._check import Ensemble, of_forgotten
 from lira.forgetting.attacks import Attack, lira_after, u_lira, update_leakage
 from lira.forgetting.chance import RetrainedValues, retrained_values
 from lira.forgetting.classical import Called, NormalisedPsi, called_members, mia_efficacy, psi, psi_normalised
@@ -15,6 +16,7 @@ __all__ = [
     "Attack",
     "Called",
     "Direction",
+    "Ensemble",
     "MethodFigures",
     "NormalisedPsi",
     "RetrainedValues",
@@ -28,6 +30,7 @@ __all__ = [
     "lira_after",
     "measure",
     "mia_efficacy",
+    "of_forgotten",
     "psi",
     "psi_normalised",
     "retrained_values",

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from lira.attacks import lira_online_fixed
-from lira.forgetting._check import as_ensembles
+from lira.forgetting._check import Ensemble, of_forgotten
 from lira.forgetting.attacks import FPRS, Attack, u_lira
 from lira.forgetting.ensembles import example_epsilons, forgetting_quality, klom
 from lira.membership import keep_mask
@@ -36,7 +36,7 @@ class RetrainedValues(NamedTuple):
 
 
 def retrained_values(
-    retrained: np.ndarray,
+    retrained: Ensemble,
     keep: np.ndarray,
     forget: np.ndarray,
     *,
@@ -48,7 +48,7 @@ def retrained_values(
     """The retrained models' own values; they do not depend on the method, so they serve all methods of a request.
 
     Args:
-        retrained: float `[M, N, Q]`, phi of models trained from scratch without the forget set.
+        retrained: float `[M, N, Q]`, phi of models trained from scratch without the forget set; read a model at a time.
         keep: bool `[M, N]`, what the original models held; complementary pairs. Only its shape is used.
         forget: bool `[N]`.
         attack: as in `u_lira`.
@@ -61,10 +61,8 @@ def retrained_values(
     """
     if redraws < 2:
         raise ValueError(f"redraws must be at least 2, to show a spread; got {redraws}")
-    keep, forget, retrained = as_ensembles(keep, forget, retrained=retrained)
-    models = retrained[:, forget]
+    _, every, models = of_forgotten(keep, forget, retrained=retrained)
     M, F, _ = models.shape
-    every = np.ones(F, bool)
     figures = []
     for redraw in range(redraws):
         coins = keep_mask(seed * redraws + redraw, M, F)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from lira.forgetting._check import as_ensembles
+from lira.forgetting._check import Ensemble, check_ensembles, row_of
 from lira.metrics import Estimate, mean_over_clusters, ratio_of_means
 from lira.metrics.counting import allowed_false_positives
 
@@ -49,7 +49,7 @@ class NormalisedPsi(NamedTuple):
 
 
 def called_members(
-    features: np.ndarray, keep: np.ndarray, forget: np.ndarray, *, fprs: Sequence[float], seed: int = 0
+    features: Ensemble, keep: np.ndarray, forget: np.ndarray, *, fprs: Sequence[float], seed: int = 0
 ) -> list[Called]:
     """Fit a classical attack to every model and count whom it calls a member.
 
@@ -59,7 +59,7 @@ def called_members(
     `Called.validation` says what it is on the other half.
 
     Args:
-        features: float `[M, N, D]`. With D = 1 higher = more likely a member, as phi is.
+        features: float `[M, N, D]`, read a model at a time. With D = 1 higher = more likely a member, as phi is.
         keep: bool `[M, N]`, what the original models held; complementary pairs.
         forget: bool `[N]`, everything forgotten so far.
         fprs: in (0, 1); one is stated beside every figure that comes of it.
@@ -76,13 +76,14 @@ def called_members(
     for fpr in fprs:
         if not 0 < fpr < 1:
             raise ValueError(f"fprs are fractions between 0 and 1; got {fpr}")
-    keep, forget, features = as_ensembles(keep, forget, features=features)
+    keep, forget = check_ensembles(keep, forget, features=features)
     M = len(keep)
     rates = np.zeros((len(fprs), 3, M // 2))
     for model in range(M):
         fitting = _half(~forget, seed, model // 2)
         held, rest = keep[model], ~forget & ~fitting
-        scores, thresholds = _fit(features[model], held & fitting, ~(held | forget) & fitting, fprs, model)
+        values = row_of("features", features, model)
+        scores, thresholds = _fit(values, held & fitting, ~(held | forget) & fitting, fprs, model)
         for i, (asked, side) in enumerate(((forget, held), (rest, held), (rest, ~held))):
             called = scores[asked & side] > thresholds[:, None]
             rates[:, i, model // 2] += np.count_nonzero(called, axis=1) / np.count_nonzero(asked)

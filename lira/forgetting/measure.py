@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lira.attacks import lira_online_fixed
-from lira.forgetting._check import as_ensembles, joined_pool
+from lira.forgetting._check import Ensemble, as_ensembles, joined_pool, of_forgotten, row_of
 from lira.forgetting.attacks import FPRS, Attack, lira_after, u_lira, update_leakage
 from lira.forgetting.chance import RetrainedValues, retrained_values
 from lira.forgetting.classical import (
@@ -42,7 +42,7 @@ __all__ = [
 
 
 # phi, or other features, of the models before, after and retrained, float [M, N, Q] each.
-Ensembles = tuple[np.ndarray, np.ndarray, np.ndarray]
+Ensembles = tuple[Ensemble, Ensemble, Ensemble]
 
 
 class Direction(NamedTuple):
@@ -171,15 +171,15 @@ def exposure_threshold(curve: Roc) -> tuple[float, float]:
 
 
 def measure(
-    before: np.ndarray,
-    after: np.ndarray,
-    retrained: np.ndarray,
+    before: Ensemble,
+    after: Ensemble,
+    retrained: Ensemble,
     keep: np.ndarray,
     forget: np.ndarray,
     *,
-    previous: np.ndarray | None = None,
+    previous: Ensemble | None = None,
     latest: np.ndarray | None = None,
-    features: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+    features: Ensembles | None = None,
     accuracy: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
     attack: Attack = lira_online_fixed,
     fprs: Sequence[float] = (0.1, 0.5),
@@ -192,6 +192,8 @@ def measure(
 
     After several requests `forget` is everything forgotten so far and `before` the original models, so that the
     figures say whether earlier requests stay forgotten. Only update leakage looks at the latest request by itself.
+
+    Whatever is `[M, N, ...]` is read a model at a time, and held of the forgotten examples alone.
 
     Args:
         before: float `[M, N, Q]`, phi of the original models.
@@ -218,31 +220,30 @@ def measure(
     """
     previous = before if previous is None else previous
     latest = forget if latest is None else latest
-    keep, forget, before, after, retrained = as_ensembles(
-        keep, forget, before=before, after=after, retrained=retrained
-    )
-    _, latest, previous, _ = as_ensembles(keep, latest, previous=previous, after=after)
-    scores, held = u_lira(after, retrained, keep, forget, attack=attack)
+    among = np.flatnonzero(forget)
+    held, every, *phi = of_forgotten(keep, forget, before=before, after=after, retrained=retrained)
+    original, unlearned, scratch = phi
+    updated = of_forgotten(keep, latest, previous=previous, after=after, retrained=retrained)
+    scores, _ = u_lira(unlearned, scratch, held, every, attack=attack)
     curve = roc(scores, held)
     worst_fpr, threshold = exposure_threshold(curve)
-    epsilons = example_epsilons(after, retrained, keep, forget, delta=delta)
+    epsilons = example_epsilons(unlearned, scratch, held, every, delta=delta)
     quality = forgetting_quality(epsilons)
-    divergence = klom(after, retrained, keep, forget)
+    divergence = klom(unlearned, scratch, held, every)
 
     def lira(models: np.ndarray) -> CurveFigures:
-        return _curve(roc(*lira_after(models, keep, forget, attack=attack)))
+        return _curve(roc(*lira_after(models, held, every, attack=attack)))
 
     def leakage(models: np.ndarray, on: Attack | None) -> CurveFigures:
-        return _curve(roc(*update_leakage(previous, models, keep, latest, attack=on)))
+        return _curve(roc(*update_leakage(updated[2], models, *updated[:2], attack=on)))
 
     return MethodFigures(
         num_models=len(keep),
-        num_forgotten=int(forget.sum()),
+        num_forgotten=len(among),
         attack=getattr(attack, "__name__", str(attack)),
         u_lira=_curve(curve),
-        retrained=reference
-        or retrained_values(retrained, keep, forget, attack=attack, delta=delta, seed=seed),
-        lira={"before": lira(before), "after": lira(after)},
+        retrained=reference or retrained_values(scratch, held, every, attack=attack, delta=delta, seed=seed),
+        lira={"before": lira(original), "after": lira(unlearned)},
         classical=_classical((before, after, retrained), keep, forget, features, fprs, seed),
         delta=delta,
         largest_epsilon=largest_epsilon(len(keep), delta=delta),
@@ -252,13 +253,13 @@ def measure(
         klom_mean=float(divergence.mean()),
         klom_95=float(np.quantile(divergence, 0.95)),
         update_leakage={
-            kind: {"after": leakage(after, on), "retrained": leakage(retrained, on)}
+            kind: {"after": leakage(updated[3], on), "retrained": leakage(updated[4], on)}
             for kind, on in (("difference", None), ("lira", attack))
         },
-        direction=direction(after, retrained, keep, forget),
+        direction=direction(unlearned, scratch, held, every),
         accuracy={group: _accuracies(*pair) for group, pair in (accuracy or {}).items()},
         worst_fpr=worst_fpr,
-        worst=_worst((before, after, retrained), keep, forget, scores, threshold, epsilons, worst),
+        worst=_worst((original, unlearned, scratch), held, among, scores, threshold, epsilons, worst),
     )
 
 
@@ -285,7 +286,7 @@ def _classical(
     fprs: Sequence[float],
     seed: int,
 ) -> dict[str, dict[float, ClassicalFigures]]:
-    attacks = {"threshold": [phi.mean(axis=2, keepdims=True, dtype=np.float64) for phi in ensembles]}
+    attacks: dict[str, list[Ensemble]] = {"threshold": [_MeanOverQueries(phi) for phi in ensembles]}
     joined = ensembles if features is None else features
     if joined[0].shape[2] > 1:
         attacks["logistic"] = list(joined)
@@ -294,6 +295,20 @@ def _classical(
         called = [called_members(values, keep, forget, fprs=fprs, seed=seed) for values in signals]
         figures[name] = {fpr: _classical_at(*each) for fpr, *each in zip(fprs, *called, strict=True)}
     return figures
+
+
+@dataclass(frozen=True)
+class _MeanOverQueries:
+    """An ensemble's `[M, N, 1]`, float64, read as it is."""
+
+    phi: Ensemble
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.phi.shape[:2], 1)
+
+    def __getitem__(self, model: int) -> np.ndarray:
+        return row_of("phi", self.phi, model).mean(axis=1, keepdims=True, dtype=np.float64)
 
 
 def _classical_at(before: Called, after: Called, retrained: Called) -> ClassicalFigures:
@@ -316,20 +331,19 @@ def _score(quality: float, accuracy: Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 def _worst(
-    ensembles: Ensembles,
-    keep: np.ndarray,
-    forget: np.ndarray,
+    ensembles: tuple[np.ndarray, np.ndarray, np.ndarray],
+    held: np.ndarray,
+    among: np.ndarray,
     scores: np.ndarray,
     threshold: float,
     epsilons: np.ndarray,
     count: int,
 ) -> list[ExposedExample]:
-    held, among = keep[:, forget], np.flatnonzero(forget)
     exposed, _ = most_and_least_vulnerable(scores, held, threshold, count=count)
     shares = example_tpr(scores, held, threshold)
 
     def mean_phi(i: int) -> dict[str, float]:
-        means = [float(phi[held[:, i], among[i]].mean(dtype=np.float64)) for phi in ensembles]
+        means = [float(phi[held[:, i], i].mean(dtype=np.float64)) for phi in ensembles]
         return dict(zip(("before", "after", "retrained"), means, strict=True))
 
     return [ExposedExample(int(among[i]), float(shares[i]), float(epsilons[i]), mean_phi(i)) for i in exposed]

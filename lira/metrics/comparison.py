@@ -1,6 +1,7 @@
 """Which of two attacks, or of two runs, gives more away: differences on the same targets, resampled alike."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -9,7 +10,7 @@ from lira.metrics._shared import RESAMPLES, Estimate, check_fpr, check_scores, r
 from lira.metrics.counting import allowed_false_positives, area, last_within, tie_ends
 from lira.metrics.curve import Roc, roc
 
-__all__ = ["Difference", "difference", "difference_of_curves"]
+__all__ = ["Compared", "Difference", "compared", "difference", "difference_of_curves"]
 
 
 @dataclass(frozen=True)
@@ -59,28 +60,44 @@ def difference(
             "keep_b differs from keep: two runs are compared pair by pair only on the same memberships; "
             "make them with one membership seed"
         )
-    first, second = roc(a, keep, clusters=clusters), roc(b, keep, clusters=clusters)
+    # One curve after the other: each is several times its scores.
+    first, second = (compared(roc(scores, keep, clusters=clusters), fpr) for scores in (a, b))
     if first.num_clusters > 1 or keep.all() or not keep.any():
-        return difference_of_curves(first, second, fpr)
+        return difference_of_curves(first, second)
     errors = np.std(_paired_draws(a.ravel(), b.ravel(), keep.ravel(), fpr), axis=0, ddof=1)
-    return _assemble(first, second, fpr, stats.norm.ppf(0.975) * errors)
+    return _assemble(first, second, stats.norm.ppf(0.975) * errors)
 
 
-def difference_of_curves(a: Roc, b: Roc, fpr: float) -> Difference:
+class Compared(NamedTuple):
+    """What is compared of a curve, which may then be let go."""
+
+    fpr: float
+    tpr: float  # at `fpr`
+    auc: float
+    resampled: np.ndarray | None  # float64 [B, 2], TPR and AUC in each resample; None with too few clusters
+    num_clusters: int
+
+
+def compared(curve: Roc, fpr: float) -> Compared:
+    """What `difference_of_curves` takes of a curve."""
+    tpr, auc = curve.resampled_tpr(np.array([fpr])), curve.resampled_auc()
+    resampled = None if tpr is None or auc is None else np.column_stack([tpr, auc])
+    return Compared(fpr, curve.tpr_at(fpr).tpr, curve.auc, resampled, curve.num_clusters)
+
+
+def difference_of_curves(a: Compared, b: Compared) -> Difference:
     """`difference` from the curves of the same targets in the same two or more clusters."""
     margins = np.full(2, np.nan)
-    tpr_a, tpr_b = (curve.resampled_tpr(np.array([fpr])) for curve in (a, b))
-    auc_a, auc_b = a.resampled_auc(), b.resampled_auc()
-    if tpr_a is not None and tpr_b is not None and auc_a is not None and auc_b is not None:
-        resampled = np.column_stack([tpr_a - tpr_b, auc_a - auc_b])
-        margins = resample_margin(resampled, a.num_clusters)
-    return _assemble(a, b, fpr, margins)
+    if a.resampled is not None and b.resampled is not None:
+        margins = resample_margin(a.resampled - b.resampled, a.num_clusters)
+    return _assemble(a, b, margins)
 
 
-def _assemble(a: Roc, b: Roc, fpr: float, margins: np.ndarray) -> Difference:
-    tpr = a.tpr_at(fpr).tpr - b.tpr_at(fpr).tpr
+def _assemble(a: Compared, b: Compared, margins: np.ndarray) -> Difference:
     return Difference(
-        fpr, Estimate.around(tpr, margins[0], -1, 1), Estimate.around(a.auc - b.auc, margins[1], -1, 1)
+        a.fpr,
+        Estimate.around(a.tpr - b.tpr, margins[0], -1, 1),
+        Estimate.around(a.auc - b.auc, margins[1], -1, 1),
     )
 
 

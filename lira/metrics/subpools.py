@@ -13,7 +13,7 @@ import numpy as np
 
 from lira.membership import is_paired
 from lira.metrics._shared import MIN_CLUSTERS, Estimate, check_fpr, cluster_margin
-from lira.metrics.comparison import Difference, difference_of_curves
+from lira.metrics.comparison import Compared, Difference, compared, difference_of_curves
 from lira.metrics.curve import OperatingPoint, roc
 from lira.metrics.examples import Stability, stability
 from lira.metrics.thresholds import youden
@@ -61,7 +61,7 @@ def subpool_scores(attack: Attack, phi: SignalArray, keep: np.ndarray, size: int
     scores = np.empty((len(keep) // size * size, keep.shape[1]), np.float32)
     for start in range(0, len(scores), size):
         rows = np.arange(start, start + size)
-        scores[rows] = attack(ModelRows(phi, rows), keep[rows])
+        scores[rows] = attack(_rows_of(phi, rows), keep[rows])
     return scores
 
 
@@ -114,24 +114,21 @@ def learning_curve(
         if not points:
             best = scores
         clusters = np.arange(len(scores)) // (size if len(scores) // size >= MIN_CLUSTERS else 2)
-        curve = roc(scores, keep[: len(scores)], clusters=clusters)
         # The last models of a pool may not fill a sub-pool of every size.
         common = min(len(scores), len(best))
-        pooled = [
-            curve
-            if scored is scores and common == len(scores)
-            else roc(scored[:common], keep[:common], clusters=clusters[:common])
-            for scored in (best, scores)
-        ]
-        points.append(
-            LearningPoint(
-                num_models=size,
-                num_subpools=len(scores) // size,
-                tpr=curve.tpr_at(fpr),
-                auc=curve.auc_interval(),
-                shortfall=difference_of_curves(pooled[0], pooled[1], fpr),
-            )
-        )
+
+        def of(scored: np.ndarray, clusters: np.ndarray = clusters, common: int = common) -> Compared:
+            return compared(roc(scored[:common], keep[:common], clusters=clusters[:common]), fpr)
+
+        # One curve at a time: each is several times its scores.
+        largest = None if scores is best else of(best)
+        curve = roc(scores, keep[: len(scores)], clusters=clusters)
+        tpr, auc = curve.tpr_at(fpr), curve.auc_interval()
+        own = compared(curve, fpr) if common == len(scores) else None
+        del curve
+        own = own or of(scores)
+        shortfall = difference_of_curves(largest or own, own)
+        points.append(LearningPoint(size, len(scores) // size, tpr, auc, shortfall))
     return points[::-1]
 
 
@@ -205,7 +202,7 @@ def rescored_intervals(
     figures = []
     for group in (None, *range(groups)):
         rows = np.flatnonzero(left_out != group) if group is not None else np.arange(len(keep))
-        scores = attack(ModelRows(phi, rows), keep[rows])
+        scores = attack(_rows_of(phi, rows), keep[rows])
         curve = roc(scores, keep[rows])
         held_out = youden(scores, keep[rows]).j.value
         figures.append((curve.realised_tpr(fpr), curve.auc, curve.balanced_accuracy, held_out))
@@ -229,6 +226,12 @@ def stability_between_pools(
     half = len(keep) // 4 * 2
     scores = subpool_scores(attack, phi, keep, half)
     return stability(scores, keep[: len(scores)], fpr=fpr)
+
+
+def _rows_of(phi: SignalArray, rows: np.ndarray) -> SignalArray:
+    """Some models of a signal, int `[m]`; of a stored one only these are then read."""
+    take = getattr(phi, "take_models", None)
+    return ModelRows(phi, rows) if take is None else take(rows)
 
 
 def _check_pool(phi: SignalArray, keep: np.ndarray) -> np.ndarray:

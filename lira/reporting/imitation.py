@@ -6,7 +6,6 @@ last, so that the same call goes on with what was interrupted.
 """
 
 import dataclasses
-import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,14 +30,14 @@ from lira.learning.imitation import Imitation
 from lira.membership import imitator_mask, related_rows
 from lira.reporting.document import metrics_document
 from lira.reporting.evaluate import Evaluation, evaluate
+from lira.reporting.mending import answers_of, mend_imitation, write_target
 from lira.reporting.write import stored_scores, write_document
 from lira.store.checksums import toml_with_checksum
 from lira.store.config import read_checked_table
 from lira.store.errors import RunError
-from lira.store.mend import mend
 from lira.store.places import Place, directory_at, new_directory, write_atomically
 from lira.store.run import Run
-from lira.store.zarr import open_array, read_store, write_array, write_group
+from lira.store.zarr import open_array, read_store, write_array
 
 __all__ = ["METHODS", "Imitated", "imitate"]
 
@@ -121,12 +120,12 @@ def imitate(
     run = Run.open(run.path, dataset)
     if target is not None and logits is None and member is None:
         others = _others(run, target)
-        place, answers = f"target_{target}", _fingerprint(run.signal("phi", np.array([target])))
+        place, answers = f"target_{target}", answers_of(run.signal("phi", np.array([target])))
         held, number = run.memberships(np.array([target]))[0], target
         find = partial(teacher_of, run, dataset, target)
     elif target is None and logits is not None and member is not None:
         teacher, held = outside_teacher(run, dataset, logits), _member(member, dataset.num_examples)
-        others, answers, number = run.models, _fingerprint(logits), 0
+        others, answers, number = run.models, answers_of(logits), 0
         if (related := related_rows(run.memberships(others), held[None])) is not None:
             raise UnfitPoolError(
                 f"model {others[related[1]]} of {run.path} gives member away: it was trained on much the same, or the "
@@ -144,10 +143,9 @@ def imitate(
         {"target": place, "answers": answers, "num_imitators": num_imitators, "seed": seed},
         {name: dataclasses.asdict(each) for name, each in methods.items()},
     )
-    for name in methods:
-        if (path / name / "config.toml").exists():
-            for sentence in mend(path / name, dataset, keep=keep):
-                warnings.warn(f"{path / name}: {sentence}", stacklevel=2)
+    known = None if target is None else np.asarray(run.signal("phi", np.array([target])))[0]
+    for sentence in mend_imitation(path, dataset, keep, find, known, held):
+        warnings.warn(f"{path}: {sentence}", stacklevel=2)
     teacher = _teacher(path, run, dataset, methods, find, held)
     imitators = {
         name: imitate_target(
@@ -163,12 +161,6 @@ def imitate(
         for name, how in methods.items()
     }
     return _measured(path, run, imitators, teacher, held, others[: 3 * num_imitators], target)
-
-
-def _fingerprint(values: Any) -> str:
-    """Of an array's shape and contents, in float32."""
-    array = np.ascontiguousarray(values, np.float32)
-    return hashlib.sha256(f"{array.shape}".encode() + array.tobytes()).hexdigest()
 
 
 # --- What is asked for -----------------------------------------------------------------------------------------------
@@ -260,8 +252,7 @@ def _teacher(
         return stored
     found = find()
     if stored is None:
-        arrays = {"logits": found.logits.T, "phi": found.phi.T, "member": member[None]}
-        write_group(store, arrays, {})
+        write_target(path, found, member)
         return found
     if np.abs(found.phi - stored.phi).max() > SAME_PHI:
         raise RunError(

@@ -11,10 +11,12 @@ from lira.attacks import lira_online_fixed
 from lira.data.dataset import Dataset
 from lira.forgetting import (
     Attack,
+    Ensemble,
     MethodFigures,
     RetrainedValues,
     exposure_threshold,
     measure,
+    of_forgotten,
     retrained_values,
     u_lira,
 )
@@ -111,8 +113,8 @@ def _facts(unlearning: Unlearning) -> dict[str, str]:
 
 
 def exposed_figure(
-    after: np.ndarray,
-    retrained: np.ndarray,
+    after: Ensemble,
+    retrained: Ensemble,
     keep: np.ndarray,
     forget: np.ndarray,
     *,
@@ -124,8 +126,8 @@ def exposed_figure(
     """Draw phi of the forgotten examples that U-LiRA finds most often, and least often: see `plots.plot_examples`.
 
     Args:
-        after: float `[M, N, Q]`, phi of the unlearned models.
-        retrained: float `[M, N, Q]`.
+        after: float `[M, N, Q]`, phi of the unlearned models, read a model at a time.
+        retrained: float `[M, N, Q]`, as well.
         keep: bool `[M, N]`.
         forget: bool `[N]`.
         attack: the one that `forgetting.measure` took.
@@ -136,13 +138,14 @@ def exposed_figure(
     Returns:
         The figure; None where one example is forgotten.
     """
-    scores, held = u_lira(after, retrained, keep, forget, attack=attack)
+    held, every, unlearned, scratch = of_forgotten(keep, forget, after=after, retrained=retrained)
+    scores, _ = u_lira(unlearned, scratch, held, every, attack=attack)
     _, threshold = exposure_threshold(roc(scores, held))
     shown = np.concatenate(most_and_least_vulnerable(scores, held, threshold, count))
     if not len(shown):
         return None
     among = np.flatnonzero(forget)[shown]
-    pool = np.where(held[:, shown, None], after[:, among], retrained[:, among])
+    pool = np.where(held[:, shown, None], unlearned[:, shown], scratch[:, shown])
     return plot_examples(
         pool,
         held[:, shown],

@@ -198,9 +198,16 @@ def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
     """A TOML file as nested plain values.
 
     Raises:
-        ConfigError: it is no regular file, cannot be read, or is not valid TOML.
+        ConfigError: it is no regular file, cannot be read, is not valid TOML, or is that of a run and not as it was
+            written.
     """
-    return _parsed(_content(path), path)
+    body, whole = toml_body(_content(path))
+    if whole is False:
+        raise ConfigError(
+            f"{path}: is not as it was written, by the checksum in its first line: restore it, or remove that line if "
+            f"you have changed it by hand"
+        )
+    return _parsed(body, path)
 
 
 def _content(path: str | os.PathLike[str]) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 from lira.store.arrays import Arrays, layout_of
 from lira.store.checksums import CHECKSUMS, toml_with_checksum
 from lira.store.config import IMPORTED
-from lira.store.making import ARRAYS, PACKAGES, write_provenance
+from lira.store.making import ARRAYS, PACKAGES, ROWS, write_provenance
 from lira.store.places import directory_at, new_directory, write_atomically
 from lira.store.run import Run
 from lira.versions import versions
@@ -55,11 +55,9 @@ def run_of_models(
         run_arrays = Arrays(making)
         for index, arrays in enumerate(models):
             if index == 0:
-                shapes = {name: np.shape(row) for name, row in arrays.items()}
-                layout = layout_of(
-                    len(keep), {name: each for name, each in shapes.items() if each}, len(labels)
-                )
-                provenance[ARRAYS] = sorted(layout)
+                rows = {name: shape for name, row in arrays.items() if (shape := np.shape(row))}
+                layout = layout_of(len(keep), rows, len(labels))
+                provenance |= {ARRAYS: sorted(layout), ROWS: rows}
                 Arrays.make(making, layout, labels, None).open("keep").write(keep).result()
             run_arrays.write_model(index, arrays, diverged=False)
         write_provenance(making, provenance)

@@ -16,10 +16,12 @@ from lira.store.places import Place, new_directory, write_atomically
 from lira.store.zarr import written
 from lira.versions import versions
 
-__all__ = ["ARRAYS", "grow", "layout_by", "make_directory", "write_config", "write_provenance"]
+__all__ = ["ARRAYS", "ROWS", "grow", "layout_by", "make_directory", "write_config", "write_provenance"]
 
 # The names of all arrays, in provenance.json: one that is gone is then missed, and all have checksums.
 ARRAYS = "arrays"
+# The shapes of a model's rows by name, there too, of imported models: no recipe says them.
+ROWS = "rows"
 # Whose versions provenance.json names.
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "tensorstore")
 
@@ -61,8 +63,12 @@ def make_directory(path: Place, dataset: Dataset, config: Config, keep: np.ndarr
     return provenance
 
 
-def layout_by(config: Config, provenance: Mapping[str, Any], dataset: Dataset) -> dict[str, Layout]:
-    """The arrays of a run by name, as they are made of its config.toml, provenance.json and data."""
+def layout_by(config: Config, provenance: Mapping[str, Any], dataset: Dataset | None) -> dict[str, Layout]:
+    """The arrays of a run by name, as they are made of its config.toml, provenance.json and data; imports need no data."""
+    if ROWS in provenance:
+        rows = {name: tuple(shape) for name, shape in provenance[ROWS].items()}
+        return layout_of(config.num_models, rows, rows["phi"][0])
+    assert dataset is not None
     fingerprints = provenance["fingerprints"]
     num_params = sum(int(size) for size, _ in fingerprints["initial_parameters"].values())
     return layout_of(

@@ -18,10 +18,11 @@ from lira.store.arrays import DONE
 from lira.store.config import read_directory
 from lira.store.errors import RunError
 from lira.store.identity import require_same_data
-from lira.store.making import layout_by
-from lira.store.places import directory_at, locked_model
+from lira.store.making import ROWS, layout_by
+from lira.store.places import Place, directory_at, locked_model
 from lira.store.run import Run
 from lira.store.verify_arrays import (
+    BROKEN,
     Finding,
     array_findings,
     keep_findings,
@@ -32,7 +33,7 @@ from lira.store.verify_arrays import (
 from lira.store.verify_derived import document_findings, score_findings
 from lira.store.zarr import metadata_of, open_array
 
-__all__ = ["mend"]
+__all__ = ["mend", "set_aside"]
 
 
 def mend(
@@ -49,7 +50,8 @@ def mend(
 
     Args:
         path: of the run.
-        dataset: its data; None where it was imported, or to mend scores and reports alone.
+        dataset: its data; None where it was imported, or to mend scores and reports alone. Of imported models mended are
+            the arrays' metadata, which of them are done, scores and reports.
         keep: bool `[M, N]`, memberships that were given, where these are not drawn by a seed.
         among: int, the models that are looked at, and no scores and reports: for one of many processes. All by default.
 
@@ -113,21 +115,23 @@ def _mend_all(
                 said[each.place] = f"{each.what}: {repair(each)}"
 
 
-def _aside(run: Run, place: str) -> str:
-    """Move a file or a directory to RUN/broken/; say so, or nothing where there is none."""
-    there = run.path / place
+def set_aside(path: Place, place: str) -> str:
+    """Move a file or a directory of the directory `path` to its broken/; say so, or nothing where there is none."""
+    there = path / place
     if not there.exists():
         return ""
-    names = (f"broken/{place}{f'.{number}' if number > 1 else ''}" for number in itertools.count(1))
-    name = next(each for each in names if not (run.path / each).exists())
-    to: Any = run.path / name
+    names = (f"{BROKEN}/{place}{f'.{number}' if number > 1 else ''}" for number in itertools.count(1))
+    name = next(each for each in names if not (path / each).exists())
+    to: Any = path / name
     to.parent.mkdir(parents=True, exist_ok=True)
     there.rename(to)
     return f"moved to {name}, "
 
 
 def _restore(run: Run, each: Finding, why: str) -> RunError:
-    return RunError(f"{run.path}: {each.place} {each.what}, and {why}: restore it from a copy")
+    source = run.provenance["source"]["path"] if run.is_imported else ""
+    or_else = f", or import {source} once more" if source else ""
+    return RunError(f"{run.path}: {each.place} {each.what}, and {why}: restore it from a copy{or_else}")
 
 
 # --- One thing each --------------------------------------------------------------------------------------------------
@@ -135,13 +139,13 @@ def _restore(run: Run, each: Finding, why: str) -> RunError:
 
 def _array(run: Run, dataset: Dataset | None, each: Finding) -> str:
     """Write an array's metadata again; its chunks stay."""
-    if run.is_imported or dataset is None:
+    if dataset is None and not (run.is_imported and ROWS in run.provenance):
         raise _restore(run, each, "without the run's recipe and data it is not known how it was made")
     name = each.place.split("/")[1]
     layout = layout_by(run.config, run.provenance, dataset)
     if name not in layout:
         raise _restore(run, each, "it is no array that this version makes")
-    aside = _aside(run, each.place)
+    aside = set_aside(run.path, each.place)
     run.arrays.create(name, layout[name])
     return f"{aside}made again"
 
@@ -150,7 +154,7 @@ def _labels(run: Run, dataset: Dataset | None, each: Finding) -> str:
     if run.is_imported or dataset is None:
         raise _restore(run, each, "labels come from the data, which is not there")
     name = each.place.split("/")[1]
-    aside = _aside(run, each.place)
+    aside = set_aside(run.path, each.place)
     theirs = dataset.y if name == "labels" else dataset.y_test
     run.arrays.open(name).write(np.asarray(theirs)).result()
     return f"{aside}taken from the data"
@@ -164,7 +168,7 @@ def _memberships(run: Run, keep: np.ndarray | None, each: Finding) -> str:
         config = run.config
         keep = config.membership.draw(config.membership_seed, config.num_models, store.shape[1])
     model = each.model or 0
-    aside = _aside(run, each.place)
+    aside = set_aside(run.path, each.place)
     store[model].write(keep[model]).result()
     return f"{aside}drawn again from its seed"
 
@@ -174,19 +178,32 @@ def _model(run: Run, model: int) -> dict[str, str]:
     with locked_model(run.path, model):
         done, broken = states(run)
         broken = [each for each in broken if each.model == model]
-        if done[model] == DONE:
+        if done[model] == DONE or run.is_imported:
             broken += _broken(model_findings(run, np.array([model]), True))
         if broken and run.is_imported:
-            raise _restore(run, broken[0], "models that other code trained cannot be trained again")
+            return _imported(run, model, broken)
         # What was broken goes first: a kill in between leaves a done model without it, which is found again.
         said = {
-            each.place: f"{each.what}: {_aside(run, each.place)}model {model} is trained again"
+            each.place: f"{each.what}: {set_aside(run.path, each.place)}model {model} is trained again"
             for each in broken
         }
         if broken:
             with contextlib.suppress(FileNotFoundError):
                 (run.path / "arrays/attempt/c" / str(model)).unlink()
             run.arrays.open("done")[model].write(0).result()
+    return said
+
+
+def _imported(run: Run, model: int, broken: list[Finding]) -> dict[str, str]:
+    """Of a model that other code trained, which is done and of the first attempt, what follows from that."""
+    for each in broken:
+        if each.place.split("/")[1] not in ("done", "attempt"):
+            raise _restore(run, each, "models that other code trained cannot be trained again")
+    said = {
+        each.place: f"{each.what}: {set_aside(run.path, each.place)}all imported models are done"
+        for each in broken
+    }
+    run.arrays.open("done")[model].write(DONE).result()
     return said
 
 
@@ -197,7 +214,7 @@ def _of_unknown_signals(run: Run) -> dict[str, str]:
         with contextlib.suppress(ValueError):
             if "signals" not in metadata_of(open_array(each))["attributes"]:
                 place = f"scores/{each.name}"
-                aside = _aside(run, place)
+                aside = set_aside(run.path, place)
                 said[place] = f"may be of models that are trained again: {aside}the report makes it again"
     return said
 
@@ -208,7 +225,7 @@ def _derived(run: Run, each: Finding) -> str:
         return f"model {each.model} is trained again"
     if each.place.startswith("enough"):
         return (
-            "".join(_aside(run, name) for name in ("enough.json", "enough.png"))
+            "".join(set_aside(run.path, name) for name in ("enough.json", "enough.png"))
             + "lira enough makes it again"
         )
-    return f"{_aside(run, each.place)}the report makes it again"
+    return f"{set_aside(run.path, each.place)}the report makes it again"

@@ -45,6 +45,8 @@ PATIENCE, SILENCE = 60.0, 1.0
 LOOK, LOOK_AFAR = 0.05, 0.5
 # Seconds after which nobody is at work any more on a file that was to be renamed.
 ABANDONED = 3600.0
+# In a directory whose entries, all of them, are being renamed into another.
+MOVING = ".moving"
 # Objects that are written at once.
 AT_ONCE = 256
 _models = threading.Lock()
@@ -68,9 +70,12 @@ def directory_at(path: str | os.PathLike[str]) -> Place:
         raise RunError(f"{named}: there is no such home directory: spell the path out") from error
     if ".." in place.parts or place.is_symlink():
         place = place.resolve()
-    if "\\" in str(place) or not str(place).isprintable():
+    # TensorStore's own locks end in .__lock.
+    reserved = any(part.endswith(".__lock") for part in place.parts)
+    if reserved or "\\" in str(place) or not str(place).isprintable():
         raise RunError(
-            f"{named!r}: arrays cannot be kept under a name with a backslash or what is no text; rename it"
+            f"{named!r}: arrays cannot be kept under a name that ends in .__lock, or with a backslash, or what is no text; "
+            f"rename it"
         )
     return place
 
@@ -124,25 +129,35 @@ def writing(path: Place) -> Iterator[None]:
 
 
 def is_free(path: Place) -> bool:
-    """Whether a directory can be made there: there is nothing, an empty directory, or what a killed process left of one."""
+    """Whether a directory can be made there: there is nothing, an empty directory, or what a killed process left of one.
+
+    What such a process had begun to move into a directory that stays is moved there first.
+    """
     if isinstance(path, ObjectPlace):
         return not (path / "config.toml").is_file() and (_is_half_made(path) or not path.exists())
     if not path.exists():
         return True
-    return path.is_dir() and all(_is_making(each.name) for each in path.iterdir())
+    if not path.is_dir():
+        return False
+    _finish_move(path)
+    return _is_empty(path)
 
 
-def _is_making(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".making")
+def _is_empty(path: Path) -> bool:
+    """Whether a directory holds nothing but what may still become one, and its lock."""
+    return all(
+        each.name == ".lock" or (each.name.startswith(".") and each.name.endswith(".making"))
+        for each in path.iterdir()
+    )
 
 
 @contextlib.contextmanager
 def new_directory(path: Place) -> Iterator[Path]:
     """Fill a directory beside its place and rename it at the end: it appears whole or not at all, and once.
 
-    A mount point, or the current directory, cannot be replaced: the entries are renamed into it one after the other,
-    directories first, which no other process can then put there, and config.toml last. A kill between two renames leaves
-    a directory that is refused. On an object store objects are written in that order, and what a kill leaves is replaced.
+    A mount point, or the current directory, cannot be replaced: the entries are renamed into it one after the other while
+    it is held, config.toml last. After a kill between two renames the next process that looks goes on with them, see
+    `is_free`. On an object store objects are written in that order, and what a kill leaves is replaced.
 
     Raises:
         TakenError: `path` exists and is not an empty directory, now or by the end.
@@ -163,8 +178,7 @@ def new_directory(path: Place) -> Iterator[Path]:
         try:
             yield making
             if stays:
-                for each in sorted(making.iterdir(), key=_comes_late):
-                    os.rename(each, path / each.name)
+                _move_into(path, making)
             else:
                 os.rename(making, path)
         except OSError as error:
@@ -172,7 +186,33 @@ def new_directory(path: Place) -> Iterator[Path]:
                 raise _taken(path) from error
             raise
         finally:
-            shutil.rmtree(making, ignore_errors=True)
+            if not (making / MOVING).exists():
+                shutil.rmtree(making, ignore_errors=True)
+
+
+def _move_into(path: Path, making: Path) -> None:
+    """Move what is made, whole, into a directory that stays."""
+    with locked(path):
+        if not _is_empty(path):
+            raise _taken(path)
+        (making / MOVING).touch()
+        _move(path, making)
+
+
+def _finish_move(path: Path) -> None:
+    """Go on with what a killed process had begun to move."""
+    for making in path.glob(".new.*.making"):
+        if (making / MOVING).exists():
+            with writing(path), locked(path):
+                if (making / MOVING).exists():  # not finished by another meanwhile
+                    _move(path, making)
+
+
+def _move(path: Path, making: Path) -> None:
+    entries = [each for each in making.iterdir() if each.name != MOVING]
+    for each in sorted(entries, key=_comes_late):
+        os.rename(each, path / each.name)
+    shutil.rmtree(making)
 
 
 def _taken(path: Place) -> TakenError:

@@ -211,9 +211,12 @@ class Run:
         """
         if self.usable is not None:
             return self.usable
+        done = self.done == DONE
+        if self.is_imported and not done.all():  # all were, once
+            raise RunError(f"{self.path}: arrays/done lacks model {done.argmin()}: lira.mend makes it whole")
         if self.is_imported or self.config.membership.design != "pairs":
-            return np.flatnonzero(self.done == DONE)
-        pairs = (self.done == DONE).reshape(-1, 2).all(axis=1)
+            return np.flatnonzero(done)
+        pairs = done.reshape(-1, 2).all(axis=1)
         return np.flatnonzero(np.repeat(pairs, 2))
 
     def as_it_stands(self) -> "Run":

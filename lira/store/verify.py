@@ -16,6 +16,7 @@ from lira.store.errors import RunError
 from lira.store.places import Place
 from lira.store.run import Run
 from lira.store.verify_arrays import (
+    BROKEN,
     EARLIER,
     Finding,
     altered,
@@ -59,9 +60,15 @@ def findings(path: Place, *, dataset: Dataset | None = None, deep: bool = False)
     else:
         for file in sorted(path.glob("*.toml")):
             yield from _table_findings(file)
+        # Made with its directory, or before the first imitator.
+        if (path / "config.toml").exists() and not (path / "forget").exists():
+            yield Finding("broken", "forget", "is missing")
+        begun = (path / "imitation.toml").exists() and any(path.glob("*/config.toml"))
+        if begun and not (path / "target").exists():
+            yield Finding("broken", "target", "is missing")
         yield from document_findings(path, deep)
     for each in sorted(path.glob(inside)):
-        if each.is_dir():
+        if each.is_dir() and each.name != BROKEN:
             for found in findings(each, dataset=dataset, deep=deep):
                 inner = "" if found.place == "." else f"/{found.place.removeprefix('./')}"
                 yield found._replace(place=f"{each.name}{inner}", model=None)

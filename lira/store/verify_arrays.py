@@ -16,6 +16,7 @@ from lira.store.run import Run
 from lira.store.zarr import CHECKSUM, metadata_of, open_array
 
 __all__ = [
+    "BROKEN",
     "EARLIER",
     "Finding",
     "altered",
@@ -33,6 +34,8 @@ __all__ = [
 CHUNKS = 16
 # Arrays whose rows are no model's answers.
 OTHERS = ("keep", "labels", "labels_test", "done", "attempt")
+# Where what was broken is moved to, in its directory.
+BROKEN = "broken"
 EARLIER = "was written by an earlier version, without a checksum"
 
 
@@ -137,17 +140,25 @@ def keep_findings(run: Run, keep: np.ndarray | None = None, *, deep: bool = Fals
 
 
 def states(run: Run) -> tuple[np.ndarray, list[Finding]]:
-    """State of every model, uint8 `[M]`, and what is wrong with these; what cannot be read is taken for missing."""
+    """State of every model, uint8 `[M]`, and what is wrong with these; what cannot be read is taken for missing.
+
+    A model that is not there is not trained yet; of imported ones, which all were written, it is lost.
+    """
     M = run.config.num_models
     store = sound(run, ["done"]).get("done")
     if store is None:
         return np.zeros(M, np.uint8), []
     try:
-        return np.asarray(store[:M].read().result()), []
+        done = np.asarray(store[:M].read().result())
+        if not run.is_imported or done.all():
+            return done, []
     except ValueError:
-        found = [
-            each for each in chunk_findings(store, "arrays/done", range(M), True) if each.what != "is missing"
-        ]
+        pass
+    found = [
+        each
+        for each in chunk_findings(store, "arrays/done", range(M), True)
+        if run.is_imported or each.what != "is missing"
+    ]
     done = np.zeros(M, np.uint8)
     whole = np.setdiff1d(np.arange(M), [int(each.place.rsplit("/", 1)[1]) for each in found])
     done[whole] = np.asarray(store[whole].read().result())

@@ -34,6 +34,8 @@ __all__ = [
 
 # Examples in a chunk: whole models are written, blocks of examples are read.
 BLOCK = 8192
+# Bytes of a chunk, at most, of what is written whole, as scores are: few objects, and a single row still reads little.
+WHOLE = 1 << 22
 # The attribute of an array that tells whether its zarr.json is as it was written.
 CHECKSUM = "checksum"
 
@@ -69,6 +71,10 @@ class StoredSignal:
             self._cached = (chunk, self._read(begin, end))
         return self._cached[1][models, start - begin : max(stop, start) - begin]
 
+    def take_models(self, rows: np.ndarray) -> "StoredSignal":
+        """Some of these models, int `[k]`, which alone are then read."""
+        return StoredSignal(self.store, self.rows[rows], self.where, self.examples)
+
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         """The whole array, in memory."""
         return self._read(0, self.shape[1]).astype(dtype or np.float32, copy=False)
@@ -97,7 +103,9 @@ def write_group(place: Place, arrays: Mapping[str, np.ndarray], attributes: dict
 
 def _fill(place: Path, values: np.ndarray, attributes: dict[str, Any]) -> None:
     dtype = str(values.dtype) if values.dtype in (bool, np.float64) else "float32"
-    store = create_array(place, values.shape, dtype, (1, min(BLOCK, values.shape[1])), attributes)
+    (rows, examples), most = values.shape, WHOLE // np.dtype(dtype).itemsize
+    chunk = (max(1, min(rows, most // examples)), min(examples, most))
+    store = create_array(place, values.shape, dtype, chunk, attributes)
     store.write(values).result()
 
 

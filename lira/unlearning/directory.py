@@ -6,6 +6,7 @@ import os
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from lira.data.dataset import Dataset
 from lira.engine.answers import accuracy_over
@@ -15,12 +16,12 @@ from lira.store.config import ConfigError, differences, read_checked_table
 from lira.store.errors import RunError
 from lira.store.places import Place, directory_at, is_free, new_directory, write_atomically
 from lira.store.run import Run
-from lira.store.zarr import open_array, read_store, write_array
+from lira.store.zarr import StoredSignal, open_array, read_store, write_array
 from lira.unlearning.config import UnlearnConfig, as_table, first_memberships, read_unlearning, resolved
 from lira.unlearning.methods import check_methods
 from lira.unlearning.requests import draw_requests
 
-__all__ = ["Measurements", "Unlearning", "measurements"]
+__all__ = ["Measurements", "StoredModels", "Unlearning", "measurements"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,10 +64,19 @@ class Unlearning:
         Raises:
             RunError: it is not an unlearning directory, or is damaged.
         """
+        unlearning = cls.of_configuration(path)
+        if not (unlearning.path / "forget").exists():
+            raise RunError(
+                f"{unlearning.path}: is not whole: it has no forget, which lira unlearn and lira.mend draw again"
+            )
+        return unlearning
+
+    @classmethod
+    def of_configuration(cls, path: str | os.PathLike[str]) -> "Unlearning":
+        """`open`, of a directory whose requests may be lost."""
         path = directory_at(path)
-        for name in ("config.toml", "forget"):
-            if not (path / name).exists():
-                raise RunError(f"{path}: is not an unlearning directory (it has no {name})")
+        if not (path / "config.toml").exists():
+            raise RunError(f"{path}: is not an unlearning directory (it has no config.toml)")
         try:
             table, whole = read_checked_table(path / "config.toml")
             # Those of earlier versions have no checksum, and all have all their keys.
@@ -144,6 +154,27 @@ class Unlearning:
         return all(path.exists() for path in paths) and all((Run.open(path).done > 0).all() for path in paths)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class StoredModels:
+    """Signals of some models of a run, one behind the other, float32 `[m, N, D]`, read a model at a time."""
+
+    signals: tuple[StoredSignal, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(m, N, D)`."""
+        return (*self.signals[0].shape[:2], sum(each.shape[2] for each in self.signals))
+
+    def __getitem__(self, model: int) -> np.ndarray:
+        """What one of them says, `[N, D]`."""
+        one = tuple(each.take_models(np.array([model])) for each in self.signals)
+        return np.asarray(StoredModels(one))[0]
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
+        """All of them, in memory."""
+        return np.concatenate([np.asarray(each) for each in self.signals], axis=2, dtype=dtype)
+
+
 class Measurements(NamedTuple):
     """What the metrics of a method at request k are computed from; m models, in complementary pairs."""
 
@@ -151,12 +182,12 @@ class Measurements(NamedTuple):
     forget: np.ndarray  # bool [N], everything requested so far: requests 0..k
     requests: np.ndarray  # bool [k + 1, N], those requests
     labels: np.ndarray  # int32 [N]
-    before: np.ndarray  # float32 [m, N, Q], phi
-    previous: np.ndarray  # float32 [m, N, Q], of this method after the request before this one
-    after: np.ndarray  # float32 [m, N, Q]
-    retrained: np.ndarray  # float32 [m, N, Q]
+    before: StoredModels  # float32 [m, N, Q], phi
+    previous: StoredModels  # float32 [m, N, Q], of this method after the request before this one
+    after: StoredModels  # float32 [m, N, Q]
+    retrained: StoredModels  # float32 [m, N, Q]
     # float32 [m, N, D] before, after and retrained: all signals but logits
-    features: tuple[np.ndarray, np.ndarray, np.ndarray]
+    features: tuple[StoredModels, StoredModels, StoredModels]
     accuracies: dict[str, dict[str, np.ndarray]]  # [after | retrained][retain | forget | test] -> float [m]
     seconds: float  # of learning, a model and request; NaN where it was not recorded
     seconds_retrained: float  # the same, of training from scratch
@@ -164,6 +195,8 @@ class Measurements(NamedTuple):
 
 def measurements(unlearning: Unlearning, method: str, k: int) -> Measurements:
     """The arrays that metrics are computed from, of the models whose pairs are usable before, after and retrained.
+
+    What is of every model, example and query stays on disk until it is read, a model at a time.
 
     Accuracy on the forget set is over the examples that the model held before; NaN for a model that held none. Without
     a test set, test accuracy is over the examples that the model never held.
@@ -194,20 +227,23 @@ def measurements(unlearning: Unlearning, method: str, k: int) -> Measurements:
         }
         if not run.holds("phi_test"):
             accuracies[name]["test"] = accuracy_over(correct, ~keep & ~forget)
-    signals = [name for name in ("phi", *SIGNALS) if name != "logits" and before.holds(name)]
+    signals = tuple(name for name in ("phi", *SIGNALS) if name != "logits" and before.holds(name))
 
-    def joined(run: Run, rows: np.ndarray) -> np.ndarray:
-        return np.concatenate([np.asarray(run.signal(name, rows)) for name in signals], axis=2)
+    def phi(run: Run, rows: np.ndarray) -> StoredModels:
+        return StoredModels((run.signal("phi", rows),))
+
+    def joined(run: Run, rows: np.ndarray) -> StoredModels:
+        return StoredModels(tuple(run.signal(name, rows) for name in signals))
 
     return Measurements(
         keep=keep,
         forget=forget,
         requests=requests,
         labels=before.labels,
-        before=np.asarray(before.signal("phi", models)),
-        previous=np.asarray(after.signal("phi", models + (k - 1) * M) if k else before.signal("phi", models)),
-        after=np.asarray(after.signal("phi", models + k * M)),
-        retrained=np.asarray(retrained.signal("phi", models + k * M)),
+        before=phi(before, models),
+        previous=phi(after, models + (k - 1) * M) if k else phi(before, models),
+        after=phi(after, models + k * M),
+        retrained=phi(retrained, models + k * M),
         features=(joined(before, models), joined(after, models + k * M), joined(retrained, models + k * M)),
         accuracies=accuracies,
         seconds=_seconds_a_model(after),

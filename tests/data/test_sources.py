@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import shutil
 import struct
 import tarfile
 import warnings
@@ -417,6 +418,47 @@ def test_a_changed_folder_is_decoded_anew(folder, decoded, change):
     after = load_dataset(f"folder:{folder}")
     assert decoded
     assert after.fingerprint != before.fingerprint
+
+
+@pytest.fixture
+def raw(folder):
+    """An image of the folder that is not compressed, so that another one has as many bytes."""
+    image = folder / "train" / "bee" / "2.png"
+    Image.new("L", (4, 3), 5).save(image, format="BMP")
+    return image
+
+
+def flip_pixel(image):
+    content = image.read_bytes()
+    image.write_bytes(content[:-1] + bytes([content[-1] ^ 128]))
+
+
+@pytest.mark.parametrize("how", ["written in place", "renamed over it"])
+def test_a_file_that_was_replaced_with_size_and_time_kept_is_decoded_anew(folder, raw, how):
+    before, stat = load_dataset(f"folder:{folder}"), raw.stat()
+    if how == "written in place":
+        flip_pixel(raw)
+    else:
+        shutil.copy(raw, folder / "spare")
+        flip_pixel(folder / "spare")
+        (folder / "spare").replace(raw)
+    os.utime(raw, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (raw.stat().st_size, raw.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    assert load_dataset(f"folder:{folder}").fingerprint != before.fingerprint
+
+
+def test_the_bytes_alone_tell_where_a_run_begins(folder, raw, decoded, monkeypatch):
+    # As on a file system that knows no times and no inodes.
+    monkeypatch.setattr(image_folder, "what_changes", lambda stat: (stat.st_size,))
+    before = load_dataset(f"folder:{folder}")
+    flip_pixel(raw)
+    assert_same(load_dataset(f"folder:{folder}"), before)
+    after = load_dataset(f"folder:{folder}", reread=True)
+    assert after.fingerprint != before.fingerprint
+    for reread in (False, True):  # what is kept is now of these bytes
+        decoded.clear()
+        assert_same(load_dataset(f"folder:{folder}", reread=reread), after)
+        assert not decoded
 
 
 @pytest.mark.parametrize("harm", ["flipped bit", "truncated", "empty", "lost", "no fingerprint"])

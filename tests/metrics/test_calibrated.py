@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy.stats import t
@@ -65,3 +67,14 @@ def test_bad_arguments_are_named():
         calibrated_tpr(p, keep, 5)
     with pytest.raises(ValueError, match="keep must be bool"):
         named_members(p, keep[:2])
+
+
+def test_naming_members_takes_little_beside_the_p_values():
+    p_values = np.random.default_rng(0).random((64, 5000))
+    keep = keep_mask(0, *p_values.shape)
+    named_members(p_values, keep)
+    tracemalloc.start()
+    named_members(p_values, keep)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < p_values.nbytes

@@ -1,3 +1,4 @@
+import weakref
 from functools import partial
 
 import numpy as np
@@ -9,6 +10,7 @@ from lira.membership import keep_mask
 from lira.metrics import (
     Estimate,
     LearningPoint,
+    comparison,
     difference,
     enough_models,
     information_bound,
@@ -18,10 +20,12 @@ from lira.metrics import (
     stability,
     stability_between_pools,
     subpool_scores,
+    subpools,
     youden,
 )
 from lira.metrics.comparison import Difference
 from lira.metrics.curve import OperatingPoint
+from lira.store.zarr import StoredSignal, create_array
 
 
 def pool(seed, M=16, N=200):
@@ -93,6 +97,46 @@ def test_pools_must_be_paired_and_shapes_agree():
         learning_curve(gap, phi, np.roll(keep, 1, axis=0), [4])
     with pytest.raises(ValueError, match=r"keep must be bool \[models, examples\] like phi.*\(16, 200, 1\)"):
         rescored_intervals(gap, phi, keep[:, :100])
+
+
+def test_of_stored_signals_every_model_is_read_once(tmp_path):
+    phi, keep = pool(0, M=16)
+    store = create_array(tmp_path / "phi", phi.shape, "float32", (1, *phi.shape[1:]), {})
+    store.write(phi).result()
+    read = []
+
+    class Counted(StoredSignal):
+        def take_models(self, rows):
+            read.extend(self.rows[rows])
+            return super().take_models(rows)
+
+        def _read(self, start, stop):
+            raise AssertionError("all models were read")
+
+    stored = Counted(store, np.arange(16), "phi")
+    expected = subpool_scores(lira_online_fixed, phi, keep, 4)
+    np.testing.assert_array_equal(subpool_scores(lira_online_fixed, stored, keep, 4), expected)
+    assert read == list(range(16))
+
+
+@pytest.mark.parametrize("measure", [difference, learning_curve])
+def test_one_curve_is_held_at_a_time(monkeypatch, measure):
+    alive, most = weakref.WeakSet(), []
+
+    def counted(*args, **kwargs):
+        alive.add(curve := roc(*args, **kwargs))
+        most.append(len(alive))
+        return curve
+
+    for module in (subpools, comparison):
+        monkeypatch.setattr(module, "roc", counted)
+    phi, keep = pool(0, M=20)
+    if measure is learning_curve:
+        learning_curve(gap, phi, keep, [4, 8, 20])
+    else:
+        difference(gap(phi, keep), phi[..., 0], keep)
+    assert len(most) > 1
+    assert max(most) == 1
 
 
 def test_an_attack_that_needs_more_models_says_so():

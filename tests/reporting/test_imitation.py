@@ -1,4 +1,5 @@
 import json
+import shutil
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from lira.membership import imitator_mask, keep_mask
 from lira.reporting import imitation
 from lira.store.errors import RunError
 from lira.store.run import Run
+from lira.store.zarr import open_array
 
 N = 900
 RECIPE = lira.Recipe(epochs=8, batch_size=25, learning_rate=0.1)
@@ -111,7 +113,7 @@ def test_what_is_broken_is_named_and_made_again(run, found):
     inside = found.path.relative_to(run.path)
     assert [each.place for each in lira.verify(run)] == [f"{inside}/imia/arrays/phi/c/2/0/0"]
     assert [each.place for each in lira.verify(found.path)] == ["imia/arrays/phi/c/2/0/0"]
-    with pytest.warns(UserWarning, match=r"imia: arrays/phi/c/2/0/0 is not of .* model 2 is trained again"):
+    with pytest.warns(UserWarning, match=r"imia/arrays/phi/c/2/0/0 is not of .* model 2 is trained again"):
         again = lira.imitate(run, data(), target=5, num_imitators=4, show_progress=False)
     np.testing.assert_allclose(Run.open(found.path / "imia").phi, phi, atol=1e-3)
     for name, figures in again.evaluation.attacks.items():
@@ -126,6 +128,26 @@ def test_what_is_broken_is_named_and_made_again(run, found):
     with pytest.raises(RunError, match=r"imitation.toml: it is not as it was written"):
         lira.imitate(run, data(), target=5, num_imitators=4, show_progress=False)
     table.write_text(text)
+
+
+@pytest.mark.parametrize("what", ["logits/c/0/0", "phi/zarr.json", "member/c/0/0", "."])
+def test_a_target_is_asked_again_from_its_number(run, found, tmp_path, what):
+    place = tmp_path / "run/imitations/target_5"
+    shutil.copytree(run.path, tmp_path / "run")
+    answers = {
+        name: np.array(open_array(place / "target" / name).read().result())
+        for name in ("logits", "phi", "member")
+    }
+    if what == ".":
+        shutil.rmtree(place / "target")
+    else:
+        (place / "target" / what).write_bytes((place / "target" / what).read_bytes()[:-1])
+    assert any(each.place.startswith("target") for each in lira.verify(place))
+    (said,) = lira.mend(place, data())
+    assert said.startswith("target is damaged or missing: ")
+    assert not lira.verify(place, data(), deep=True)
+    for name, before in answers.items():
+        np.testing.assert_allclose(open_array(place / "target" / name).read().result(), before, atol=1e-3)
 
 
 def test_a_target_that_knows_nothing_is_no_better_than_chance(run, tmp_path, capsys):

@@ -17,6 +17,7 @@ from lira.store import places
 from lira.store.errors import RunError, WaitingWarning
 from lira.store.places import write_atomically
 from lira.store.run import Run
+from lira.store.verify import findings
 
 
 def test_one_attempt_writes_all_arrays_of_a_model(tmp_path):
@@ -63,6 +64,8 @@ def test_a_run_is_found_again_however_its_place_is_spelt(tmp_path, monkeypatch, 
         ("a\\b", "with a backslash"),
         ("na\udce9me", "what is no text"),
         ("a\nb", "what is no text"),
+        ("run.__lock", r"ends in \.__lock"),  # TensorStore takes these for locks of its own
+        ("a.__lock/run", r"ends in \.__lock"),
     ],
 )
 def test_places_that_cannot_hold_arrays_are_refused_before_anything_is_done(
@@ -83,7 +86,41 @@ def test_an_empty_directory_takes_one_run_of_many_starts(tmp_path, monkeypatch, 
         made(tmp_path)
     at_once(lambda i: made(tmp_path))
     assert (Run.open(tmp_path / "run", dataset()).done == 0).all()
-    assert sorted(os.listdir(tmp_path / "run")) == ["arrays", "config.toml", "provenance.json", "scores"]
+    there = sorted({*os.listdir(tmp_path / "run")} - {".lock"})
+    assert there == ["arrays", "config.toml", "provenance.json", "scores"]
+
+
+class KilledError(BaseException):
+    """As kill -9 would end a process, but for what `finally` does."""
+
+
+@pytest.mark.parametrize("moved", range(4))
+def test_a_kill_between_two_renames_into_a_mount_point_leaves_what_is_gone_on_with(
+    tmp_path, monkeypatch, moved
+):
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path / "run")
+    rename, renamed = os.rename, []
+
+    def killed(source, target):
+        if Path(target).parent == tmp_path / "run":
+            if len(renamed) == moved:
+                raise KilledError
+            renamed.append(target)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", killed)
+    with pytest.raises(KilledError):
+        made(tmp_path)
+    monkeypatch.setattr(os, "rename", rename)
+    assert len(renamed) == moved
+    assert not (tmp_path / "run/config.toml").exists()
+    at_once(lambda i: made(tmp_path))
+    there = sorted({*os.listdir(tmp_path / "run")} - {".lock"})
+    assert there == ["arrays", "config.toml", "provenance.json", "scores"]
+    run = Run.open(tmp_path / "run", dataset())
+    np.testing.assert_array_equal(run.memberships(np.arange(M)), keep_mask(0, M, N))
+    assert not list(findings(run.path, dataset=dataset(), deep=True))
 
 
 def test_runs_grow_by_several_processes_at_once(tmp_path):

@@ -17,7 +17,7 @@ from lira.store.errors import RunError
 from lira.store.making import write_provenance
 from lira.store.places import write_atomically
 from lira.store.run import Run
-from lira.store.zarr import StoredSignal
+from lira.store.zarr import StoredSignal, read_rows, write_array
 
 
 def files(path):
@@ -354,3 +354,13 @@ def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"No space"):
         write_atomically(path, b"new and longer")
     assert path.read_bytes() == b"old"
+
+
+def test_arrays_that_are_written_whole_are_few_files_of_bounded_size(tmp_path):
+    for shape, files in (((40, 300), 1), ((9, 300_000), 3), ((2, 1_500_000), 4)):
+        values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        write_array(tmp_path / "a", values, {})
+        sizes = [file.stat().st_size for file in (tmp_path / "a/c").rglob("*") if file.is_file()]
+        assert len(sizes) == files
+        assert max(sizes) <= 2**22 + 4
+        np.testing.assert_array_equal(read_rows(tmp_path / "a", np.array([1, 0]), {}), values[[1, 0]])

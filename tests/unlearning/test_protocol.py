@@ -13,6 +13,8 @@ import pytest
 import tomli_w
 from jax.flatten_util import ravel_pytree
 
+import lira
+from lira import forgetting
 from lira.cli import main
 from lira.data.dataset import Dataset
 from lira.engine import device
@@ -23,6 +25,7 @@ from lira.engine.programs import fit_beside
 from lira.engine.verify import verify
 from lira.learning.recipe import Recipe
 from lira.membership import keep_mask
+from lira.store import zarr
 from lira.store.arrays import DIVERGED
 from lira.store.config import Config, ConfigError, Execution
 from lira.store.errors import RunError
@@ -113,13 +116,41 @@ def test_what_is_broken_is_named_and_made_again(done, tmp_path):
     for each in broken:
         (place / each).write_bytes((place / each).read_bytes()[:-1])
     assert {each.place for each in verify(place)} == set(broken)
-    assert len(mend_unlearning(unlearning, dataset())) == 3
+    assert len(mend_unlearning(place, dataset())) == 3
     unlearn(unlearning, dataset(), show_progress=False)
     assert not verify(place, deep=True)
     np.testing.assert_array_equal(unlearning.retrained.keep, done.retrained.keep)
     np.testing.assert_allclose(unlearning.method(method).phi, done.method(method).phi, rtol=1e-5)
     changed = {file for file, content in before.items() if file.read_bytes() != content}
     assert all("/c/3/" in str(file) for file in changed)
+
+
+@pytest.mark.parametrize("what", ["forget/c/0/0", "forget/zarr.json", "forget"])
+def test_requests_are_drawn_again_and_are_those_that_the_runs_were_made_by(done, tmp_path, what):
+    place = Path(shutil.copytree(done.path, tmp_path / "u"))
+    if (place / what).is_dir():
+        shutil.rmtree(place / what)
+    else:
+        (place / what).write_bytes((place / what).read_bytes()[:-1])
+    assert any(each.place.startswith("forget") for each in verify(place))
+    other = dataclasses.replace(dataset(), x=dataset().x + 1)
+    with pytest.raises(RunError, match="is a run of other data"):
+        lira.mend(place, other)
+    (said,) = lira.mend(place, dataset())
+    assert said.startswith("forget is damaged or missing: ")
+    assert not verify(place, deep=True)
+    np.testing.assert_array_equal(Unlearning.open(place).requests, done.requests)
+    assert not lira.mend(place, dataset())
+
+
+def test_requests_that_come_out_otherwise_are_refused(done, tmp_path, monkeypatch):
+    """As where the scores that they were drawn from have changed."""
+    place = Path(shutil.copytree(done.path, tmp_path / "u"))
+    shutil.rmtree(place / "forget")
+    monkeypatch.setattr("lira.unlearning.mend.draw_requests", lambda *_: np.roll(done.requests, 1, axis=1))
+    with pytest.raises(RunError, match=r"drawn again it is not what .*retrained was made by"):
+        mend_unlearning(place, dataset())
+    assert not (place / "forget").exists()
 
 
 def test_directory_holds_all_three_kinds_of_models(done):
@@ -140,9 +171,9 @@ def test_control_is_the_model_before_and_retraining_shares_no_randomness_with_it
     for k in range(K):
         after = measurements(done, "none", k)
         np.testing.assert_allclose(after.after, before, rtol=1e-5, atol=1e-5)
-        assert np.abs(after.retrained - before).mean() > 0.05
+        assert np.abs(np.asarray(after.retrained) - before).mean() > 0.05
         again = measurements(done, "retrain", k)
-        assert np.abs(again.after - again.retrained).mean() > 0.05
+        assert np.abs(np.asarray(again.after) - np.asarray(again.retrained)).mean() > 0.05
 
 
 def test_checkpoints_of_training_are_kept_by_the_run_to_start_from_alone(tmp_path):
@@ -186,7 +217,8 @@ def test_measurements_hold_what_metrics_need(done):
     assert kept.before.shape == kept.after.shape == kept.retrained.shape == (M, N, 1)
     assert kept.seconds_retrained > 0
     # Three classes: phi > 0 is surely right, phi < -ln 2 surely wrong.
-    for name, phi in (("after", kept.after), ("retrained", kept.retrained)):
+    for name, stored in (("after", kept.after), ("retrained", kept.retrained)):
+        phi = np.asarray(stored)
         for side, among in (("retain", kept.keep & ~kept.forget), ("forget", kept.keep & kept.forget)):
             share = kept.accuracies[name][side]
             surely = [(p[a] > 0).mean() for p, a in zip(phi[:, :, 0], among, strict=True)]
@@ -197,6 +229,36 @@ def test_measurements_hold_what_metrics_need(done):
     assert measurements(done, "retrain", 0).forget.sum() == 6
     retrained = done.retrained
     np.testing.assert_allclose(retrained.accuracy("in")[M:], kept.accuracies["retrained"]["retain"])
+
+
+def test_no_more_than_a_model_and_the_forgotten_are_read_at_once(done, monkeypatch):
+    """Whatever M and N; and what comes of it is what all arrays in memory give."""
+    kept, whole = measurements(done, "retrain", 1), np.asarray(measurements(done, "retrain", 1).after)
+    assert whole.shape == kept.after.shape == (M, N, 1)
+    assert kept.features[0].shape == np.asarray(kept.features[0]).shape == (M, N, 3)
+    arrays = {name: np.asarray(getattr(kept, name)) for name in ("before", "after", "retrained", "previous")}
+    features = tuple(np.asarray(each) for each in kept.features)
+
+    def measured(phi, features):
+        return forgetting.measure(
+            phi["before"],
+            phi["after"],
+            phi["retrained"],
+            kept.keep,
+            kept.forget,
+            previous=phi["previous"],
+            latest=kept.requests[-1],
+            features=features,
+        )
+
+    expected = measured(arrays, features)
+    largest, read = [], zarr.read_store
+    monkeypatch.setattr(
+        zarr, "read_store", lambda store, where: (largest.append(store.shape[0]), read(store, where))[1]
+    )
+    stored = {name: getattr(kept, name) for name in arrays}
+    assert str(measured(stored, kept.features)) == str(expected)
+    assert max(largest) == 1
 
 
 class CrashError(Exception):
