@@ -95,7 +95,7 @@ def tried(python: Path, jax: str, wheel: Path, arguments: list[str], place: Path
 
 def main() -> int:
     """Try all; print a line each."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--python", nargs="+", choices=VERSIONS, default=VERSIONS)
     parser.add_argument("--jax", nargs="+", choices=("oldest", "newest"), default=("oldest", "newest"))
     chosen, arguments = parser.parse_known_args()

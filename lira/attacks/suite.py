@@ -226,7 +226,7 @@ def attack_pool(pool: Pool, attacks: Mapping[str, Attack] = ATTACKS) -> dict[str
     size = (
         pool.keep.size
         if pool.target is None
-        else max(len(pool.keep), len(pool.target["phi"])) * pool.keep.shape[1]
+        else max(len(pool.keep), pool.target["phi"].shape[0]) * pool.keep.shape[1]
     )
     results = side_by_side(scored, able.values(), bytes_each=BYTES_A_SCORE * size)
     scores = {}

@@ -87,8 +87,12 @@ def programs_for(
     # not all that are worth it for a longer one.
     images = steps_per_epoch(dataset.num_examples, recipe.batch_size, config.membership.share)
     images *= recipe.batch_size * recipe.epochs / devices  # of one model, on each device
-    holds = kept is not None and kept["widest"] >= widest and not 0 < kept["images"] < models * images
-    if holds and kept["lowering"] in dict(candidates):
+    if (
+        kept is not None
+        and kept["lowering"] in dict(candidates)
+        and kept["widest"] >= widest
+        and not 0 < kept["images"] < models * images
+    ):
         programs = _fitting(compiled, kept["lowering"], min(kept["width"], share))
         if programs is not None:
             return programs._replace(why="measured before: " + kept["why"])

@@ -31,7 +31,7 @@ def _tokens(what: Any) -> Iterator[bytes]:
         case ClosedJaxpr() | Jaxpr():  # one class since jax 0.11, whose `jaxpr` is itself
             for value in getattr(what, "consts", ()):
                 yield from _tokens(value)
-            yield from _of_jaxpr(getattr(what, "jaxpr", what))
+            yield from _of_jaxpr(what.jaxpr if isinstance(what, ClosedJaxpr) else what)
         case np.ndarray() | np.generic() | jax.Array() | bool() | int() | float() | complex():
             if isinstance(what, jax.Array) and jax.dtypes.issubdtype(what.dtype, jax.dtypes.prng_key):
                 what = jax.random.key_data(what)
