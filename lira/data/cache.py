@@ -12,21 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from lira.data.dataset import ARRAYS, Dataset
+from lira.data.dataset import ARRAYS, READING, Dataset
 from lira.data.paths import expand
 
 __all__ = ["cached"]
-# Part of every cache key: a change of what decoding yields must not meet old entries.
-_CACHE_FORMAT = 1
-
-
-# ---- cache of decoded data ----
 
 
 def cached(name: str, key: list[Any], read: Callable[[], Dataset]) -> Dataset:
-    """The data set kept under `key`; read anew, and kept, when there is none or it is damaged."""
+    """The data set kept under `key`; read anew, and kept, when there is none or it is damaged.
+
+    What was read by other rules is not met: their version is part of the key.
+    """
     directory = Path(expand(os.environ.get("LIRA_CACHE") or "~/.cache/lira"))
-    entry = directory / hashlib.sha256(json.dumps([_CACHE_FORMAT, *key]).encode()).hexdigest()[:32]
+    entry = directory / hashlib.sha256(json.dumps([READING, *key]).encode()).hexdigest()[:32]
     dataset = _read_entry(entry, name)
     if dataset is None:
         dataset = read()

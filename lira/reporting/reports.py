@@ -130,17 +130,16 @@ def records(run: Run, dataset: Dataset | None = None, *, fpr: float = LOW_FPR) -
 
 
 def _what_is_known(run: Run, dataset: Dataset | None) -> dict[str, Any]:
-    """Of the targets and of the examples, for `records_of`; names only from the data that the run is of."""
+    """Of the targets and of the examples, for `records_of`; files only from the data that the run is of."""
     at = run.audited
     if dataset is not None:
         run.require_same_data(dataset)
     known: dict[str, Any] = {"models": run.targets.tolist(), "labels": run.labels[at]}
     if run.is_disjoint:
         known["indices"] = at
-    if dataset is None or not (dataset.class_names or dataset.files):
-        return known
-    files = [dataset.files[i] for i in at.tolist()] if dataset.files else dataset.files
-    return {**known, "class_names": dataset.class_names, "files": files}
+    known["class_names"] = (dataset and dataset.class_names) or run.class_names
+    known["files"] = [dataset.files[i] for i in at.tolist()] if dataset and dataset.files else ()
+    return known
 
 
 def report_pool(
@@ -259,6 +258,8 @@ def _facts(run: Run) -> dict[str, str]:
         "shadow models": f"{len(run.targets)} attacked{by}; {np.sum(done == DONE)} done and {np.sum(done == DIVERGED)} "
         f"diverged of {config.num_models} requested",
     }
+    if run.class_names:
+        facts["classes"] = ", ".join(run.class_names)
     for side in ("in", "out", "test"):
         values = run.accuracy(side)
         if len(values) and not np.isnan(values).all():

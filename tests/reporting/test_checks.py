@@ -68,7 +68,10 @@ def test_classes_that_are_missing():
     )
     keep[1, 4:] = False
     found = check_classes(np.array([0, 0, 1, 1, 2, 2]), keep)
-    assert found[1:] == ("warn", "1 times a model was trained on no example of a class")
+    assert found[1:] == ("warn", "1 times a model was trained on no example of a class, most often class 2")
+    assert check_classes(np.array([0, 0, 1, 1, 2, 2]), keep, ("ant", "bee", "10"))[2].endswith("class 10")
+    named = check_classes(np.array([0, 0, 1, 1, 1, 1]), keep, ("ant", "bee", "10"))
+    assert named[1:] == ("warn", "no example has class 10 of 0 to 2")
     assert check_classes(np.array([0, 0, 1, 1, 2, 2]), np.zeros((3, 6), bool)).status == "ok"
 
 
