@@ -1,5 +1,4 @@
 import dataclasses
-import dataclasses
 import itertools
 import shutil
 import warnings
