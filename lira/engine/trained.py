@@ -93,11 +93,11 @@ def check_averaging(recipe: Recipe, total_steps: int) -> Check | None:
 def check_training(inside: np.ndarray, outside: np.ndarray, labels: np.ndarray, held: float) -> Check:
     """Accuracy on members and on the others, float `[M]` each: does a model know its members, `held` on average, at all?"""
     chance = chance_accuracy(labels)
-    text = f"accuracy on members {inside.mean():.1%}, on the others {outside.mean():.1%}"
+    text = f"accuracy on members {100 * inside.mean():.1f} %, on the others {100 * outside.mean():.1f} %"
     error = np.sqrt(chance * (1 - chance) / held)
     if inside.mean() <= chance + 2 * error:
         return Check(
-            "training", "fail", f"{text}, and {chance:.1%} needs no model: there is nothing to attack"
+            "training", "fail", f"{text}, and {100 * chance:.1f} % needs no model: there is nothing to attack"
         )
     if inside.mean() < 0.9:
         return Check("training", "warn", f"{text}: undertrained models make every attack look weak")
@@ -118,8 +118,8 @@ def check_evaluation(answered: np.ndarray, raw: np.ndarray, counts: np.ndarray) 
     error = np.sqrt(2 * raw_means * (1 - raw_means) / (np.asarray(counts) * answered.shape[1]))
     worse = raw_means - means
     text = (
-        f"accuracy of the averaged weights {', '.join(f'{mean:.1%}' for mean in means)} and of the last ones "
-        f"{', '.join(f'{mean:.1%}' for mean in raw_means)} on members and others"
+        f"accuracy of the averaged weights {', '.join(f'{100 * mean:.1f} %' for mean in means)} and of the last ones "
+        f"{', '.join(f'{100 * mean:.1f} %' for mean in raw_means)} on members and others"
     ) + (" and the test set" if len(means) > 2 else "")
     if (worse > np.maximum(LIMIT * error, MARGIN)).any():
         return Check(
@@ -155,7 +155,7 @@ def check_accuracy(
     mean = float(accuracy_test.mean())
     if known is None or np.isnan(mean):
         return None
-    text = f"test accuracy {mean:.1%}; {known.source}: {known.low:.0%} to {known.high:.0%}"
+    text = f"test accuracy {100 * mean:.1f} %; {known.source}: {100 * known.low:.0f} % to {100 * known.high:.0f} %"
     if mean < known.low - MARGIN:
         status = "warn" if known.differs else "fail"
         other = f" (with another recipe: {'; '.join(known.differs)})" if known.differs else ""

@@ -58,14 +58,14 @@ def require_aligned(accuracy: np.ndarray, z: np.ndarray, keep: np.ndarray, label
         lost = accuracy <= chance + 2 * error
         if accuracy.mean() <= chance + 2 * error.mean():
             raise ValueError(
-                f"the logits agree with {accuracy.mean():.1%} of the labels, and the most common class with {chance:.1%}: "
+                f"the logits agree with {100 * accuracy.mean():.1f} % of the labels, and the most common class with {100 * chance:.1f} %: "
                 f"labels or rows are in another order (a shuffling data loader?), or the models are not trained"
             )
         if lost.any() and np.median(accuracy) > chance + 6 * error.max():
             models = ", ".join(map(str, np.flatnonzero(lost)))
             raise ValueError(
                 f"the logits of model {models} agree with the labels no better than chance, those of the others with "
-                f"{np.median(accuracy):.1%}: their rows are in another order, or the models are not trained"
+                f"{100 * np.median(accuracy):.1f} %: their rows are in another order, or the models are not trained"
             )
     z = z[~np.isnan(z)]
     if len(z) and (z < 0).all() and z.sum() / np.sqrt(len(z)) < -4:

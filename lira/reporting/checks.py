@@ -236,7 +236,9 @@ def check_confidences(phi: SignalArray, name: str = "confidences") -> Check:
     status, sentence = "ok", f"{span}, finite, neither saturated nor constant"
     if tied > 1e-4:
         status = "fail" if tied > 0.05 else "warn"
-        sentence = f"{tied:.2%} of the values are {value:.4g} exactly: saturated, and tied for attacks"
+        sentence = (
+            f"{100 * tied:.2f} % of the values are {value:.4g} exactly: saturated, and tied for attacks"
+        )
     elif constant:
         status = "fail" if constant > N / 2 else "warn"
         sentence = f"of {constant:,} of {N:,} examples all models say the same, whatever the query"
@@ -306,7 +308,7 @@ def check_null(
         sentence += "; too few non-members for TPR at 0.1 % FPR"
     else:
         tpr, expected, tpr_error = low
-        sentence += f"; TPR at 0.1 % FPR {tpr:.3%}, chance is {expected:.3%} +- {LIMIT * tpr_error:.3%}"
+        sentence += f"; TPR at 0.1 % FPR {100 * tpr:.3f} %, chance is {100 * expected:.3f} % +- {100 * (LIMIT * tpr_error):.3f} %"
         far |= abs(tpr - expected) > LIMIT * tpr_error
     return Check(
         "shuffled memberships", "fail" if far else "ok", sentence + (": the attack leaks" if far else "")

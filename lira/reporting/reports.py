@@ -263,7 +263,9 @@ def _facts(run: Run) -> dict[str, str]:
     for side in ("in", "out", "test"):
         values = run.accuracy(side)
         if len(values) and not np.isnan(values).all():
-            facts[f"accuracy {side}"] = f"{values.mean():.2%} (models' standard deviation {values.std():.2%})"
+            facts[f"accuracy {side}"] = (
+                f"{100 * values.mean():.2f} % (models' standard deviation {100 * values.std():.2f} %)"
+            )
     if run.is_imported:
         source = run.provenance["source"]
         facts["source"] = f"{source['path']}, {source['file']} ({source['layout']})"

@@ -165,7 +165,7 @@ def test_published_accuracies():
         found = check_accuracy(np.full(8, accuracy), "tfds:cifar10", 50_000, recipe)
         assert found is not None
         assert found.status == status
-        assert "Carlini et al. 2022: 90% to 92%" in found.sentence
+        assert "Carlini et al. 2022: 90 % to 92 %" in found.sentence
     assert check_accuracy(np.full(8, np.nan), "tfds:cifar10", 50_000, PAPER) is None
 
 
@@ -205,7 +205,7 @@ def test_check_catches_models_that_are_not_those_that_were_trained(finished, tmp
     found = {each.name: each for each in check_trained(run, run.models)}
     assert (found["evaluation"].status, found["losses"].status) == ("fail", "warn")
     assert cli.main(["check", str(path)]) == 1
-    assert "fail  evaluation: accuracy of the averaged weights 95.0%, 20.0%" in capsys.readouterr().out
+    assert "fail  evaluation: accuracy of the averaged weights 95.0 %, 20.0 %" in capsys.readouterr().out
 
 
 def test_a_run_of_the_old_evaluation_opens_with_a_warning_and_does_not_go_on(finished, tmp_path, capsys):

@@ -158,7 +158,7 @@ def test_misaligned_models_are_refused_and_good_ones_are_not():
         require_aligned(accuracy, z, keep, labels)
     require_aligned(np.full(4, 0.58), up, keep, labels)
     for accuracy, z, message in [
-        (np.full(4, 0.56), up, r"agree with 56.0% of the labels, and the most common class with 50.0%"),
+        (np.full(4, 0.56), up, r"agree with 56.0 % of the labels, and the most common class with 50.0 %"),
         (
             np.array([0.9, 0.9, 0.52, 0.9]),
             up,

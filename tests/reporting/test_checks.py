@@ -110,7 +110,7 @@ def test_confidences_that_are_broken_saturated_or_constant(block, monkeypatch):
     found = check_confidences(clipped, "target's confidences")
     assert found[:2] == ("target's confidences", "warn")
     assert found.sentence.startswith(
-        f"{np.mean(clipped == clipped.max()):.2%} of the values are {clipped.max():.4g}"
+        f"{100 * np.mean(clipped == clipped.max()):.2f} % of the values are {clipped.max():.4g}"
     )
     assert check_confidences(np.maximum(phi, np.quantile(phi, 0.3).astype(np.float32))).status == "fail"
 
