@@ -6,6 +6,7 @@ import json
 from lira.arguments import make_parser, parse_all
 from lira.attacks.suite import ATTACKS, select_attacks
 from lira.commands.terminal import Terminal, common_parser
+from lira.engine.trained import Check
 from lira.reporting.checks import check_run
 from lira.reporting.document import differences_document
 from lira.reporting.enough import RULE, enough
@@ -15,7 +16,8 @@ from lira.reporting.reports import compare, records, report, reported
 from lira.reporting.tables import differences_table, learning_table
 from lira.scoring import score
 from lira.store.config import ConfigError
-from lira.store.data import dataset_if_there
+from lira.store.data import dataset_if_there, dataset_of
+from lira.store.errors import RunError
 from lira.store.run import Run
 
 __all__ = ["parser_of", "run"]
@@ -94,8 +96,21 @@ def run(verb: str, argv: list[str], terminal: Terminal) -> int:
     return 0
 
 
+def _check_data(run: Run) -> list[Check]:
+    """Whether the data set is still what the models were trained on; nothing where only its owner has it."""
+    if run.is_imported or run.config.dataset == "memory":
+        return []
+    try:
+        run.require_same_data(dataset_of(run))
+    except RunError as error:
+        return [Check("data", "fail", str(error))]
+    except ValueError as error:
+        return [Check("data", "warn", f"cannot be compared with what the models were trained on: {error}")]
+    return [Check("data", "ok", f"{run.config.dataset} is as the models were trained on it")]
+
+
 def _check(run: Run, limits: list[str], terminal: Terminal) -> int:
-    checks = check_run(run)
+    checks = [*_check_data(run), *check_run(run)]
     if limits:
         if not (run.path / "metrics.json").exists():
             raise ConfigError(

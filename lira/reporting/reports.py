@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
+from warnings import warn
 
 import numpy as np
 
@@ -212,21 +213,35 @@ def compare(run: Run, other: Run | None = None, *, fpr: float = LOW_FPR) -> Diff
 
     Args:
         run: scored where that is not done.
-        other: another run of the same memberships.
+        other: another run of the same memberships; one may be of more models than the other, each attacked by its own pool.
         fpr: of the TPRs, a fraction.
 
     Raises:
         RunError: too few trained models are usable.
-        ValueError: the memberships differ.
+        ValueError: the memberships differ, or no target is in both runs.
+
+    Warns:
+        UserWarning: targets are in one run alone, and are left out.
     """
     scores, keep = score(run), run.membership
+    ours = its = np.arange(len(keep))
     if other is None:
         against, _ = strongest_attack(measure_attacks(scores, keep))
         theirs, keep_b = {name: scores[against] for name in scores if name != against}, keep
     else:
         against, theirs, keep_b = str(other.path), score(other), other.membership
+        common, ours, its = np.intersect1d(run.targets, other.targets, return_indices=True)
+        if not len(common):
+            raise ValueError(
+                f"no model is usable in both {run.path} and {other.path}: nothing is to be compared"
+            )
+        if len(common) < max(len(keep), len(keep_b)):
+            warn(
+                f"compared are the {len(common)} targets of both runs, of {len(keep)} and {len(keep_b)}",
+                stacklevel=2,
+            )
     differences = {
-        name: difference(scores[name], theirs[name], keep, keep_b=keep_b, fpr=fpr)
+        name: difference(scores[name][ours], theirs[name][its], keep[ours], keep_b=keep_b[its], fpr=fpr)
         for name in scores
         if name in theirs
     }

@@ -97,6 +97,11 @@ def test_training_accuracy():
     labels = np.arange(1000) % 10
     for inside, status in [(0.1, "fail"), (0.11, "fail"), (0.6, "warn"), (0.99, "ok")]:
         assert check_training(np.full(4, inside), np.full(4, 0.1), labels, len(labels) / 2).status == status
+    # A good model of a rare class, and of five examples, may do no better than the most common class.
+    for few in (np.arange(1000) % 20 == 0, np.arange(10) % 3 == 0):
+        found = check_training(np.full(4, 0.8), np.full(4, 0.8), few.astype(int), len(few) / 2)
+        assert found.status == "warn"
+        assert "see by other figures than accuracy" in found.sentence
 
 
 @pytest.mark.parametrize(
