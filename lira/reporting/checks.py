@@ -175,7 +175,7 @@ def check_classes(labels: np.ndarray, keep: np.ndarray, class_names: Sequence[st
     seen = np.stack([np.bincount(labels[row], minlength=classes) > 0 for row in keep])
     unseen = int((~seen).sum()) - len(absent) * len(keep)
     if len(absent):
-        missing = ", ".join(class_names[label] if class_names else str(label) for label in absent)
+        missing = ", ".join(class_names[label] if class_names else str(label) for label in absent.tolist())
         return Check("classes", "warn", f"no example has class {missing} of 0 to {classes - 1}")
     if unseen and keep.any():
         most = int((~seen).sum(axis=0).argmax())
