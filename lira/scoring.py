@@ -113,6 +113,8 @@ def _require_enough(run: Run) -> None:
         return
     usable, done = len(run.models), run.done
     remedy = "train it first"
+    if (done != 0).all():
+        remedy = "it was made of too few: grow it by --num-models"
     if done.all() and (diverged := int(np.sum(done == DIVERGED))):
         remedy = (
             f"{diverged} of {len(done)} models diverged: train a pool of a lower learning rate, or of standardised "

@@ -265,7 +265,7 @@ def phi_from_losses(losses: np.ndarray) -> np.ndarray:
     stored cannot be had back: a loss of float32 log-softmax is a multiple of 1.2e-7, so phi ends near 16.
 
     Args:
-        losses: float `[...]`, not negative.
+        losses: float `[...]`, not negative; what is so by some ulps of 1 is taken for 0.
 
     Returns:
         phi, float64 `[...]`; +inf for a loss of 0, -inf for an infinite one (see `replace_saturated`), NaN for NaN.
@@ -276,11 +276,12 @@ def phi_from_losses(losses: np.ndarray) -> np.ndarray:
     >>> print(phi_from_losses(np.array([1e-20, np.log(2), 800.0])).round(4))
     [  46.0517    0.     -800.    ]
     """
-    losses = np.asarray(losses, np.float64)
-    if (losses < 0).any():
+    rounding, losses = _rounding(losses), np.asarray(losses, np.float64)
+    if (losses < -rounding).any():
         raise ValueError(
             f"a cross-entropy loss is not negative; got {losses.min():g}: give losses, not scores of -loss"
         )
+    losses = np.where(losses < 0, 0.0, losses)  # NaN stays
     with np.errstate(divide="ignore"):
         # e^l - 1 = e^l (1 - e^-l): neither factor overflows or cancels.
         return -losses - np.log(-np.expm1(-losses))
@@ -294,7 +295,7 @@ def phi_from_confidences(confidences: np.ndarray) -> np.ndarray:
     probability vectors keep it.
 
     Args:
-        confidences: float `[...]`, in [0, 1].
+        confidences: float `[...]`, in [0, 1]; what is outside by some ulps of 1 is taken for the end.
 
     Returns:
         phi, float64 `[...]`; -inf for 0 and +inf for 1 (see `replace_saturated`), NaN for NaN.
@@ -305,8 +306,7 @@ def phi_from_confidences(confidences: np.ndarray) -> np.ndarray:
     >>> print(phi_from_confidences(np.array([0.5, 0.9, 1.0])).round(4))
     [0.     2.1972    inf]
     """
-    confidences = np.asarray(confidences, np.float64)
-    _check_unit(confidences)
+    confidences = _in_unit(confidences)
     with np.errstate(divide="ignore"):
         return np.log(confidences) - np.log1p(-confidences)
 
@@ -318,7 +318,7 @@ def phi_from_probabilities(probabilities: np.ndarray, labels: np.ndarray) -> np.
     reach a phi of some 100. The vectors need not sum to exactly 1.
 
     Args:
-        probabilities: float `[..., C]`, C >= 2, in [0, 1].
+        probabilities: float `[..., C]`, C >= 2, in [0, 1]; what is outside by some ulps of 1 is taken for the end.
         labels: integer `[...]`, 0 <= label < C.
 
     Returns:
@@ -327,8 +327,7 @@ def phi_from_probabilities(probabilities: np.ndarray, labels: np.ndarray) -> np.
     Raises:
         ValueError: a probability is outside [0, 1], or a vector is all zeros.
     """
-    probabilities = np.asarray(probabilities, np.float64)
-    _check_unit(probabilities)
+    probabilities = _in_unit(probabilities)
     is_label = np.arange(probabilities.shape[-1]) == np.asarray(labels)[..., None]
     label = np.sum(probabilities, axis=-1, where=is_label)
     others = np.sum(probabilities, axis=-1, where=~is_label)
@@ -382,9 +381,19 @@ def replace_saturated(phi: np.ndarray, precision: DTypeLike, *, in_place: bool =
     return result
 
 
-def _check_unit(probabilities: np.ndarray) -> None:
-    bad = (probabilities < 0) | (probabilities > 1)
+def _in_unit(probabilities: np.ndarray) -> np.ndarray:
+    """Probabilities in float64, what rounding put outside [0, 1] at its end; raise ValueError for what is further outside."""
+    rounding, probabilities = _rounding(probabilities), np.asarray(probabilities, np.float64)
+    bad = (probabilities < -rounding) | (probabilities > 1 + rounding)
     if bad.any():
         raise ValueError(
             f"a probability is in [0, 1]; got {probabilities[bad][0]:g}: are these logits or losses?"
         )
+    return np.clip(probabilities, 0, 1)
+
+
+def _rounding(values: np.ndarray) -> float:
+    """What sums and logarithms of numbers near 1 are rounded by: sixteen ulps of the dtype, of float32 at the least."""
+    dtype = np.asarray(values).dtype
+    eps = float(jnp.finfo(dtype).eps) if jnp.issubdtype(dtype, jnp.floating) else 0.0
+    return 16 * max(eps, float(np.finfo(np.float32).eps))

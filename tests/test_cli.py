@@ -16,6 +16,7 @@ from lira import metrics
 from lira.attacks.suite import ATTACKS
 from lira.cli import main
 from lira.data.sources import load_dataset
+from lira.store.config import read_config
 from lira.store.run import Run
 
 SMALL = """\
@@ -239,7 +240,8 @@ def test_check_says_what_is_wrong_by_its_status(tmp_path, config, capsys):
     capsys.readouterr()
     assert run("check", place) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "ok    models: all 8 models are there"
+    assert lines[0].startswith("ok    data: npz:")
+    assert lines[1] == "ok    models: all 8 models are there"
     assert re.match(r"ok    shuffled memberships: lira_online on shuffled memberships: AUC 0\.\d", lines[-1])
     assert all(re.match(r"(ok  |warn)  [\w ]+: ", line) for line in lines)
     assert "all 8 models are there" in page
@@ -248,6 +250,19 @@ def test_check_says_what_is_wrong_by_its_status(tmp_path, config, capsys):
     Run.from_config(place, load_dataset(grown.dataset), grown)
     assert run("check", place) == 1
     assert "fail  models: 8 of 10 models are there" in capsys.readouterr().out
+
+
+def test_check_fails_where_the_data_have_changed_in_place(tmp_path, config, capsys):
+    data, place = load_dataset(f"npz:{tmp_path / 'data.npz'}"), tmp_path / "run"
+    Run.from_config(place, data, read_config(config))
+    assert run("check", place) == 1  # no model is there
+    assert "ok    data: npz:" in capsys.readouterr().out
+    np.savez(tmp_path / "data.npz", x=data.x[::-1], y=data.y)
+    assert run("check", place) == 1
+    assert re.search(r"fail  data: .* is a run of other data: npz:", capsys.readouterr().out)
+    (tmp_path / "data.npz").unlink()
+    assert run("check", place) == 1
+    assert "warn  data: cannot be compared" in capsys.readouterr().out
 
 
 def test_runs_of_other_code_come_and_go(tmp_path, config, capsys):

@@ -1,9 +1,11 @@
 """`import lira`: the verbs of the command line as functions, on a run made in memory."""
 
+import dataclasses
 import importlib
 import inspect
 import json
 import pkgutil
+import shutil
 import types
 import warnings
 
@@ -118,6 +120,22 @@ def test_what_is_asked_of_a_run(run, capsys):
     against, differences = lira.compare(run, run)
     assert (against, set(differences)) == (str(run.path), set(FEW))
     assert differences["lira_online"].auc.value == 0
+
+
+@pytest.mark.filterwarnings("ignore::lira.attacks.FewModelsWarning", "ignore:.*left out")
+def test_runs_of_more_and_fewer_models_are_compared_on_what_both_have(run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "fewer")
+    fewer = dataclasses.replace(lira.Run.open(tmp_path / "fewer"), usable=run.models[2:])
+    with pytest.warns(UserWarning, match="compared are the 6 targets of both runs, of 8 and 6"):
+        found = lira.compare(run, fewer).by_attack["lira_online_fixed"]
+    keep, both = run.keep[2:], run.scores("lira_online_fixed")[2:]
+    alone = lira.attacks.lira_online_fixed(fewer.phi, keep)
+    expected = lira.metrics.roc(both, keep).auc - lira.metrics.roc(alone, keep).auc
+    assert found.auc.value == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(ValueError, match="no model is usable in both"):
+        lira.compare(
+            dataclasses.replace(run, usable=run.models[:4]), dataclasses.replace(fewer, usable=run.models[4:])
+        )
 
 
 def test_an_audit_takes_arrays_or_files(run, tmp_path, capsys):

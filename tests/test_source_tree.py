@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -61,3 +62,9 @@ def test_a_run_is_made_and_reported(python, tmp_path):
 
 def test_the_command_ends_as_the_installed_one_does(python):
     assert "lira run [CONFIG.toml]" in python("-m", "lira", "--help")
+
+
+def test_percent_is_written_in_one_way():
+    """97.3 %, as everywhere in the project, and not Python's 97.3%."""
+    for path in sorted(Path(lira.__file__).parent.rglob("*.py")):
+        assert not re.search(r":\.\d%\}", path.read_text()), path

@@ -192,9 +192,9 @@ def table(result: dict[str, Any]) -> Table:
             f"{speed['median']:,.0f} ({speed['min']:,.0f} to {speed['max']:,.0f})",
             f"{ratio['median']:.2f} x",
             f"{row['models_per_hour']:,.1f}",
-            f"{row['mfu']:.0%}",
-            "-" if traffic is None else f"{traffic:.0%}",
-            f"{row['accuracy']:.1%} / {row['steps']} steps",
+            f"{100 * row['mfu']:.0f} %",
+            "-" if traffic is None else f"{100 * traffic:.0f} %",
+            f"{100 * row['accuracy']:.1f} % / {row['steps']} steps",
             f"{row['compile_s']:.0f} s",
             "-" if memory is None else f"{memory / 1e6:,.0f} MB",
         )

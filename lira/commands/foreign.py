@@ -43,6 +43,11 @@ INDEPENDENT = (
     "declare that each membership was drawn by a coin of its own, all of one probability: no epsilon is claimed without, "
     "and models that are no pairs are left out with others, until all examples have equal counts"
 )
+# Of values that look as if they were in another order, or turned round.
+TRUST_ORDER = (
+    "declare that values, labels and memberships are of the same examples in the same order: what looks otherwise is then "
+    "a warning, and no longer refused"
+)
 
 
 def parser_of(verb: str) -> argparse.ArgumentParser:
@@ -70,6 +75,7 @@ def _add_audit(parser: argparse.ArgumentParser) -> None:
         if name not in KINDS:
             parser.add_argument(f"--{name}", metavar="F", required=name == "keep", help=shape)
     parser.add_argument("--independent", action="store_true", help=INDEPENDENT)
+    parser.add_argument("--trust-order", action="store_true", help=TRUST_ORDER)
     parser.add_argument(
         "--attacks", nargs="+", metavar="A", choices=list(ATTACKS), help="these attacks alone"
     )
@@ -146,12 +152,18 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a new or empty directory")
     parser.add_argument("--labels", metavar="F", help="[N], where the layout holds none and has logits")
     parser.add_argument("--independent", action="store_true", help=INDEPENDENT)
+    parser.add_argument("--trust-order", action="store_true", help=TRUST_ORDER)
 
 
 def _import(arguments: argparse.Namespace, terminal: Terminal) -> None:
     labels = None if arguments.labels is None else np.asarray(read_array(arguments.labels))
     run = import_run(
-        arguments.layout, arguments.directory, arguments.run, labels=labels, independent=arguments.independent
+        arguments.layout,
+        arguments.directory,
+        arguments.run,
+        labels=labels,
+        independent=arguments.independent,
+        trust_order=arguments.trust_order,
     )
     M, N, Q = run.phi.shape
     terminal.say(f"{run.path}: {M} models, {N:,} examples, {Q} queries; next: lira report {run.path}")

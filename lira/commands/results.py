@@ -7,6 +7,7 @@ from lira.arguments import make_parser, parse_all
 from lira.attacks.suite import ATTACKS, select_attacks
 from lira.commands.terminal import Terminal, common_parser
 from lira.commands.whole import say_mended
+from lira.engine.trained import Check
 from lira.reporting.checks import check_run
 from lira.reporting.document import differences_document
 from lira.reporting.enough import RULE, enough
@@ -16,7 +17,8 @@ from lira.reporting.reports import compare, records, report, reported
 from lira.reporting.tables import differences_table, learning_table
 from lira.scoring import score
 from lira.store.config import IMPORTED, ConfigError, read_directory
-from lira.store.data import dataset_if_there
+from lira.store.data import dataset_if_there, dataset_of
+from lira.store.errors import RunError
 from lira.store.mend import mend
 from lira.store.places import Place, directory_at
 from lira.store.run import Run
@@ -105,8 +107,21 @@ def _mend_imported(path: Place, terminal: Terminal) -> None:
         say_mended(mend(path), path, terminal)
 
 
+def _check_data(run: Run) -> list[Check]:
+    """Whether the data set is still what the models were trained on; nothing where only its owner has it."""
+    if run.is_imported or run.config.dataset == "memory":
+        return []
+    try:
+        run.require_same_data(dataset_of(run))
+    except RunError as error:
+        return [Check("data", "fail", str(error))]
+    except ValueError as error:
+        return [Check("data", "warn", f"cannot be compared with what the models were trained on: {error}")]
+    return [Check("data", "ok", f"{run.config.dataset} is as the models were trained on it")]
+
+
 def _check(run: Run, limits: list[str], terminal: Terminal) -> int:
-    checks = check_run(run)
+    checks = [*_check_data(run), *check_run(run)]
     if limits:
         if not (run.path / "metrics.json").exists():
             raise ConfigError(

@@ -13,12 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from lira.data.dataset import ARRAYS, Dataset
+from lira.data.dataset import ARRAYS, READING, Dataset
 from lira.data.paths import expand
 
 __all__ = ["cached", "what_changes"]
-# Part of every cache key: a change of what decoding yields must not meet old entries.
-_CACHE_FORMAT = 2
 # Of an entry: the fingerprint of its data set, and the digest of the files that this was decoded of.
 _FINGERPRINT, _SOURCE = "fingerprint", "source"
 
@@ -39,6 +37,8 @@ def cached(
 ) -> Dataset:
     """The data set kept under `key`; read anew, and kept, when there is none or it is damaged.
 
+    What was read by other rules is not met: their version is part of the key.
+
     Args:
         name: of the data set.
         key: all that decoding depends on, `what_changes` of each file among it.
@@ -47,7 +47,7 @@ def cached(
         reread: read every file, and take what is kept only where it was decoded of the same bytes.
     """
     directory = Path(expand(os.environ.get("LIRA_CACHE") or "~/.cache/lira"))
-    entry = directory / hashlib.sha256(json.dumps([_CACHE_FORMAT, *key]).encode()).hexdigest()[:32]
+    entry = directory / hashlib.sha256(json.dumps([READING, *key]).encode()).hexdigest()[:32]
     dataset = _read_entry(entry, name, _digest(files) if reread else None)
     if dataset is None:
         source = _digest(files)  # before: of a file that changes meanwhile this is not the digest

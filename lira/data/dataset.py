@@ -1,6 +1,7 @@
 """The pool of examples that membership is drawn over: the `Dataset` type and what it demands of its arrays."""
 
 import dataclasses
+import difflib
 import hashlib
 from collections.abc import Iterable
 from functools import cached_property
@@ -8,9 +9,13 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["ARRAYS", "DataError", "Dataset"]
+__all__ = ["ARRAYS", "READING", "DataError", "Dataset"]
 
 ARRAYS = ("x", "y", "x_test", "y_test")
+# Version of the rules by which files and arrays become examples: one more whenever the same source would give others.
+# Part of every cache key, and kept with every run. 2: opaque alpha is dropped, bytes are images alone, whole numbers of
+# images are bytes or 16 bits (1: transparent pixels became black, tables of bytes were scaled, such images were not).
+READING = 2
 
 
 class DataError(ValueError):
@@ -25,7 +30,7 @@ class Dataset:
     be right already. The arrays are taken as they are, not copied, and must not change afterwards.
 
     Attributes:
-        x: features `[N, ...]`, uint8 (images `[N, H, W, C]`) or float32, finite.
+        x: features `[N, ...]`, uint8 (images `[N, H, W, C]` alone) or float32, finite.
         y: labels `[N]`, int32, in 0..num_classes - 1, each class at least once.
         num_classes: number of classes, at least 2.
         name: the source that `load_dataset` loads it from, paths made absolute; "memory" for arrays.
@@ -85,11 +90,14 @@ class Dataset:
     ) -> "Dataset":
         """Make a data set of anything that NumPy reads as arrays.
 
-        Features of dtype uint8 stay, with a channel axis added to `[N, H, W]`; every other number becomes
-        float32. Labels, `[N]`, become int32. `num_classes` is one more than the largest label by default.
+        Rows of features, `[N, F]`, become float32 as they are, whatever their dtype, and so do floats and booleans of
+        any shape. Whole numbers of three axes and more are images, with a channel axis added to `[N, H, W]`: uint8 stay,
+        uint16 become float32 in [-1, 1], and others must lie in 0 to 255 and become uint8. Labels, `[N]`, become int32.
+        `num_classes` is one more than the largest label by default.
 
         Raises:
-            DataError: as the class, or labels that are not whole numbers, or features that are not numbers.
+            DataError: as the class, or labels that are not whole numbers, features that are not numbers, or images
+                of whole numbers outside 0 to 255.
 
         >>> Dataset.from_arrays([[0.5], [1.5], [2.5]], [0, 1, 1]).num_classes
         2
@@ -125,6 +133,25 @@ class Dataset:
         """Whether the features are images, `[N, H, W, C]`."""
         return self.x.ndim == 4
 
+    def label_of(self, label: str | int) -> int:
+        """The number of a class by its name, or by its number where no class has a number for a name.
+
+        Raises:
+            DataError: there is no such class.
+        """
+        name = str(label)
+        if name in self.class_names:
+            return self.class_names.index(name)
+        if _is_number(name) and not any(map(_is_number, self.class_names)) and int(name) < self.num_classes:
+            return int(name)
+        known = f"the classes are 0..{self.num_classes - 1}"
+        if self.class_names:
+            (near,) = difflib.get_close_matches(name, self.class_names, n=1, cutoff=0)
+            known = (
+                f"nearest is {near} of {', '.join(self.class_names[:20])}{', ...' * (self.num_classes > 20)}"
+            )
+        raise DataError(f"{self.name} has no class {name!r}: {known}")
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 in hexadecimal of the dtypes, shapes, contents and order of the four arrays; not of the name."""
@@ -157,6 +184,11 @@ def _check_examples(x: np.ndarray, y: np.ndarray, num_classes: int, x_name: str,
         raise DataError(
             f"{x_name} row {finite.argmin()} holds NaN or infinity (as float32): fill it in or drop it"
         )
+    if x.dtype == np.uint8 and x.ndim < 4:
+        raise DataError(
+            f"{x_name} is uint8 of shape {x.shape}, and bytes are images [N, H, W, C]: use Dataset.from_arrays, which "
+            f"converts rows of features to float32"
+        )
     _check_range(y, num_classes, y_name)
 
 
@@ -185,10 +217,30 @@ def _as_features(x: Any, name: str) -> np.ndarray:
     x = np.asarray(x)
     if x.dtype.kind not in "buif":
         raise DataError(f"{name} must hold numbers; got dtype {x.dtype}: encode them, one row an example")
-    if x.dtype == np.uint8:
-        return x[..., None] if x.ndim == 3 else x
+    if x.dtype.kind in "ui" and x.ndim > 2:
+        return _as_pixels(x[..., None] if x.ndim == 3 else x, name)
     with np.errstate(over="ignore"):  # What float32 cannot hold becomes infinite, which the checks report.
         return x.astype(np.float32, copy=False)
+
+
+def _as_pixels(x: np.ndarray, name: str) -> np.ndarray:
+    """Images of whole numbers, `[N, H, W, C]`: 16 bits as float32 in [-1, 1], all others as uint8."""
+    if x.dtype == np.uint8:
+        return x
+    if x.dtype.kind == "u" and x.dtype.itemsize == 2:
+        return x.astype(np.float32) / np.float32(32767.5) - 1
+    if (outside := ((x < 0) | (x > 255)).reshape(len(x), -1)).any():
+        row = int(outside.any(axis=1).argmax())
+        value = x.reshape(len(x), -1)[row][outside[row]][0]
+        raise DataError(
+            f"{name} row {row} holds {value}, and images of {x.dtype} are bytes, 0 to 255: give 16 bits as uint16, or "
+            f"scale them to floats in [-1, 1]"
+        )
+    return x.astype(np.uint8)
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit()
 
 
 def _as_labels(y: Any, name: str) -> np.ndarray:

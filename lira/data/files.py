@@ -1,5 +1,6 @@
 """Arrays in anyone's files: npy, npz, Zarr and CSV, told apart by name; nothing is ever unpickled."""
 
+import csv
 import dataclasses
 import math
 import os
@@ -36,7 +37,8 @@ def read_array(place: str | os.PathLike[str]) -> Rows:
 
     `*.npy` is mapped and a Zarr directory (version 2 or 3) opened, so both are read row by row as they are used.
     `*.npz` is read whole: its one array, or the one named by `FILE.npz:NAME`. `*.csv` is read whole: commas, a line a
-    row, an optional header, numbers or true/false; a single column is one-dimensional.
+    row, an optional header, numbers or true/false, quoted or not; a single column is one-dimensional. A header is a
+    first line that holds a word, or pandas' 0,1,2,... of three columns or more; the column of pandas' index is left out.
 
     Raises:
         FileError: the file is missing, broken, of another kind, or does not hold exactly one array of numbers.
@@ -137,20 +139,45 @@ def _open(path: Path, name: str) -> np.ndarray | _Zarr:
 
 
 def _read_csv(path: Path) -> np.ndarray:
-    with open(path, encoding="utf-8-sig") as file:
-        first = file.readline()
-    if not first.strip():
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        lines = csv.reader(file)
+        first, second = ([cell.strip() for cell in next(lines, [])] for _ in range(2))
+    if not any(first):
         raise FileError(f"{path}: is empty, or begins with an empty line")
-    header = not all(_is_number(cell) for cell in first.split(","))
-    options = {"delimiter": ",", "skiprows": int(header), "ndmin": 2, "encoding": "utf-8-sig"}
+    numbers = [str(column) for column in range(len(first))]
+    # The index that pandas writes has no name, or this one after another reading.
+    indexed = len(first) > 1 and (
+        first[0] == "Unnamed: 0" or (not first[0] and (first[1:] == numbers[:-1] or _has_word(first)))
+    )
+    # Two columns 0,1 may be memberships; of a single line there is nothing that it could be the header of.
+    header = indexed or _has_word(first) or (first == numbers and len(first) > 2 and any(second))
+    options = {
+        "delimiter": ",",
+        "skiprows": int(header),
+        "ndmin": 2,
+        "encoding": "utf-8-sig",
+        "quotechar": '"',
+    }
     try:
-        table = np.loadtxt(path, **options)
+        table = np.loadtxt(path, **options)[:, int(indexed) :]
     except ValueError:
-        words = np.char.lower(np.char.strip(np.loadtxt(path, dtype=str, **options)))
-        if not np.isin(words, ("true", "false")).all():
-            raise
-        table = words == "true"
+        table = _of_words(np.loadtxt(path, dtype=str, **options), path, header, indexed)
     return table[:, 0] if table.shape[1] == 1 else table
+
+
+def _of_words(cells: np.ndarray, path: Path, header: bool, indexed: bool) -> np.ndarray:
+    """A table whose cells are not all numbers: true or false, or numbers beside pandas' index."""
+    words = np.char.lower(np.char.strip(cells[:, int(indexed) :]))
+    if (blank := words == "").any():
+        row, column = np.argwhere(blank)[0] + 1
+        raise FileError(
+            f"{path}: the cell in row {row}{' below the header' * header}, column {column + indexed} is blank: fill it in"
+        )
+    return words == "true" if np.isin(words, ("true", "false")).all() else words.astype(np.float64)
+
+
+def _has_word(cells: list[str]) -> bool:
+    return not all(_is_number(cell) for cell in cells if cell)
 
 
 def _is_number(cell: str) -> bool:

@@ -2,6 +2,9 @@
 
 import dataclasses
 import os
+import warnings
+from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -36,13 +39,21 @@ def load_folder(path: str, *, reread: bool = False) -> Dataset:
     classes = _visible(root / "train")
     if not classes:
         raise DataError(f"{root / 'train'} has no class directories: expected are train/<class>/*")
-    train, test = _list_images(root, "train", classes), []
+    train, left_out = _list_images(root, "train", classes)
+    test = []
     if empty := set(range(len(classes))) - {file.label for file in train}:
         raise DataError(
             f"{root / 'train' / classes[min(empty)]} has no image: add some or remove it; images end in {' '.join(_EXTENSIONS)}"
         )
     if (root / "test").is_dir():
-        test = _list_images(root, "test", classes)
+        test, more = _list_images(root, "test", classes)
+        left_out += more
+    if left_out:
+        warnings.warn(
+            f"{root}: left out {_counted(left_out)}, taken {_counted(_extension(file.name) for file in train + test)}: "
+            f"images end in {' '.join(_EXTENSIONS)}",
+            stacklevel=3,
+        )
     name = f"folder:{root}"
     dataset = cached(
         name,
@@ -60,20 +71,33 @@ def _visible(directory: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(directory) if entry.is_dir() and entry.name[0] != ".")
 
 
-def _list_images(root: Path, split: str, classes: list[str]) -> list[_File]:
-    """The images of one split, by class name and file name; hidden files and other extensions are left out."""
-    files = []
+def _list_images(root: Path, split: str, classes: list[str]) -> tuple[list[_File], list[str]]:
+    """The images of one split, by class name and file name, and the extensions of what is left out; without hidden files."""
+    files, left_out = [], []
     for name in _visible(root / split):
         if name not in classes:
             raise DataError(f"{root / split / name} is not a class of train/: rename or remove it")
         for entry in sorted(os.scandir(root / split / name), key=lambda entry: entry.name):
-            if entry.name[0] != "." and entry.name.lower().endswith(_EXTENSIONS):
-                stat = entry.stat()
-                if not entry.is_file():
-                    raise DataError(f"{root / split / name / entry.name} is no regular file: remove it")
-                place = f"{split}/{name}/{entry.name}"
-                files.append(_File(place, classes.index(name), what_changes(stat)))
-    return files
+            if entry.name[0] == ".":
+                continue
+            if _extension(entry.name) not in _EXTENSIONS:
+                left_out.append("directory" if entry.is_dir() else _extension(entry.name))
+                continue
+            stat = entry.stat()
+            if not entry.is_file():
+                raise DataError(f"{root / split / name / entry.name} is no regular file: remove it")
+            place = f"{split}/{name}/{entry.name}"
+            files.append(_File(place, classes.index(name), what_changes(stat)))
+    return files, left_out
+
+
+def _extension(name: str) -> str:
+    return os.path.splitext(name)[1].lower() or "no extension"
+
+
+def _counted(extensions: Iterable[str]) -> str:
+    """`5 .gif, 1 .txt`, the most first."""
+    return ", ".join(f"{count:,} {extension}" for extension, count in Counter(extensions).most_common())
 
 
 def _read_folder(root: Path, train: list[_File], test: list[_File], name: str) -> Dataset:
@@ -86,9 +110,11 @@ def _read_folder(root: Path, train: list[_File], test: list[_File], name: str) -
 
 
 def _decode_images(paths: list[Path]) -> np.ndarray:
-    """Decode images of one size to uint8 `[N, H, W, C]`: C = 1 if all are grayscale, else 3."""
-    height, width = _decode_image(paths[0]).shape[:2]
-    pixels = np.empty((len(paths), height, width, 3), dtype=np.uint8)
+    """Decode images of one size to `[N, H, W, C]`: C = 1 if all are grayscale, else 3; uint8, or uint16 if all have 16 bits."""
+    first = _decode_image(paths[0])
+    height, width = first.shape[:2]
+    deep = first.dtype == np.uint16
+    pixels = np.empty((len(paths), height, width, 1 if deep else 3), first.dtype)
 
     def decode_block(start: int) -> bool:
         all_gray = True
@@ -99,6 +125,10 @@ def _decode_images(paths: list[Path]) -> np.ndarray:
                     f"images differ in size: {paths[0]} is {width} x {height} and {paths[row]} is "
                     f"{image.shape[1]} x {image.shape[0]}: resize or crop them to one size"
                 )
+            if image.dtype != first.dtype:
+                one, other = paths[row], paths[0]
+                one, other = (other, one) if deep else (one, other)
+                raise DataError(f"{one} has 16 bits a channel and {other} 8: convert them to one depth")
             all_gray &= image.shape[2] == 1
             pixels[row] = image
         return all_gray
@@ -106,21 +136,39 @@ def _decode_images(paths: list[Path]) -> np.ndarray:
     # Pillow lets go of the interpreter's lock while it decodes; blocks keep the cost of a task small.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         gray = all(list(pool.map(decode_block, range(0, len(paths), 256))))
-    return pixels[..., :1].copy() if gray else pixels
+    return pixels[..., :1].copy() if gray and not deep else pixels
 
 
 def _decode_image(path: Path) -> np.ndarray:
-    """Decode one image to uint8 `[H, W, 1]` (modes 1 and L) or `[H, W, 3]`."""
+    """Decode one image: grayscale to uint8 or uint16 `[H, W, 1]`, colours to uint8 `[H, W, 3]`; opaque alpha is dropped."""
     try:
         with Image.open(path) as image:
             mode = image.mode
-            pixels = np.asarray(image.convert("L" if mode in ("1", "L") else "RGB"))
+            # Pillow opens a PGM of 16 bits as if it had 32.
+            if deep := mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
+                pixels = np.asarray(image).astype(np.uint16)
+            else:
+                pixels = np.asarray(image.convert("L" if mode in ("1", "L", "LA") else "RGB"))
+            # What is transparent has a colour beneath, black more often than not, that nobody sees.
+            if deep:
+                opaque = image.info.get("transparency", -1) not in pixels
+            else:
+                opaque = not image.has_transparency_data or _is_opaque(image)
     except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to.
         raise DataError(
             f"{path} cannot be read as an image ({one_line(error)}): replace or remove it"
         ) from error
-    if mode[0] in "IF":  # Pillow would clip these, not scale them.
+    if not opaque:
         raise DataError(
-            f"{path} has more than 8 bits a channel (mode {mode}): convert it, or pass arrays by npz:"
+            f"{path} has transparent pixels, and what is behind them is not known: flatten it, as by ImageMagick's "
+            f"mogrify -background white -alpha remove -alpha off FILES"
+        )
+    if mode[0] in "IF" and not deep:  # Pillow would clip these, not scale them.
+        raise DataError(
+            f"{path} has 32 bits a channel (mode {mode}): convert it to 8 or 16, or pass arrays by npz:"
         )
     return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _is_opaque(image: Image.Image) -> bool:
+    return image.convert("RGBA").getchannel("A").getextrema()[0] == 255

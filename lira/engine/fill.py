@@ -130,7 +130,7 @@ def train(
 def _what_would_help(run: Run, dataset: Dataset) -> str:
     """Against divergence, for people."""
     rate = f"a lower recipe.learning_rate than {run.config.recipe.learning_rate:g} would help"
-    largest = 0.0 if dataset.is_image else float(np.abs(dataset.x).max())
+    largest = 0.0 if dataset.x.dtype == np.uint8 else float(np.abs(dataset.x).max())
     if largest <= LARGE:
         return rate
     return f"features reach {largest:.3g} in size: standardise them, or {rate}"

@@ -44,6 +44,7 @@ def audit(
     target_population: Values | None = None,
     population_labels: Values | None = None,
     independent: bool = False,
+    trust_order: bool = False,
     attacks: Collection[str] | None = None,
     headline: str | None = None,
     warnings: Iterable[str] = (),
@@ -55,7 +56,8 @@ def audit(
         keep: bool `[M, N]`, which model was trained on which example. All arguments but `out` are arrays or files.
         phi: logit-scaled confidences `[M, N]` or `[M, N, Q]`. Exactly one of the four kinds of values is given.
         logits: `[M, N, C]` or `[M, N, Q, C]`; `[M, N]` or `[M, N, Q, 1]` for one logit of a binary classifier.
-        confidences: of the label `[M, N]` or `[M, N, Q]`; with `labels` whole vectors `[M, N, C]` or `[M, N, Q, C]`.
+        confidences: of the label `[M, N]`, `[M, N, Q]` or `[M, N, Q, 1]`; with `labels`, and as many columns as classes,
+            whole vectors `[M, N, C]` or `[M, N, Q, C]`.
         losses: cross-entropy in nats `[M, N]` or `[M, N, Q]`.
         labels: int `[N]`; logits need them.
         target: the same values of the attacked model `[N, ...]`, or of T of them; None attacks every model of the pool.
@@ -64,6 +66,7 @@ def audit(
         target_population: the target's values of the same points.
         population_labels: their labels.
         independent: as for `read_audit`.
+        trust_order: as for `read_audit`.
         attacks: as for `write_audit`.
         headline: as for `write_audit`.
         warnings: as for `write_audit`.
@@ -80,7 +83,7 @@ def audit(
     given |= {"target_population": target_population, "population_labels": population_labels}
     files = {name: path for name, path in given.items() if isinstance(path, str | os.PathLike)}
     named = ", ".join(f"{name.replace('_', '-')} {path}" for name, path in files.items())
-    read = read_audit(given, independent=independent)
+    read = read_audit(given, independent=independent, trust_order=trust_order)
     facts = {"files": named} if files else {}
     return write_audit(read, out, facts=facts, attacks=attacks, headline=headline, warnings=warnings)
 

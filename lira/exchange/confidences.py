@@ -34,6 +34,8 @@ def convert_models(
     models: Iterable[tuple[str, np.ndarray]],
     labels: np.ndarray | None,
     keep: np.ndarray | None = None,
+    *,
+    trust_order: bool = False,
 ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray | None]]:
     """Turn the values of models into signals, one by one; after the last, see that all fit labels and memberships.
 
@@ -42,6 +44,7 @@ def convert_models(
         models: the name of each, for messages, and its values, number `[N, ...]`.
         labels: int `[N]`.
         keep: bool `[M, N]`, a row for each; None: not known.
+        trust_order: see `require_aligned`.
 
     Yields:
         Of each model what `to_signals` returns.
@@ -59,7 +62,7 @@ def convert_models(
             z.append(member_z(signals["phi"], keep[index]))
         yield signals, correct
     if keep is not None:
-        require_aligned(np.array(accuracy), np.array(z), keep, labels)
+        require_aligned(np.array(accuracy), np.array(z), keep, labels, trust_order=trust_order)
 
 
 def to_signals(
@@ -72,8 +75,8 @@ def to_signals(
     - phi, losses: `[N]`, or `[N, Q]` with Q queries.
     - logits: `[N, C]` or `[N, Q, C]`; `[N]`, `[N, 1]` or `[N, Q, 1]` are one logit of a binary classifier, for
       class 1. Two axes are never queries of one logit.
-    - confidences: `[N]` or `[N, Q]` of the label's class; where labels are given and every row of the last of two or
-      three axes sums to 1, whole probability vectors `[N, C]` or `[N, Q, C]`.
+    - confidences: `[N]`, `[N, Q]` or `[N, Q, 1]` of the label's class; where labels are given and the last axis holds a
+      column for each class of theirs, or more, whole probability vectors `[N, C]` or `[N, Q, C]`, which sum to 1.
 
     Args:
         kind: one of `KINDS`.
@@ -87,14 +90,16 @@ def to_signals(
         classified right, bool `[N]`, None where only the label's class is known.
 
     Raises:
-        ValueError: the axes or labels do not fit, a value is NaN or impossible for its kind, or logits look like
-            probabilities.
+        ValueError: the axes or labels do not fit, a value is NaN or impossible for its kind, phi or a logit is infinite,
+            logits look like probabilities, or whole probability vectors have no labels.
 
     >>> signals, correct = to_signals("logits", np.array([[2.0, 5.0], [1.0, 0.0]]), np.array([1, 1]))
     >>> print(signals["phi"].tolist(), correct)
     [[3.0], [-1.0]] [ True False]
     """
     kind, values, known = _with_axes(kind, np.asarray(values), labels)
+    if kind in ("phi", "logits"):
+        _check_finite(kind, values)
     if kind in ("phi", "losses", "confidences"):
         convert = {"losses": phi_from_losses, "confidences": phi_from_confidences}.get(kind)
         phi = np.asarray(convert(values) if convert else values, np.float64)
@@ -170,19 +175,27 @@ def _with_axes(
             f"has {len(values):,} rows, but there are {len(labels):,} labels: give each row its own"
         )
     axes = values.ndim
-    if (
-        kind == "confidences"
-        and labels is not None
-        and axes > 1
-        and values.shape[-1] > 1
-        and _sums_to_one(values)
-    ):
-        kind = "probabilities"
+    if kind == "confidences" and axes in (2, 3):
+        # Fewer columns than classes are queries.
+        classes = 2 if labels is None else max(2, int(labels.max()) + 1)
+        if values.shape[-1] >= classes and (labels is not None or axes == 3):
+            if labels is None or not _sums_to_one(values):
+                raise ValueError(
+                    f"has a shape of {values.shape} for a model, and probability vectors need labels and rows that sum to 1; "
+                    f"confidences of the label alone, beside labels of {classes} classes, are [N, Q, 1]"
+                )
+            kind = "probabilities"
+        elif axes == 3 and values.shape[-1] == 1:
+            values, axes = values[..., 0], 2
+        elif axes == 2 and labels is None and values.shape[-1] > 1 and _sums_to_one(values):
+            raise ValueError(
+                "looks like whole probability vectors, for every row sums to 1: give labels beside them, or the "
+                "probability of the label alone"
+            )
     most = 3 if kind in ("logits", "probabilities") else 2
     if not 1 <= axes <= most:
         wanted = {"logits": "[N], [N, C] or [N, Q, C]"}.get(kind, "[N] or [N, Q]")
-        hint = "; probability vectors need labels and rows that sum to 1" if kind == "confidences" else ""
-        raise ValueError(f"has a shape of {values.shape} for a model; {kind} are {wanted}{hint}")
+        raise ValueError(f"has a shape of {values.shape} for a model; {kind} are {wanted}")
     if kind in ("phi", "losses", "confidences"):
         return kind, values if axes == 2 else values[:, None], np.empty(0, np.int32)
     if labels is None:
@@ -236,7 +249,7 @@ def as_labels(values: np.ndarray, num_examples: int) -> np.ndarray:
     """Labels as int32 `[N]`.
 
     Raises:
-        ValueError: another shape, a label that is no class number, or one class only.
+        ValueError: another shape, or a label that is no class number.
     """
     values = np.asarray(values)
     if 1 in values.shape and values.ndim == 2:
@@ -249,8 +262,6 @@ def as_labels(values: np.ndarray, num_examples: int) -> np.ndarray:
     if not whole.all():
         row = int(whole.argmin())
         raise ValueError(f"labels[{row}] is {values[row]:g}, not a class number: use 0, 1, ...")
-    if values.min() == values.max():
-        raise ValueError(f"labels hold one class only, {values[0]:g}: an audit needs two")
     return values.astype(np.int32)
 
 
@@ -268,6 +279,17 @@ def _are_probabilities(values: np.ndarray) -> bool:
         if not (part.min() >= 0 and part.max() <= 1):
             return False
     return values.shape[-1] == 1 or _sums_to_one(values)
+
+
+def _check_finite(kind: str, values: np.ndarray) -> None:
+    """Raise ValueError at the first infinity of phi `[N, Q]` or logits `[N, Q, C]`: what it stands for is not known."""
+    for block in _blocks(values):
+        if (infinite := np.isinf(native_floats(values[block]))).any():
+            row, query, *_ = np.argwhere(infinite)[0]
+            raise ValueError(
+                f"is infinite at example {block.start + row}, query {query}: {kind} must be finite; compute them without "
+                f"rounding, or leave that model out"
+            )
 
 
 def _check_nan(phi: np.ndarray) -> None:

@@ -51,6 +51,7 @@ def import_run(
     *,
     labels: np.ndarray | None = None,
     independent: bool = False,
+    trust_order: bool = False,
 ) -> Run:
     """Make a run directory of what other code left behind; `lira score` and `lira report` work on it.
 
@@ -63,6 +64,8 @@ def import_run(
         labels: int `[N]`, where the layout has none of its own; logits need them.
         independent: declares that each membership (of one model of each pair) was drawn by a coin of its own, all of
             one probability. It is kept with the run; reports claim no epsilon without it.
+        trust_order: declares that logits, labels and memberships are in the same order; what speaks against it is then a
+            warning.
 
     Raises:
         LayoutError: files are missing, of shapes or epochs that disagree, or hold what cannot be: NaN, labels that the
@@ -96,14 +99,18 @@ def import_run(
         )
     source = {"layout": layout, "path": str(directory), "independent": independent, **models.source}
     stored = np.full(N, -1) if known is None else known
-    return run_of_models(path, models.keep, stored, _rows(directory, models, known), source=source)
+    return run_of_models(
+        path, models.keep, stored, _rows(directory, models, known, trust_order), source=source
+    )
 
 
-def _rows(directory: Path, models: _Models, labels: np.ndarray | None) -> Iterator[dict[str, np.ndarray]]:
+def _rows(
+    directory: Path, models: _Models, labels: np.ndarray | None, trust_order: bool
+) -> Iterator[dict[str, np.ndarray]]:
     """Each model's arrays; after the last, whether all of them fit the labels and the memberships."""
     named = zip(models.names, models.signals, strict=True)
     with located(directory, LayoutError):
-        converted = convert_models(models.kind, named, labels, models.keep)
+        converted = convert_models(models.kind, named, labels, models.keep, trust_order=trust_order)
         for (signals, correct), name, keep, values in zip(
             converted, models.names, models.keep, models.signals, strict=True
         ):

@@ -56,7 +56,9 @@ class Audit:
         return self.pool.keep if self.member is None else self.member
 
 
-def read_audit(given: Mapping[str, Values | None], *, independent: bool = False) -> Audit:
+def read_audit(
+    given: Mapping[str, Values | None], *, independent: bool = False, trust_order: bool = False
+) -> Audit:
     """Check and convert the arrays of an audit.
 
     Rows of `keep` that are complementary pairs are brought together, so that a target's mate can be left out with it.
@@ -66,6 +68,9 @@ def read_audit(given: Mapping[str, Values | None], *, independent: bool = False)
         independent: declares that each membership of what is attacked (of one model of each pair) was drawn by a coin
             of its own, all of one probability: memberships cannot show it. Without it no epsilon is claimed, and models
             that are no pairs are attacked with `leave="one"`.
+
+        trust_order: declares that values, labels and memberships are of the same examples in the same order; what
+            speaks against it is then a warning.
 
     Raises:
         AuditError: arrays do not fit each other, or hold what cannot be: NaN, probabilities in place of logits, one
@@ -98,7 +103,7 @@ def read_audit(given: Mapping[str, Values | None], *, independent: bool = False)
         member = _membership(files["member"], (target.array.shape[0], N))
         sources.append(target)
     _check_sides(keep, member, files["keep"].name)
-    signals, correct = _convert(kind, sources, labels, (keep, member))
+    signals, correct = _convert(kind, sources, labels, (keep, member), trust_order=trust_order)
     if member is not None:
         _check_relations(keep, member, files["member"].name)
     target_signals = None if member is None else {name: rows[M:] for name, rows in signals.items()}
@@ -211,6 +216,8 @@ def _convert(
     sources: Sequence[_File],
     labels: np.ndarray | None,
     keeps: Sequence[np.ndarray | None] = (None, None),
+    *,
+    trust_order: bool = False,
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
     """Phi of all rows of the sources, and the entropies where they say what all classes get.
 
@@ -229,7 +236,7 @@ def _convert(
             )
         models = ((f"model {m}", np.asarray(file.array[m])) for m in range(file.array.shape[0]))
         with located(file.name, AuditError):
-            for converted, correct in convert_models(kind, models, labels, keep):
+            for converted, correct in convert_models(kind, models, labels, keep, trust_order=trust_order):
                 if not row:
                     signals = {name: _room((count, *each.shape)) for name, each in converted.items()}
                 for name, each in converted.items():

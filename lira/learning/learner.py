@@ -13,6 +13,7 @@ from lira.learning.forward import Array
 from lira.learning.imitation import Imitation
 from lira.learning.models import build_model
 from lira.learning.recipe import Recipe, steps_per_epoch
+from lira.learning.shapes import check_shapes
 
 __all__ = ["Learner", "model_key", "model_keys"]
 
@@ -34,10 +35,12 @@ class Learner:
         """That of a recipe on a share of a data set.
 
         Raises:
-            ValueError: there is no such model.
+            ValueError: there is no such model, or it does not take these data.
         """
         steps = steps_per_epoch(dataset.num_examples, recipe.batch_size, share) * recipe.epochs
-        return cls(build_model(recipe.model, dataset.num_classes), recipe, steps, share=share)
+        module = build_model(recipe.model, dataset.num_classes)
+        check_shapes(module, recipe.model, dataset)
+        return cls(module, recipe, steps, share=share)
 
     def key(self, index: Array | int) -> jax.Array:
         """That of model `index`, see `model_key`."""

@@ -77,10 +77,10 @@ class OperatingPoint:
         if self.status == "undefined":
             return "undefined (one class)"
         if self.status == "unresolvable":
-            return f"unresolvable (floor {self.floor:.2g}; TPR at 0 false positives {self.tpr_at_zero:.3%})"
-        text = f"{self.tpr:.3%}"
+            return f"unresolvable (floor {self.floor:.2g}; TPR at 0 false positives {100 * self.tpr_at_zero:.3f} %)"
+        text = f"{100 * self.tpr:.3f} %"
         if not np.isnan(self.low):
-            text += f" [{self.low:.3%}, {self.high:.3%}]"
+            text += f" [{100 * self.low:.3f} %, {100 * self.high:.3f} %]"
         if self.allowed < 10:
             text += f" (k = {self.allowed}, true FPR about {self.expected_fpr:.2g})"
         return text

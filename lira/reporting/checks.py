@@ -4,7 +4,7 @@ A check that *fails* makes the figures meaningless, one that *warns* makes them 
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -61,7 +61,15 @@ def check_run(run: Run, attacks: Mapping[str, Attack] = ATTACKS, *, pool: Pool |
     if run.is_disjoint and not (len(run.targets) and len(run.shadows)):
         return checks + trained
     return (
-        checks + trained + check_pool(pool or pool_of(run), run.labels[run.audited], member, attacks=attacks)
+        checks
+        + trained
+        + check_pool(
+            pool or pool_of(run),
+            run.labels[run.audited],
+            member,
+            attacks=attacks,
+            class_names=run.class_names,
+        )
     )
 
 
@@ -71,6 +79,7 @@ def check_pool(
     member: np.ndarray | None = None,
     *,
     attacks: Mapping[str, Attack] = ATTACKS,
+    class_names: Sequence[str] = (),
 ) -> list[Check]:
     """The checks that need arrays alone.
 
@@ -80,6 +89,7 @@ def check_pool(
         member: bool `[T, N]`, what the outside targets were trained on. Without it the pool's own models stand in for
             them where memberships are asked about, and a warning says so.
         attacks: by name; the null is that of the first which these models allow.
+        class_names: by label, where they are known.
 
     Raises:
         ValueError: `member` is not of the shape of the outside targets, or there are none.
@@ -88,7 +98,7 @@ def check_pool(
     target = None if pool.target is None else pool.target["phi"]
     checks = [check_counts(keep)]
     if labels is not None and (labels >= 0).all():
-        checks.append(check_classes(labels, keep))
+        checks.append(check_classes(labels, keep, class_names))
     for name, signal in (("confidences", phi), ("target's confidences", target)):
         if signal is not None:
             checks.append(check_confidences(signal, name))
@@ -158,17 +168,21 @@ def check_counts(keep: np.ndarray) -> Check:
     return Check(name, "ok", f"{text}, {design}")
 
 
-def check_classes(labels: np.ndarray, keep: np.ndarray) -> Check:
+def check_classes(labels: np.ndarray, keep: np.ndarray, class_names: Sequence[str] = ()) -> Check:
     """Classes that no example has, or that a model has not seen; `labels` is int `[N]`, `keep` bool `[M, N]`."""
-    classes = int(labels.max()) + 1
+    classes = max(int(labels.max()) + 1, len(class_names))
     absent = np.flatnonzero(np.bincount(labels, minlength=classes) == 0)
     seen = np.stack([np.bincount(labels[row], minlength=classes) > 0 for row in keep])
     unseen = int((~seen).sum()) - len(absent) * len(keep)
     if len(absent):
-        missing = ", ".join(map(str, absent))
+        missing = ", ".join(class_names[label] if class_names else str(label) for label in absent.tolist())
         return Check("classes", "warn", f"no example has class {missing} of 0 to {classes - 1}")
     if unseen and keep.any():
-        return Check("classes", "warn", f"{unseen} times a model was trained on no example of a class")
+        most = int((~seen).sum(axis=0).argmax())
+        rarest = f"most often class {class_names[most] if class_names else most}"
+        return Check(
+            "classes", "warn", f"{unseen} times a model was trained on no example of a class, {rarest}"
+        )
     return Check(
         "classes", "ok", f"all {classes} classes have examples{' in every model' if keep.any() else ''}"
     )
@@ -222,7 +236,9 @@ def check_confidences(phi: SignalArray, name: str = "confidences") -> Check:
     status, sentence = "ok", f"{span}, finite, neither saturated nor constant"
     if tied > 1e-4:
         status = "fail" if tied > 0.05 else "warn"
-        sentence = f"{tied:.2%} of the values are {value:.4g} exactly: saturated, and tied for attacks"
+        sentence = (
+            f"{100 * tied:.2f} % of the values are {value:.4g} exactly: saturated, and tied for attacks"
+        )
     elif constant:
         status = "fail" if constant > N / 2 else "warn"
         sentence = f"of {constant:,} of {N:,} examples all models say the same, whatever the query"
@@ -292,7 +308,7 @@ def check_null(
         sentence += "; too few non-members for TPR at 0.1 % FPR"
     else:
         tpr, expected, tpr_error = low
-        sentence += f"; TPR at 0.1 % FPR {tpr:.3%}, chance is {expected:.3%} +- {LIMIT * tpr_error:.3%}"
+        sentence += f"; TPR at 0.1 % FPR {100 * tpr:.3f} %, chance is {100 * expected:.3f} % +- {100 * (LIMIT * tpr_error):.3f} %"
         far |= abs(tpr - expected) > LIMIT * tpr_error
     return Check(
         "shuffled memberships", "fail" if far else "ok", sentence + (": the attack leaks" if far else "")

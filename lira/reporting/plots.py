@@ -225,10 +225,16 @@ def plot_examples(
     return figure
 
 
-def example_titles(examples: np.ndarray, labels: np.ndarray | None) -> list[str]:
+def example_titles(
+    examples: np.ndarray, labels: np.ndarray | None, class_names: Sequence[str] = ()
+) -> list[str]:
     """Titles for `plot_examples`: the examples' numbers, and their classes where these are known (not -1)."""
+    if labels is None:
+        return [f"example {i}" for i in examples]
+    named = [class_names[label] if class_names else str(label) for label in labels[examples].tolist()]
     return [
-        f"example {i}" + ("" if labels is None or labels[i] < 0 else f", class {labels[i]}") for i in examples
+        f"example {i}{f', class {name}' * bool(labels[i] >= 0)}"
+        for i, name in zip(examples, named, strict=True)
     ]
 
 

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
+from warnings import warn
 
 import numpy as np
 
@@ -130,17 +131,16 @@ def records(run: Run, dataset: Dataset | None = None, *, fpr: float = LOW_FPR) -
 
 
 def _what_is_known(run: Run, dataset: Dataset | None) -> dict[str, Any]:
-    """Of the targets and of the examples, for `records_of`; names only from the data that the run is of."""
+    """Of the targets and of the examples, for `records_of`; files only from the data that the run is of."""
     at = run.audited
     if dataset is not None:
         run.require_same_data(dataset)
     known: dict[str, Any] = {"models": run.targets.tolist(), "labels": run.labels[at]}
     if run.is_disjoint:
         known["indices"] = at
-    if dataset is None or not (dataset.class_names or dataset.files):
-        return known
-    files = [dataset.files[i] for i in at.tolist()] if dataset.files else dataset.files
-    return {**known, "class_names": dataset.class_names, "files": files}
+    known["class_names"] = (dataset and dataset.class_names) or run.class_names
+    known["files"] = [dataset.files[i] for i in at.tolist()] if dataset and dataset.files else ()
+    return known
 
 
 def report_pool(
@@ -213,21 +213,35 @@ def compare(run: Run, other: Run | None = None, *, fpr: float = LOW_FPR) -> Diff
 
     Args:
         run: scored where that is not done.
-        other: another run of the same memberships.
+        other: another run of the same memberships; one may be of more models than the other, each attacked by its own pool.
         fpr: of the TPRs, a fraction.
 
     Raises:
         RunError: too few trained models are usable.
-        ValueError: the memberships differ.
+        ValueError: the memberships differ, or no target is in both runs.
+
+    Warns:
+        UserWarning: targets are in one run alone, and are left out.
     """
     scores, keep = score(run), run.membership
+    ours = its = np.arange(len(keep))
     if other is None:
         against, _ = strongest_attack(measure_attacks(scores, keep))
         theirs, keep_b = {name: scores[against] for name in scores if name != against}, keep
     else:
         against, theirs, keep_b = str(other.path), score(other), other.membership
+        common, ours, its = np.intersect1d(run.targets, other.targets, return_indices=True)
+        if not len(common):
+            raise ValueError(
+                f"no model is usable in both {run.path} and {other.path}: nothing is to be compared"
+            )
+        if len(common) < max(len(keep), len(keep_b)):
+            warn(
+                f"compared are the {len(common)} targets of both runs, of {len(keep)} and {len(keep_b)}",
+                stacklevel=2,
+            )
     differences = {
-        name: difference(scores[name], theirs[name], keep, keep_b=keep_b, fpr=fpr)
+        name: difference(scores[name][ours], theirs[name][its], keep[ours], keep_b=keep_b[its], fpr=fpr)
         for name in scores
         if name in theirs
     }
@@ -259,10 +273,14 @@ def _facts(run: Run) -> dict[str, str]:
         "shadow models": f"{len(run.targets)} attacked{by}; {np.sum(done == DONE)} done and {np.sum(done == DIVERGED)} "
         f"diverged of {config.num_models} requested",
     }
+    if run.class_names:
+        facts["classes"] = ", ".join(run.class_names)
     for side in ("in", "out", "test"):
         values = run.accuracy(side)
         if len(values) and not np.isnan(values).all():
-            facts[f"accuracy {side}"] = f"{values.mean():.2%} (models' standard deviation {values.std():.2%})"
+            facts[f"accuracy {side}"] = (
+                f"{100 * values.mean():.2f} % (models' standard deviation {100 * values.std():.2f} %)"
+            )
     if run.is_imported:
         source = run.provenance["source"]
         facts["source"] = f"{source['path']}, {source['file']} ({source['layout']})"

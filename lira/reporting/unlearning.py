@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -67,7 +67,13 @@ def report_unlearning(
             if k == last:
                 costs[name] = arrays.seconds / arrays.seconds_retrained
                 examples[name] = exposed_figure(
-                    arrays.after, arrays.retrained, keep, forget, labels=arrays.labels, images=images
+                    arrays.after,
+                    arrays.retrained,
+                    keep,
+                    forget,
+                    labels=arrays.labels,
+                    images=images,
+                    class_names=dataset.class_names,
                 )
     evaluation = evaluate_unlearning(figures, keep, costs=costs)
     write_unlearning_report(
@@ -97,18 +103,22 @@ def _measure(arrays: Measurements, reference: RetrainedValues) -> MethodFigures:
 
 def _facts(unlearning: Unlearning) -> dict[str, str]:
     config = unlearning.config
-    requests = unlearning.requests
+    requests, before = unlearning.requests, unlearning.before
+    forgotten = config.forget.kind
+    if forgotten == "class":
+        labels = [int(before.labels[request][0]) for request in requests]
+        forgotten += f" {', '.join(before.class_names[y] if before.class_names else str(y) for y in labels)}"
     return {
         "data set": f"{config.pool.dataset}, {requests.shape[1]:,} examples",
-        "models": f"{config.pool.num_models} of each kind and request, from {unlearning.before.path}",
-        "forget set": f"{config.forget.kind}, {', '.join(str(each.sum()) for each in requests)} examples",
+        "models": f"{config.pool.num_models} of each kind and request, from {before.path}",
+        "forget set": f"{forgotten}, {', '.join(str(each.sum()) for each in requests)} examples",
         "recipe": named_values(dataclasses.asdict(config.pool.recipe)),
         **{
             f"method {name}": named_values(config.method[name])
             for name in config.methods
             if config.method.get(name)
         },
-        "versions": named_values(unlearning.before.provenance["versions"]),
+        "versions": named_values(before.provenance["versions"]),
     }
 
 
@@ -120,6 +130,7 @@ def exposed_figure(
     *,
     attack: Attack = lira_online_fixed,
     labels: np.ndarray | None = None,
+    class_names: Sequence[str] = (),
     images: np.ndarray | None = None,
     count: int = 3,
 ) -> Figure | None:
@@ -132,6 +143,7 @@ def exposed_figure(
         forget: bool `[N]`.
         attack: the one that `forgetting.measure` took.
         labels: int `[N]`, for the titles.
+        class_names: by label, for the titles.
         images: `[N, H, W, C]`, drawn as insets.
         count: how many of each.
 
@@ -149,7 +161,7 @@ def exposed_figure(
     return plot_examples(
         pool,
         held[:, shown],
-        example_titles(among, labels),
+        example_titles(among, labels, class_names),
         None if images is None else images[among],
         sides=("unlearned it", "retrained without it"),
         rows=("most exposed", "least exposed"),

@@ -314,9 +314,12 @@ def _typed(value: Any, expected: Any, path: str, key: str) -> Any:
         return value
     if get_origin(expected) is Literal:
         expected = str  # which word it may be, the dataclass says
-    if type(value) is not expected:
+    kinds = get_args(expected) or (expected,)
+    if type(value) not in kinds:
         names = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
-        raise ConfigError(f"{path}: {key!r} must be {names[expected]}; got {value!r}")
+        raise ConfigError(
+            f"{path}: {key!r} must be {' or '.join(names[each] for each in kinds)}; got {value!r}"
+        )
     return value
 
 

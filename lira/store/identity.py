@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lira.data.dataset import Dataset
+from lira.data.dataset import READING, Dataset
 from lira.learning.fingerprint import changed_model, outdated_evaluation
 from lira.learning.learner import Learner
 from lira.store.config import IMPORTED, Config
@@ -42,9 +42,15 @@ def require_same_data(path: Place, config: Config, provenance: Mapping[str, Any]
     """Raise RunError where a run was trained on other data, by its fingerprint."""
     fingerprint = provenance["fingerprints"]["dataset"]
     if dataset.fingerprint != fingerprint:
+        reason = "contents, labels or order differ"
+        if provenance.get("reading", 1) != READING and config.dataset == dataset.name:
+            reason = (
+                "the same files and arrays may be read otherwise by this version: transparent pixels, rows of bytes, images "
+                "of 16 bits or of other whole numbers; go on with the version that began the run, or train anew"
+            )
         raise RunError(
             f"{path}: is a run of other data: {config.dataset} with fingerprint {fingerprint[:12]}, and this is "
-            f"{dataset.name} with {dataset.fingerprint[:12]} (contents, labels or order differ)"
+            f"{dataset.name} with {dataset.fingerprint[:12]} ({reason})"
         )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lira.data.dataset import Dataset
+from lira.data.dataset import READING, Dataset
 from lira.learning.fingerprint import evaluation_facts, initial_norms, module_digest
 from lira.learning.learner import Learner
 from lira.store.arrays import Arrays, Layout, fingerprint_of, layout_of, row_shapes
@@ -43,6 +43,9 @@ def make_directory(path: Place, dataset: Dataset, config: Config, keep: np.ndarr
         },
         "evaluation": evaluation_facts(learner, config.queries, dataset.x),
         "configuration": deciding(config),
+        "reading": READING,
+        # Names of directories may be in another encoding.
+        "class_names": [name.encode("utf-8", "backslashreplace").decode() for name in dataset.class_names],
         CHECKSUMS: True,
         "versions": versions(*PACKAGES),
         "sessions": [],

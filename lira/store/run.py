@@ -269,6 +269,11 @@ class Run:
         """Labels of the examples, int32 `[N]`."""
         return self.arrays.read("labels")
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, by label; empty where the data had none, and of runs of earlier versions."""
+        return tuple(self.provenance.get("class_names", ()))
+
     def holds(self, name: str) -> bool:
         """Whether an array of that name is stored."""
         return self.arrays.holds(name)

@@ -50,8 +50,9 @@ class Forget:
     """random, class, vulnerable (the most vulnerable first) or given."""
     size: int = 100
     """Examples a request, of random and vulnerable."""
-    label: int = 0
-    """The class of the first request, of class; each further request is the next class."""
+    label: str | int = 0
+    """The class of the first request, of class, by its name, or its number where no class has a number for a name; each
+    further request is the next class."""
     path: str = ""
     """Indices or a mask (npy, npz, Zarr or CSV), of given; several requests share the indices equally, in their order."""
     scores: str = ""
@@ -70,9 +71,13 @@ class Forget:
                 raise ValueError(
                     f"forget.{name} must be at least 1: the forget set is empty; got {getattr(self, name)}"
                 )
-        for name in ("label", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"forget.{name} must not be negative; got {getattr(self, name)}")
+        # As a flag and in TOML it is the same class.
+        if isinstance(self.label, str) and self.label.isdecimal() and str(int(self.label)) == self.label:
+            object.__setattr__(self, "label", int(self.label))
+        if isinstance(self.label, int) and self.label < 0:
+            raise ValueError(f"forget.label must not be negative; got {self.label}")
+        if self.seed < 0:
+            raise ValueError(f"forget.seed must not be negative; got {self.seed}")
         if (self.kind == "given") != bool(self.path):
             raise ValueError('forget.kind = "given" needs forget.path, and the other kinds take none')
 

@@ -32,10 +32,13 @@ def draw_requests(config: UnlearnConfig, dataset: Dataset, keep: np.ndarray) -> 
     """
     forget, N = config.forget, dataset.num_examples
     if forget.kind == "class":
-        last = forget.label + forget.requests - 1
-        if last >= dataset.num_classes:
+        try:
+            first = dataset.label_of(forget.label)
+        except ValueError as error:
+            raise ValueError(f"forget.label: {error}") from error
+        if (last := first + forget.requests - 1) >= dataset.num_classes:
             raise ValueError(f"forget.label: class {last} is outside 0..{dataset.num_classes - 1}")
-        parts = [np.flatnonzero(dataset.y == forget.label + k) for k in range(forget.requests)]
+        parts = [np.flatnonzero(dataset.y == first + k) for k in range(forget.requests)]
     elif forget.kind == "given":
         indices = _given(forget.path, N)
         if len(indices) < forget.requests:

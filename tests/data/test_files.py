@@ -51,6 +51,20 @@ def test_npy_files_are_mapped_and_not_read(tmp_path):
         ("\ufeff1\n2\n", [1, 2]),
         ("True,false\nFALSE, true\n", [[True, False], [False, True]]),
         ("member\ntrue\nfalse\n", [True, False]),
+        # What pandas' to_csv writes, without its index, with it, and read and written once more.
+        ("0,1,2\n0.5,1.5,2.5\n3,4,5\n", [[0.5, 1.5, 2.5], [3, 4, 5]]),
+        (",0,1\n0,0.5,1.5\n1,3,4\n", [[0.5, 1.5], [3, 4]]),
+        (",0\n0,7\n1,8\n", [7, 8]),
+        (",a,b\nx,0.5,1.5\ny,3,4\n", [[0.5, 1.5], [3, 4]]),
+        ("Unnamed: 0,0,1\n0,0.5,1.5\n", [[0.5, 1.5]]),
+        (",0,1\n0,True,False\n1,False,True\n", [[True, False], [False, True]]),
+        ("0,1,2\nTrue,False,True\n", [[True, False, True]]),
+        ('"a","b"\n"1","2"\n', [[1, 2]]),
+        # And what is none.
+        ("0,1,2\n", [[0, 1, 2]]),
+        ("0,1\n1,0\n", [[0, 1], [1, 0]]),
+        ("0\n1\n", [0, 1]),
+        ("1,2,3\n4,5,6\n", [[1, 2, 3], [4, 5, 6]]),
     ],
 )
 def test_csv(tmp_path, text, expected):
@@ -68,6 +82,10 @@ def test_bad_files_are_named_in_one_line(tmp_path):
     (tmp_path / "ragged.csv").write_text("1,2\n3\n")
     (tmp_path / "words.csv").write_text("1,2\n3,x\n")
     (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "blank.csv").write_text("1,,2\n3,4,5\n")
+    (tmp_path / "blank first.csv").write_text(",1,2\n3,4,5\n")
+    (tmp_path / "blank below.csv").write_text(",0,1\n0,1,2\n1,3,\n")
+    (tmp_path / "longer.csv").write_text("1,2\n3,4,5\n")
     (tmp_path / "model.pt").write_text("")
     (tmp_path / "group").mkdir()
     (tmp_path / "group/zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
@@ -84,6 +102,10 @@ def test_bad_files_are_named_in_one_line(tmp_path):
         ("ragged.csv", "cannot be read"),
         ("words.csv", "cannot be read"),
         ("empty.csv", "is empty"),
+        ("blank.csv", r"the cell in row 1, column 2 is blank"),
+        ("blank first.csv", r"the cell in row 1, column 1 is blank"),
+        ("blank below.csv", r"the cell in row 2 below the header, column 3 is blank"),
+        ("longer.csv", "cannot be read"),
         ("model.pt", r"is neither \*.npy, \*.npz, \*.csv nor a Zarr array"),
         ("group", "cannot be read"),
     ]:

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
+from lira.data import cache as data_cache
 from lira.data import folder as image_folder
 from lira.data import tfds
 from lira.data.dataset import DataError, Dataset
 from lira.data.sources import load_dataset
+from lira.learning.forward import as_input
 
 CIFAR = Path(__file__).parents[3] / "shared/data/cifar10/cifar10-jpeg.tar.xz"
 
@@ -48,10 +50,14 @@ def assert_same(one, other):
 # ---- Dataset ----
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.int64, np.int8, bool])
+@pytest.mark.parametrize(
+    "dtype", [np.float64, np.float32, np.float16, np.int64, np.int8, np.uint8, np.uint16, bool]
+)
 def test_numbers_become_float32_and_labels_int32(dtype):
-    dataset = table(x=np.ones((6, 3), dtype), y=[0.0, 1.0, 2.0] * 2)
-    assert dataset.x.dtype == np.float32
+    x = np.arange(18).reshape(6, 3).astype(dtype)
+    dataset = table(x=x, y=[0.0, 1.0, 2.0] * 2)
+    np.testing.assert_array_equal(dataset.x, x.astype(np.float32), strict=True)
+    np.testing.assert_array_equal(as_input(dataset.x, np.float32), x)  # as models get it
     assert dataset.y.dtype == np.int32
     assert (dataset.num_examples, dataset.num_classes, dataset.num_test) == (6, 3, 0)
     assert not dataset.is_image
@@ -64,6 +70,42 @@ def test_bytes_stay_bytes_and_gray_images_gain_a_channel():
     assert dataset.x.dtype == np.uint8
     assert dataset.is_image
     assert dataset.num_test == 3
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 4), (6, 5, 4, 1), (6, 5, 4, 3)])
+def test_whole_numbers_of_images_are_bytes_or_16_bits(shape):
+    x = np.random.default_rng(0).integers(0, 256, shape)
+    x.flat[:2] = 0, 255
+    four = shape if len(shape) == 4 else (*shape, 1)
+    for dtype in (np.uint8, np.int16, np.int32, np.int64, np.uint32, ">i4"):
+        dataset = table(x=x.astype(dtype))
+        np.testing.assert_array_equal(dataset.x, x.reshape(four).astype(np.uint8), strict=True)
+    for dtype in (np.uint16, ">u2"):
+        deep = table(x=(257 * x).astype(dtype)).x  # 255 to 65535
+        np.testing.assert_allclose(deep, x.reshape(four) / 127.5 - 1, atol=1e-6)
+        assert deep.dtype == np.float32
+        assert (deep.min(), deep.max()) == (-1, 1)
+    for floats in (x / 255, x > 127):
+        np.testing.assert_array_equal(table(x=floats).x, floats.astype(np.float32), strict=True)
+
+
+def test_classes_are_named_or_numbered():
+    x, y = [[0.5], [1.5], [2.5]], [0, 1, 2]
+    plain, words, numbers = (
+        Dataset.from_arrays(x, y, class_names=names)
+        for names in ((), ("ant", "bee", "cat"), ("1", "10", "2"))
+    )
+    assert [plain.label_of(label) for label in (0, "2")] == [0, 2]
+    assert [words.label_of(label) for label in ("cat", 1)] == [2, 1]
+    assert [numbers.label_of(label) for label in (2, "10", "1")] == [2, 1, 0]
+    for dataset, label, message in [
+        (plain, 3, r"memory has no class '3': the classes are 0\.\.2"),
+        (words, "bees", "has no class 'bees': nearest is bee of ant, bee, cat"),
+        (words, 3, "has no class '3'"),
+        (numbers, 0, "has no class '0': nearest is 10 of 1, 10, 2"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            dataset.label_of(label)
 
 
 ROWS = np.ones((6, 2))
@@ -96,13 +138,18 @@ BAD = {
         r"x_test is float32 \[N, 3\] but x is float32 \[N, 2\]",
     ),
     "test dtype": (
-        {"x_test": np.ones((1, 2), np.uint8), "y_test": [0]},
-        r"x_test is uint8 \[N, 2\] but x is float32",
+        {"x": np.ones((6, 2, 2)), "x_test": np.ones((1, 2, 2), np.uint8), "y_test": [0]},
+        r"x_test is uint8 \[N, 2, 2, 1\] but x is float32 \[N, 2, 2\]",
     ),
     "empty": ({"x": np.ones((0, 2)), "y": []}, r"x is empty, shape \(0, 2\)"),
     "empty test": ({"x_test": np.ones((0, 2)), "y_test": []}, "x_test is empty"),
     "no features": ({"x": np.ones((6, 0))}, r"x is empty, shape \(6, 0\)"),
     "one axis": ({"x": np.ones(6)}, r"x must be \[N, ...\].*got \(6,\) and \(6,\)"),
+    "12 bits": (
+        {"x": np.where(np.arange(96).reshape(6, 4, 4) == 40, 4095, 0)},
+        "x row 2 holds 4095, and images of int64 are bytes, 0 to 255: give 16 bits as uint16, or scale them",
+    ),
+    "signed": ({"x": -np.ones((6, 4, 4, 1), np.int8)}, "x row 0 holds -1, and images of int8 are bytes"),
     "strings": ({"x": np.full((6, 2), "a")}, "x must hold numbers; got dtype <U1"),
 }
 
@@ -117,9 +164,11 @@ def test_bad_arrays_are_refused_in_one_line(changes, message):
 def test_the_constructor_converts_nothing():
     with pytest.raises(DataError, match=r"got float64 and int32: use Dataset\.from_arrays"):
         Dataset(np.ones((2, 2)), np.array([0, 1], np.int32), 2, "memory")
+    with pytest.raises(DataError, match=r"bytes are images .*: use Dataset\.from_arrays"):
+        Dataset(np.ones((2, 2), np.uint8), np.array([0, 1], np.int32), 2, "memory")
 
 
-pools = hnp.arrays(np.uint8, (6, 3), unique=True)
+pools = hnp.arrays(np.uint8, (6, 3, 1, 1), unique=True)
 
 
 @given(pools, st.integers(0, 17), st.permutations(range(6)))
@@ -131,7 +180,7 @@ def test_fingerprint_tells_contents_order_and_dtype(x, place, order):
     others = [
         table(x=changed),
         table(x=x.astype(np.float32)),
-        table(x=x.reshape(6, 3, 1, 1)),
+        table(x=x.reshape(6, 1, 3, 1)),
         table(y=[1, 0] * 3, x=x),
     ]
     others += [table(x=x, x_test=x, y_test=one.y), table(x=x, x_test=x[::-1], y_test=one.y)]
@@ -271,7 +320,6 @@ def write_images(root, *, test=True, mode="L", size=(4, 3), seed=0):
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
 def test_folders_of_images(tmp_path, mode, channels):
     pixels = write_images(tmp_path, mode=mode).reshape(7, 3, 4, channels)
-    (tmp_path / "train" / "ant" / "notes.txt").write_text("not an image")
     (tmp_path / "train" / "ant" / ".0.png").write_text("hidden")
     (tmp_path / "train" / ".git").mkdir()
     (tmp_path / "train" / "README").write_text("not a class")
@@ -326,6 +374,76 @@ def test_one_colour_image_makes_all_of_them_rgb(tmp_path):
     np.testing.assert_array_equal(dataset.x[7, ..., 2], 255 * np.eye(3, 4))
 
 
+def test_what_is_left_out_is_counted_by_extension(tmp_path):
+    write_images(tmp_path)
+    for number in range(5):
+        (tmp_path / "train" / "ant" / f"{number}.GIF").write_bytes(b"GIF89a")
+    (tmp_path / "test" / "bee" / "notes").write_text("")
+    with pytest.warns(
+        UserWarning, match=r"left out 5 \.gif, 1 no extension, taken 7 \.png: images end in \.bmp"
+    ) as caught:
+        assert load_dataset(f"folder:{tmp_path}").num_examples == 6
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff", "pgm"])
+def test_images_of_16_bits_become_floats(tmp_path, kind):
+    pixels = np.random.default_rng(0).integers(0, 65536, (4, 3, 4), np.uint16)
+    pixels[0, 0, :2] = 0, 65535
+    for row, image in enumerate(pixels):
+        path = tmp_path / "train" / "ab"[row % 2] / f"{row}.{kind}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    for dataset in (load_dataset(f"folder:{tmp_path}"), load_dataset(f"folder:{tmp_path}")):
+        expected = pixels[[0, 2, 1, 3], ..., None] / 32767.5 - 1
+        np.testing.assert_allclose(dataset.x, expected, atol=1e-6)
+        assert (dataset.x.dtype, dataset.x.min(), dataset.x.max()) == (np.float32, -1, 1)
+
+
+def with_alpha(path, mode, transparent):
+    """Save a black image of 4 x 3 pixels, of which the first is transparent or not, in a mode with alpha."""
+    alpha = np.full((3, 4), 255, np.uint8)
+    alpha[0, 0] = 7 if transparent else 255
+    match mode:
+        case "palette":
+            pixels = np.zeros((3, 4), np.uint8)
+            pixels[0, 0] = transparent
+            image = Image.fromarray(pixels, "P")
+            image.putpalette([0, 0, 0, 9, 9, 9])
+            image.save(path, transparency=1)
+        case "key":
+            pixels = np.zeros((3, 4), np.uint8)
+            pixels[0, 0] = 5 * transparent
+            Image.fromarray(pixels).save(path, transparency=5)
+        case "deep key":
+            pixels = np.zeros((3, 4), np.uint16)
+            pixels[0, 0] = 500 * transparent
+            Image.fromarray(pixels).save(path, transparency=500)
+        case "LA":
+            Image.fromarray(np.stack([0 * alpha, alpha], axis=-1)).save(path)
+        case "RGBA":
+            Image.fromarray(np.stack([0 * alpha] * 3 + [alpha], axis=-1)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("mode", "channels"), [("palette", 3), ("key", 1), ("deep key", 1), ("LA", 1), ("RGBA", 3)]
+)
+@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")
+def test_opaque_alpha_is_dropped_and_any_other_is_refused(tmp_path, mode, channels):
+    """A black glyph on nothing would be a black image."""
+    for name in ("a", "b"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        with_alpha(tmp_path / "train" / name / "0.png", mode, transparent=False)
+    dataset = load_dataset(f"folder:{tmp_path}")
+    assert dataset.x.shape == (2, 3, 4, channels)
+    assert (dataset.x == (-1 if mode == "deep key" else 0)).all()
+    with_alpha(tmp_path / "train" / "b" / "1.png", mode, transparent=True)
+    with pytest.raises(
+        DataError, match=r"b/1\.png has transparent pixels, .*: flatten it, as by .*-alpha remove"
+    ):
+        load_dataset(f"folder:{tmp_path}")
+
+
 def damage(root, case):
     ant = root / "train" / "ant"
     match case:
@@ -335,6 +453,10 @@ def damage(root, case):
             (ant / "1.png").write_bytes((ant / "0.png").read_bytes()[:40])
         case "deep":
             Image.fromarray(np.zeros((3, 4), np.uint16)).save(ant / "1.png")
+        case "deep first":
+            Image.fromarray(np.zeros((3, 4), np.uint16)).save(ant / "0.png")
+        case "32 bits":
+            Image.fromarray(np.zeros((3, 4), np.float32)).save(ant / "1.tif")
         case "empty class":
             (root / "train" / "cat").mkdir()
         case "test class":
@@ -355,7 +477,9 @@ def damage(root, case):
     [
         ("size", r"differ in size: .*ant/0\.png is 4 x 3 and .*ant/1\.png is 5 x 3"),
         ("broken", r"ant/1\.png cannot be read as an image"),
-        ("deep", r"ant/1\.png has more than 8 bits a channel"),
+        ("deep", r"ant/1\.png has 16 bits a channel and .*ant/0\.png 8: convert them to one depth"),
+        ("deep first", r"ant/0\.png has 16 bits a channel and .*ant/1\.png 8: convert them to one depth"),
+        ("32 bits", r"ant/1\.tif has 32 bits a channel"),
         ("empty class", r"train/cat has no image.*\.jpg \.pgm \.png"),
         ("test class", r"test/cat is not a class of train/"),
         ("layout", r"no directory train: expected are train/<class>/\* and test/<class>/\*"),
@@ -459,6 +583,14 @@ def test_the_bytes_alone_tell_where_a_run_begins(folder, raw, decoded, monkeypat
         decoded.clear()
         assert_same(load_dataset(f"folder:{folder}", reread=reread), after)
         assert not decoded
+
+
+def test_what_was_read_by_other_rules_is_read_anew(folder, decoded, monkeypatch):
+    load_dataset(f"folder:{folder}")
+    decoded.clear()
+    monkeypatch.setattr(data_cache, "READING", data_cache.READING + 1)
+    load_dataset(f"folder:{folder}")
+    assert decoded
 
 
 @pytest.mark.parametrize("harm", ["flipped bit", "truncated", "empty", "lost", "no fingerprint"])

@@ -18,6 +18,7 @@ import pytest
 from lira import attacks, scoring
 from lira.attacks.suite import ATTACKS, missing_signals
 from lira.data.dataset import Dataset
+from lira.engine import fill as engine_fill
 from lira.engine import plan as plan_module
 from lira.engine.calibrate import programs_for
 from lira.engine.fill import DivergedWarning, train
@@ -363,6 +364,9 @@ def test_a_run_whose_models_all_diverge_says_why_and_is_not_told_to_train(tmp_pa
         match=r"4 of 4 models diverged twice.*features reach \d.*standardise them, or a lower",
     ):
         train(run, huge, show_progress=False)
+    # Images of floats are as they are, too: 0 to 255 is their author's mistake.
+    pixels = dataclasses.replace(data, x=np.full((N, 2, 2, 1), 255, np.float32))
+    assert "features reach 255 in size: standardise them" in engine_fill._what_would_help(run, pixels)
     (models,) = [check for check in check_run(run) if check.name == "models"]
     assert (models.status, models.sentence[:23]) == ("fail", "all 4 models diverged: ")
     with pytest.raises(

@@ -325,10 +325,6 @@ BAD = {
         {"logits": LOGITS, "keep": KEEP, "labels": LABELS[1:]},
         r"labels.npy: labels must be \[N\] = \[200\]",
     ),
-    "one class": (
-        {"logits": LOGITS, "keep": KEEP, "labels": 0 * LABELS},
-        "labels.npy: labels hold one class only, 0",
-    ),
     "more classes": (
         {"logits": LOGITS, "keep": KEEP, "labels": LABELS + (LABELS == 2)},
         "has 3 classes on its last axis, but labels go up to 3",

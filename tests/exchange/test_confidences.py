@@ -97,6 +97,22 @@ def changed(values, index, value):
         ("logits", changed(LOGITS, (3, 2, 1), np.nan), LABELS, r"is NaN at example 3, query 2 \(1 in all\)"),
         ("phi", LOGITS, None, r"phi are \[N\] or \[N, Q\]"),
         ("phi", changed(PHI[:, 0], 7, np.nan), None, "is NaN at example 7, query 0"),
+        ("phi", changed(PHI, (7, 2), np.inf), None, "is infinite at example 7, query 2: phi must be finite"),
+        (
+            "logits",
+            changed(LOGITS, (3, 2, 1), -np.inf),
+            LABELS,
+            "is infinite at example 3, query 2: logits must",
+        ),
+        (
+            "losses",
+            changed(-np.log(P_Y), (0, 0), -1e-5),
+            None,
+            "a cross-entropy loss is not negative; got -1e-05",
+        ),
+        ("confidences", changed(P_Y, (0, 0), 1 + 1e-5), None, r"a probability is in \[0, 1\]; got 1.00001"),
+        ("confidences", P[:, 0], None, "looks like whole probability vectors, .*: give labels beside them"),
+        ("confidences", P_Y, LABELS % 2, r"alone, beside labels of 2 classes, are \[N, Q, 1\]"),
         ("losses", changed(-np.log(P_Y), (0, 0), -1), None, "a cross-entropy loss is not negative; got -1"),
         ("confidences", LOGITS[:, 0], None, r"a probability is in \[0, 1\]"),
         ("confidences", P, None, "probability vectors need labels and rows that sum to 1"),
@@ -107,6 +123,34 @@ def changed(values, index, value):
 def test_what_cannot_be_is_refused(kind, values, labels, message):
     with pytest.raises(ValueError, match=message):
         to_signals(kind, values, labels)
+
+
+def test_rounding_at_the_ends_of_a_range_is_no_error():
+    """A softmax that adds up to 1 + 1e-7, a log-softmax of 1e-7: what float32 is rounded by."""
+    for dtype, ulps in ((np.float32, 1.2e-7), (np.float64, 1e-7), (np.float16, 1e-3)):
+        ends = np.array([1 + ulps, -ulps, 0.5], dtype)
+        assert to_signals("confidences", ends, None)[0]["phi"].ravel().tolist() == [np.inf, -np.inf, 0]
+        phi = to_signals("losses", np.array([-ulps, np.log(2)], dtype), None)[0]["phi"].ravel()
+        assert phi[0] == np.inf
+        assert abs(phi[1]) < 1e-3
+        if dtype != np.float16:
+            vectors = np.array([[1 + ulps, -ulps], [0.25, 0.75]], dtype)
+            found = to_signals("confidences", vectors, np.array([0, 1]))[0]["phi"].ravel()
+            np.testing.assert_allclose(found, [np.inf, np.log(3)], rtol=1e-6)
+
+
+def test_what_confidences_are_follows_from_shape_and_labels_alone():
+    """Two queries whose confidences happen to add up to 1 are two queries beside labels, too."""
+    halves = np.full((N, 2), 0.5)
+    with pytest.raises(ValueError, match="looks like whole probability vectors"):
+        to_signals("confidences", halves, None)
+    alone = to_signals("confidences", halves[..., None], LABELS)[0]
+    assert alone.keys() == {"phi"}
+    np.testing.assert_array_equal(alone["phi"], np.zeros((N, 2)))
+    np.testing.assert_allclose(
+        to_signals("confidences", P_Y[..., None], LABELS)[0]["phi"],
+        to_signals("confidences", P_Y, None)[0]["phi"],
+    )
 
 
 def test_membership_is_boolean_or_zero_and_one():
@@ -127,7 +171,6 @@ def test_labels_are_class_numbers_of_two_classes_at_least():
         ([0, 1, -1], r"labels\[2\] is -1, not a class number"),
         ([0, 0.5, 1], r"labels\[1\] is 0.5, not a class number"),
         ([0, np.nan, 1], r"labels\[1\] is nan"),
-        ([3, 3, 3], "labels hold one class only, 3"),
     ]:
         with pytest.raises(ValueError, match=message):
             as_labels(np.array(values), 3)
@@ -158,7 +201,7 @@ def test_misaligned_models_are_refused_and_good_ones_are_not():
         require_aligned(accuracy, z, keep, labels)
     require_aligned(np.full(4, 0.58), up, keep, labels)
     for accuracy, z, message in [
-        (np.full(4, 0.56), up, r"agree with 56.0% of the labels, and the most common class with 50.0%"),
+        (np.full(4, 0.56), up, r"agree with 56.0 % of the labels, and the most common class with 50.0 %"),
         (
             np.array([0.9, 0.9, 0.52, 0.9]),
             up,
@@ -168,6 +211,26 @@ def test_misaligned_models_are_refused_and_good_ones_are_not():
     ]:
         with pytest.raises(ValueError, match=message):
             require_aligned(accuracy, z, keep, labels)
+
+
+def test_what_small_or_lopsided_data_may_do_is_a_warning():
+    """A model that never names the rare class, five examples, one class; and the order that is declared."""
+    rare = np.arange(400) % 20 == 0  # the most common class is 95 %; in another order 90.5 % agree
+    keep, up, down = np.tile(np.arange(400) // 2 % 2 == 0, (4, 1)), np.full(4, 3.0), np.full(4, -3.0)
+    with pytest.warns(
+        UserWarning, match=r"agree with 96.0 % .* 95.0 %: where classes are as unequal as here"
+    ):
+        require_aligned(np.full(4, 0.96), up, keep, rare.astype(int))
+    with pytest.raises(ValueError, match=r"another order .*say so by --trust-order \(trust_order=True\)"):
+        require_aligned(np.full(4, 0.9), up, keep, rare.astype(int))
+    with pytest.warns(UserWarning, match=r"one class only, 0, which 40.0 % of the answers name"):
+        require_aligned(np.full(4, 0.4), up, keep, np.zeros(400, int))
+    few, labels = keep[:, :5], np.array([0, 1, 0, 1, 0])
+    for trusted, members, classes in ((False, few, labels), (True, keep, np.arange(400) % 2)):
+        with pytest.warns(UserWarning, match="labels or rows are in another order"):
+            require_aligned(np.full(4, 0.5), up, members, classes, trust_order=trusted)
+        with pytest.warns(UserWarning, match="membership is inverted"):
+            require_aligned(np.full(4, 1.0), down, members, classes, trust_order=trusted)
 
 
 @pytest.mark.parametrize("kind", SINGLE)

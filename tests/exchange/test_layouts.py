@@ -268,8 +268,6 @@ def damage(place, name):
         np.save(place / "y_train.npy", np.load(place / "y_train.npy")[shuffled])
     elif name == "more labels":
         np.save(place / "y_train.npy", np.arange(N + 1) % C)
-    elif name == "one class":
-        np.save(place / "y_train.npy", np.zeros(N, int))
     elif name == "more classes":
         np.save(place / "y_train.npy", np.arange(N) % (C + 1))
     elif name == "no labels":
@@ -300,7 +298,6 @@ MISTAKES = {
     "one model's order": r"the logits of model 3 agree with the labels no better than chance, those of the others",
     "labels' order": r"labels or rows are in another order",
     "more labels": r"labels must be \[N\] = \[300\], one an example; got shape \(301,\)",
-    "one class": r"labels hold one class only, 0",
     "more classes": r"has 4 classes on its last axis, but labels go up to 4",
     "no labels": r"y_train.npy: there is no such file",
     "probabilities": r"experiment-0_8: looks like probabilities .* not logits",

@@ -89,6 +89,40 @@ def test_lowerings_agree_with_xla_in_value_and_gradients(
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=6e-5)
 
 
+def test_no_lowering_fails_where_xlas_own_convolution_does_not():
+    """By traces of value and gradients: images from one pixel, steps beyond them, kernels beyond them, one channel."""
+    rng = np.random.default_rng(0)
+
+    def traced(function, *arrays):
+        def both(x, kernel):
+            y, back = jax.vjp(function, x, kernel)
+            return y, *back(jnp.ones_like(y))
+
+        return jax.eval_shape(both, *arrays)
+
+    cases = [
+        # batch, size, kernel, strides, channels, outputs, padding
+        (2, (1, 1), (3, 3), (2, 2), 1, 3, "SAME"),
+        (2, (3, 3), (1, 1), (3, 5), 2, 3, ((1, 1), (1, 1))),
+        (6, (2, 1), (3, 3), (7, 2), 1, 32, ((0, 2), (1, 0))),
+        (6, (5, 1), (4, 4), (3, 1), 1, 1, ((0, 2), (1, 0))),
+        (1, (2, 5), (3, 3), (5, 2), 2, 1, ((-1, 0), (0, 0))),
+    ]
+    for _ in range(6):
+        size, strides = tuple(rng.integers(1, 5, 2).tolist()), tuple(rng.integers(1, 7, 2).tolist())
+        kernel = tuple(rng.integers(1, 5, 2).tolist())
+        cases.append((2, size, kernel, strides, *rng.integers(1, 3, 2).tolist(), "SAME"))
+    for batch, size, taps, strides, channels, outputs, padding in cases:
+        x = jax.ShapeDtypeStruct((batch, *size, channels), jnp.float32)
+        kernel = jax.ShapeDtypeStruct((*taps, channels, outputs), jnp.float32)
+        plain = partial(
+            lax.conv_general_dilated, window_strides=strides, padding=padding, dimension_numbers=NUMBERS
+        )
+        expected = traced(plain, x, kernel)
+        for by, platform in (("patches", "cpu"), ("winograd", "cpu"), ("mixed", "gpu"), ("per_model", "gpu")):
+            assert traced(partial(conv, by, strides, padding, platform=platform), x, kernel) == expected
+
+
 @pytest.mark.parametrize("by", ["patches", "winograd", "mixed"])
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
 @pytest.mark.parametrize(("channels", "outputs"), [(3, 16), (32, 32), (128, 64)])

@@ -159,11 +159,11 @@ def test_zero_undefined_and_unresolvable_are_three_things():
     keep = keep_mask(0, 8, 50)
     zero = roc(np.where(keep, 0.0, 1.0), keep).tpr_at(0.1)
     assert (zero.status, zero.tpr) == ("ok", 0.0)
-    assert str(zero).startswith("0.000%")
+    assert str(zero).startswith("0.000 %")
     hidden = roc(np.where(keep, 1.0, 0.0), keep).tpr_at(0.001)
     assert hidden.status == "unresolvable"
     assert hidden.tpr_at_zero == 1
-    assert "unresolvable (floor 0.005; TPR at 0 false positives 100.000%)" in str(hidden)
+    assert "unresolvable (floor 0.005; TPR at 0 false positives 100.000 %)" in str(hidden)
     with pytest.warns(UndefinedMetricWarning, match="TPR is undefined: there are no non-members"):
         alone = roc(np.zeros((1, 5)), np.ones((1, 5), bool)).tpr_at(0.1)
     assert alone.status == "undefined"

@@ -68,7 +68,10 @@ def test_classes_that_are_missing():
     )
     keep[1, 4:] = False
     found = check_classes(np.array([0, 0, 1, 1, 2, 2]), keep)
-    assert found[1:] == ("warn", "1 times a model was trained on no example of a class")
+    assert found[1:] == ("warn", "1 times a model was trained on no example of a class, most often class 2")
+    assert check_classes(np.array([0, 0, 1, 1, 2, 2]), keep, ("ant", "bee", "10"))[2].endswith("class 10")
+    named = check_classes(np.array([0, 0, 1, 1, 1, 1]), keep, ("ant", "bee", "10"))
+    assert named[1:] == ("warn", "no example has class 10 of 0 to 2")
     assert check_classes(np.array([0, 0, 1, 1, 2, 2]), np.zeros((3, 6), bool)).status == "ok"
 
 
@@ -107,7 +110,7 @@ def test_confidences_that_are_broken_saturated_or_constant(block, monkeypatch):
     found = check_confidences(clipped, "target's confidences")
     assert found[:2] == ("target's confidences", "warn")
     assert found.sentence.startswith(
-        f"{np.mean(clipped == clipped.max()):.2%} of the values are {clipped.max():.4g}"
+        f"{100 * np.mean(clipped == clipped.max()):.2f} % of the values are {clipped.max():.4g}"
     )
     assert check_confidences(np.maximum(phi, np.quantile(phi, 0.3).astype(np.float32))).status == "fail"
 

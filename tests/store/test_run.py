@@ -8,6 +8,7 @@ import pytest
 import tensorstore as ts
 from stored_runs import RECIPE, M, N, dataset, made, rows, write
 
+from lira.data.dataset import READING
 from lira.learning.augment import Queries
 from lira.learning.fingerprint import UncheckedWarning
 from lira.learning.recipe import Recipe
@@ -175,6 +176,23 @@ def test_other_data_recipe_or_queries_are_refused_by_name(tmp_path, changes, mes
     with pytest.raises(RunError, match=message):
         Run.create(run.path, arguments.pop("dataset"), arguments.pop("recipe"), **arguments)
     assert files(run.path) == before
+
+
+def test_data_that_would_be_read_by_other_rules_now_say_so(tmp_path):
+    run = made(tmp_path)
+    assert run.provenance["reading"] == READING
+    del run.provenance["reading"]  # as of earlier versions
+    write_provenance(run.path, run.provenance)
+    assert made(tmp_path).path == run.path, "the same data, whatever the rules"
+    with pytest.raises(RunError, match=r"other data: .* may be read otherwise by this version: transparent"):
+        Run.open(run.path, dataset(seed=1))
+
+
+def test_the_names_of_classes_are_kept(tmp_path):
+    assert made(tmp_path).class_names == ()
+    named = dataset(class_names=("1", "caf\udce9"))  # of a directory in Latin-1
+    run = Run.create(tmp_path / "named", named, RECIPE, num_models=M)
+    assert Run.open(run.path).class_names == ("1", "caf\\udce9")
 
 
 CODE = """

@@ -478,6 +478,25 @@ def test_class_requests_are_whole_classes_in_turn():
     )
 
 
+def test_classes_are_forgotten_by_their_names(tmp_path):
+    """Folders 1, 10 and 2 are labels 0, 1 and 2: label = 2 is the folder of that name."""
+    named = dataclasses.replace(dataset(), class_names=("1", "10", "2"))
+    keep = keep_mask(0, M, N)
+    for label, y in ((2, 2), ("2", 2), (10, 1)):
+        config = configured(forget=Forget(kind="class", label=label))
+        np.testing.assert_array_equal(draw_requests(config, named, keep), [named.y == y])
+    with pytest.raises(ValueError, match=r"forget\.label: .* has no class '0': nearest is 10 of 1, 10, 2"):
+        draw_requests(configured(forget=Forget(kind="class", label=0)), named, keep)
+    assert Forget(kind="class", label="2") == Forget(kind="class", label=2)  # a flag, and TOML
+    path = tmp_path / "forget.toml"
+    for text, label in (("3", 3), ('"cat"', "cat")):
+        path.write_text(f"save_params = true\n[forget]\nkind = 'class'\nlabel = {text}\n")
+        assert read_unlearning(path).forget.label == label
+    path.write_text("save_params = true\n[forget]\nkind = 'class'\nlabel = 1.5\n")
+    with pytest.raises(ConfigError, match=r"'forget\.label' must be a string or a whole number; got 1\.5"):
+        read_unlearning(path)
+
+
 @pytest.mark.parametrize("form", ["indices", "mask", "csv"])
 def test_given_requests_are_read_in_their_order(tmp_path, form):
     indices = np.array([5, 50, 7, 9])
@@ -536,6 +555,8 @@ def test_given_requests_that_do_not_fit_are_refused(tmp_path, values, message):
 def test_other_requests_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"larger than the pool: 2 requests of 31 among 60 examples"):
         drawn(size=31, requests=2)
+    with pytest.raises(ValueError, match=r"no class '3': the classes are 0..2"):
+        drawn(kind="class", label=3)
     with pytest.raises(ValueError, match=r"class 3 is outside 0..2"):
         drawn(kind="class", label=2, requests=2)
     keep = keep_mask(0, M, N) & (dataset().y != 1)

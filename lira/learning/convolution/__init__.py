@@ -101,7 +101,8 @@ def convolve(
     """`lax.conv_general_dilated` by a lowering, for images `[n, H, W, C]` and kernels `[h, w, C, O]`.
 
     Under `vmap` over models it is a batched matrix product, or a convolution for each model, instead of a grouped
-    convolution. Other layouts, groups and dilations fall back to XLA's, except for `per_model`, which takes all.
+    convolution. Other layouts, groups and dilations, strides beyond the image and kernels beyond its padding fall
+    back to XLA's, except for `per_model`, which takes all.
     `options` are the other arguments of `lax.conv_general_dilated`, by name.
     """
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, options.get("dimension_numbers"))
@@ -112,6 +113,7 @@ def convolve(
         and lhs.ndim == 4
         and numbers == lax.conv_dimension_numbers(lhs.shape, rhs.shape, NUMBERS)
         and set(groups) | set(dilations) == {1}
+        and _is_ordinary(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
     )
     if not handled:
         plain = partial(lax.conv_general_dilated, window_strides=window_strides, padding=padding, **options)
@@ -124,3 +126,17 @@ def convolve(
     if is_of_colours(conv, lhs, rhs):
         return pixels_of_a_row(conv, lhs, rhs)
     return convolved_in_blocks(conv, lhs, rhs)
+
+
+def _is_ordinary(
+    size: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+) -> bool:
+    """Whether a kernel fits into the padded image, nothing is cut off, and a step stays within the image."""
+    pads = lax.padtype_to_pads(size, kernel, strides, padding) if isinstance(padding, str) else padding
+    return all(
+        step <= pixels and min(low, high) >= 0 and taps <= pixels + low + high
+        for pixels, taps, step, (low, high) in zip(size, kernel, strides, pads, strict=True)
+    )

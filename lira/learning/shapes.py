@@ -1,0 +1,96 @@
+"""Does a model take this data? By a trace of its shapes, before anything is written or trained."""
+
+import sysconfig
+import traceback
+from functools import lru_cache
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.errors import InvalidRngError
+
+from lira.data.dataset import Dataset
+from lira.learning.forward import apply_module, as_input
+
+__all__ = ["ModelError", "check_shapes"]
+
+# An even number might be what a stride leaves of an axis that is none of images.
+BATCH = 7
+
+
+class ModelError(ValueError):
+    """A model that cannot be trained on the data, in one line: both, what is wrong, and what to do."""
+
+
+def check_shapes(module: nn.Module, name: str, dataset: Dataset) -> None:
+    """Raise ModelError unless a module turns a batch of the data into logits `[batch, num_classes]` in both modes.
+
+    Args:
+        module: flax module.
+        name: of the model, for messages.
+        dataset: its x says what a batch is.
+    """
+    _check(module, name, dataset.name, dataset.num_classes, dataset.x.shape[1:], str(dataset.x.dtype))
+
+
+@lru_cache(maxsize=8)
+def _check(
+    module: nn.Module, name: str, source: str, num_classes: int, shape: tuple[int, ...], dtype: str
+) -> None:
+    """Once for a run that is planned, made and trained."""
+    data = f"{source}, whose x is {dtype} [N, {', '.join(map(str, shape))}]"
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    batch = jax.eval_shape(
+        lambda x: as_input(x, jnp.float32), jax.ShapeDtypeStruct((BATCH, *shape), jnp.dtype(dtype))
+    )
+    variables, mode = {}, "when it is made"
+    try:
+        variables = jax.eval_shape(lambda key, x: module.init(key, x, train=False), key, batch)
+        if "params" not in variables:
+            raise ModelError(f"model {name!r}: has no parameters: there is nothing to train")
+        mode = "in evaluation"
+        logits, _ = jax.eval_shape(lambda v, x: apply_module(module, v, x, None), variables, batch)
+        mode = "in training"
+        trained, _ = jax.eval_shape(lambda v, x, key: apply_module(module, v, x, key), variables, batch, key)
+    except ModelError:
+        raise
+    except InvalidRngError as error:
+        raise ModelError(
+            f"model {name!r}: draws {mode} from another random stream than dropout, the one there is ({_first_line(error)}): "
+            f'use make_rng("dropout"), or rng_collection="dropout" of nn.Dropout'
+        ) from error
+    except Exception as error:  # whatever its code leads Python, JAX or flax to
+        if isinstance(error, TypeError) and "'train'" in str(error):
+            raise ModelError(
+                f"model {name!r}: must be called with (x, train): write __call__(self, x, train); {_first_line(error)}"
+            ) from error
+        raise ModelError(
+            f"model {name!r}: fails {mode} on {data}{_hint(shape)}: {type(error).__name__}: {_first_line(error)}{_place(error)}"
+        ) from error
+    for each, when in ((logits, "in evaluation"), (trained, "in training")):
+        found = getattr(each, "shape", None)
+        if found != (BATCH, num_classes):
+            what = f"a {type(each).__name__}" if found is None else f"shape {list(found)}"
+            raise ModelError(
+                f"model {name!r}: returns {what} {when} for {BATCH} examples of {data}{_hint(shape)}: it must return logits "
+                f"[batch, num_classes], here {[BATCH, num_classes]}"
+            )
+
+
+def _hint(shape: tuple[int, ...]) -> str:
+    """Which axes the data have, where they are none of images with a channel axis."""
+    if len(shape) == 1:
+        return " (rows of features: convolutions want images [N, H, W, C], and mlp takes rows)"
+    return " (no channel axis: give x[..., None] where these are images)" if len(shape) == 2 else ""
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0].partition(" (https://")[0][:200]
+
+
+def _place(error: Exception) -> str:
+    """` (FILE:LINE)` in the code of the model's author; empty where it passed through none."""
+    ours = (str(Path(__file__).parents[1]), sysconfig.get_paths()["purelib"], sysconfig.get_paths()["stdlib"])
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*ours, "<"))]
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
