@@ -52,7 +52,7 @@ def _checks(run: Run, models: np.ndarray) -> Iterator[Check | None]:
         return
     held = run.memberships(models).sum(axis=1).mean()
     yield check_training(inside, outside, run.labels, held)
-    if run.is_imported:
+    if run.is_foreign:
         return
     recipe, share, N = run.config.recipe, run.config.membership.share, len(run.labels)
     yield check_averaging(recipe, steps_per_epoch(N, recipe.batch_size, share) * recipe.epochs)

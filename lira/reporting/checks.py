@@ -52,6 +52,11 @@ def check_run(run: Run, attacks: Mapping[str, Attack] = ATTACKS, *, pool: Pool |
     if run.is_imported:
         sentence = "the recipe of imported models is not known: see that the queries match their augmentation"
         checks.append(Check("queries", "warn", sentence))
+    elif run.is_foreign:
+        sentence = (
+            "each example is asked as it is: where training augments, the attack is weaker than it could be"
+        )
+        checks.append(Check("queries", "ok", sentence))
     else:
         checks.append(check_queries(config.recipe, config.queries))
     if not len(run.models):
@@ -60,9 +65,9 @@ def check_run(run: Run, attacks: Mapping[str, Attack] = ATTACKS, *, pool: Pool |
     member = run.membership if run.is_disjoint else None
     if run.is_disjoint and not (len(run.targets) and len(run.shadows)):
         return checks + trained
-    return (
-        checks + trained + check_pool(pool or pool_of(run), run.labels[run.audited], member, attacks=attacks)
-    )
+    hard = run.is_foreign and run.provenance["source"].get("kind") == "probabilities"
+    labels = run.labels[run.audited]
+    return checks + trained + check_pool(pool or pool_of(run), labels, member, attacks=attacks, hard=hard)
 
 
 def check_pool(
@@ -71,6 +76,7 @@ def check_pool(
     member: np.ndarray | None = None,
     *,
     attacks: Mapping[str, Attack] = ATTACKS,
+    hard: bool = False,
 ) -> list[Check]:
     """The checks that need arrays alone.
 
@@ -80,6 +86,7 @@ def check_pool(
         member: bool `[T, N]`, what the outside targets were trained on. Without it the pool's own models stand in for
             them where memberships are asked about, and a warning says so.
         attacks: by name; the null is that of the first which these models allow.
+        hard: as of `check_confidences`.
 
     Raises:
         ValueError: `member` is not of the shape of the outside targets, or there are none.
@@ -91,7 +98,7 @@ def check_pool(
         checks.append(check_classes(labels, keep))
     for name, signal in (("confidences", phi), ("target's confidences", target)):
         if signal is not None:
-            checks.append(check_confidences(signal, name))
+            checks.append(check_confidences(signal, name, hard=hard))
     if any(check.status == "fail" for check in checks if check.name.endswith("confidences")):
         return checks
     if member is not None:
@@ -196,8 +203,13 @@ def check_queries(recipe: Recipe, queries: Queries) -> Check:
     return Check("queries", "ok", f"{match} the training augmentation")
 
 
-def check_confidences(phi: SignalArray, name: str = "confidences") -> Check:
-    """Confidences that are NaN, infinite, constant, or tied at an end of their range; `phi` is float `[M, N, Q]`."""
+def check_confidences(phi: SignalArray, name: str = "confidences", *, hard: bool = False) -> Check:
+    """Confidences that are NaN, infinite, constant, or tied at an end of their range; `phi` is float `[M, N, Q]`.
+
+    Ties are a fault of how models were asked, unless these may be `hard`, with probabilities of 0 and 1 by themselves, as
+    trees and nearest neighbours are.
+    """
+    wrong = "warn" if hard else "fail"
     M, N, Q = phi.shape
     top, bottom = (-np.inf, 0), (np.inf, 0)  # the value, and how often it occurs
     broken, constant = 0, 0
@@ -221,10 +233,10 @@ def check_confidences(phi: SignalArray, name: str = "confidences") -> Check:
     span = f"phi from {low.min():.1f} to {high.max():.1f}"
     status, sentence = "ok", f"{span}, finite, neither saturated nor constant"
     if tied > 1e-4:
-        status = "fail" if tied > 0.05 else "warn"
+        status = wrong if tied > 0.05 else "warn"
         sentence = f"{tied:.2%} of the values are {value:.4g} exactly: saturated, and tied for attacks"
     elif constant:
-        status = "fail" if constant > N / 2 else "warn"
+        status = wrong if constant > N / 2 else "warn"
         sentence = f"of {constant:,} of {N:,} examples all models say the same, whatever the query"
     return Check(name, status, sentence)
 

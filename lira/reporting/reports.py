@@ -235,7 +235,7 @@ def compare(run: Run, other: Run | None = None, *, fpr: float = LOW_FPR) -> Diff
 
 
 def _subject(run: Run) -> Subject:
-    """What the verdict says about the run; data set and model of an import are not known by name."""
+    """What the verdict says about the run; of models of other code what their source says."""
     config, (_, N, Q) = run.config, run.phi.shape
     means = {}
     for side in ("in", "out", "test"):
@@ -244,8 +244,12 @@ def _subject(run: Run) -> Subject:
             float(values[~np.isnan(values)].mean()) if np.isfinite(values).any() else np.nan
         )
     names = {"dataset": config.dataset, "model": config.recipe.model, "design": config.membership.design}
+    if run.is_foreign:
+        source = run.provenance["source"]
+        names = {"dataset": source.get("data", ""), "model": source.get("model", "")}
+        names |= {} if run.is_imported else {"design": config.membership.design}
     attackers = {"num_models": len(run.shadows), "outside": run.is_disjoint}
-    return Subject(num_examples=N, queries=Q, **attackers, **({} if run.is_imported else names), **means)
+    return Subject(num_examples=N, queries=Q, **attackers, **names, **means)
 
 
 def _facts(run: Run) -> dict[str, str]:
@@ -269,10 +273,15 @@ def _facts(run: Run) -> dict[str, str]:
         facts["queries"] = f"{Q}"
         facts["memberships drawn by independent coins"] = "declared" if run.independent else "not declared"
     else:
-        queries = config.queries
-        facts["queries"] = f"{Q} (mirror {queries.mirror}, shift {queries.shift})"
         facts["memberships"] = config.membership.in_words()
-        facts["recipe"] = named_values(dataclasses.asdict(config.recipe))
+        if run.is_foreign:
+            source = run.provenance["source"]
+            facts |= {"data set": f"{source['data'] or 'in memory'}, {N:,} examples", "queries": f"{Q}"}
+            facts |= {"model": source["model"], "settings": source["settings"], "answers": source["kind"]}
+        else:
+            queries = config.queries
+            facts["queries"] = f"{Q} (mirror {queries.mirror}, shift {queries.shift})"
+            facts["recipe"] = named_values(dataclasses.asdict(config.recipe))
         facts["training"] = "; ".join(
             f"{s['models']} models in {s['seconds']:.0f} s on {s['device']}"
             for s in run.provenance["sessions"]

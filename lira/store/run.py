@@ -21,6 +21,7 @@ from lira.learning.recipe import SIGNALS, Recipe
 from lira.membership import Membership
 from lira.store.arrays import DONE, Arrays, fingerprint_of
 from lira.store.config import (
+    FOREIGN,
     FREE,
     IMPORTED,
     Config,
@@ -178,8 +179,13 @@ class Run:
         )
 
     @property
+    def is_foreign(self) -> bool:
+        """Whether other code trained the models, so that there is no recipe."""
+        return self.config.dataset in (IMPORTED, FOREIGN)
+
+    @property
     def is_imported(self) -> bool:
-        """Whether other code trained the models: there is no recipe, and the memberships are of any design."""
+        """Whether it did so elsewhere: all models are there, and the memberships are of any design."""
         return self.config.dataset == IMPORTED
 
     @property
@@ -196,7 +202,7 @@ class Run:
     @property
     def recipe(self) -> Recipe | None:
         """What the models are trained by; None where other code trained them, and `config` knows their number alone."""
-        return None if self.is_imported else self.config.recipe
+        return None if self.is_foreign else self.config.recipe
 
     @property
     def outdated(self) -> str:
@@ -316,8 +322,8 @@ class Run:
         require_same_models(self.path, self.config, self.provenance, dataset)
 
     def require_same_data(self, dataset: Dataset) -> None:
-        """Raise RunError where the data are not the run's; of imported models the labels are all that is known."""
-        if self.is_imported:
+        """Raise RunError where the data are not the run's; of models of other code the labels are all that is known."""
+        if self.is_foreign:
             require_same_labels(self.path, self.labels, dataset)
         else:
             require_same_data(self.path, self.config, self.provenance, dataset)
