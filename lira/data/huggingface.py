@@ -71,6 +71,7 @@ def _splits(parsed: TableSource) -> dict[str, Any]:
     except ImportError as error:
         raise DataError('hf: needs datasets: pip install "lira[hf]"') from error
     place = Path(parsed.place)
+    found: Any
     try:
         if any((place / each).is_file() for each in ("state.json", "dataset_dict.json")):
             found = datasets.load_from_disk(parsed.place)

@@ -31,6 +31,8 @@ from lira.store.run import Run
 
 __all__ = ["audit_estimator", "audit_training"]
 
+# What is stored of a model at every example.
+SIGNALS = ("phi", "entropy", "modified_entropy")
 # Phi of a probability that is 1 in float64, of which nothing is left: log(p / (1 - p)) where 1 - p is half a spacing.
 # One value for all models, whatever the others say, so that a model's row is the same in every session.
 SATURATED = float(-np.log(np.finfo(np.float64).eps / 4))
@@ -119,12 +121,11 @@ def audit_training(
         SaturatedWarning: how many probabilities are 0 or 1.
     """
     truth = _vector(y, "y")
-    classes = np.unique(truth)
-    if truth.dtype.kind in "bui":
-        classes = np.arange(max(int(truth.max(initial=0)) + 1, 2))
-    return _audit(
-        train, x, truth, classes, answers, getattr(train, "__name__", ""), _digest(train), **options
-    )
+    numbers = truth.dtype.kind in "bui" and truth.min(initial=0) >= 0
+    classes = None if numbers else np.unique(truth)
+    name = getattr(train, "__name__", "")
+    model = "" if name in ("train", "<lambda>") else name  # which say nothing
+    return _audit(train, x, truth, classes, answers, model, _digest(train), **options)
 
 
 # --- What both do ---------------------------------------------------------------------------------------------------
@@ -143,7 +144,7 @@ def _audit(
     train: Train,
     x: Any,
     y: np.ndarray,
-    classes: np.ndarray,
+    classes: np.ndarray | None,
     kind: Literal["logits", "probabilities"],
     model: str,
     settings: str,
@@ -163,23 +164,14 @@ def _audit(
         raise AuditError("run_dir is missing: name a new or empty directory, or one to go on with")
     if workers < 0:
         raise AuditError(f"workers must be 0 (one for each core) or more; got {workers}")
-    if (x_test is None) != (y_test is None):
-        raise AuditError("one of x_test and y_test is given without the other: give both or neither")
-    held_out = None if y_test is None else _numbered(_vector(y_test, "y_test"), classes, "y_test")
-    with located("y", AuditError):
-        data = _Data(x, as_labels(_numbered(y, classes, "y"), len(y)), x_test, held_out)
-    for which, features, labels in (("x", x, data.y), ("x_test", x_test, held_out)):
-        if labels is not None and (count := _count(features)) != len(labels):
-            raise AuditError(
-                f"{which} has {count:,} rows, and there are {len(labels):,} labels: give each row one"
-            )
-    rows = dict.fromkeys(("phi", "entropy", "modified_entropy"), (len(y), 1))
-    if held_out is not None:
-        rows["phi_test"] = (len(held_out), 1)
+    data = _data_of(x, y, x_test, y_test, classes)
+    rows: dict[str, tuple[int, ...]] = {name: (len(y), 1) for name in SIGNALS}
+    if data.y_test is not None:
+        rows["phi_test"] = (len(data.y_test), 1)
     run = run_of_function(
         run_dir,
         data.y,
-        labels_test=held_out,
+        labels_test=data.y_test,
         num_models=num_models,
         membership_seed=seed,
         rows=rows,
@@ -189,12 +181,27 @@ def _audit(
             "settings": settings,
             "kind": kind,
             "data": name,
-            "classes": classes.tolist(),
+            "classes": [] if classes is None else classes.tolist(),
         },
     )
     _fill(run, train, data, kind, workers or cores(), show_progress)
-    dataset = _dataset(data, classes)
-    return report(run, dataset, attacks=attacks, headline=headline)
+    return report(run, _dataset(data, classes), attacks=attacks, headline=headline)
+
+
+def _data_of(x: Any, y: np.ndarray, x_test: Any, y_test: Any, classes: np.ndarray | None) -> _Data:
+    """The examples with labels as numbers: as they are, or their positions among the classes."""
+    if (x_test is None) != (y_test is None):
+        raise AuditError("one of x_test and y_test is given without the other: give both or neither")
+    held_out = None if y_test is None else _numbered(_vector(y_test, "y_test"), classes, "y_test")
+    numbers = _numbered(y, classes, "y")
+    with located("y", AuditError):
+        data = _Data(x, as_labels(numbers, len(y)), x_test, held_out)
+    for name, features, labels in (("x", x, data.y), ("x_test", x_test, held_out)):
+        if labels is not None and (count := _count(features)) != len(labels):
+            raise AuditError(
+                f"{name} has {count:,} rows, and there are {len(labels):,} labels: give each row one"
+            )
+    return data
 
 
 def _fill(run: Run, train: Train, data: _Data, kind: str, workers: int, show_progress: bool) -> None:
@@ -244,7 +251,8 @@ def _answers(run: Run, train: Train, data: _Data, missing: np.ndarray, workers: 
     )
     # One task at a time is handed out, so that an interrupt loses no more; files behind arrays are private, hence writable.
     options = {"pre_dispatch": workers, "batch_size": 1, "mmap_mode": "c"}
-    yield from joblib.Parallel(workers, return_as="generator_unordered", **options)(tasks)
+    answers: Any = joblib.Parallel(workers, return_as="generator_unordered", **options)(tasks)
+    yield from answers
 
 
 def _rows(each: Answer, data: _Data, kind: str, keep: np.ndarray) -> tuple[dict[str, np.ndarray], int]:
@@ -264,7 +272,7 @@ def _rows(each: Answer, data: _Data, kind: str, keep: np.ndarray) -> tuple[dict[
         phi = signals["phi"]
         if not suffix:
             saturated = int(np.isinf(phi).sum())
-            arrays |= {name: signals[name] for name in ("entropy", "modified_entropy")}
+            arrays |= {name: signals[name] for name in SIGNALS[1:]}
             arrays |= {"accuracy_in": correct[keep].mean(), "accuracy_out": correct[~keep].mean()}
         else:
             arrays["accuracy_test"] = correct.mean()
@@ -313,8 +321,12 @@ def _vector(y: Any, name: str) -> np.ndarray:
     return values
 
 
-def _numbered(y: np.ndarray, classes: np.ndarray, name: str) -> np.ndarray:
-    """The position of every label among the classes, int32 `[N]`."""
+def _numbered(y: np.ndarray, classes: np.ndarray | None, name: str) -> np.ndarray:
+    """The position of every label among the classes, int32 `[N]`; without these the labels are numbers themselves."""
+    if classes is None:
+        if y.dtype.kind not in "bui" or y.min(initial=0) < 0:
+            raise AuditError(f"{name} must be whole numbers from 0 on, as y; got {y.dtype}")
+        return y.astype(np.int32)
     if not (known := np.isin(y, classes)).all():
         row = int(known.argmin())
         raise AuditError(f"{name}[{row}] is {y[row]!r}, which no example of y has: leave such examples out")
@@ -324,33 +336,36 @@ def _numbered(y: np.ndarray, classes: np.ndarray, name: str) -> np.ndarray:
 def _fingerprint(data: _Data) -> str:
     """SHA-256 of the examples and labels, their dtypes and order."""
     digest = hashlib.sha256()
-    for each in (data.x, data.y, data.x_test, data.y_test):
-        if each is None:
-            continue
-        columns = [each]
-        if hasattr(each, "iloc"):  # a table's columns are of different kinds
-            columns = [each.iloc[:, i] for i in range(each.shape[1])] if each.ndim == 2 else [each]
-        for column in columns:
-            array = None if hasattr(column, "tocsr") else as_array(column)
-            if array is None or array.dtype.kind not in "buifcSU":
-                content = column if array is None else [str(value) for value in array.ravel().tolist()]
-                digest.update(str(joblib.hash(content)).encode())
-            else:
-                digest.update(f"{array.dtype.str} {array.shape};".encode())
-                digest.update(np.ascontiguousarray(array).data)
+    for column in [each for part in data if part is not None for each in _columns(part)]:
+        array = None if hasattr(column, "tocsr") else as_array(column)
+        if array is not None and array.dtype.kind in "buifcSU":
+            digest.update(f"{array.dtype.str} {array.shape};".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        else:
+            content = column if array is None else [str(value) for value in array.ravel().tolist()]
+            digest.update(str(joblib.hash(content)).encode())
     return digest.hexdigest()
 
 
-def _dataset(data: _Data, classes: np.ndarray) -> Dataset | None:
+def _columns(x: Any) -> list[Any]:
+    """Those of a table, which are of different kinds; anything else is one."""
+    if hasattr(x, "iloc") and x.ndim == 2:
+        return [x.iloc[:, column] for column in range(x.shape[1])]
+    return [x]
+
+
+def _dataset(data: _Data, classes: np.ndarray | None) -> Dataset | None:
     """The data as attacks on features and pages read it; None where its features are no numbers."""
-    names = () if np.array_equal(classes, np.arange(len(classes))) else tuple(map(str, classes.tolist()))
+    plain = classes is None or np.array_equal(classes, np.arange(len(classes)))
+    names = () if classes is None or plain else tuple(map(str, classes.tolist()))
+    x_test = None if data.x_test is None else as_array(data.x_test)
     try:
-        held_out = {
-            "x_test": data.x_test if data.x_test is None else as_array(data.x_test),
-            "y_test": data.y_test,
-        }
         return Dataset.from_arrays(
-            as_array(data.x), data.y, num_classes=len(classes), class_names=names, **held_out
+            as_array(data.x),
+            data.y,
+            x_test=x_test,
+            y_test=data.y_test,
+            class_names=names,
         )
     except (DataError, ValueError, TypeError):
         return None

@@ -62,8 +62,8 @@ def check_run(run: Run, attacks: Mapping[str, Attack] = ATTACKS, *, pool: Pool |
     if not len(run.models):
         return checks
     trained = check_trained(run, run.models)
-    member = run.membership if run.is_disjoint else None
-    if run.is_disjoint and not (len(run.targets) and len(run.shadows)):
+    member = run.membership if run.num_targets else None
+    if run.num_targets and not (len(run.targets) and len(run.shadows)):
         return checks + trained
     hard = run.is_foreign and run.provenance["source"].get("kind") == "probabilities"
     labels = run.labels[run.audited]

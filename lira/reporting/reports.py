@@ -96,7 +96,7 @@ def report(
             scores,
             evaluation,
             images=dataset.x if dataset is not None and dataset.is_image else None,
-            facts=_facts(run),
+            facts=_facts(run, pool),
             records=examples,
         )
     return evaluation
@@ -248,16 +248,16 @@ def _subject(run: Run) -> Subject:
         source = run.provenance["source"]
         names = {"dataset": source.get("data", ""), "model": source.get("model", "")}
         names |= {} if run.is_imported else {"design": config.membership.design}
-    attackers = {"num_models": len(run.shadows), "outside": run.is_disjoint}
+    attackers = {"num_models": len(run.shadows), "outside": bool(run.num_targets)}
     return Subject(num_examples=N, queries=Q, **attackers, **names, **means)
 
 
-def _facts(run: Run) -> dict[str, str]:
+def _facts(run: Run, pool: Pool) -> dict[str, str]:
     """What the page says about the run."""
     config, done = run.config, run.done
     _, N, Q = run.phi.shape
     attacked = f", {len(run.audited):,} of them attacked" if run.is_disjoint else ""
-    by = f" by {len(run.shadows)} others" if run.is_disjoint else ""
+    by = f" by {len(run.shadows)} others" if run.num_targets else ""
     facts = {
         "data set": f"{config.dataset}, {N:,} examples{attacked}",
         "shadow models": f"{len(run.targets)} attacked{by}; {np.sum(done == DONE)} done and {np.sum(done == DIVERGED)} "
@@ -269,7 +269,10 @@ def _facts(run: Run) -> dict[str, str]:
             facts[f"accuracy {side}"] = f"{values.mean():.2%} (models' standard deviation {values.std():.2%})"
     if run.is_imported:
         source = run.provenance["source"]
-        facts["source"] = f"{source['path']}, {source['file']} ({source['layout']})"
+        left_out = f"left out of it {'with its pair' if pool.leave == 'pair' else 'alone'}"
+        outside = f"{len(run.targets)} outside the pool"
+        facts["targets"] = outside if run.num_targets else f"every model of the pool, {left_out}"
+        facts["source"] = f"{', '.join(filter(None, (source['path'], source['file'])))} ({source['layout']})"
         facts["queries"] = f"{Q}"
         facts["memberships drawn by independent coins"] = "declared" if run.independent else "not declared"
     else:
@@ -277,7 +280,8 @@ def _facts(run: Run) -> dict[str, str]:
         if run.is_foreign:
             source = run.provenance["source"]
             facts |= {"data set": f"{source['data'] or 'in memory'}, {N:,} examples", "queries": f"{Q}"}
-            facts |= {"model": source["model"], "settings": source["settings"], "answers": source["kind"]}
+            known = {"model": source["model"], "settings": source["settings"], "answers": source["kind"]}
+            facts |= {name: value for name, value in known.items() if value}
         else:
             queries = config.queries
             facts["queries"] = f"{Q} (mirror {queries.mirror}, shift {queries.shift})"

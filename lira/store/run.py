@@ -217,6 +217,9 @@ class Run:
         """
         if self.usable is not None:
             return self.usable
+        if self.is_imported and "order" in self.provenance["source"]:  # of pairs that are apart
+            order = np.array(self.provenance["source"]["order"], int)
+            return order[self.done[order] == DONE]
         if self.is_imported or self.config.membership.design != "pairs":
             return np.flatnonzero(self.done == DONE)
         pairs = (self.done == DONE).reshape(-1, 2).all(axis=1)
@@ -246,16 +249,21 @@ class Run:
         return self.config.membership.design == "disjoint"
 
     @property
+    def num_targets(self) -> int:
+        """How many models, the first, are attacked by the others and attack none; 0 where every model does both."""
+        return self.provenance.get("source", {}).get("targets", self.config.membership.num_targets)
+
+    @property
     def targets(self) -> np.ndarray:
-        """Indices of the usable models that are attacked, int `[t]`: all, of disjoint pools the first."""
+        """Indices of the usable models that are attacked, int `[t]`: all, or the first, see `num_targets`."""
         models = self.models
-        return models[models < self.config.membership.num_targets] if self.is_disjoint else models
+        return models[models < self.num_targets] if self.num_targets else models
 
     @property
     def shadows(self) -> np.ndarray:
-        """Indices of the usable models that attack, int `[s]`: all, of disjoint pools those that are no targets."""
+        """Indices of the usable models that attack, int `[s]`: all, or those that are no targets."""
         models = self.models
-        return models[models >= self.config.membership.num_targets]
+        return models[models >= self.num_targets]
 
     @property
     def audited(self) -> np.ndarray:
@@ -331,17 +339,7 @@ class Run:
     def write_model(
         self, index: int, arrays: dict[str, np.ndarray], *, diverged: bool, attempt: int = 0
     ) -> bool:
-        """Write one model's rows, and `done` after all of them, whoever else is writing it: all rows are of one attempt.
-
-        Args:
-            index: the model.
-            arrays: a row by array name: phi `[N, Q]`, accuracy_in `[]`, ... Figures that are not given are NaN.
-            diverged: record it as diverged; its arrays are then not written.
-            attempt: whose randomness it has, see `model_key`.
-
-        Returns:
-            Whether it was written: a model that is done already, maybe by another process, is left as it is.
-        """
+        """Write one model's rows, and `done` after all of them: see `Arrays.write_model`."""
         return self.arrays.write_model(index, arrays, diverged=diverged, attempt=attempt)
 
     def add_session(self, session: dict[str, Any]) -> None:
