@@ -51,7 +51,7 @@ def test_readme_of_other_frameworks(start, tmp_path, monkeypatch):
     text = snippet(start)
     assert text.count("num_models=64") == 1
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {"__name__": "__main__"}
+    names: dict[str, Any] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exec(text.replace("num_models=64", small).replace("range(60)", "range(2)"), names)

@@ -7,6 +7,7 @@ Both fill a run: it is resumable, grows, and is checked, compared, scored and ve
 import datetime
 import hashlib
 import inspect
+import os
 import re
 import time
 import warnings
@@ -41,7 +42,7 @@ SATURATED = float(-np.log(np.finfo(np.float64).eps / 4))
 class Options(TypedDict, total=False):
     """What both doors take besides; see `audit_training`."""
 
-    run_dir: str
+    run_dir: str | os.PathLike[str]
     num_models: int
     workers: int
     seed: int
@@ -94,7 +95,8 @@ def audit_training(
     """Attack the models that a function trains, of PyTorch or any other framework.
 
     Models are complementary pairs, each trained on a random half. Those that are done are never trained again: call it
-    again after an interrupt, or with a larger `num_models`. Several processes may fill one run.
+    again after an interrupt, or with a larger `num_models`. Where several calls are at one run at the same time, a model
+    that two of them train is stored by the first.
 
     Args:
         train: called as `train(model, members)` with the model's number, for its randomness, and int `[n]`, the examples
@@ -149,7 +151,7 @@ def _audit(
     model: str,
     settings: str,
     *,
-    run_dir: str = "",
+    run_dir: str | os.PathLike[str] = "",
     num_models: int = 64,
     workers: int = 0,
     seed: int = 0,
@@ -160,7 +162,7 @@ def _audit(
     headline: str | None = None,
     show_progress: bool = True,
 ) -> Evaluation:
-    if not run_dir:
+    if not os.fspath(run_dir):
         raise AuditError("run_dir is missing: name a new or empty directory, or one to go on with")
     if workers < 0:
         raise AuditError(f"workers must be 0 (one for each core) or more; got {workers}")

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -332,6 +333,21 @@ def test_tensors_of_pytorch(tmp_path, unreported):
     log_p = log_softmax(logits, axis=1)[np.arange(N), Y]
     phi = log_p - np.log(-np.expm1(log_p))
     np.testing.assert_allclose(np.asarray(lira.Run.open(tmp_path / "run").phi)[3, :, 0], phi, atol=1e-5)
+
+
+def test_tables_of_pandas_and_sparse_matrices_are_what_arrays_are(tmp_path, unreported):
+    pandas, sparse = pytest.importorskip("pandas"), pytest.importorskip("scipy.sparse")
+    table = pandas.DataFrame({f"column {i}": X[:, i] for i in range(4)}, index=np.arange(N)[::-1])
+    phis = []
+    for x, y in ((X, Y % 3), (table, pandas.Series(Y % 3, index=table.index)), (sparse.csr_matrix(X), Y % 3)):
+        place = tmp_path / type(x).__name__
+        for _ in range(2):  # the second time it is the same data
+            run: Any = audited(lambda: LogisticRegression(), place, x=x, y=y, num_models=4)
+        phis.append(np.asarray(run.phi))
+    np.testing.assert_allclose(phis[1], phis[0], atol=1e-5)
+    np.testing.assert_allclose(phis[2], phis[0], atol=1e-2)
+    with pytest.raises(RunError, match="of other data"):
+        audited(lambda: LogisticRegression(), tmp_path / "DataFrame", x=table[::-1], y=Y % 3, num_models=4)
 
 
 def test_probabilities_of_0_and_1_are_counted(tmp_path, unreported):
