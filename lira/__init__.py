@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # at run time each is imported when it is first asked for: ja
     from lira.engine.plan import plan
     from lira.engine.verify import verify
     from lira.exchange.audit import audit
+    from lira.exchange.estimators import audit_estimator, audit_training
     from lira.exchange.export import export_carlini
     from lira.exchange.layouts import import_run
     from lira.learning.augment import Queries
@@ -65,6 +66,8 @@ __all__ = [
     "__version__",
     "attacks",
     "audit",
+    "audit_estimator",
+    "audit_training",
     "check",
     "compare",
     "enough",
@@ -103,6 +106,8 @@ _WHERE = {
     "Unlearning": "lira.unlearning.directory",
     "attacks": "lira.attacks",
     "audit": "lira.exchange.audit",
+    "audit_estimator": "lira.exchange.estimators",
+    "audit_training": "lira.exchange.estimators",
     "check": "lira.reporting.checks:check_run",
     "compare": "lira.reporting.reports",
     "enough": "lira.reporting.enough",

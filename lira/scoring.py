@@ -124,7 +124,7 @@ def _require_enough(run: Run) -> None:
         raise RunError(
             f"{run.path}: has {usable // 2} complete pairs of models, and the attacks need two: {remedy}"
         )
-    targets, others = len(run.targets), len(run.shadows) - (not run.is_disjoint)
+    targets, others = len(run.targets), len(run.shadows) - (not run.num_targets)
     if targets < 1 or others < 2:
         raise RunError(
             f"{run.path}: has {usable} trained models, {targets} of them to be attacked by {max(others, 0)} others each, and "
@@ -135,7 +135,8 @@ def _require_enough(run: Run) -> None:
 def pool_of(run: Run, dataset: Dataset | None = None) -> Pool:
     """The run's usable models as the attacks see them; arrays stay on disk, and features undone, until they are read.
 
-    Of a disjoint run its targets are outside targets, and the examples are those that may be their members.
+    Where some models are attacked by the others they are outside targets; of a disjoint run the examples are those that may
+    be their members.
     """
     run = run.as_it_stands()
     at, labels = run.audited, run.labels[run.audited]
@@ -145,7 +146,7 @@ def pool_of(run: Run, dataset: Dataset | None = None) -> Pool:
         if dataset.x_test is not None and dataset.y_test is not None:
             population_features = _Features(dataset.x_test, dataset.y_test, dataset.num_classes)
     names = run.signals
-    targets, examples = (run.targets, at) if run.is_disjoint else (None, None)
+    targets, examples = (run.targets, at) if run.num_targets else (None, None)
     of_targets = targets is not None and run.holds("phi_test")
     return Pool(
         {name: run.signal(name, run.shadows, examples) for name in names},

@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,24 @@ def test_doctests(name):
 
 
 def test_every_snippet_is_run_here():
-    assert len(SNIPPETS) == 3
+    assert len(SNIPPETS) == 5
+
+
+@pytest.mark.parametrize("start", ["# an estimator", "# a function that trains"])
+def test_readme_of_other_frameworks(start, tmp_path, monkeypatch):
+    """As they stand but for a smaller pool and fewer attacks, in this process."""
+    if "trains" in start:
+        pytest.importorskip("torch")
+    small = 'num_models=4, workers=1, show_progress=False, attacks=("global_threshold", "lira_online_fixed")'
+    text = snippet(start)
+    assert text.count("num_models=64") == 1
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(text.replace("num_models=64", small).replace("range(60)", "range(2)"), names)
+    assert names["evaluation"].subject.accuracy_in > 0.5
+    assert next(tmp_path.glob("runs/*/report.html"))
 
 
 @pytest.mark.pictures

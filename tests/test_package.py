@@ -17,7 +17,6 @@ import lira
 from lira import scoring
 from lira.attacks.suite import ATTACKS
 from lira.cli import main
-from lira.exchange import audit as exchange
 
 VERBS = (
     "plan",
@@ -45,7 +44,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::lira.attacks.FewModelsWarning")
 def _few_attacks_are_enough(monkeypatch):
     few = {name: ATTACKS[name] for name in FEW}
     monkeypatch.setattr(scoring, "ATTACKS", few)
-    monkeypatch.setattr(exchange, "ATTACKS", few)
 
 
 @pytest.fixture(scope="module")

@@ -80,7 +80,7 @@ def _add_audit(parser: argparse.ArgumentParser) -> None:
         "--attacks", nargs="+", metavar="A", choices=list(ATTACKS), help="these attacks alone"
     )
     parser.add_argument("--headline", metavar="A", choices=list(ATTACKS), help="the attack that leads")
-    parser.add_argument("--out", metavar="DIR", required=True, help="a new or empty directory for the report")
+    parser.add_argument("--out", metavar="DIR", required=True, help="a new or empty directory for the run")
 
 
 def _audit(arguments: argparse.Namespace, terminal: Terminal) -> None:

@@ -1,4 +1,4 @@
-"""Where data sets come from: digits, npz archives, image folders and tensorflow-datasets, by one name."""
+"""Where data sets come from: digits, archives, tables, image folders, tensorflow-datasets, HuggingFace, by one name."""
 
 import dataclasses
 import difflib
@@ -8,11 +8,21 @@ import numpy as np
 
 from lira.data.dataset import ARRAYS, DataError, Dataset
 from lira.data.folder import load_folder
+from lira.data.huggingface import load_hub
 from lira.data.paths import expand, one_line
+from lira.data.tables import load_table
 from lira.data.tfds import load_tfds
 
 __all__ = ["load_dataset"]
-_FORMS = {"digits": "digits", "npz": "npz:PATH", "folder": "folder:PATH", "tfds": "tfds:NAME"}
+_FORMS = {
+    "digits": "digits",
+    "npz": "npz:PATH",
+    "csv": "csv:PATH",
+    "parquet": "parquet:PATH",
+    "folder": "folder:PATH",
+    "tfds": "tfds:NAME",
+    "hf": "hf:NAME",
+}
 
 
 def load_dataset(source: str, *, num_examples: int = 0, data_dir: str = "", reread: bool = False) -> Dataset:
@@ -22,9 +32,11 @@ def load_dataset(source: str, *, num_examples: int = 0, data_dir: str = "", rere
         source: one of
             `digits`: scikit-learn's 1,797 digits, uint8 `[1797, 8, 8, 1]`, without a held-out set;
             `npz:PATH`: arrays x, y and optionally x_test, y_test, as `Dataset.from_arrays` takes them;
+            `csv:PATH[,label=NAME][,standardise]...`, `parquet:PATH...`: a table with named columns, see `lira.data.tables`;
             `folder:PATH`: images `train/<class>/*` and optionally `test/<class>/*`, all of one size;
             `tfds:NAME[/CONFIG][:VERSION]`: splits `train` and optionally `test` of a tensorflow-datasets data
-            set. One that is prepared already is read without TensorFlow; otherwise it is prepared, if possible.
+            set. One that is prepared already is read without TensorFlow; otherwise it is prepared, if possible;
+            `hf:NAME[,config=NAME][,split=NAME]...`: a data set of HuggingFace, see `lira.data.huggingface`.
         num_examples: size of a class-balanced subset of the pool, 0 for all of it. No randomness: the first of
             every class, then the second of every class, ... until enough, in their original order. The held-out
             set stays whole.
@@ -46,6 +58,10 @@ def load_dataset(source: str, *, num_examples: int = 0, data_dir: str = "", rere
                 dataset = _load_digits()
             case "npz" if place:
                 dataset = _load_npz(expand(place))
+            case "csv" | "parquet" if place:
+                dataset = load_table(source)
+            case "hf" if place:
+                dataset = load_hub(source)
             case "folder" if place:
                 dataset = load_folder(expand(place), reread=reread)
             case "tfds" if place:

@@ -47,12 +47,13 @@ def check_trained(run: Run, models: np.ndarray) -> list[Check]:
 
 def _checks(run: Run, models: np.ndarray) -> Iterator[Check | None]:
     inside, outside, test = (run.accuracy(side, models) for side in ("in", "out", "test"))
-    if np.isnan(inside).any():
+    known = ~np.isnan(inside)  # a model that holds no example has no accuracy on members
+    if not known.any():
         yield Check("training", "warn", "the accuracy on members is not known, because there are no logits")
         return
-    held = run.memberships(models).sum(axis=1).mean()
-    yield check_training(inside, outside, run.labels, held)
-    if run.is_imported:
+    held = run.memberships(models[known]).sum(axis=1).mean()
+    yield check_training(inside[known], outside[known], run.labels, held)
+    if run.is_foreign:
         return
     recipe, share, N = run.config.recipe, run.config.membership.share, len(run.labels)
     yield check_averaging(recipe, steps_per_epoch(N, recipe.batch_size, share) * recipe.epochs)

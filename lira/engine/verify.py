@@ -84,7 +84,7 @@ def _compared(run: Run, dataset: Dataset | None, model: int | None) -> Iterator[
 
 def _why_not(run: Run, dataset: Dataset | None) -> str:
     """Why a model of the run cannot be trained again; empty where it can."""
-    if run.is_imported:
+    if run.is_foreign:
         return "other code trained these"
     if "memberships" in run.provenance["fingerprints"]:
         return "these were not made by training alone"

@@ -1,30 +1,18 @@
-"""Every attack on anyone's confidences, from arrays or files to a report."""
+"""Every attack on anyone's confidences, from arrays or files to a run and its report."""
 
-import dataclasses
 import os
-from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
 
-from lira.attacks.suite import (
-    ATTACKS,
-    Attack,
-    Pool,
-    attack_groups,
-    attack_pool,
-    pool_p_values,
-    select_attacks,
-)
+from lira.attacks.suite import select_attacks
 from lira.exchange.reading import Audit, AuditError, Values, read_audit
-from lira.reporting.checks import check_pool
-from lira.reporting.evaluate import Evaluation, Subject, calibrate, evaluate
-from lira.reporting.records import records_of
-from lira.reporting.reports import report_pool
-from lira.scoring import StoredScores
-from lira.store.places import directory_at, new_directory
-from lira.store.zarr import open_array, read_store, write_array
+from lira.reporting.evaluate import Evaluation
+from lira.reporting.reports import report
+from lira.scoring import score
+from lira.store.imported import run_of_models
+from lira.store.places import Place, directory_at, new_directory
+from lira.store.run import Run
 
 __all__ = ["Audit", "AuditError", "audit", "read_audit", "write_audit"]
 
@@ -84,25 +72,28 @@ def audit(
     files = {name: path for name, path in given.items() if isinstance(path, str | os.PathLike)}
     named = ", ".join(f"{name.replace('_', '-')} {path}" for name, path in files.items())
     read = read_audit(given, independent=independent, trust_order=trust_order)
-    facts = {"files": named} if files else {}
-    return write_audit(read, out, facts=facts, attacks=attacks, headline=headline, warnings=warnings)
+    source = named or "arrays"
+    return write_audit(read, out, source=source, attacks=attacks, headline=headline, warnings=warnings)
 
 
 def write_audit(
     audit: Audit,
     out: str | os.PathLike[str],
     *,
-    facts: Mapping[str, str] | None = None,
+    source: str = "arrays",
     attacks: Collection[str] | None = None,
     headline: str | None = None,
     warnings: Iterable[str] = (),
 ) -> Evaluation:
-    """Attack the pool and write metrics.json, pictures, report.html, records and scores/ into a new or empty directory.
+    """Make a run of the audit in a new or empty directory, attack it, and report: `Run.open(out)` is like any other.
+
+    Models stand in the order of the files; where pairs are apart, the run knows who is whose mate. Outside targets come
+    first, and the pool's models after them.
 
     Args:
         audit: from `read_audit`, or made of arrays.
         out: the directory; it appears whole or not at all.
-        facts: more to say about the audit on the page.
+        source: where the arrays come from, for people.
         attacks: names of those to run; None: all.
         headline: the attack that leads; None: by the pool's size and design, see `evaluate.headline_attack`.
         warnings: shown at the top of the page; read once the checks are done, so that they may still grow until then.
@@ -115,78 +106,63 @@ def write_audit(
         RunError: the directory is not empty, or cannot be written.
         ValueError: there is no such attack, or the headline is none of those that could run.
     """
-    pool, selected = audit.pool, ATTACKS if attacks is None else select_attacks(attacks)
+    selected = None if attacks is None else select_attacks(attacks)
     with new_directory(directory_at(out)) as making:
-        # In the order of the files, whatever order pairs were brought into.
-        order = np.arange(len(audit.membership)) if audit.models is None else audit.models
-        models = sorted(order.tolist())
-        scores = _scored(pool, selected, making / "scores", order, {"models": models})
-        if not scores:
+        run = _run_of(audit, making, source)
+        if not score(run, attacks=selected):
             raise AuditError("no attack is possible with these models: each was left out for want of others")
-        checks = check_pool(pool, audit.labels, audit.member)
-        evaluation = evaluate(
-            scores,
-            audit.membership,
-            models,
-            independent=pool.independent,
-            headline=headline,
-            num_shadows=len(pool.keep),
-        )
-        calibrated, p_value = calibrate(pool_p_values(pool, selected), audit.membership)
-        records = records_of(
-            scores.items(),
-            audit.membership,
-            p_value=p_value,
-            headline=evaluation.headline,
-            models=order.tolist(),
-            labels=audit.labels,
-        )
-        evaluation = dataclasses.replace(
-            evaluation,
-            calibrated=calibrated,
-            subject=_subject(audit),
-            checks=tuple(checks),
-            warnings=tuple(warnings),
-            selected=None if attacks is None else tuple(attacks),
-        )
-        report_pool(
-            making, pool, scores, evaluation, facts={**_facts(pool), **(facts or {})}, records=records
-        )
-    return evaluation
+        return report(run, attacks=attacks, headline=headline, warnings=warnings)
 
 
-def _subject(audit: Audit) -> Subject:
-    M, N, Q = audit.pool.signals["phi"].shape
-    inside, outside = audit.accuracies
-    attackers = {"num_models": M, "outside": audit.member is not None}
-    return Subject(num_examples=N, queries=Q, accuracy_in=inside, accuracy_out=outside, **attackers)
-
-
-def _scored(
-    pool: Pool, attacks: Mapping[str, Attack], path: Path, order: np.ndarray, attributes: dict[str, Any]
-) -> StoredScores:
-    """Attack the pool and write each attack's scores into a directory, row `order[t]` of them those of target t."""
-    path.mkdir()
-    names = []
+def _run_of(audit: Audit, making: Place, files: str) -> Run:
+    """The run, in a directory that is being made."""
+    pool = audit.pool
     M, N = pool.keep.shape
-    for group in attack_groups(attacks, max(M, len(order)), N):
-        for name, values in attack_pool(pool, group).items():
-            write_array(path / name, values[np.argsort(order)], attributes)
-            names.append(name)
+    T = 0 if audit.member is None else len(audit.member)
+    # Where each of the pool's models stands: in the order of the files, those without a mate gone.
+    place = np.arange(M) if audit.models is None else np.argsort(np.argsort(audit.models))
+    rows = np.empty(M, int)
+    rows[place] = np.arange(M)
+    keep = pool.keep[rows] if audit.member is None else np.concatenate([audit.member, pool.keep[rows]])
+    source = {
+        "layout": "audit",
+        "path": files,
+        "file": "",
+        "requested": M + T,
+        "independent": pool.independent,
+        "targets": T,
+    }
+    if audit.models is not None:
+        source |= {"order": place.tolist(), "rows": np.sort(audit.models).tolist()}
+    labels = np.full(N, -1) if audit.labels is None else audit.labels
+    test_labels = None
+    if _has_population(audit) and pool.population is not None:
+        count = pool.population.shape[1]
+        test_labels = np.full(count, -1) if audit.population_labels is None else audit.population_labels
+        test_labels = test_labels.astype(np.int32)
+    models = _models(audit, rows)
+    return run_of_models(making, keep, labels, models, source=source, test_labels=test_labels)
 
-    def read(attack: str) -> np.ndarray:
-        return read_store(open_array(path / attack), str(path / attack))[np.argsort(np.argsort(order))]
 
-    return StoredScores(tuple(names), read)
+def _has_population(audit: Audit) -> bool:
+    """Whether all models have answered about points that none was trained on."""
+    pool = audit.pool
+    return pool.population is not None and (pool.target is None or pool.target_population is not None)
 
 
-def _facts(pool: Pool) -> dict[str, str]:
-    M, N, Q = pool.signals["phi"].shape
-    targets = (
-        f"every model of the pool, left out of it {'with its pair' if pool.leave == 'pair' else 'alone'}"
-    )
+def _models(audit: Audit, rows: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+    """The arrays of each model: outside targets first, then the pool's `rows`."""
+    pool, M = audit.pool, len(rows)
+    names = [name for name in pool.signals if pool.target is None or name in pool.target]
+    sides = [(pool.signals, pool.population, row, row) for row in rows.tolist()]
     if pool.target is not None:
-        targets = f"{pool.target['phi'].shape[0]} outside the pool"
-    coins = "declared" if pool.independent else "not declared"
-    facts = {"shadow models": f"{M}", "examples": f"{N:,}", "queries": f"{Q}", "targets": targets}
-    return {**facts, "memberships drawn by independent coins": coins}
+        T = pool.target["phi"].shape[0]
+        sides = [(pool.target, pool.target_population, row, M + row) for row in range(T)] + sides
+    for signals, population, row, number in sides:
+        one = slice(row, row + 1)
+        arrays = {name: np.asarray(signals[name][one, :], np.float32)[0] for name in names}
+        if _has_population(audit) and population is not None:
+            arrays["phi_test"] = np.asarray(population[one, :], np.float32)[0]
+        inside, outside = (np.nan, np.nan) if audit.accuracies is None else audit.accuracies[:, number]
+        figures = {"accuracy_in": inside, "accuracy_out": outside, "accuracy_test": np.nan}
+        yield arrays | {name: np.asarray(value, np.float32) for name, value in figures.items()}

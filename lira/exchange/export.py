@@ -37,7 +37,7 @@ def export_carlini(run: Run, directory: str | os.PathLike[str]) -> list[str]:
     if not len(models):
         raise RunError(f"{run.path}: has no usable model to export")
     has_logits, has_labels = run.holds("logits"), bool((labels >= 0).all())
-    epoch = run.provenance["source"].get("epoch", 0) if run.is_imported else run.config.recipe.epochs
+    epoch = run.provenance["source"].get("epoch", 0) if run.is_foreign else run.config.recipe.epochs
     with new_directory(directory) as making:
         if has_labels:
             np.save(making / "y_train.npy", labels)
@@ -64,7 +64,7 @@ def export_carlini(run: Run, directory: str | os.PathLike[str]) -> list[str]:
 
 def _hparams(run: Run, model: int) -> dict[str, Any]:
     """What the original writes of a model's making, under its names where it has one."""
-    if run.is_imported:
+    if run.is_foreign:
         recipe = dict(run.provenance["source"].get("hparams", {}))
     else:
         recipe = {

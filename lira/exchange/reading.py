@@ -38,7 +38,10 @@ class Audit:
     labels: np.ndarray | None = None  # int32 [N]
     member: np.ndarray | None = None  # bool [T, N], of the outside targets
     models: np.ndarray | None = None  # int [M], the row of each in the files, where they were paired
-    accuracies: tuple[float, float] = (np.nan, np.nan)  # on members and on others, of what is attacked
+    accuracies: np.ndarray | None = (
+        None  # float [2, M + T], of the pool and then of targets, on members and others
+    )
+    population_labels: np.ndarray | None = None  # int32 [N_population]
 
     def __post_init__(self) -> None:
         """Raise AuditError unless outside targets come with their own memberships, and these with targets."""
@@ -114,6 +117,7 @@ def read_audit(
         labels=labels if labels is not None and (labels >= 0).all() else None,
         independent=independent,
     )
+    known = None
     if "population" in files:
         points = [files["population"]]
         if points[0].array.shape[0] != M:
@@ -126,11 +130,9 @@ def read_audit(
         answers = _convert(kind, points, known)[0]["phi"]
         theirs = answers[M:] if len(points) > 1 else None
         pool = dataclasses.replace(pool, population=answers[:M], target_population=theirs)
-    accuracies = (np.nan, np.nan)
-    if correct is not None:
-        attacked, right = (keep, correct[:M]) if member is None else (member, correct[M:])
-        accuracies = float(right[attacked].mean()), float(right[~attacked].mean())
-    audit = Audit(pool, labels, member, accuracies=accuracies)
+    held = keep if member is None else np.concatenate([keep, member])
+    accuracies = None if correct is None else np.stack([_share(correct, held), _share(correct, ~held)])
+    audit = Audit(pool, labels, member, accuracies=accuracies, population_labels=known)
     return audit if member is not None else _paired(audit)
 
 
@@ -250,6 +252,12 @@ def _convert(
     return signals, correct
 
 
+def _share(correct: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Of the examples among which each model is asked the share that it gets right, float `[rows]`; NaN without any."""
+    with np.errstate(invalid="ignore"):
+        return (correct & among).sum(axis=1) / among.sum(axis=1)
+
+
 def _room(shape: tuple[int, ...]) -> np.ndarray:
     """For float32 values of a shape: in memory, or in a file without a name, gone with the array, where they are many."""
     if 4 * math.prod(shape) <= HELD:
@@ -270,4 +278,5 @@ def _paired(audit: Audit) -> Audit:
         keep=pool.keep[order],
         population=None if pool.population is None else ModelRows(pool.population, order),
     )
-    return dataclasses.replace(audit, pool=paired, models=order)
+    accuracies = None if audit.accuracies is None else audit.accuracies[:, order]
+    return dataclasses.replace(audit, pool=paired, models=order, accuracies=accuracies)

@@ -52,25 +52,29 @@ def check_run(run: Run, attacks: Mapping[str, Attack] = ATTACKS, *, pool: Pool |
     if run.is_imported:
         sentence = "the recipe of imported models is not known: see that the queries match their augmentation"
         checks.append(Check("queries", "warn", sentence))
+    elif run.is_foreign:
+        sentence = (
+            "each example is asked as it is: where training augments, the attack is weaker than it could be"
+        )
+        checks.append(Check("queries", "ok", sentence))
     else:
         checks.append(check_queries(config.recipe, config.queries))
     if not len(run.models):
         return checks
     trained = check_trained(run, run.models)
-    member = run.membership if run.is_disjoint else None
-    if run.is_disjoint and not (len(run.targets) and len(run.shadows)):
+    member = run.membership if run.num_targets else None
+    if run.num_targets and not (len(run.targets) and len(run.shadows)):
         return checks + trained
-    return (
-        checks
-        + trained
-        + check_pool(
-            pool or pool_of(run),
-            run.labels[run.audited],
-            member,
-            attacks=attacks,
-            class_names=run.class_names,
-        )
+    hard = run.is_foreign and run.provenance["source"].get("kind") == "probabilities"
+    of_pool = check_pool(
+        pool or pool_of(run),
+        run.labels[run.audited],
+        member,
+        attacks=attacks,
+        class_names=run.class_names,
+        hard=hard,
     )
+    return checks + trained + of_pool
 
 
 def check_pool(
@@ -80,6 +84,7 @@ def check_pool(
     *,
     attacks: Mapping[str, Attack] = ATTACKS,
     class_names: Sequence[str] = (),
+    hard: bool = False,
 ) -> list[Check]:
     """The checks that need arrays alone.
 
@@ -90,6 +95,7 @@ def check_pool(
             them where memberships are asked about, and a warning says so.
         attacks: by name; the null is that of the first which these models allow.
         class_names: by label, where they are known.
+        hard: as of `check_confidences`.
 
     Raises:
         ValueError: `member` is not of the shape of the outside targets, or there are none.
@@ -101,7 +107,7 @@ def check_pool(
         checks.append(check_classes(labels, keep, class_names))
     for name, signal in (("confidences", phi), ("target's confidences", target)):
         if signal is not None:
-            checks.append(check_confidences(signal, name))
+            checks.append(check_confidences(signal, name, hard=hard))
     if any(check.status == "fail" for check in checks if check.name.endswith("confidences")):
         return checks
     if member is not None:
@@ -210,8 +216,13 @@ def check_queries(recipe: Recipe, queries: Queries) -> Check:
     return Check("queries", "ok", f"{match} the training augmentation")
 
 
-def check_confidences(phi: SignalArray, name: str = "confidences") -> Check:
-    """Confidences that are NaN, infinite, constant, or tied at an end of their range; `phi` is float `[M, N, Q]`."""
+def check_confidences(phi: SignalArray, name: str = "confidences", *, hard: bool = False) -> Check:
+    """Confidences that are NaN, infinite, constant, or tied at an end of their range; `phi` is float `[M, N, Q]`.
+
+    Ties are a fault of how models were asked, unless these may be `hard`, with probabilities of 0 and 1 by themselves, as
+    trees and nearest neighbours are.
+    """
+    wrong = "warn" if hard else "fail"
     M, N, Q = phi.shape
     top, bottom = (-np.inf, 0), (np.inf, 0)  # the value, and how often it occurs
     broken, constant = 0, 0
@@ -235,12 +246,12 @@ def check_confidences(phi: SignalArray, name: str = "confidences") -> Check:
     span = f"phi from {low.min():.1f} to {high.max():.1f}"
     status, sentence = "ok", f"{span}, finite, neither saturated nor constant"
     if tied > 1e-4:
-        status = "fail" if tied > 0.05 else "warn"
+        status = wrong if tied > 0.05 else "warn"
         sentence = (
             f"{100 * tied:.2f} % of the values are {value:.4g} exactly: saturated, and tied for attacks"
         )
     elif constant:
-        status = "fail" if constant > N / 2 else "warn"
+        status = wrong if constant > N / 2 else "warn"
         sentence = f"of {constant:,} of {N:,} examples all models say the same, whatever the query"
     return Check(name, status, sentence)
 

@@ -97,7 +97,7 @@ def report(
             scores,
             evaluation,
             images=dataset.x if dataset is not None and dataset.is_image else None,
-            facts=_facts(run),
+            facts=_facts(run, pool),
             records=examples,
         )
     return evaluation
@@ -249,7 +249,7 @@ def compare(run: Run, other: Run | None = None, *, fpr: float = LOW_FPR) -> Diff
 
 
 def _subject(run: Run) -> Subject:
-    """What the verdict says about the run; data set and model of an import are not known by name."""
+    """What the verdict says about the run; of models of other code what their source says."""
     config, (_, N, Q) = run.config, run.phi.shape
     means = {}
     for side in ("in", "out", "test"):
@@ -258,16 +258,20 @@ def _subject(run: Run) -> Subject:
             float(values[~np.isnan(values)].mean()) if np.isfinite(values).any() else np.nan
         )
     names = {"dataset": config.dataset, "model": config.recipe.model, "design": config.membership.design}
-    attackers = {"num_models": len(run.shadows), "outside": run.is_disjoint}
-    return Subject(num_examples=N, queries=Q, **attackers, **({} if run.is_imported else names), **means)
+    if run.is_foreign:
+        source = run.provenance["source"]
+        names = {"dataset": source.get("data", ""), "model": source.get("model", "")}
+        names |= {} if run.is_imported else {"design": config.membership.design}
+    attackers = {"num_models": len(run.shadows), "outside": bool(run.num_targets)}
+    return Subject(num_examples=N, queries=Q, **attackers, **names, **means)
 
 
-def _facts(run: Run) -> dict[str, str]:
+def _facts(run: Run, pool: Pool) -> dict[str, str]:
     """What the page says about the run."""
     config, done = run.config, run.done
     _, N, Q = run.phi.shape
     attacked = f", {len(run.audited):,} of them attacked" if run.is_disjoint else ""
-    by = f" by {len(run.shadows)} others" if run.is_disjoint else ""
+    by = f" by {len(run.shadows)} others" if run.num_targets else ""
     facts = {
         "data set": f"{config.dataset}, {N:,} examples{attacked}",
         "shadow models": f"{len(run.targets)} attacked{by}; {np.sum(done == DONE)} done and {np.sum(done == DIVERGED)} "
@@ -283,14 +287,23 @@ def _facts(run: Run) -> dict[str, str]:
             )
     if run.is_imported:
         source = run.provenance["source"]
-        facts["source"] = f"{source['path']}, {source['file']} ({source['layout']})"
+        left_out = f"left out of it {'with its pair' if pool.leave == 'pair' else 'alone'}"
+        outside = f"{len(run.targets)} outside the pool"
+        facts["targets"] = outside if run.num_targets else f"every model of the pool, {left_out}"
+        facts["source"] = f"{', '.join(filter(None, (source['path'], source['file'])))} ({source['layout']})"
         facts["queries"] = f"{Q}"
         facts["memberships drawn by independent coins"] = "declared" if run.independent else "not declared"
     else:
-        queries = config.queries
-        facts["queries"] = f"{Q} (mirror {queries.mirror}, shift {queries.shift})"
         facts["memberships"] = config.membership.in_words()
-        facts["recipe"] = named_values(dataclasses.asdict(config.recipe))
+        if run.is_foreign:
+            source = run.provenance["source"]
+            facts |= {"data set": f"{source['data'] or 'in memory'}, {N:,} examples", "queries": f"{Q}"}
+            known = {"model": source["model"], "settings": source["settings"], "answers": source["kind"]}
+            facts |= {name: value for name, value in known.items() if value}
+        else:
+            queries = config.queries
+            facts["queries"] = f"{Q} (mirror {queries.mirror}, shift {queries.shift})"
+            facts["recipe"] = named_values(dataclasses.asdict(config.recipe))
         facts["training"] = "; ".join(
             f"{s['models']} models in {s['seconds']:.0f} s on {s['device']}"
             for s in run.provenance["sessions"]

@@ -110,7 +110,9 @@ def _subject(evaluation: Evaluation) -> str:
     subject, targets = evaluation.subject, evaluation.num_models
     models = f"{targets:,} {f'{subject.model} ' if subject.model else ''}model{'s' * (targets > 1)}"
     kind, _, place = subject.dataset.partition(":")
-    data = place.rpartition("/")[2] if kind in ("folder", "npz") else place or kind
+    data = place or kind
+    if kind in ("folder", "npz", "csv", "parquet", "hf"):
+        data = place.partition(",")[0].rpartition("/")[2]  # without the options of a table
     examples = f"{data + ', ' if data else ''}{subject.num_examples or evaluation.num_examples:,} examples"
     by = f", attacked with {subject.num_models:,} others" if subject.outside else ""
     accuracies = {

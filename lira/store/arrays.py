@@ -177,7 +177,17 @@ class Arrays:
     def write_model(
         self, index: int, arrays: Mapping[str, np.ndarray], *, diverged: bool, attempt: int = 0
     ) -> bool:
-        """Write one model's rows, and `done` after all of them: see `Run.write_model`."""
+        """Write one model's rows, and `done` after all of them, whoever else is writing it: all rows are of one attempt.
+
+        Args:
+            index: the model.
+            arrays: a row by array name: phi `[N, Q]`, accuracy_in `[]`, ... Figures that are not given are NaN.
+            diverged: record it as diverged; its arrays are then not written.
+            attempt: whose randomness it has, see `model_key`.
+
+        Returns:
+            Whether it was written: a model that is done already, maybe by another process, is left as it is.
+        """
         rows = {} if diverged else {**dict.fromkeys(FIGURES, np.array(np.nan, np.float32)), **arrays}
         done = {"done": np.array(DIVERGED if diverged else DONE, np.uint8)}
         place = self.run / "arrays"

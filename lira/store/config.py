@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from lira.data.huggingface import absolute_hub_source
+from lira.data.tables import absolute_source
 from lira.learning.augment import Queries
 from lira.learning.choices import check_choices, check_numbers
 from lira.learning.convolution import Lowering
@@ -21,6 +23,7 @@ from lira.store.objects import ObjectPlace, is_url
 from lira.store.places import Place
 
 __all__ = [
+    "FOREIGN",
     "FREE",
     "IMPORTED",
     "Config",
@@ -29,6 +32,7 @@ __all__ = [
     "absolute",
     "absolute_path",
     "as_dict",
+    "as_table",
     "build",
     "deciding",
     "differences",
@@ -41,6 +45,8 @@ __all__ = [
 
 # The data set of a run whose models other code trained: it has no recipe, and its memberships are of any design.
 IMPORTED = "imported"
+# That of a run whose models a function of the user's trains: it has no recipe either, but memberships that are drawn.
+FOREIGN = "foreign"
 # Fields that do not decide what a model becomes, or that a run's fingerprints tell: they may change.
 FREE = ("dataset", "num_examples", "data_dir", "num_models", "execution")
 
@@ -85,7 +91,7 @@ class Config:
     """Everything a run needs, as in its config.toml."""
 
     dataset: str = "digits"
-    """digits, tfds:NAME, folder:PATH or npz:PATH; $VARIABLES expand."""
+    """digits, tfds:NAME, hf:NAME, folder:PATH, npz:PATH, csv:PATH,label=NAME or parquet:PATH,label=NAME; $VARIABLES expand."""
     num_examples: int = 0
     """Use a class-balanced part of the data set; 0 is all of it."""
     data_dir: str = ""
@@ -232,6 +238,9 @@ def absolute(config: Config) -> Config:
     kind, colon, place = config.dataset.partition(":")
     if kind in ("folder", "npz") and colon:
         config = dataclasses.replace(config, dataset=f"{kind}:{absolute_path(place)}")
+    elif kind in ("csv", "parquet", "hf") and place:
+        expanded = absolute_hub_source if kind == "hf" else absolute_source
+        config = dataclasses.replace(config, dataset=expanded(config.dataset))
     return dataclasses.replace(config, data_dir=absolute_path(config.data_dir))
 
 
@@ -244,6 +253,14 @@ def absolute_path(place: str) -> str:
 def as_dict(config: Config) -> dict[str, Any]:
     """The configuration as nested plain values, in TOML's order: plain keys before tables."""
     return dataclasses.asdict(config)
+
+
+def as_table(config: Config) -> dict[str, Any]:
+    """What config.toml holds of it; of models that are not trained by a recipe nothing that no one knows."""
+    table = as_dict(config)
+    if config.dataset != FOREIGN:
+        return table
+    return {name: table[name] for name in ("dataset", "num_models", "membership_seed", "membership")}
 
 
 def deciding(config: Config) -> dict[str, Any]:

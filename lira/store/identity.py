@@ -8,7 +8,7 @@ import numpy as np
 from lira.data.dataset import READING, Dataset
 from lira.learning.fingerprint import changed_model, outdated_evaluation
 from lira.learning.learner import Learner
-from lira.store.config import IMPORTED, Config
+from lira.store.config import FOREIGN, IMPORTED, Config
 from lira.store.errors import RunError
 from lira.store.places import Place
 
@@ -22,18 +22,26 @@ __all__ = [
 
 
 def require_recipe(path: Place, config: Config, provenance: Mapping[str, Any]) -> None:
-    """Raise RunError where other code trained the models of the run at `path`."""
+    """Raise RunError where other code than the engine trained the models of the run at `path`."""
     if config.dataset == IMPORTED:
         raise RunError(
             f"{path}: was imported from {provenance['source']['path']} and has no recipe: it can be scored and reported, "
             f"not trained"
         )
+    if config.dataset == FOREIGN:
+        raise RunError(
+            f"{path}: its models are trained by a function of yours, and it has no recipe: call lira.audit_estimator or "
+            f"lira.audit_training again to train more"
+        )
 
 
 def require_trained_pairs(path: Place, config: Config, why: str) -> None:
     """Raise RunError where other code trained the models, or they are no complementary pairs; `why` these are needed."""
-    if config.dataset == IMPORTED:
-        raise RunError(f"{path}: was imported and has no recipe, and {why}")
+    if config.dataset in (IMPORTED, FOREIGN):
+        which = (
+            "was imported" if config.dataset == IMPORTED else "is of models that a function of yours trains"
+        )
+        raise RunError(f"{path}: {which} and has no recipe, and {why}")
     if (design := config.membership.design) != "pairs":
         raise RunError(f'{path}: is of membership.design = "{design}", and {why}: name a run of pairs')
 

@@ -25,6 +25,7 @@ def run_of_models(
     models: Iterable[Mapping[str, np.ndarray]],
     *,
     source: dict[str, Any],
+    test_labels: np.ndarray | None = None,
 ) -> Run:
     """Make the directory; its config.toml holds no recipe, because none is known.
 
@@ -35,7 +36,10 @@ def run_of_models(
         models: for each row of `keep` its arrays by name: phi `[N, Q]`, accuracy_in, accuracy_out and
             accuracy_test `[]`, and more, such as logits `[N, Q, C]`. Drawn one by one, so that one is in memory;
             an error raised while drawing leaves nothing behind.
-        source: where they come from, for provenance.json.
+        source: where they come from, for provenance.json. Its `requested` is how many models there were to be, `independent`
+            whether memberships are declared to be independent coins, `targets` how many models, the first, are attacked by
+            the others alone, and `order` in which models are taken, where complementary pairs do not stand side by side.
+        test_labels: integer `[N_test]` of held-out examples, where `models` hold phi_test; -1 where one is not known.
 
     Raises:
         RunError: the directory cannot be written or is not empty.
@@ -56,9 +60,11 @@ def run_of_models(
         for index, arrays in enumerate(models):
             if index == 0:
                 rows = {name: shape for name, row in arrays.items() if (shape := np.shape(row))}
-                layout = layout_of(len(keep), rows, len(labels))
+                layout = layout_of(
+                    len(keep), rows, len(labels), None if test_labels is None else len(test_labels)
+                )
                 provenance |= {ARRAYS: sorted(layout), ROWS: rows}
-                Arrays.make(making, layout, labels, None).open("keep").write(keep).result()
+                Arrays.make(making, layout, labels, test_labels).open("keep").write(keep).result()
             run_arrays.write_model(index, arrays, diverged=False)
         write_provenance(making, provenance)
         table = {"dataset": IMPORTED, "num_models": len(keep)}

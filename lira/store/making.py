@@ -10,13 +10,22 @@ from lira.learning.fingerprint import evaluation_facts, initial_norms, module_di
 from lira.learning.learner import Learner
 from lira.store.arrays import Arrays, Layout, fingerprint_of, layout_of, row_shapes
 from lira.store.checksums import CHECKSUMS, json_with_checksum, toml_with_checksum
-from lira.store.config import Config, as_dict, deciding, read_directory
+from lira.store.config import Config, as_table, deciding, read_directory
 from lira.store.errors import RunError
 from lira.store.places import Place, new_directory, write_atomically
 from lira.store.zarr import written
 from lira.versions import versions
 
-__all__ = ["ARRAYS", "ROWS", "grow", "layout_by", "make_directory", "write_config", "write_provenance"]
+__all__ = [
+    "ARRAYS",
+    "ROWS",
+    "grow",
+    "layout_by",
+    "make_directory",
+    "write_config",
+    "write_keep",
+    "write_provenance",
+]
 
 # The names of all arrays, in provenance.json: one that is gone is then missed, and all have checksums.
 ARRAYS = "arrays"
@@ -58,7 +67,7 @@ def make_directory(path: Place, dataset: Dataset, config: Config, keep: np.ndarr
         (making / "scores").mkdir()
         arrays = Arrays.make(making, layout, dataset.y, dataset.y_test)
         if keep is None:
-            _write_keep(arrays, config, 0)
+            write_keep(arrays, config, 0)
         else:
             arrays.open("keep").write(keep).result()
         write_provenance(making, provenance)
@@ -70,7 +79,8 @@ def layout_by(config: Config, provenance: Mapping[str, Any], dataset: Dataset | 
     """The arrays of a run by name, as they are made of its config.toml, provenance.json and data; imports need no data."""
     if ROWS in provenance:
         rows = {name: tuple(shape) for name, shape in provenance[ROWS].items()}
-        return layout_of(config.num_models, rows, rows["phi"][0])
+        num_test = rows["phi_test"][0] if "labels_test" in provenance[ARRAYS] else None
+        return layout_of(config.num_models, rows, rows["phi"][0], num_test)
     assert dataset is not None
     fingerprints = provenance["fingerprints"]
     num_params = sum(int(size) for size, _ in fingerprints["initial_parameters"].values())
@@ -97,11 +107,11 @@ def grow(path: Place, config: Config) -> None:
     if config.num_models > there:
         arrays = Arrays(path)
         arrays.grow(config.num_models)
-        _write_keep(arrays, config, there)
+        write_keep(arrays, config, there)
     write_config(path, config)
 
 
-def _write_keep(arrays: Arrays, config: Config, start: int) -> None:
+def write_keep(arrays: Arrays, config: Config, start: int) -> None:
     """Draw the memberships, and store those from model `start` on."""
     store = arrays.open("keep")
     keep = config.membership.draw(config.membership_seed, config.num_models, store.shape[1])
@@ -110,7 +120,7 @@ def _write_keep(arrays: Arrays, config: Config, start: int) -> None:
 
 def write_config(path: Place, config: Config) -> None:
     """Write config.toml, with its checksum."""
-    write_atomically(path / "config.toml", toml_with_checksum(as_dict(config)))
+    write_atomically(path / "config.toml", toml_with_checksum(as_table(config)))
 
 
 def write_provenance(path: Place, provenance: dict[str, Any]) -> None:

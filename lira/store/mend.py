@@ -65,7 +65,7 @@ def mend(
     path = directory_at(path)
     deep = isinstance(path, Path)
     run = Run(path, *read_directory(path))
-    if dataset is not None and not run.is_imported:
+    if dataset is not None and not run.is_foreign:
         require_same_data(path, run.config, run.provenance, dataset)
     said: dict[str, str] = {}
     _mend_all(run, said, lambda: _broken(array_findings(run)), lambda each: _array(run, dataset, each))

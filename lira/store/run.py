@@ -21,6 +21,7 @@ from lira.learning.recipe import SIGNALS, Recipe
 from lira.membership import Membership
 from lira.store.arrays import DONE, Arrays, fingerprint_of
 from lira.store.config import (
+    FOREIGN,
     FREE,
     IMPORTED,
     Config,
@@ -178,8 +179,13 @@ class Run:
         )
 
     @property
+    def is_foreign(self) -> bool:
+        """Whether other code trained the models, so that there is no recipe."""
+        return self.config.dataset in (IMPORTED, FOREIGN)
+
+    @property
     def is_imported(self) -> bool:
-        """Whether other code trained the models: there is no recipe, and the memberships are of any design."""
+        """Whether it did so elsewhere: all models are there, and the memberships are of any design."""
         return self.config.dataset == IMPORTED
 
     @property
@@ -196,7 +202,7 @@ class Run:
     @property
     def recipe(self) -> Recipe | None:
         """What the models are trained by; None where other code trained them, and `config` knows their number alone."""
-        return None if self.is_imported else self.config.recipe
+        return None if self.is_foreign else self.config.recipe
 
     @property
     def outdated(self) -> str:
@@ -212,9 +218,12 @@ class Run:
         if self.usable is not None:
             return self.usable
         done = self.done == DONE
-        if self.is_imported and not done.all():  # all were, once
-            raise RunError(f"{self.path}: arrays/done lacks model {done.argmin()}: lira.mend makes it whole")
-        if self.is_imported or self.config.membership.design != "pairs":
+        if self.is_imported:
+            if not done.all():  # all were, once
+                raise RunError(f"{self.path}: arrays/done lacks model {done.argmin()}: lira.mend makes it whole")
+            # In another order where pairs are apart.
+            return np.array(self.provenance["source"].get("order", range(len(done))), int)
+        if self.config.membership.design != "pairs":
             return np.flatnonzero(done)
         pairs = done.reshape(-1, 2).all(axis=1)
         return np.flatnonzero(np.repeat(pairs, 2))
@@ -243,16 +252,21 @@ class Run:
         return self.config.membership.design == "disjoint"
 
     @property
+    def num_targets(self) -> int:
+        """How many models, the first, are attacked by the others and attack none; 0 where every model does both."""
+        return self.provenance.get("source", {}).get("targets", self.config.membership.num_targets)
+
+    @property
     def targets(self) -> np.ndarray:
-        """Indices of the usable models that are attacked, int `[t]`: all, of disjoint pools the first."""
+        """Indices of the usable models that are attacked, int `[t]`: all, or the first, see `num_targets`."""
         models = self.models
-        return models[models < self.config.membership.num_targets] if self.is_disjoint else models
+        return models[models < self.num_targets] if self.num_targets else models
 
     @property
     def shadows(self) -> np.ndarray:
-        """Indices of the usable models that attack, int `[s]`: all, of disjoint pools those that are no targets."""
+        """Indices of the usable models that attack, int `[s]`: all, or those that are no targets."""
         models = self.models
-        return models[models >= self.config.membership.num_targets]
+        return models[models >= self.num_targets]
 
     @property
     def audited(self) -> np.ndarray:
@@ -324,8 +338,8 @@ class Run:
         require_same_models(self.path, self.config, self.provenance, dataset)
 
     def require_same_data(self, dataset: Dataset) -> None:
-        """Raise RunError where the data are not the run's; of imported models the labels are all that is known."""
-        if self.is_imported:
+        """Raise RunError where the data are not the run's; of models of other code the labels are all that is known."""
+        if self.is_foreign:
             require_same_labels(self.path, self.labels, dataset)
         else:
             require_same_data(self.path, self.config, self.provenance, dataset)
@@ -333,17 +347,7 @@ class Run:
     def write_model(
         self, index: int, arrays: dict[str, np.ndarray], *, diverged: bool, attempt: int = 0
     ) -> bool:
-        """Write one model's rows, and `done` after all of them, whoever else is writing it: all rows are of one attempt.
-
-        Args:
-            index: the model.
-            arrays: a row by array name: phi `[N, Q]`, accuracy_in `[]`, ... Figures that are not given are NaN.
-            diverged: record it as diverged; its arrays are then not written.
-            attempt: whose randomness it has, see `model_key`.
-
-        Returns:
-            Whether it was written: a model that is done already, maybe by another process, is left as it is.
-        """
+        """Write one model's rows, and `done` after all of them: see `Arrays.write_model`."""
         return self.arrays.write_model(index, arrays, diverged=diverged, attempt=attempt)
 
     def add_session(self, session: dict[str, Any]) -> None:

@@ -64,7 +64,7 @@ def score_findings(
 
 def _scored(run: Run, store: ts.TensorStore, models: np.ndarray) -> np.ndarray:
     """What is defined of an array of scores, `[t, n]`; nothing where memberships cannot be read."""
-    targets = models[models < run.config.membership.num_targets] if run.is_disjoint else models
+    targets = models[models < run.num_targets] if run.num_targets else models
     try:
         return np.asarray(store[targets].read().result())[:, run.audited]
     except (ValueError, IndexError):

@@ -250,9 +250,7 @@ def test_unfit_npz_files(tmp_path):
     ],
 )
 def test_unknown_sources_name_the_valid_ones(source, near):
-    with pytest.raises(
-        DataError, match=f"'{source}', nearest is {near}: use digits, npz:PATH, folder:PATH, tfds:NAME"
-    ):
+    with pytest.raises(DataError, match=f"'{source}', nearest is {near}: use digits, npz:PATH, csv:PATH, "):
         load_dataset(source)
 
 

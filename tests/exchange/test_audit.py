@@ -6,6 +6,7 @@ import pytest
 import tensorstore as ts
 from scipy.special import log_softmax, softmax
 
+import lira
 from lira import attacks
 from lira.attacks.suite import ATTACKS, Pool, attack_pool
 from lira.cli import main
@@ -15,6 +16,7 @@ from lira.metrics import roc
 from lira.signals import SaturatedWarning
 
 M, N, Q, C = 10, 200, 2, 3
+FEW = ("global_threshold", "lira_online_fixed")
 
 pytestmark = pytest.mark.filterwarnings("ignore::lira.attacks.FewModelsWarning")
 
@@ -204,10 +206,13 @@ def test_from_files_to_report(files, tmp_path, capsys):
     flags = files(logits=LOGITS[order], keep=KEEP[order], labels=LABELS)
     assert run(flags, tmp_path / "new/out") == 0
     out = tmp_path / "new/out"
-    assert sorted(each.name for each in out.iterdir()) == [
+    assert sorted(each.name for each in out.glob("[!.]*")) == [
         *(
+            "arrays",
             "attacks.png",
+            "config.toml",
             "metrics.json",
+            "provenance.json",
             "records",
             "records.csv",
             "records.json",
@@ -413,9 +418,7 @@ def test_an_audit_does_not_overwrite(files, tmp_path, capsys):
 
 
 def test_write_audit_takes_arrays(tmp_path):
-    evaluation = write_audit(
-        Audit(Pool({"phi": PHI}, KEEP)), tmp_path / "out", facts={"made by": "another framework"}
-    )
+    evaluation = write_audit(Audit(Pool({"phi": PHI}, KEEP)), tmp_path / "out", source="another framework")
     assert evaluation.attacks["lira_online"].auc.value == roc(attacks.lira_online(PHI, KEEP), KEEP).auc
     assert "another framework" in (tmp_path / "out/report.html").read_text()
 
@@ -428,3 +431,57 @@ def test_an_audit_made_of_arrays_needs_its_targets_own_memberships():
     with pytest.raises(AuditError, match="of which it has none; got shape"):
         Audit(Pool({"phi": phi}, keep), member=keep)
     assert Audit(Pool({"phi": phi}, keep, {"phi": phi[:2]}), member=~keep[:2]).membership.shape == (2, 30)
+
+
+# --- A run ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_audit_is_a_run(files, tmp_path, capsys):
+    """The commands work on it: pairs that are apart are mates still, and a model without one is not there."""
+    order = np.array([0, 2, 4, 6, 1, 3, 5, 7, 8])
+    with pytest.warns(UserWarning, match="models 8: left out"):
+        lira.audit(tmp_path / "out", logits=LOGITS[order], keep=KEEP[order], labels=LABELS, attacks=FEW)
+    audited = lira.Run.open(tmp_path / "out")
+    assert audited.models.tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
+    np.testing.assert_array_equal(audited.keep, KEEP[:8])
+    np.testing.assert_allclose(np.asarray(audited.phi), PHI[:8], rtol=1e-5, atol=1e-5)
+    right = LOGITS[:8, :, 0].argmax(axis=-1) == LABELS
+    for side, held in (("in", KEEP[:8]), ("out", ~KEEP[:8])):
+        expected = [row[among].mean() for row, among in zip(right, held, strict=True)]
+        np.testing.assert_allclose(audited.accuracy(side), expected, rtol=1e-6)
+    place, before = str(tmp_path / "out"), json.loads((tmp_path / "out/metrics.json").read_text())
+    assert before["pool"] == audited.models.tolist()
+    capsys.readouterr()
+    assert main(["verify", place, "--deep"]) == 0
+    assert main(["check", place]) == 0
+    assert main(["report", place, "--attacks", *FEW]) == 0
+    after = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert after["attacks"] == before["attacks"]
+    assert after["verdict"]["subject"].startswith("8 models trained on 200 examples; a model gets ")
+    differences = lira.compare(audited, lira.Run.open(place))
+    assert all(each.auc.value == 0 for each in differences.by_attack.values())
+
+
+def test_a_target_outside_the_pool_is_a_runs_first_model(files, tmp_path):
+    """Shadow models that never saw its data have no accuracy on members, and the target's own is told."""
+    keep = np.zeros((6, N), bool)
+    points = LOGITS[:, :50]
+    given = {"logits": LOGITS[:6], "labels": LABELS, "keep": keep, "target": LOGITS[8], "member": KEEP[8]}
+    given |= {"population": points[:6], "target_population": points[8], "population_labels": LABELS[:50]}
+    evaluation = lira.audit(tmp_path / "out", **given, attacks=("lira_offline_fixed", "attack_p"))
+    audited = lira.Run.open(tmp_path / "out")
+    assert (audited.targets.tolist(), audited.shadows.tolist()) == ([0], [1, 2, 3, 4, 5, 6])
+    np.testing.assert_array_equal(audited.membership, KEEP[8:9])
+    np.testing.assert_array_equal(audited.arrays.read("labels_test"), LABELS[:50])
+    assert np.isnan(audited.accuracy("in")[1:]).all()
+    right = LOGITS[8, :, 0].argmax(axis=-1) == LABELS
+    assert evaluation.subject.accuracy_in == pytest.approx(right[KEEP[8]].mean())
+    expected = attacks.lira_offline_fixed(PHI[:6], keep, target=PHI[8:9])
+    assert evaluation.attacks["lira_offline_fixed"].auc.value == pytest.approx(
+        roc(expected, KEEP[8:9]).auc, abs=1e-3
+    )
+    found = {check.name: check.status for check in lira.check(audited)}
+    assert found["training"] != "fail"
+    assert [each.status for each in lira.verify(audited, deep=True)] == [
+        "unchecked"
+    ]  # nobody can train it again
