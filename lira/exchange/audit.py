@@ -1,6 +1,5 @@
 """Every attack on anyone's confidences, from arrays or files to a report."""
 
-import dataclasses
 import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -8,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from lira.attacks.suite import ATTACKS, Attack, Pool, attack_pool, pool_p_values, select_attacks
+from lira.attacks.suite import ATTACKS, Attack, Pool, attack_pool, select_attacks
 from lira.exchange.reading import Audit, AuditError, Values, read_audit
 from lira.reporting.checks import check_pool
-from lira.reporting.evaluate import Evaluation, Subject, calibrate, evaluate
-from lira.reporting.records import records_of
-from lira.reporting.reports import report_pool
+from lira.reporting.evaluation import Evaluation, evaluate_pool
+from lira.reporting.measured import Subject
 from lira.scoring import StoredScores
 from lira.store.places import directory_at, new_directory
 from lira.store.zarr import open_array, read_store, write_array
@@ -93,7 +91,7 @@ def write_audit(
         out: the directory; it appears whole or not at all.
         facts: more to say about the audit on the page.
         attacks: names of those to run; None: all.
-        headline: the attack that leads; None: by the pool's size and design, see `evaluate.headline_attack`.
+        headline: the attack that leads; None: by the pool's size and design, see `measured.headline_attack`.
         warnings: shown at the top of the page; read once the checks are done, so that they may still grow until then.
 
     Returns:
@@ -112,35 +110,21 @@ def write_audit(
         scores = _scored(pool, selected, making / "scores", order, {"models": models})
         if not scores:
             raise AuditError("no attack is possible with these models: each was left out for want of others")
-        checks = check_pool(pool, audit.labels, audit.member)
-        evaluation = evaluate(
+        evaluation = evaluate_pool(
+            pool,
             scores,
             audit.membership,
-            models,
-            independent=pool.independent,
+            checks=check_pool(pool, audit.labels, audit.member),
+            attacks=selected,
             headline=headline,
-            num_shadows=len(pool.keep),
-        )
-        calibrated, p_value = calibrate(pool_p_values(pool, selected), audit.membership)
-        records = records_of(
-            scores.items(),
-            audit.membership,
-            p_value=p_value,
-            headline=evaluation.headline,
             models=order.tolist(),
-            labels=audit.labels,
-        )
-        evaluation = dataclasses.replace(
-            evaluation,
-            calibrated=calibrated,
+            known={"labels": audit.labels},
             subject=_subject(audit),
-            checks=tuple(checks),
-            warnings=tuple(warnings),
-            selected=None if attacks is None else tuple(attacks),
+            selected=attacks,
+            facts={**_facts(pool), **(facts or {})},
+            warnings=warnings,
         )
-        report_pool(
-            making, pool, scores, evaluation, facts={**_facts(pool), **(facts or {})}, records=records
-        )
+        evaluation.report(making)
     return evaluation
 
 

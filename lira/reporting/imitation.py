@@ -30,7 +30,8 @@ from lira.engine.imitate import SAME_PHI, Teacher, imitate_target, outside_teach
 from lira.learning.imitation import Imitation
 from lira.membership import imitator_mask, related_rows
 from lira.reporting.document import metrics_document
-from lira.reporting.evaluate import Evaluation, evaluate
+from lira.reporting.evaluation import Evaluation
+from lira.reporting.measured import measure
 from lira.reporting.write import stored_scores, write_document
 from lira.store.checksums import toml_with_checksum
 from lira.store.config import read_checked_table
@@ -296,7 +297,8 @@ def _measured(
                 warnings.warn(f"{name} is left out: {error}", stacklevel=3)
     by_row = {name: values[None] for name, values in scores.items()}
     models = None if target is None else [target]
-    evaluation = evaluate(by_row, member[None], models, independent=target is not None and run.independent)
+    coins = target is not None and run.independent
+    evaluation = Evaluation(**vars(measure(by_row, member[None], models, independent=coins)))
     distances = {
         name: _distance(phi, keep, teacher.phi)
         for name, (phi, keep) in {**said, "shadows": (shadows, held)}.items()

@@ -7,7 +7,7 @@ import numpy as np
 
 from lira.forgetting import MethodFigures
 from lira.forgetting.measure import ClassicalFigures
-from lira.reporting.evaluate import interval_note
+from lira.reporting.measured import interval_note
 
 __all__ = ["UnlearningEvaluation", "evaluate_unlearning"]
 

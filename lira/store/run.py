@@ -49,7 +49,7 @@ class OutdatedWarning(UserWarning):
     """A run whose models an earlier version evaluated wrongly."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """A run directory. `phi`, `keep` and `models` show the usable models: those that are done, of pairs both."""
 
@@ -158,6 +158,12 @@ class Run:
         if run.outdated:
             warnings.warn(f"{path}: {run.outdated}", OutdatedWarning, stacklevel=2)
         return run
+
+    def __repr__(self) -> str:
+        """Where it is and of what, as its configuration has it."""
+        config = self.config
+        what = "imported models" if self.is_imported else f"{config.recipe.model} models on {config.dataset}"
+        return f"Run({str(self.path)!r}: {config.num_models:,} {what})"
 
     @property
     def arrays(self) -> Arrays:
