@@ -16,7 +16,7 @@ The way of the data: dataset, keep mask, stack of models, signals, scores, ROC c
 What there is; `help(lira.train)` says more of each:
 
     data and models     load_dataset, Dataset, Recipe, Queries, Membership, keep_mask
-    a run of models     Run, Config, Execution, plan, train, verify, mend
+    a run of models     Run, Config, Execution, plan, train, Progress, tensorboard, verify, mend
     what is found       evaluate, Evaluation, report, score, records, check, enough, compare
     other models        audit (anyone's confidences), import_run, export_carlini, imitate, Imitation
     unlearning          Unlearning, UnlearnConfig, Forget, plan_unlearning, unlearn, report_unlearning
@@ -40,6 +40,8 @@ if TYPE_CHECKING:  # at run time each is imported when it is first asked for: ja
     from lira.data.sources import load_dataset
     from lira.engine.fill import train
     from lira.engine.plan import plan
+    from lira.engine.progress import Progress
+    from lira.engine.tensorboard import tensorboard
     from lira.engine.verify import verify
     from lira.exchange.audit import audit
     from lira.exchange.export import export_carlini
@@ -72,6 +74,7 @@ __all__ = [
     "Forget",
     "Imitation",
     "Membership",
+    "Progress",
     "Queries",
     "Recipe",
     "Run",
@@ -101,6 +104,7 @@ __all__ = [
     "report",
     "report_unlearning",
     "score",
+    "tensorboard",
     "train",
     "unlearn",
     "verify",
@@ -115,6 +119,7 @@ _WHERE = {
     "Forget": "lira.unlearning.config",
     "Imitation": "lira.learning.imitation",
     "Membership": "lira.membership",
+    "Progress": "lira.engine.progress",
     "Queries": "lira.learning.augment",
     "Recipe": "lira.learning.recipe",
     "Run": "lira.store.run",
@@ -143,6 +148,7 @@ _WHERE = {
     "report": "lira.reporting.reports",
     "report_unlearning": "lira.reporting.unlearning",
     "score": "lira.scoring",
+    "tensorboard": "lira.engine.tensorboard",
     "train": "lira.engine.fill",
     "unlearn": "lira.unlearning.protocol",
     "verify": "lira.engine.verify",

@@ -27,6 +27,7 @@ from lira.attacks import (
 from lira.attacks.imitation import imia
 from lira.data.dataset import Dataset
 from lira.engine.imitate import SAME_PHI, Teacher, imitate_target, outside_teacher, teacher_of
+from lira.engine.progress import Progress
 from lira.learning.imitation import Imitation
 from lira.membership import imitator_mask, related_rows
 from lira.reporting.document import metrics_document
@@ -77,6 +78,7 @@ def imitate(
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
     show_progress: bool = True,
+    progress: Callable[[Progress], None] | None = None,
 ) -> Imitated:
     """Attack one target by models that imitate it, and by LiRA with as many ordinary models; resumable.
 
@@ -104,6 +106,7 @@ def imitate(
         seed: of the imitators' memberships, which have nothing to do with the target's.
         out: the directory; RUN/imitations/target_T, or logits_ and eight letters of their fingerprint, by default.
         show_progress: draw a bar.
+        progress: called as by `train`.
 
     Raises:
         ValueError: an argument is none of these, or arrays do not fit the run.
@@ -160,6 +163,7 @@ def imitate(
             keep,
             verb=f"imitating, {name}",
             show_progress=show_progress,
+            progress=progress,
         )
         for name, how in methods.items()
     }
