@@ -175,9 +175,11 @@ def _ends(figure: OperatingPoint | Estimate) -> tuple[float, float, float]:
 def _draw_rows(ax: Axes, points: np.ndarray, fpr: float | None = None, label: str = "AUC") -> None:
     """Draw points and their intervals, float64 [3, attacks], from below; with `fpr` they are TPRs at it."""
     rows, chance = np.arange(points.shape[1]), {"AUC": 0.5, "balanced accuracy": 0.5}.get(label)
+    zero = np.zeros(len(rows), bool)
     if fpr is not None:
+        zero = points[0] == 0
         label, chance = f"TPR at {100 * fpr:g} % FPR", fpr
-        # Logarithmic axes cannot take a measured zero: it stands at the left edge.
+        # Logarithmic axes cannot take a measured zero: it stands at the left edge, with its number.
         edge = np.min(points[0], where=points[0] > 0, initial=fpr) / 3
         ax.set(xscale="log", xlim=(edge, 1.3 * np.nanmax([fpr, *points[0], *points[2]])))
         ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
@@ -187,7 +189,12 @@ def _draw_rows(ax: Axes, points: np.ndarray, fpr: float | None = None, label: st
     bars = ax.hlines(rows[known], low[known], high[known], color=OUT_COLOR, linewidth=2.2, alpha=0.45)
     bars.set_gid("intervals")
     ax.plot(values, rows, "o", color=OUT_COLOR, markersize=4.5, gid="figures", clip_on=False)
+    for row in np.flatnonzero(zero):
+        ax.annotate(
+            "0", (values[row], row), xytext=(7, 0), textcoords="offset points", fontsize=8, va="center"
+        )
     style(ax, 9, grid="x")
+    ax.set_ylim(-0.6, len(rows) - 0.4)
     ax.set_xlabel(label, fontsize=10)
     if chance is not None:
         ax.axvline(chance, color="0.35", linewidth=0.9, linestyle=":", gid="chance")
