@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench gpu format clean
+.PHONY: demo test test-matrix check bench gpu format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lira run experiments/digits.toml --run-dir runs/digits
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest
+
+# Every Python that is found with the oldest and the newest JAX: an environment and the whole suite each, an hour or more.
+test-matrix: $(VENV)/.installed
+	$(BIN)/python tests/matrix.py $(ARGS)
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .

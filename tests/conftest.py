@@ -13,6 +13,7 @@ from PIL import Image
 QUICK = {
     "0.10.": "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
     "0.11.": "--xla_cpu_parallel_codegen_split_count=1",
+    "0.12.": "--xla_cpu_parallel_codegen_split_count=1",
 }
 
 # Before JAX is imported; child processes, pytest's workers among them, inherit it. The tests' programs are small, and

@@ -22,6 +22,7 @@ from lira.engine.device import MEMORY_SHARE, device_memory, devices_of, stacks_a
 from lira.engine.programs import Programs, compile_programs, train_steps
 from lira.learning.convolution import LOWERINGS
 from lira.learning.learner import Learner, model_keys
+from lira.learning.recipe import steps_per_epoch
 from lira.learning.training import variable_shapes
 from lira.store.config import Config, Execution
 from lira.store.places import write_atomically
@@ -82,36 +83,61 @@ def programs_for(
     file = _cache_file(learner, dataset, execution)
     widest = max(width for _, widths in candidates for width in widths)
     kept = _read_choice(file)
-    # A choice made for fewer models never measured the wider stacks that there may be now.
-    if kept is not None and kept["lowering"] in dict(candidates) and kept["widest"] >= widest:
+    # A choice made for fewer models never measured the wider stacks that there may be now, and one for a short training
+    # not all that are worth it for a longer one.
+    images = steps_per_epoch(dataset.num_examples, recipe.batch_size, config.membership.share)
+    images *= recipe.batch_size * recipe.epochs / devices  # of one model, on each device
+    holds = kept is not None and kept["widest"] >= widest and not 0 < kept["images"] < models * images
+    if holds and kept["lowering"] in dict(candidates):
         programs = _fitting(compiled, kept["lowering"], min(kept["width"], share))
         if programs is not None:
             return programs._replace(why="measured before: " + kept["why"])
-    speed, fastest, tried = 0.0, None, []  # images a second
-    for lowering, widths in candidates:
-        before = 0.0
-        for width in widths:
-            candidate = _fitting(compiled, lowering, width)
-            if candidate is None:
-                tried.append(f"{lowering} {width} does not fit")
-                break
-            step = seconds_per_step(candidate, dataset)
-            now = recipe.batch_size * candidate.models / step
-            tried.append(f"{lowering} {width}: {now:,.0f}")
-            if fastest is None or now > speed:
-                speed, fastest = now, candidate
-            if now < WORTHWHILE * before or step > LONG_STEP:
-                break
-            before = now
+    fastest, tried, stopped = _fastest(candidates, compiled, dataset, recipe.batch_size, models * images)
     if fastest is None:
         raise ValueError(
             f"not even one {recipe.model} at batch size {recipe.batch_size} fits on the device: lower recipe.batch_size"
         )
     why = "images/s by lowering and width: " + ", ".join(tried)
     chosen = {"width": fastest.width, "lowering": fastest.lowering, "widest": widest, "why": why}
-    _write_choice(file, chosen)
+    _write_choice(file, {**chosen, "images": models * images if stopped else 0.0})
     programs = _fitting(compiled, fastest.lowering, min(fastest.width, share))
     return (programs or fastest)._replace(why=why)
+
+
+def _fastest(
+    candidates: list[tuple[str, list[int]]],
+    compiled: Callable[[str, int], Programs],
+    dataset: Dataset,
+    batch_size: int,
+    images: float,
+) -> tuple[Programs | None, list[str], bool]:
+    """The fastest of the candidates, what was found of each, and whether some were left out.
+
+    They are left out once all `images` of a device's training take no longer at the best speed than trying one more does.
+    """
+    speed, fastest, tried = 0.0, None, []  # images a second
+    for lowering, widths in candidates:
+        before = 0.0
+        for width in widths:
+            began = time.perf_counter()
+            candidate = _fitting(compiled, lowering, width)
+            if candidate is None:
+                tried.append(f"{lowering} {width} does not fit")
+                if width < widths[-1]:
+                    break
+                continue
+            step = seconds_per_step(candidate, dataset)
+            now = batch_size * candidate.models / step
+            tried.append(f"{lowering} {width}: {now:,.0f}")
+            if fastest is None or now > speed:
+                speed, fastest = now, candidate
+            last = (lowering, width) == (candidates[-1][0], widths[-1])
+            if not last and images / speed < time.perf_counter() - began:
+                return fastest, [*tried, "no other, as all is trained sooner than one is compiled"], True
+            if now < WORTHWHILE * before or (step > LONG_STEP and width < widths[-1]):
+                break
+            before = now
+    return fastest, tried, False
 
 
 def seconds_per_step(programs: Programs, dataset: Dataset) -> float:
@@ -152,7 +178,8 @@ def _candidates(
 
     On accelerators: XLA's own convolution, of one model, or one for each of a few models. Winograd's tiles and patches
     pass through memory with many times its bytes (experiments/benchmarks/gpu_programs.py), libraries are slow at groups,
-    and each candidate costs half a minute of compilation.
+    and each candidate costs half a minute of compilation. Models without convolutions are the faster the more there are
+    (142 million images/s of 256, 2 million of one on an H200), so their widths start with the widest.
     """
     widest = 1 << (share - 1).bit_length()  # a stack is filled up to its width with copies
     grown = [GROWTH**i for i in range(widest.bit_length()) if GROWTH**i <= widest]
@@ -160,6 +187,8 @@ def _candidates(
     if execution.lowering != "auto":
         return [(execution.lowering, widths)]
     if all(leaf.ndim <= 2 for leaf in jax.tree.leaves(variable_shapes(learner, dataset.x)["params"])):
+        if learner.platform != "cpu" and not execution.width:
+            widths = [widest >> shift for shift in range(0, widest.bit_length(), 2)]
         return [("patches", widths)]
     if learner.platform == "cpu":
         in_float32 = learner.recipe.precision == "float32"
@@ -202,7 +231,7 @@ def _cache_file(learner: Learner, dataset: Dataset, execution: Execution) -> Pat
 
 def _read_choice(file: Path) -> dict[str, Any] | None:
     """What was chosen before; None where there is nothing, or anything else than what `_write_choice` writes."""
-    types = {"width": int, "lowering": str, "widest": int, "why": str}
+    types = {"width": int, "lowering": str, "widest": int, "why": str, "images": float}
     try:
         choice = json.loads(file.read_text()) if file.is_file() else None
     except (OSError, ValueError, RecursionError):

@@ -68,7 +68,7 @@ class Recipe:
     crop_pad: int = 0
     """Shift training images by up to this many pixels, the border filled by reflection."""
     precision: Precision = "float32"
-    """Of the computation: float32 or bfloat16. Weights, statistics and queries are float32 always."""
+    """Of the computation: float32 (NVIDIA GPUs take its products in TF32) or bfloat16. Weights, statistics and queries: float32."""
     seed: int = 0
     """Model m draws all its randomness from (seed, m). Membership has a seed of its own."""
 

@@ -180,7 +180,7 @@ def test_an_unknown_part_is_named(capsys, monkeypatch):
     monkeypatch.setattr(gpu.sys, "argv", ["gpu.py", "--parts", "device,colour"])
     with pytest.raises(SystemExit):
         gpu.main()
-    assert "no part is called colour; there are device, evaluation," in capsys.readouterr().err
+    assert "no part is called colour; there are device, digits," in capsys.readouterr().err
 
 
 def test_training_is_interrupted_when_its_time_is_over():
@@ -245,6 +245,17 @@ def test_operations_of_a_cpu_without_loops(tmp_path):
     assert not [name for name in kernels if name.startswith("while")]
 
 
+def test_a_shadow_model_without_its_mate_is_shown(tmp_path):
+    """A sitting may be over before the second one is trained."""
+    data = lira.Dataset.from_arrays(np.eye(40, dtype=np.float32), np.arange(40) % 2)
+    run = lira.Run.create(tmp_path / "run", data, lira.Recipe(epochs=1, batch_size=10), num_models=4)
+    lira.train(run, data, among=np.arange(1), show_progress=False)
+    shown = gpu.shown(run)
+    assert shown["models_in_pairs"] == 0
+    assert shown["accuracy_in"] == [pytest.approx(run.accuracy("in", np.arange(1))[0], abs=1e-5)]
+    assert [session["models"] for session in shown["sessions"]] == [1]
+
+
 def test_what_shadow_models_show(tmp_path, monkeypatch):
     """TPR from scores and memberships by counting; of two queries, whatever the run has."""
     monkeypatch.setattr(lira.attacks, "lira_online", lambda phi, keep: np.asarray(phi).mean(axis=2))
@@ -264,7 +275,7 @@ def test_what_shadow_models_show(tmp_path, monkeypatch):
     few.add_session({"models": 0, "seconds": 20.0})
     shown = gpu.shown(few)
     assert shown["models_in_pairs"] == 4
-    assert shown["seconds_per_model"] == 20
+    assert [session["seconds"] for session in shown["sessions"]] == [60, 20]
     assert shown["accuracy_in"] == [0.75] * 4
     assert shown["accuracy_test"] == [0.25] * 4
     assert "published" not in shown

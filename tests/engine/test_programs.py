@@ -26,6 +26,8 @@ from lira.store.config import Config, Execution
 from lira.store.run import Run
 
 RECIPE = Recipe(epochs=2, batch_size=10)
+# So many steps that no choice of a width is too dear.
+LONG = Recipe(epochs=10_000_000, batch_size=10)
 AUTO = Execution(workers=1)
 
 
@@ -71,7 +73,7 @@ def test_fastest_width_is_kept_and_growth_stops_when_it_no_longer_pays(
     monkeypatch, by_width, measured, chosen
 ):
     tried = speeds(monkeypatch, by_width)
-    programs = programs_for(Config(recipe=RECIPE, execution=AUTO), dataset(), 64)
+    programs = programs_for(Config(recipe=LONG, execution=AUTO), dataset(), 64)
     assert tried == measured
     assert programs.width == chosen
     assert f"patches {chosen}: {by_width[chosen]:,}" in programs.why
@@ -79,35 +81,65 @@ def test_fastest_width_is_kept_and_growth_stops_when_it_no_longer_pays(
 
 def test_choice_is_made_once_for_a_device_model_and_batch_size(monkeypatch, cache):
     tried = speeds(monkeypatch, {1: 1, 4: 4, 16: 2})
-    assert programs_for(Config(recipe=RECIPE, execution=AUTO), dataset(), 16).width == 4
-    again = programs_for(Config(recipe=RECIPE, execution=AUTO), dataset(), 16)
+    assert programs_for(Config(recipe=LONG, execution=AUTO), dataset(), 16).width == 4
+    again = programs_for(Config(recipe=LONG, execution=AUTO), dataset(), 16)
     assert again.width == 4
     assert again.why.startswith("measured before: ")
     assert tried == [1, 4, 16]
-    assert programs_for(Config(recipe=RECIPE, execution=AUTO), dataset(), 2).width == 2, (
+    assert programs_for(Config(recipe=LONG, execution=AUTO), dataset(), 2).width == 2, (
         "never wider than there are models"
     )
-    programs_for(Config(recipe=Recipe(epochs=2, batch_size=20), execution=AUTO), dataset(), 16)
+    programs_for(Config(recipe=dataclasses.replace(LONG, batch_size=20), execution=AUTO), dataset(), 16)
     assert tried == [1, 4, 16, 1, 4, 16], "another batch size is another question"
     for place in cache.iterdir():
         place.write_text("{")
-    assert programs_for(Config(recipe=RECIPE, execution=AUTO), dataset(), 16).width == 4
+    assert programs_for(Config(recipe=LONG, execution=AUTO), dataset(), 16).width == 4
     assert len(tried) == 9, "a damaged choice is measured again"
     assert all(json.loads(p.read_text())["width"] == 4 for p in cache.iterdir() if len(p.read_text()) > 1)
 
 
 def test_choice_for_few_models_does_not_hold_for_many(monkeypatch, cache):
     tried = speeds(monkeypatch, {1: 1, 4: 4, 16: 2})
-    assert programs_for(Config(recipe=RECIPE, execution=AUTO), dataset(), 1).width == 1
-    assert programs_for(Config(recipe=RECIPE, execution=AUTO), dataset(), 16).width == 4
+    assert programs_for(Config(recipe=LONG, execution=AUTO), dataset(), 1).width == 1
+    assert programs_for(Config(recipe=LONG, execution=AUTO), dataset(), 16).width == 4
     assert tried == [1, 1, 4, 16]
-    assert programs_for(Config(recipe=RECIPE, execution=AUTO), dataset(), 1).width == 1
+    assert programs_for(Config(recipe=LONG, execution=AUTO), dataset(), 1).width == 1
     assert len(tried) == 4, "but that for many does for few"
+
+
+def test_search_ends_when_all_is_trained_sooner_than_another_candidate_is_compiled(monkeypatch, cache):
+    tried = speeds(monkeypatch, {1: 1, 4: 4, 16: 16})
+    programs = programs_for(Config(recipe=RECIPE, execution=AUTO), dataset(), 16)
+    assert (programs.width, tried) == (1, [1])
+    assert "no other, as all is trained sooner" in programs.why
+    assert programs_for(Config(recipe=RECIPE, execution=AUTO), dataset(), 16).width == 1
+    assert tried == [1], "the choice is kept for trainings that are no longer"
+    assert programs_for(Config(recipe=LONG, execution=AUTO), dataset(), 16).width == 16
+    assert tried == [1, 1, 4, 16], "and not for longer ones"
+    assert programs_for(Config(recipe=RECIPE, execution=AUTO), dataset(), 16).width == 16
+    assert len(tried) == 4, "what holds for a long one does for short ones"
+
+
+@pytest.mark.parametrize(("share", "widths"), [(256, [256, 64, 16, 4, 1]), (100, [128, 32, 8, 2]), (1, [1])])
+def test_widths_start_with_the_widest_on_accelerators_where_nothing_convolves(share, widths):
+    learner = dataclasses.replace(Learner.of(RECIPE, dataset()), platform="gpu")
+    assert calibrate._candidates(learner, dataset(), AUTO, share) == [("patches", widths)]
+
+
+def test_from_the_widest_on_a_width_that_does_not_fit_is_passed_over(monkeypatch):
+    tried = speeds(monkeypatch, {4: 4, 1: 1})
+    monkeypatch.setattr(calibrate, "_candidates", lambda *_: [("patches", [16, 4, 1])])
+    fitting = calibrate._fitting
+    monkeypatch.setattr(
+        calibrate, "_fitting", lambda make, *what: None if what[1] == 16 else fitting(make, *what)
+    )
+    programs = programs_for(Config(recipe=LONG, execution=AUTO), dataset(), 16)
+    assert (programs.width, tried) == (4, [4, 1])
 
 
 def test_what_costs_no_step_anything_is_no_question_and_everything_else_is(monkeypatch, cache):
     speeds(monkeypatch, {1: 1})
-    programs_for(Config(recipe=RECIPE, execution=AUTO), dataset(), 1)
+    programs_for(Config(recipe=LONG, execution=AUTO), dataset(), 1)
     for field in dataclasses.fields(Recipe):
         if field.name == "model":
             continue
@@ -195,7 +227,7 @@ def test_width_is_bounded_by_memory(monkeypatch):
     used = engine_programs.compile_programs(learner, Queries(), dataset(), 1, "patches", 4).memory
     assert used
     monkeypatch.setattr(calibrate, "device_memory", lambda: 2 * used)
-    programs = programs_for(Config(recipe=RECIPE, execution=AUTO), dataset(), 64)
+    programs = programs_for(Config(recipe=LONG, execution=AUTO), dataset(), 64)
     assert programs.width == 4
     assert "patches 16 does not fit" in programs.why
     programs = programs_for(Config(recipe=RECIPE, execution=Execution(workers=5, width=4)), dataset(), 64)
@@ -216,7 +248,7 @@ def test_compiler_out_of_memory_is_a_width_that_does_not_fit(monkeypatch):
         return build(*arguments)
 
     monkeypatch.setattr(engine_programs, "_build", exhausted)
-    assert programs_for(Config(recipe=RECIPE, execution=AUTO), dataset(), 64).width == 4
+    assert programs_for(Config(recipe=LONG, execution=AUTO), dataset(), 64).width == 4
 
 
 def test_number_of_compilations_does_not_grow_with_stacks_or_epochs(tmp_path):
