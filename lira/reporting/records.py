@@ -51,7 +51,8 @@ class AttackRecords(NamedTuple):
     fpr: np.ndarray | None = None  # float64 [N], the share of its non-members that reach that score
 
 
-class ExampleRecord(NamedTuple):
+@dataclass(frozen=True)
+class ExampleRecord:
     """What the headline attack says of one example."""
 
     rank: int  # 1 = the most vulnerable
@@ -106,17 +107,23 @@ class Records:
 
     def _record(self, example: int) -> ExampleRecord:
         attack = self.attacks[self.headline]
-        rates, alone = attack.rates, (None, np.nan, np.nan)
+        rates, (member, score, fpr) = attack.rates, (None, np.nan, np.nan)
         if attack.score is not None and attack.fpr is not None:
-            alone = bool(self.member[0, example]), float(attack.score[example]), float(attack.fpr[example])
+            member, score, fpr = self.member[0, example], attack.score[example], attack.fpr[example]
         return ExampleRecord(
-            int(self.ranks[example]),
-            self.index_of(example),
-            self.class_of(example),
-            self.file_of(example),
-            *(float(each[example]) for each in (rates.tpr, rates.low, rates.high)),
-            *(int(each[example]) for each in (rates.found, rates.held, self.in_top_halves)),
-            *alone,
+            rank=int(self.ranks[example]),
+            index=self.index_of(example),
+            class_name=self.class_of(example),
+            file=self.file_of(example),
+            tpr=float(rates.tpr[example]),
+            low=float(rates.low[example]),
+            high=float(rates.high[example]),
+            found=int(rates.found[example]),
+            held=int(rates.held[example]),
+            in_top_halves=int(self.in_top_halves[example]),
+            member=None if member is None else bool(member),
+            score=float(score),
+            fpr=float(fpr),
         )
 
     @property

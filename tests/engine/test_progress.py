@@ -30,7 +30,7 @@ def scalars(directory):
         content = file.read_bytes()
         while content:
             (length,) = struct.unpack("<Q", content[:8])
-            event = event_pb2.Event.FromString(content[12 : 12 + length])
+            event = event_pb2.Event.FromString(content[12 : 12 + length])  # pyright: ignore[reportAttributeAccessIssue]
             found |= {(each.tag, event.step): each.simple_value for each in event.summary.value}
             content = content[16 + length :]
     return found

@@ -162,7 +162,7 @@ def test_plots_take_what_metrics_give(audited):
         (roc.auc_interval(), "AUC", 0.5),
     ):
         ax = plot_attacks({"mine": figure}, headline="mine")
-        lines = {line.get_gid(): line.get_xdata()[0] for line in ax.lines}
+        lines = {line.get_gid(): np.asarray(line.get_xdata())[0] for line in ax.lines}
         value = figure.tpr if isinstance(figure, metrics.OperatingPoint) else figure.value
         assert (ax.get_xlabel(), lines) == (label, {"figures": value, "chance": chance})
     with pytest.raises(ValueError, match="each attack needs a figure to be drawn; mine has none"):

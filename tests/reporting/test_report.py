@@ -413,7 +413,9 @@ def test_every_attack_has_its_figure_and_interval(evaluated):
     left, right = figure.axes
     names = [label.get_text() for label in left.get_yticklabels()]
     assert sorted(names) == sorted(attacks)
-    values = [next(line for line in ax.lines if line.get_gid() == "figures") for ax in (left, right)]
+    values: list[Any] = [
+        next(line for line in ax.lines if line.get_gid() == "figures") for ax in (left, right)
+    ]
     bars: Any = right.collections[0]
     tprs = [attacks[name]["tpr_at_fpr"]["0.01"]["tpr"] for name in names]
     assert tprs == sorted(tprs), "the strongest is on top"
@@ -439,6 +441,8 @@ def test_a_measured_zero_and_no_interval_are_drawn(evaluated):
     assert not any(len(bars.get_paths()) for ax in (left, right) for bars in ax.collections)
     points = next(line for line in left.lines if line.get_gid() == "figures")
     assert np.asarray(points.get_xdata()).tolist() == [left.get_xlim()[0], 0.01]
+    (zero,) = left.texts
+    assert (zero.get_text(), zero.get_position()) == ("0", (7, 0))
 
 
 def test_the_picture_holds_the_strongest_and_the_baseline(tmp_path):
