@@ -5,10 +5,22 @@ The way of the data: dataset, keep mask, stack of models, signals, scores, ROC c
     import lira
     dataset = lira.load_dataset("digits")
     run = lira.Run.create("runs/digits", dataset, lira.Recipe(model="mlp", epochs=50), num_models=128)
-    lira.train(run, dataset)
-    scores = lira.attacks.lira_online(run.phi, run.keep)
-    print(lira.metrics.roc(scores, run.keep).tpr_at(1e-3))
-    lira.report(run, dataset)
+    lira.train(run, dataset)                # resumable
+    evaluation = lira.evaluate(run, dataset)
+    print(evaluation)                       # the verdict, in plain words
+    evaluation.to_frame()                   # every attack's figures, as a pandas table
+    evaluation.plot_roc()                   # or on axes of your own: plot_roc(ax)
+    evaluation.vulnerable(10)               # the examples most at risk
+    evaluation.report("reports/digits")     # the page, its pictures, metrics.json, records.csv
+
+What there is; `help(lira.train)` says more of each:
+
+    data and models     load_dataset, Dataset, Recipe, Queries, Membership, keep_mask
+    a run of models     Run, Config, Execution, plan, train, Progress, tensorboard, verify, mend
+    what is found       evaluate, Evaluation, report, score, records, check, enough, compare
+    other models        audit (anyone's confidences), import_run, export_carlini, imitate, Imitation
+    unlearning          Unlearning, UnlearnConfig, Forget, plan_unlearning, unlearn, report_unlearning
+    on plain arrays     attacks, metrics, epsilon, forgetting, plot_roc, plot_attacks
 
 The verbs of the command line are functions here. No module beside this one may bear the name of one: importing it would
 put the module in the function's place.
@@ -28,6 +40,8 @@ if TYPE_CHECKING:  # at run time each is imported when it is first asked for: ja
     from lira.data.sources import load_dataset
     from lira.engine.fill import train
     from lira.engine.plan import plan
+    from lira.engine.progress import Progress
+    from lira.engine.tensorboard import tensorboard
     from lira.engine.verify import verify
     from lira.exchange.audit import audit
     from lira.exchange.estimators import audit_estimator, audit_training
@@ -39,9 +53,11 @@ if TYPE_CHECKING:  # at run time each is imported when it is first asked for: ja
     from lira.membership import Membership, keep_mask
     from lira.reporting.checks import check_run as check
     from lira.reporting.enough import enough
+    from lira.reporting.evaluation import Evaluation
     from lira.reporting.imitation import imitate
     from lira.reporting.mending import mend
-    from lira.reporting.reports import compare, records, report
+    from lira.reporting.plots import plot_attacks, plot_roc
+    from lira.reporting.reports import compare, evaluate, records, report
     from lira.reporting.unlearning import report_unlearning
     from lira.scoring import score
     from lira.store.config import Config, Execution
@@ -54,10 +70,12 @@ if TYPE_CHECKING:  # at run time each is imported when it is first asked for: ja
 __all__ = [
     "Config",
     "Dataset",
+    "Evaluation",
     "Execution",
     "Forget",
     "Imitation",
     "Membership",
+    "Progress",
     "Queries",
     "Recipe",
     "Run",
@@ -72,6 +90,7 @@ __all__ = [
     "compare",
     "enough",
     "epsilon",
+    "evaluate",
     "export_carlini",
     "forgetting",
     "imitate",
@@ -82,10 +101,13 @@ __all__ = [
     "metrics",
     "plan",
     "plan_unlearning",
+    "plot_attacks",
+    "plot_roc",
     "records",
     "report",
     "report_unlearning",
     "score",
+    "tensorboard",
     "train",
     "unlearn",
     "verify",
@@ -95,10 +117,12 @@ __all__ = [
 _WHERE = {
     "Config": "lira.store.config",
     "Dataset": "lira.data.dataset",
+    "Evaluation": "lira.reporting.evaluation",
     "Execution": "lira.store.config",
     "Forget": "lira.unlearning.config",
     "Imitation": "lira.learning.imitation",
     "Membership": "lira.membership",
+    "Progress": "lira.engine.progress",
     "Queries": "lira.learning.augment",
     "Recipe": "lira.learning.recipe",
     "Run": "lira.store.run",
@@ -112,6 +136,7 @@ _WHERE = {
     "compare": "lira.reporting.reports",
     "enough": "lira.reporting.enough",
     "epsilon": "lira.epsilon",
+    "evaluate": "lira.reporting.reports",
     "export_carlini": "lira.exchange.export",
     "forgetting": "lira.forgetting",
     "imitate": "lira.reporting.imitation",
@@ -122,10 +147,13 @@ _WHERE = {
     "metrics": "lira.metrics",
     "plan": "lira.engine.plan",
     "plan_unlearning": "lira.unlearning.plan",
+    "plot_attacks": "lira.reporting.plots",
+    "plot_roc": "lira.reporting.plots",
     "records": "lira.reporting.reports",
     "report": "lira.reporting.reports",
     "report_unlearning": "lira.reporting.unlearning",
     "score": "lira.scoring",
+    "tensorboard": "lira.engine.tensorboard",
     "train": "lira.engine.fill",
     "unlearn": "lira.unlearning.protocol",
     "verify": "lira.engine.verify",

@@ -47,6 +47,8 @@ class Options:
     """Print figures as JSON, and nothing else."""
     log_level: str = "warning"
     """What stands on stderr: debug, info, warning or error."""
+    tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Write TensorBoard's events of the training into the run's directory, below tensorboard/."""
 
 
 @dataclasses.dataclass(frozen=True)

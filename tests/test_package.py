@@ -5,6 +5,7 @@ import importlib
 import inspect
 import json
 import pkgutil
+import re
 import shutil
 import types
 import warnings
@@ -22,6 +23,7 @@ VERBS = (
     "plan",
     "train",
     "score",
+    "evaluate",
     "report",
     "records",
     "check",
@@ -82,6 +84,25 @@ def test_a_report_in_python_is_that_of_the_command(run, capsys):
     assert figures_of(run.path / "metrics.json") == document
     # The command knows nothing of data that was given in memory, so its page has no pictures of examples.
     assert page.split("data:image")[0] == (run.path / "report.html").read_text().split("data:image")[0]
+
+
+def test_an_evaluation_writes_scores_alone_and_a_report_is_one_that_is_written(run):
+    for each in run.path.glob("scores/*/zarr.json"):
+        each.unlink()
+    (run.path / "metrics.json").unlink(missing_ok=True)
+    before = {each.name for each in run.path.iterdir()}
+    evaluation = lira.evaluate(run, DATA)
+    assert {each.name for each in run.path.iterdir()} - before <= {"scores"}
+    assert not (run.path / "metrics.json").exists()
+    lira.report(run, DATA)
+    assert figures_of(run.path / "metrics.json")["verdict"]["finding"] == evaluation.verdict.finding
+    assert len(evaluation.vulnerable(3)) == 3
+
+
+def test_the_docstring_names_everything_there_is():
+    """What `help(lira)` begins with."""
+    said = set(re.findall(r"\w+", lira.__doc__ or ""))
+    assert {name for name in lira.__all__ if not name.startswith("__")} <= said
 
 
 def test_a_report_builds_its_pool_once(run, monkeypatch):

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -117,7 +118,7 @@ def _imitate(arguments: argparse.Namespace, terminal: Terminal) -> None:
     if given and "imia" not in arguments.methods:
         raise ConfigError(f"lira imitate: --{next(iter(given))} is of imia, which is not among the methods")
     forms = {**METHODS, "imia": dataclasses.replace(default, **given)}
-    arrays = {
+    arrays: dict[str, Any] = {
         name: None if (file := getattr(arguments, name)) is None else np.asarray(read_array(file))
         for name in ("logits", "member")
     }

@@ -11,8 +11,8 @@ from lira.engine.trained import Check
 from lira.reporting.checks import check_run
 from lira.reporting.document import differences_document
 from lira.reporting.enough import RULE, enough
-from lira.reporting.evaluate import LOW_FPR
 from lira.reporting.gate import gate
+from lira.reporting.measured import LOW_FPR
 from lira.reporting.reports import compare, records, report, reported
 from lira.reporting.tables import differences_table, learning_table
 from lira.scoring import score

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lira.reporting.evaluate import Evaluation
+from lira.reporting.measured import Measured
 from lira.reporting.tables import attacks_table, fitted
 from lira.reporting.verdict import Verdict, as_verdict, verdict
 from lira.store.places import Place
@@ -62,7 +62,7 @@ class Terminal:
         for name in names:
             self.say(str(path / name))
 
-    def result(self, path: Place, evaluation: Evaluation, page: str = "report.html") -> None:
+    def result(self, path: Place, evaluation: Measured, page: str = "report.html") -> None:
         """What an evaluation comes to, and where its page is; with --table every figure before."""
         if self.table:
             self.show(attacks_table(evaluation), spare=(3, 4, 2, 1, 6))

@@ -2,11 +2,13 @@
 
 import argparse
 import time
+from collections.abc import Callable
 
 import numpy as np
 
 from lira.arguments import RunOptions, leaves, make_parser, parse_all, parse_options
 from lira.attacks.suite import select_attacks
+from lira.commands.events import TENSORBOARD, events
 from lira.commands.terminal import Terminal, common_parser
 from lira.commands.unlearning import plan_or_unlearn
 from lira.commands.whole import say_mended
@@ -14,6 +16,7 @@ from lira.data.dataset import Dataset
 from lira.data.sources import load_dataset
 from lira.engine.fill import train
 from lira.engine.plan import plan
+from lira.engine.progress import Progress
 from lira.engine.share import models_in_words, models_of_process
 from lira.reporting.reports import report, reported
 from lira.store.config import Config, absolute, read_config, read_directory
@@ -37,9 +40,11 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
         parser.add_argument(
             "--share", default="", metavar="INDEX/COUNT", help="train this share alone, from 0, as of 3/16"
         )
+        parser.add_argument("--tensorboard", action="store_true", help=TENSORBOARD)
         return parser
     parser.add_argument("file", metavar="CONFIG.toml", nargs="?", help="the configuration")
     names = ["run-dir", "models", "share", "attacks", "headline"]
+    parser.add_argument("--tensorboard", action="store_true", help=TENSORBOARD)
     for name, what in (*((name, "") for name in names), *((name, what) for name, _, what in leaves(Config))):
         parser.add_argument(f"--{name.replace('_', '-')}", help=what.replace("%", "%%"))
     return parser
@@ -54,6 +59,7 @@ def run(verb: str, argv: list[str], terminal: Terminal) -> int:
     options = parse_options(verb, argv, RunOptions, read_config)
     if options is None:
         return 0
+    progress = events(options.run_dir, options.tensorboard)
     if options.attacks:
         select_attacks([*options.attacks, *filter(None, [options.headline])])
     config = absolute(options.config)
@@ -82,7 +88,8 @@ def run(verb: str, argv: list[str], terminal: Terminal) -> int:
         )
         terminal.repeated(run.path, document)
         return 0
-    _train(run, dataset, terminal, among)
+    with progress as tell:
+        _train(run, dataset, terminal, among, tell)
     if missing := int((run.done == 0).sum()):
         terminal.say(
             f"{run.path}: {missing} models are left to other processes; the one that trains the last scores and reports"
@@ -100,18 +107,25 @@ def _train_run(argv: list[str], terminal: Terminal) -> int:
     dataset = dataset_of(there)
     say_mended(mend(path, dataset, among=among), path, terminal)
     run = Run.open(path)
-    _train(run, dataset, terminal, among)
+    with events(arguments.run, arguments.tensorboard) as tell:
+        _train(run, dataset, terminal, among, tell)
     terminal.document({"models": run.config.num_models, "done": run.done.tolist()})
     return 0
 
 
-def _train(run: Run, dataset: Dataset, terminal: Terminal, among: np.ndarray) -> None:
+def _train(
+    run: Run,
+    dataset: Dataset,
+    terminal: Terminal,
+    among: np.ndarray,
+    tell: Callable[[Progress], None] | None,
+) -> None:
     """Train those of the models `among` that are missing."""
     which = models_in_words(among, run.config.num_models)
     if (run.done[among] == 0).any():
         terminal.say(f"{run.path}: {f'{which}: ' if which else ''}{plan(run.config, dataset, run, among)}")
         began = time.monotonic()
-        train(run, dataset, among=among, show_progress=terminal.shows_progress)
+        train(run, dataset, among=among, show_progress=terminal.shows_progress, progress=tell)
         terminal.say(f"trained in {time.monotonic() - began:.1f} s")
     else:
         which = which or f"all {run.config.num_models} models"

@@ -3,6 +3,7 @@
 import argparse
 
 from lira.arguments import UnlearnOptions, flag_value, leaves, make_parser, parse_options
+from lira.commands.events import TENSORBOARD, events
 from lira.commands.terminal import Terminal, common_parser
 from lira.commands.whole import say_mended
 from lira.data.sources import load_dataset
@@ -23,6 +24,7 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
     """Its options, which are tyro's, for shell completion."""
     parser = make_parser(verb, parents=[common_parser()])
     parser.add_argument("file", metavar="CONFIG.toml", nargs="?", help="the configuration")
+    parser.add_argument("--tensorboard", action="store_true", help=TENSORBOARD)
     for name in ("run-dir", "run", "methods"):
         parser.add_argument(f"--{name}")
     for name, _, what in (*leaves(Config), *leaves(Forget, "forget.")):
@@ -44,6 +46,7 @@ def plan_or_unlearn(verb: str, argv: list[str], terminal: Terminal) -> int:
     options = parse_options(verb, argv, UnlearnOptions, read)
     if options is None:
         return 0
+    progress = events(options.run_dir, options.tensorboard)
     config = resolved(options.config)
     pool = config.pool
     exists = bool(options.run_dir) and (directory_at(options.run_dir) / "config.toml").exists()
@@ -65,7 +68,8 @@ def plan_or_unlearn(verb: str, argv: list[str], terminal: Terminal) -> int:
         terminal.say(f"{unlearning.path}: all models are trained, retrained and unlearned")
     else:
         terminal.say(f"{unlearning.path}:\n{plan_unlearning(config, dataset, unlearning)}")
-        unlearn(unlearning, dataset, show_progress=terminal.shows_progress)
+        with progress as tell:
+            unlearn(unlearning, dataset, show_progress=terminal.shows_progress, progress=tell)
     evaluation = report_unlearning(unlearning, dataset, warnings=terminal.shown)
     if terminal.table:
         terminal.show(verdicts_table(evaluation), spare=(7, 3, 5, 4, 6, 1))

@@ -22,7 +22,7 @@ class DataError(ValueError):
     """A data set that cannot be used, in one line: what is wrong, where, and what to do."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """The N examples that membership is drawn over, with an optional held-out set.
 
@@ -117,6 +117,11 @@ class Dataset:
             class_names=tuple(class_names),
             files=tuple(files),
         )
+
+    def __repr__(self) -> str:
+        """Name, shapes and classes."""
+        test = f"{self.num_test:,} held out" if self.num_test else "none held out"
+        return f"Dataset({self.name!r}: x {self.x.dtype} {list(self.x.shape)}, {self.num_classes} classes, {test})"
 
     @property
     def num_examples(self) -> int:

@@ -19,7 +19,7 @@ from lira.engine.calibrate import programs_for
 from lira.engine.checkpoints import Begun, Checkpoints
 from lira.engine.device import Device, device_name, devices_of, this_device
 from lira.engine.programs import Programs
-from lira.engine.progress import Bar, Clock
+from lira.engine.progress import Bar, Clock, EpochLoss, Progress
 from lira.engine.trained import check_trained
 from lira.engine.workers import Make, Queue, work_through
 from lira.learning.evaluation import answers_by_average
@@ -39,6 +39,8 @@ __all__ = [
 
 # How often a model is tried that diverges.
 ATTEMPTS = 2
+# What is told of models that are stored.
+ACCURACIES = ("accuracy_in", "accuracy_out", "accuracy_test")
 # Features of no larger size are not why models diverge.
 LARGE = 30.0
 
@@ -46,8 +48,8 @@ LARGE = 30.0
 class Learn(Protocol):
     """Make the models of one stack: `stack` are their rows in the run, int `[m]`, `attempts` which of each this is, from 0.
 
-    Call `advance(models, images)` whenever some are done, a part of a model as a fraction, and return None if `stop` is
-    set before all are.
+    Call `advance(models, images, over)` whenever some are done, a part of a model as a fraction, with the last epoch whose
+    losses are there, and return None if `stop` is set before all are.
     """
 
     def __call__(
@@ -55,7 +57,7 @@ class Learn(Protocol):
         stack: np.ndarray,
         attempts: np.ndarray,
         data: Data,
-        advance: Callable[[float, int], None],
+        advance: Callable[[float, int, EpochLoss | None], None],
         stop: Event,
         /,
     ) -> Learned | None: ...
@@ -76,6 +78,7 @@ def train(
     among: np.ndarray | None = None,
     verb: str = "training",
     show_progress: bool = True,
+    progress: Callable[[Progress], None] | None = None,
 ) -> None:
     """Train the run's missing models, stack by stack, and store what they answer. Interrupt it at any point.
 
@@ -88,6 +91,8 @@ def train(
         among: int, the models in question, see `lira.engine.share`; all of the run by default.
         verb: what the progress bar says.
         show_progress: draw a bar with models done, images a second and time left.
+        progress: called whenever epochs of a stack are over and when models are stored, see `Progress`; what it raises
+            ends the training, which goes on at the next call.
 
     Raises:
         RunError: the data is not the run's, or it cannot be written.
@@ -115,6 +120,7 @@ def train(
             checkpoints=checkpoints,
             verb=verb,
             show_progress=show_progress,
+            progress=progress,
         )
     diverged = np.flatnonzero(run.done == DIVERGED)
     if made and len(diverged):
@@ -147,6 +153,7 @@ def fill(
     checkpoints: Checkpoints | None = None,
     verb: str = "training",
     show_progress: bool = True,
+    progress: Callable[[Progress], None] | None = None,
 ) -> int:
     """Make the run's missing models, stack by stack, and store what they answer. Interrupt it at any point.
 
@@ -161,6 +168,7 @@ def fill(
         checkpoints: where stacks are kept that can go on; those that are there come first.
         verb: what the progress bar says.
         show_progress: draw a bar with models done, images a second and time left.
+        progress: called as by `train`.
 
     Returns:
         How many models were made and stored here.
@@ -192,7 +200,8 @@ def fill(
     }
     written: list[int] = []
     try:
-        with Bar(verb, len(among), len(among) - len(missing), show_progress) as bar:
+        counts = len(among), len(among) - len(missing)
+        with Bar(verb, *counts, show_progress, progress, run.config.recipe.epochs) as bar:
             begun = checkpoints.begun(missing, programs) if checkpoints else []
             tidy = checkpoints.tidy if checkpoints else lambda: None
             _fill_stacks(
@@ -261,6 +270,10 @@ def _fill_stacks(
                 written.append(model)
         tidy()
         sound = stack[finite[: len(stack)]]
+        sides = {
+            name.removeprefix("accuracy_"): array for name, array in arrays.items() if name in ACCURACIES
+        }
+        bar.stored(sound, {side: array[: len(stack)][finite[: len(stack)]] for side, array in sides.items()})
         if inspect and len(sound) and not inspected.is_set():
             inspected.set()
             inspect(run, sound)
@@ -273,10 +286,10 @@ def _fill_stacks(
         def make(stack: np.ndarray, stop: Event) -> Callable[[], None] | None:
             shown, answered = 0.0, None
 
-            def advance(models: float, images: int) -> None:
+            def advance(models: float, images: int, over: EpochLoss | None) -> None:
                 nonlocal shown
                 shown += models
-                bar.advance(models, images)
+                bar.advance(models, images, stack, over)
 
             try:
                 with clock:
@@ -314,7 +327,7 @@ def train_stack(
     stack: np.ndarray,
     attempts: np.ndarray,
     data: Data,
-    advance: Callable[[float, int], None],
+    advance: Callable[[float, int, EpochLoss | None], None],
     stop: Event,
 ) -> Learned | None:
     """Train the models `stack`, each with the randomness of its attempt: from scratch, or from where they are kept.
@@ -329,7 +342,8 @@ def train_stack(
     keep = jnp.asarray(run.memberships(np.resize(stack, programs.width)))
     with checkpoints.of(programs, stack, attempts) as kept:
         over, state, losses, looks = kept.restored(programs.init(keys, data.x[:1]), at)
-        advance(len(stack) * over / recipe.epochs, 0)
+        advance(len(stack) * over / recipe.epochs, 0, None)
+        told = None
         for first in range(over, recipe.epochs, programs.epochs):
             if stop.is_set():
                 kept.keep_at_last(Begun(first, state, losses, looks))
@@ -340,11 +354,13 @@ def train_stack(
             # One call stays in flight, so that the device need not wait for the host.
             losses[max(len(losses) - 2, 0)].block_until_ready()
             share = programs.epochs / recipe.epochs
-            advance(len(stack) * share, len(stack) * programs.steps * recipe.batch_size)
+            advance(len(stack) * share, len(stack) * programs.steps * recipe.batch_size, told)
+            told = EpochLoss(first + programs.epochs, loss)  # once the call is over
             if name := at.get(first + programs.epochs):
                 # Copied, for the next call takes the state's memory; to the host, for models in training fill the device.
                 looks[name] = jax.tree.map(np.array, programs.evaluate(state, keys, data.x, keep))
     losses = np.concatenate(losses, axis=1)
+    advance(0, 0, told)
     finite = np.asarray(np.isfinite(losses).all(axis=1))
     raw = None
     if answers_by_average(recipe, run.config.queries):

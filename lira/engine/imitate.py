@@ -7,6 +7,7 @@ on it. What must not depend on its membership is which examples the imitators ar
 import dataclasses
 import hashlib
 import warnings
+from collections.abc import Callable
 from functools import partial
 from threading import Event
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from lira.engine.checkpoints import Checkpoints
 from lira.engine.device import devices_of, this_device
 from lira.engine.fill import DivergedWarning, Learn, fill, train_stack
 from lira.engine.programs import Programs, compile_imitation
+from lira.engine.progress import Progress
 from lira.engine.stacked import made_when_called
 from lira.engine.sweep import sweep_program
 from lira.learning.imitation import Imitation
@@ -167,6 +169,7 @@ def imitate_target(
     *,
     verb: str = "imitating",
     show_progress: bool = True,
+    progress: Callable[[Progress], None] | None = None,
 ) -> Run:
     """Train the missing ones of some models that imitate a target, by the recipe of a run. Interrupt it at any point.
 
@@ -182,6 +185,7 @@ def imitate_target(
         keep: bool `[K, N]`, what the imitators are trained on, in complementary pairs.
         verb: what the progress bar says.
         show_progress: draw a bar.
+        progress: called as by `train`.
 
     Returns:
         Their run: phi `[K, N, Q]`, keep `[K, N]`.
@@ -215,7 +219,13 @@ def imitate_target(
     minutes = config.execution.checkpoint_minutes
     with Checkpoints(imitators, minutes, also) as checkpoints:
         made = fill(
-            imitators, dataset, prepare, checkpoints=checkpoints, verb=verb, show_progress=show_progress
+            imitators,
+            dataset,
+            prepare,
+            checkpoints=checkpoints,
+            verb=verb,
+            show_progress=show_progress,
+            progress=progress,
         )
     diverged = np.flatnonzero(imitators.done == DIVERGED)
     if made and len(diverged):

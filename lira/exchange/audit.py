@@ -7,7 +7,7 @@ import numpy as np
 
 from lira.attacks.suite import select_attacks
 from lira.exchange.reading import Audit, AuditError, Values, read_audit
-from lira.reporting.evaluate import Evaluation
+from lira.reporting.evaluation import Evaluation
 from lira.reporting.reports import report
 from lira.scoring import score
 from lira.store.imported import run_of_models
@@ -95,7 +95,7 @@ def write_audit(
         out: the directory; it appears whole or not at all.
         source: where the arrays come from, for people.
         attacks: names of those to run; None: all.
-        headline: the attack that leads; None: by the pool's size and design, see `evaluate.headline_attack`.
+        headline: the attack that leads; None: by the pool's size and design, see `measured.headline_attack`.
         warnings: shown at the top of the page; read once the checks are done, so that they may still grow until then.
 
     Returns:

@@ -24,7 +24,7 @@ from lira.exchange.confidences import as_labels, located, to_signals
 from lira.exchange.fitting import Answer, Fit, Train, answer, as_array
 from lira.exchange.reading import AuditError
 from lira.parallel import cores
-from lira.reporting.evaluate import Evaluation
+from lira.reporting.evaluation import Evaluation
 from lira.reporting.reports import report
 from lira.signals import SaturatedWarning
 from lira.store.foreign import run_of_function

@@ -86,7 +86,7 @@ class OperatingPoint:
         return text
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Roc:
     """The realised operating points of pooled scores, from (0, 0), which calls nobody a member, to (1, 1).
 
@@ -101,6 +101,13 @@ class Roc:
     """float [N], each example's highest score among targets that do not hold it; NaN where all do"""
     candidates: np.ndarray  # int64 [G], indices of the points that the bootstrap may choose
     cluster_counts: np.ndarray  # int64 [2, P, G], false and true positives of each cluster at the candidates
+
+    def __repr__(self) -> str:
+        """Figures and sizes; no interval, which takes resamples."""
+        counts = f"{self.num_members:,} members, {self.num_nonmembers:,} non-members"
+        if not (self.num_members and self.num_nonmembers):
+            return f"Roc(undefined: {counts})"
+        return f"Roc(AUC {self.auc:.4g}, TPR {self.realised_tpr(1e-3):.3%} at 0.1 % FPR; {counts})"
 
     @property
     def num_members(self) -> int:

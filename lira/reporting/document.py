@@ -9,9 +9,9 @@ import numpy as np
 from lira.forgetting import MethodFigures, NormalisedPsi
 from lira.forgetting.measure import ClassicalFigures, CurveFigures
 from lira.metrics import Difference, Estimate, LearningPoint, OperatingPoint, enough_models
-from lira.reporting.evaluate import AttackFigures, Calibrated, Evaluation, Subject
 from lira.reporting.figures import known
 from lira.reporting.implied import Leakage
+from lira.reporting.measured import AttackFigures, Calibrated, Measured, Subject
 from lira.reporting.records import INTERVAL, Records, column_meanings
 from lira.reporting.unlearning_evaluation import UnlearningEvaluation
 from lira.reporting.verdict import verdict
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 
-def metrics_document(evaluation: Evaluation) -> dict[str, Any]:
+def metrics_document(evaluation: Measured) -> dict[str, Any]:
     """The content of metrics.json."""
     document = {
         "description": "pooled over targets, except under mean_over_targets; rates are fractions",

@@ -10,7 +10,7 @@ from lira.attacks import FewModelsWarning, UnfitPoolError
 from lira.attacks.suite import ATTACKS, Pool
 from lira.metrics import LearningPoint, learning_curve
 from lira.reporting.document import learning_document
-from lira.reporting.evaluate import LOW_FPR
+from lira.reporting.measured import LOW_FPR
 from lira.reporting.plots import plot_learning_curves
 from lira.reporting.write import png, write_document
 from lira.scoring import pool_of

@@ -26,10 +26,12 @@ from lira.attacks import (
 from lira.attacks.imitation import imia
 from lira.data.dataset import Dataset
 from lira.engine.imitate import SAME_PHI, Teacher, imitate_target, outside_teacher, teacher_of
+from lira.engine.progress import Progress
 from lira.learning.imitation import Imitation
 from lira.membership import imitator_mask, related_rows
 from lira.reporting.document import metrics_document
-from lira.reporting.evaluate import Evaluation, evaluate
+from lira.reporting.evaluation import Evaluation
+from lira.reporting.measured import measure
 from lira.reporting.mending import answers_of, mend_imitation, write_target
 from lira.reporting.write import stored_scores, write_document
 from lira.store.checksums import toml_with_checksum
@@ -75,6 +77,7 @@ def imitate(
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
     show_progress: bool = True,
+    progress: Callable[[Progress], None] | None = None,
 ) -> Imitated:
     """Attack one target by models that imitate it, and by LiRA with as many ordinary models; resumable.
 
@@ -102,6 +105,7 @@ def imitate(
         seed: of the imitators' memberships, which have nothing to do with the target's.
         out: the directory; RUN/imitations/target_T, or logits_ and eight letters of their fingerprint, by default.
         show_progress: draw a bar.
+        progress: called as by `train`.
 
     Raises:
         ValueError: an argument is none of these, or arrays do not fit the run.
@@ -157,6 +161,7 @@ def imitate(
             keep,
             verb=f"imitating, {name}",
             show_progress=show_progress,
+            progress=progress,
         )
         for name, how in methods.items()
     }
@@ -287,7 +292,8 @@ def _measured(
                 warnings.warn(f"{name} is left out: {error}", stacklevel=3)
     by_row = {name: values[None] for name, values in scores.items()}
     models = None if target is None else [target]
-    evaluation = evaluate(by_row, member[None], models, independent=target is not None and run.independent)
+    coins = target is not None and run.independent
+    evaluation = Evaluation(**vars(measure(by_row, member[None], models, independent=coins)))
     distances = {
         name: _distance(phi, keep, teacher.phi)
         for name, (phi, keep) in {**said, "shadows": (shadows, held)}.items()

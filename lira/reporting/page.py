@@ -9,10 +9,10 @@ import jinja2
 import numpy as np
 
 from lira.metrics import Estimate
-from lira.reporting.evaluate import DISCOVERY_RATE, Evaluation, lowest_resolved
 from lira.reporting.figures import percent, rate, share
 from lira.reporting.glossary import GLOSSARY, WHICH
 from lira.reporting.inks import inks
+from lira.reporting.measured import DISCOVERY_RATE, Measured, lowest_resolved
 from lira.reporting.published import published_of
 from lira.reporting.records import INTERVAL, Records
 from lira.reporting.tables import footnotes, fpr_header
@@ -28,7 +28,7 @@ SHOWN = 20
 
 
 def report_page(
-    evaluation: Evaluation,
+    evaluation: Measured,
     pictures: Mapping[str, bytes],
     drawn: Sequence[str],
     *,
@@ -66,7 +66,7 @@ def report_page(
     )
 
 
-def threat_model(evaluation: Evaluation) -> str:
+def threat_model(evaluation: Measured) -> str:
     """Who attacks, with what, and what is asked, for people."""
     subject, targets = evaluation.subject, evaluation.num_models
     queries = f" and {subject.queries - 1} shifted or mirrored copies of it" if subject.queries > 1 else ""
@@ -90,7 +90,7 @@ def threat_model(evaluation: Evaluation) -> str:
     )
 
 
-def _cards(evaluation: Evaluation) -> list[tuple[str, str, str]]:
+def _cards(evaluation: Measured) -> list[tuple[str, str, str]]:
     """Of the headline attack: label, figure and interval."""
     attack, cards = evaluation.attacks[evaluation.headline], list[tuple[str, str, str]]()
     point = lowest_resolved(attack)
@@ -103,7 +103,7 @@ def _cards(evaluation: Evaluation) -> list[tuple[str, str, str]]:
 
 
 def _contents(
-    evaluation: Evaluation, pictures: Mapping[str, bytes], records: Records | None, published: bool
+    evaluation: Measured, pictures: Mapping[str, bytes], records: Records | None, published: bool
 ) -> dict[str, str]:
     """The headings of the sections that the page has, by their anchors, in order."""
     single = evaluation.num_models == 1
@@ -128,28 +128,15 @@ def _contents(
 
 
 def _vulnerable(records: Records) -> list[dict[str, Any]]:
-    """The SHOWN examples that rank highest, each with its names and figures; ties at the end in the order of examples."""
-    ranks = records.ranks
-    order = np.argsort(ranks, kind="stable")[: min(SHOWN, int(np.sum(~np.isnan(ranks))))]
-    attack, rows = records.attacks[records.headline], []
-    for example in order.tolist():
-        row = {
-            "rank": int(ranks[example]),
-            "index": records.index_of(example),
-            "class": records.class_of(example),
-        }
-        row |= {"file": records.file_of(example), "halves": int(records.in_top_halves[example])}
-        if attack.fpr is None:
-            rates = attack.rates
-            ends = (float(each[example]) for each in (rates.tpr, rates.low, rates.high))
-            row |= {
-                "figure": rate(Estimate(*ends)),
-                "models": f"{rates.found[example]} of {rates.held[example]}",
-            }
+    """The rows of the table of the SHOWN examples that rank highest."""
+    nonmembers, rows = int(np.sum(~records.member)), []
+    for each in records.most_vulnerable(SHOWN):
+        row = {"rank": each.rank, "index": each.index, "class": each.class_name, "file": each.file}
+        if each.member is None:
+            row |= {"models": f"{each.found} of {each.held}", "halves": each.in_top_halves}
+            row |= {"figure": rate(Estimate(each.tpr, each.low, each.high))}
         else:
-            nonmembers = int(np.sum(~records.member))
-            row |= {"member": bool(records.member[0, example])}
-            row |= {"models": f"{round(float(attack.fpr[example]) * nonmembers):,} of {nonmembers:,}"}
+            row |= {"models": f"{round(each.fpr * nonmembers):,} of {nonmembers:,}", "member": each.member}
         rows.append(row)
     return rows
 

@@ -1,6 +1,5 @@
 """Figures: computed arrays in, artists out; nothing is computed here but where to put ink."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -11,14 +10,15 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from lira.metrics import LearningPoint
-from lira.reporting.evaluate import AttackFigures, Curve
+from lira.metrics import Estimate, LearningPoint, OperatingPoint, Roc
 from lira.reporting.figures import percent
 from lira.reporting.inks import inks
+from lira.reporting.measured import AttackFigures, Curve, thinned
 
 __all__ = [
     "ROC_SIZE",
     "example_titles",
+    "plot_attack_panels",
     "plot_attacks",
     "plot_examples",
     "plot_learning_curves",
@@ -42,14 +42,14 @@ def style(ax: Axes, size: float, grid: Literal["both", "x"] = "both") -> None:
 
 
 @unstyled
-def plot_roc(curves: Mapping[str, Curve], ax: Axes | None = None) -> Axes:
+def plot_roc(curves: Mapping[str, Roc | Curve], ax: Axes | None = None) -> Axes:
     """Draw ROC curves with their 95 % bands on log-log axes, from the resolution floor to 1.
 
     Curves are steps, because only realised operating points exist. The zone below the floor, where an FPR would mean
     less than one false positive, is shaded.
 
     Args:
-        curves: by attack, each in the ink that is its own on every page.
+        curves: by attack, from `metrics.roc`, or thinned already; each in the ink that is its own on every page.
         ax: axes to draw on; None makes a figure of its own (`result.figure`).
 
     Returns:
@@ -57,9 +57,10 @@ def plot_roc(curves: Mapping[str, Curve], ax: Axes | None = None) -> Axes:
     """
     if ax is None:
         ax = Figure(figsize=ROC_SIZE, layout="constrained").add_subplot()
+    drawn = inks(curves)
+    curves = {name: thinned(each) if isinstance(each, Roc) else each for name, each in curves.items()}
     floor = min((curve.floor for curve in curves.values()), default=1e-3)
     left = floor / 1.8
-    drawn = inks(curves)
     for name, curve in curves.items():
         color = drawn[name].color
         # Up to the first realised FPR the TPR is that at no false positive; often that FPR is the floor itself.
@@ -106,8 +107,45 @@ def plot_roc(curves: Mapping[str, Curve], ax: Axes | None = None) -> Axes:
 
 
 @unstyled
-def plot_attacks(attacks: Mapping[str, AttackFigures], fpr: float, headline: str = "") -> Figure:
-    """Draw every attack's TPR at one FPR and its AUC, with their 95 % intervals; the strongest on top.
+def plot_attacks(
+    figures: Mapping[str, OperatingPoint | Estimate],
+    ax: Axes | None = None,
+    *,
+    headline: str = "",
+    label: str = "AUC",
+) -> Axes:
+    """Draw a figure of every attack with its 95 % interval, the largest on top.
+
+    Args:
+        figures: by attack, operating points at one FPR (from `Roc.tpr_at`; none that is unresolvable), drawn on a
+            logarithmic axis; or estimates, such as `Roc.auc_interval` gives.
+        ax: axes to draw on; None makes a figure of its own (`result.figure`).
+        headline: the attack whose name is printed in bold.
+        label: what estimates are of; at AUC and balanced accuracy chance is drawn, too.
+
+    Returns:
+        The axes. The values' line has the `gid` "figures", the intervals' "intervals", chance "chance".
+
+    Raises:
+        ValueError: there is no figure, or one that is NaN.
+    """
+    values = {name: _ends(each) for name, each in figures.items()}
+    unknown = [name for name, (value, _, _) in values.items() if np.isnan(value)]
+    if unknown or not values:
+        raise ValueError(f"each attack needs a figure to be drawn; {', '.join(unknown) or 'none'} has none")
+    names = sorted(values, key=lambda name: values[name][0])
+    if ax is None:
+        ax = Figure(figsize=(5.6, _height(names)), layout="constrained").add_subplot()
+    first = figures[names[0]]
+    fpr = first.fpr if isinstance(first, OperatingPoint) else None
+    _draw_rows(ax, np.array([values[name] for name in names]).T, fpr, label)
+    _name_rows(ax, names, headline)
+    return ax
+
+
+@unstyled
+def plot_attack_panels(attacks: Mapping[str, AttackFigures], fpr: float, headline: str = "") -> Figure:
+    """Draw every attack's TPR at one FPR and beside it its AUC, with their 95 % intervals; the strongest on top.
 
     Args:
         attacks: what was measured, by name.
@@ -115,32 +153,57 @@ def plot_attacks(attacks: Mapping[str, AttackFigures], fpr: float, headline: str
         headline: the attack whose name is printed in bold.
     """
     names = sorted(attacks, key=lambda name: attacks[name].tpr_at[fpr].tpr)
-    # Value and the interval's ends of each attack, float64 [3, attacks].
-    points = [attacks[name].tpr_at[fpr] for name in names]
-    tpr = np.array([(point.tpr, point.low, point.high) for point in points]).T
-    auc = np.array([dataclasses.astuple(attacks[name].auc) for name in names]).T
-    rows = np.arange(len(names))
-    figure = Figure(figsize=(8.4, 1.2 + 0.26 * len(names)), layout="constrained")
+    figure = Figure(figsize=(8.4, _height(names)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-    # Logarithmic axes cannot take a measured zero: it stands at the left edge.
-    edge = np.min(tpr[0], where=tpr[0] > 0, initial=fpr) / 3
-    for ax, key, estimates, least in ((left, "tpr", tpr, edge), (right, "auc", auc, 0.0)):
-        values, low, high = np.maximum(estimates, least)
-        known = ~np.isnan(low)
-        bars = ax.hlines(rows[known], low[known], high[known], color=OUT_COLOR, linewidth=2.2, alpha=0.45)
-        bars.set_gid(f"{key} interval")
-        ax.plot(values, rows, "o", color=OUT_COLOR, markersize=4.5, gid=key, clip_on=False)
-        style(ax, 9, grid="x")
-    most = np.nanmax([fpr, *tpr[0], *tpr[2]])
-    left.set(xscale="log", xlim=(edge, 1.3 * most), yticks=rows, yticklabels=names)
-    left.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
-    for label, name in zip(left.get_yticklabels(), names, strict=True):
-        label.set_fontweight("bold" if name == headline else "normal")
-    left.set_xlabel(f"TPR at {100 * fpr:g} % FPR", fontsize=10)
-    right.set_xlabel("AUC", fontsize=10)
-    for ax, chance in ((left, fpr), (right, 0.5)):
-        ax.axvline(chance, color="0.35", linewidth=0.9, linestyle=":", gid="chance")
+    _draw_rows(left, np.array([_ends(attacks[name].tpr_at[fpr]) for name in names]).T, fpr)
+    _draw_rows(right, np.array([_ends(attacks[name].auc) for name in names]).T)
+    _name_rows(left, names, headline)
     return figure
+
+
+def _height(names: Sequence[str]) -> float:
+    """Of a figure with a row for each attack, in inches."""
+    return 1.2 + 0.26 * len(names)
+
+
+def _ends(figure: OperatingPoint | Estimate) -> tuple[float, float, float]:
+    """The figure, of an operating point its TPR, and its interval's ends."""
+    value = figure.tpr if isinstance(figure, OperatingPoint) else figure.value
+    return value, figure.low, figure.high
+
+
+def _draw_rows(ax: Axes, points: np.ndarray, fpr: float | None = None, label: str = "AUC") -> None:
+    """Draw points and their intervals, float64 [3, attacks], from below; with `fpr` they are TPRs at it."""
+    rows, chance = np.arange(points.shape[1]), {"AUC": 0.5, "balanced accuracy": 0.5}.get(label)
+    zero = np.zeros(len(rows), bool)
+    if fpr is not None:
+        zero = points[0] == 0
+        label, chance = f"TPR at {100 * fpr:g} % FPR", fpr
+        # Logarithmic axes cannot take a measured zero: it stands at the left edge, with its number.
+        edge = np.min(points[0], where=points[0] > 0, initial=fpr) / 3
+        ax.set(xscale="log", xlim=(edge, 1.3 * np.nanmax([fpr, *points[0], *points[2]])))
+        ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+        points = np.maximum(points, edge)
+    values, low, high = points
+    known = ~np.isnan(low)
+    bars = ax.hlines(rows[known], low[known], high[known], color=OUT_COLOR, linewidth=2.2, alpha=0.45)
+    bars.set_gid("intervals")
+    ax.plot(values, rows, "o", color=OUT_COLOR, markersize=4.5, gid="figures", clip_on=False)
+    for row in np.flatnonzero(zero):
+        ax.annotate(
+            "0", (values[row], row), xytext=(7, 0), textcoords="offset points", fontsize=8, va="center"
+        )
+    style(ax, 9, grid="x")
+    ax.set_ylim(-0.6, len(rows) - 0.4)
+    ax.set_xlabel(label, fontsize=10)
+    if chance is not None:
+        ax.axvline(chance, color="0.35", linewidth=0.9, linestyle=":", gid="chance")
+
+
+def _name_rows(ax: Axes, names: Sequence[str], headline: str) -> None:
+    ax.set_yticks(range(len(names)), names)
+    for label, name in zip(ax.get_yticklabels(), names, strict=True):
+        label.set_fontweight("bold" if name == headline else "normal")
 
 
 @unstyled

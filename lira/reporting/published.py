@@ -12,7 +12,7 @@ import numpy as np
 
 from lira.engine.accuracies import PAPER, POOL_SIZES, words_of
 from lira.metrics import Estimate
-from lira.reporting.evaluate import AttackFigures, Evaluation
+from lira.reporting.measured import AttackFigures, Measured
 
 __all__ = ["PUBLISHED", "Comparison", "Published", "compare_published", "published_of"]
 
@@ -128,7 +128,7 @@ def compare_published(
     return result
 
 
-def published_of(evaluation: Evaluation) -> list[Comparison]:
+def published_of(evaluation: Measured) -> list[Comparison]:
     """`compare_published` of an evaluation; empty where its data or model are not known, or its models are no pairs."""
     subject = evaluation.subject
     if subject.design != "pairs" or not subject.dataset or not subject.model:

@@ -19,9 +19,17 @@ from lira.metrics import (
 )
 from lira.metrics._shared import check_fpr
 from lira.metrics.counting import allowed_false_positives
-from lira.reporting.evaluate import FPRS, LOW_FPR, headline_attack
+from lira.reporting.measured import FPRS, LOW_FPR, headline_attack
 
-__all__ = ["INTERVAL", "AttackRecords", "Records", "column_meanings", "records_csv", "records_of"]
+__all__ = [
+    "INTERVAL",
+    "AttackRecords",
+    "ExampleRecord",
+    "Records",
+    "column_meanings",
+    "records_csv",
+    "records_of",
+]
 
 # One example in so many is among the top.
 TOP = 100
@@ -43,7 +51,26 @@ class AttackRecords(NamedTuple):
     fpr: np.ndarray | None = None  # float64 [N], the share of its non-members that reach that score
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
+class ExampleRecord:
+    """What the headline attack says of one example."""
+
+    rank: int  # 1 = the most vulnerable
+    index: int  # in the data set
+    class_name: str  # else the label; empty where that is not known
+    file: str  # empty where it is not known
+    tpr: float  # share of the targets that hold the example whose score lies above the bar
+    low: float  # the ends of its interval
+    high: float
+    found: int  # these targets
+    held: int  # targets that hold it
+    in_top_halves: int  # of `Records.num_halves`
+    member: bool | None  # of one target alone: whether it was trained on the example; else None, and NaN
+    score: float
+    fpr: float  # share of that target's non-members that score as high
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Records:
     """One row an example, and beside it what every target's headline score says: see `records_of`."""
 
@@ -64,6 +91,40 @@ class Records:
     class_names: Sequence[str]  # by label; empty where they are not known
     files: Sequence[str]  # [N]; empty where they are not known
     indices: np.ndarray | None = None  # int [N], of the examples in a larger data set; None: 0 to N - 1
+
+    def __repr__(self) -> str:
+        """Say what there is, not all of it."""
+        return (
+            f"Records({self.num_examples:,} examples, {self.num_targets:,} targets, {len(self.attacks)} attacks, ranked by "
+            f"{self.headline})"
+        )
+
+    def most_vulnerable(self, count: int = 10) -> list[ExampleRecord]:
+        """The examples that rank highest by the headline attack, at most so many; ties at the end in their order."""
+        known = int(np.sum(~np.isnan(self.ranks)))
+        order = np.argsort(self.ranks, kind="stable")[: min(max(count, 0), known)]
+        return [self._record(example) for example in order.tolist()]
+
+    def _record(self, example: int) -> ExampleRecord:
+        attack = self.attacks[self.headline]
+        rates, (member, score, fpr) = attack.rates, (None, np.nan, np.nan)
+        if attack.score is not None and attack.fpr is not None:
+            member, score, fpr = self.member[0, example], attack.score[example], attack.fpr[example]
+        return ExampleRecord(
+            rank=int(self.ranks[example]),
+            index=self.index_of(example),
+            class_name=self.class_of(example),
+            file=self.file_of(example),
+            tpr=float(rates.tpr[example]),
+            low=float(rates.low[example]),
+            high=float(rates.high[example]),
+            found=int(rates.found[example]),
+            held=int(rates.held[example]),
+            in_top_halves=int(self.in_top_halves[example]),
+            member=None if member is None else bool(member),
+            score=float(score),
+            fpr=float(fpr),
+        )
 
     @property
     def num_examples(self) -> int:

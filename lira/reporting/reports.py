@@ -2,40 +2,80 @@
 
 import dataclasses
 import json
-import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 from warnings import warn
 
 import numpy as np
 
-from lira.attacks.suite import ATTACKS, Pool, missing_signals, pool_p_values, select_attacks
+from lira.attacks.suite import ATTACKS, Pool, pool_p_values, select_attacks
 from lira.data.dataset import Dataset
 from lira.metrics import Difference, difference
 from lira.reporting.checks import check_run
-from lira.reporting.evaluate import (
-    LOW_FPR,
-    Evaluation,
-    Subject,
-    calibrate,
-    evaluate,
-    measure_attacks,
-    strongest_attack,
-)
+from lira.reporting.evaluation import Evaluation, evaluate_pool
+from lira.reporting.measured import LOW_FPR, Subject, measure_attacks, strongest_attack
 from lira.reporting.page import named_values
 from lira.reporting.records import Records, records_of
 from lira.reporting.verdict import as_verdict
-from lira.reporting.write import example_figure, stored_scores, write_records, write_report
+from lira.reporting.write import stored_scores, write_records
 from lira.scoring import pool_of, score, score_each
 from lira.store.arrays import DIVERGED, DONE
-from lira.store.checksums import checksum_of
 from lira.store.run import Run
 from lira.store.verify_derived import document_findings
 
-__all__ = ["Differences", "compare", "records", "report", "report_pool", "reported"]
+__all__ = ["Differences", "compare", "evaluate", "records", "report", "reported"]
 
 # Whose p-values are exact example by example.
 LIRA_P_VALUES = {name: ATTACKS[name] for name in ("lira_online", "lira_offline")}
+
+
+def evaluate(
+    run: Run,
+    dataset: Dataset | None = None,
+    *,
+    attacks: Collection[str] | None = None,
+    headline: str | None = None,
+    warnings: Iterable[str] = (),
+) -> Evaluation:
+    """Attack every model of a run, and measure: the verdict, every attack's figures, every example by itself.
+
+    Scores are stored in the run, and computed only where they are not there yet; nothing else is written.
+
+    Args:
+        run: the run.
+        dataset: its data, for pictures, the examples' names and `quantile_regression`; None goes without them.
+        attacks: names of those to run; None: all.
+        headline: the attack that leads; None: by the pool's size and design, see `measured.headline_attack`.
+        warnings: for the top of the page; read once all is measured, so that they may still grow until then.
+
+    Returns:
+        What was measured; `print` it for the verdict.
+
+    Raises:
+        RunError: too few trained models are usable, the data set is not the run's, or another
+            process is writing the run.
+        ValueError: there is no such attack, or the headline is none of those that could run.
+    """
+    selected, run = ATTACKS if attacks is None else select_attacks(attacks), run.as_it_stands()
+    known = _what_is_known(run, dataset)
+    pool = pool_of(run, dataset)
+    scores = score(run, dataset, pool=pool, attacks=None if attacks is None else selected)
+    return evaluate_pool(
+        pool,
+        scores,
+        run.membership,
+        checks=check_run(run, pool=pool),
+        attacks=selected,
+        headline=headline,
+        models=known.pop("models"),
+        run_models=run.models.tolist(),
+        known=known,
+        images=dataset.x if dataset is not None and dataset.is_image else None,
+        subject=_subject(run),
+        selected=attacks,
+        facts=_facts(run, pool),
+        warnings=warnings,
+    )
 
 
 def report(
@@ -46,60 +86,10 @@ def report(
     headline: str | None = None,
     warnings: Iterable[str] = (),
 ) -> Evaluation:
-    """Score a run where that is not done, and write metrics.json, pictures, report.html and records into it.
-
-    Args:
-        run: the run.
-        dataset: its data, for pictures, the examples' names and `quantile_regression`; None goes without them.
-        attacks: names of those to report; None: all.
-        headline: the attack that leads; None: by the pool's size and design, see `evaluate.headline_attack`.
-        warnings: shown at the top of the page; read once the checks are done, so that they may still grow until then.
-
-    Returns:
-        What was measured.
-
-    Raises:
-        RunError: too few trained models are usable, the data set is not the run's, or another
-            process is writing the run.
-        ValueError: there is no such attack, or the headline is none of those that could run.
-    """
-    selected, run = None if attacks is None else select_attacks(attacks), run.as_it_stands()
-    known = _what_is_known(run, dataset)
-    pool = pool_of(run, dataset)
-    scores = score(run, dataset, pool=pool, attacks=selected)
-    member = run.membership
-    # In this order, so that little is held when a large curve is.
-    checks = tuple(check_run(run, pool=pool))
-    evaluation = evaluate(
-        scores,
-        member,
-        known["models"],
-        independent=pool.independent,
-        headline=headline,
-        num_shadows=len(pool.keep),
-    )
-    p_values = pool_p_values(pool, ATTACKS if selected is None else selected)
-    calibrated, known["p_value"] = calibrate(p_values, member)
-    examples = records_of(scores.items(), member, headline=evaluation.headline, **known)
-    evaluation = dataclasses.replace(
-        evaluation,
-        pool=run.models.tolist(),
-        calibrated=calibrated,
-        subject=_subject(run),
-        checks=checks,
-        warnings=tuple(warnings),
-        selected=None if attacks is None else tuple(attacks),
-    )
+    """`evaluate`, with the same arguments, and write metrics.json, pictures, report.html and records into the run."""
+    evaluation = evaluate(run, dataset, attacks=attacks, headline=headline, warnings=warnings)
     with run.lock():
-        report_pool(
-            run.path,
-            pool,
-            scores,
-            evaluation,
-            images=dataset.x if dataset is not None and dataset.is_image else None,
-            facts=_facts(run, pool),
-            records=examples,
-        )
+        evaluation.report(run.path)
     return evaluation
 
 
@@ -141,45 +131,6 @@ def _what_is_known(run: Run, dataset: Dataset | None) -> dict[str, Any]:
     known["class_names"] = (dataset and dataset.class_names) or run.class_names
     known["files"] = [dataset.files[i] for i in at.tolist()] if dataset and dataset.files else ()
     return known
-
-
-def report_pool(
-    path: str | os.PathLike[str],
-    pool: Pool,
-    scores: Mapping[str, np.ndarray],
-    evaluation: Evaluation,
-    *,
-    images: np.ndarray | None = None,
-    facts: Mapping[str, str],
-    records: Records,
-) -> None:
-    """Write the report of any pool: see `write_report`.
-
-    Args:
-        path: the directory.
-        pool: what is attacked, and with what.
-        scores: float `[T, N]` by attack; examples are judged by the headline's.
-        evaluation: of these scores.
-        images: `[N, H, W, C]`, drawn as insets.
-        facts: what to say about the pool; the attacks that read what it does not hold are added.
-        records: of these scores; they know the examples' names.
-    """
-    first, missing = evaluation.headline, missing_signals(pool)
-    left_out = ", ".join(f"{name} (no {signal})" for name, signal in missing.items())
-    examples = None
-    if pool.target is None:
-        attack = evaluation.attacks[first]
-        title = records.title_of
-        examples = example_figure(pool.signals["phi"], pool.keep, scores[first], attack, title, images)
-    arrays = stored_scores(path, scores)
-    known = {"attacks left out": left_out} if missing else {}
-    if arrays:
-        known["scores"] = (
-            f"fingerprint {checksum_of(json.dumps(arrays).encode())[:12]}; metrics.json has that of each"
-        )
-    write_report(
-        path, evaluation, examples=examples, records=records, arrays=arrays, facts={**facts, **known}
-    )
 
 
 def reported(

@@ -11,8 +11,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from lira.metrics import Difference, LearningPoint, OperatingPoint, enough_models
-from lira.reporting.evaluate import FPRS, Evaluation
 from lira.reporting.figures import Cell, percent, rate, share, signed
+from lira.reporting.measured import FPRS, Measured
 
 __all__ = [
     "attacks_table",
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 
-def attacks_table(evaluation: Evaluation) -> Table:
+def attacks_table(evaluation: Measured) -> Table:
     """The pooled figures as a table for a terminal of 100 columns or more.
 
     Under each figure stands its 95 % interval. Under an FPR at which fewer than ten false positives are allowed stand
@@ -130,7 +130,7 @@ def fpr_header(point: OperatingPoint) -> list[str]:
     return lines
 
 
-def coverage_note(evaluation: Evaluation) -> str:
+def coverage_note(evaluation: Measured) -> str:
     """What the intervals of pooled figures are good for; empty where there are none. Figures of experiments/README.md."""
     if evaluation.num_models == 1:
         return " They are of this target beside these shadow models: others would move the figures, too."
@@ -142,7 +142,7 @@ def coverage_note(evaluation: Evaluation) -> str:
     )
 
 
-def footnotes(evaluation: Evaluation) -> list[str]:
+def footnotes(evaluation: Measured) -> list[str]:
     """What stands below the pooled figures, in the terminal and on the page."""
     attacks = evaluation.attacks
     points = next(iter(attacks.values())).tpr_at.values()

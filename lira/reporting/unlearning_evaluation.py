@@ -7,12 +7,12 @@ import numpy as np
 
 from lira.forgetting import MethodFigures
 from lira.forgetting.measure import ClassicalFigures
-from lira.reporting.evaluate import interval_note
+from lira.reporting.measured import interval_note
 
 __all__ = ["UnlearningEvaluation", "evaluate_unlearning"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class UnlearningEvaluation:
     """What was measured of every method, of everything forgotten up to each request."""
 
@@ -21,6 +21,11 @@ class UnlearningEvaluation:
     num_examples: int
     methods: dict[str, list[MethodFigures]]  # one for each request, in order
     costs: Mapping[str, float]  # relative to retraining, such as 0.05; a method that is not there has none
+
+    def __repr__(self) -> str:
+        """The verdict on each method."""
+        verdicts = ", ".join(f"{name}: {each.verdict}" for name, each in self.last.items())
+        return f"UnlearningEvaluation({self.num_models:,} models, {self.first.num_forgotten:,} forgotten; {verdicts})"
 
     @property
     def num_requests(self) -> int:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from lira.metrics import OperatingPoint
-from lira.reporting.evaluate import Evaluation, lowest_resolved, strongest_attack
 from lira.reporting.figures import known, per_thousand, percent
+from lira.reporting.measured import Measured, lowest_resolved, strongest_attack
 from lira.reporting.published import PUBLISHED, published_of
 
 __all__ = ["Verdict", "as_verdict", "verdict"]
@@ -62,8 +62,14 @@ class Verdict:
         )
         return tuple(filter(None, doubt))
 
+    def __str__(self) -> str:
+        """The sentences, and how many warnings there are."""
+        count = len(self.warnings)
+        warned = [f"{count} warning{'s' * (count > 1)}, see its warnings."] if count else []
+        return "\n".join([*self.sentences, *warned])
 
-def verdict(evaluation: Evaluation) -> Verdict:
+
+def verdict(evaluation: Measured) -> Verdict:
     """What an evaluation comes to: of the headline attack, at the lowest rate from 0.1 % up that can be resolved."""
     attacks, name = evaluation.attacks, evaluation.headline
     point = lowest_resolved(attacks[name])
@@ -106,7 +112,7 @@ def as_verdict(document: dict[str, Any]) -> Verdict:
 # --- Its sentences --------------------------------------------------------------------------------------------------
 
 
-def _subject(evaluation: Evaluation) -> str:
+def _subject(evaluation: Measured) -> str:
     subject, targets = evaluation.subject, evaluation.num_models
     models = f"{targets:,} {f'{subject.model} ' if subject.model else ''}model{'s' * (targets > 1)}"
     kind, _, place = subject.dataset.partition(":")
@@ -127,7 +133,7 @@ def _subject(evaluation: Evaluation) -> str:
     return f"{models} trained on {examples}{by}; {says}."
 
 
-def _found(evaluation: Evaluation, point: OperatingPoint | None) -> tuple[str, str]:
+def _found(evaluation: Measured, point: OperatingPoint | None) -> tuple[str, str]:
     """How many members are named, and how sure that is."""
     attack = evaluation.attacks[evaluation.headline]
     if point is None:
@@ -153,13 +159,13 @@ def _found(evaluation: Evaluation, point: OperatingPoint | None) -> tuple[str, s
     return found, sure
 
 
-def _sure(evaluation: Evaluation, low: str, high: str, unknown: bool) -> str:
+def _sure(evaluation: Measured, low: str, high: str, unknown: bool) -> str:
     if unknown:
         return f"How sure that is cannot be said: {evaluation.interval.removeprefix('none, because ')}."
     return f"The 95 % interval is {low} to {high}; other shadow models or examples would move it, too."
 
 
-def _compared(evaluation: Evaluation, point: OperatingPoint | None) -> tuple[str, str]:
+def _compared(evaluation: Measured, point: OperatingPoint | None) -> tuple[str, str]:
     """The level, and whether that is much beside published runs of the same attack at the same rate."""
     name = evaluation.headline
     if point is None:
@@ -193,7 +199,7 @@ def _compared(evaluation: Evaluation, point: OperatingPoint | None) -> tuple[str
     return level, f"Published runs of this attack name {' to '.join(ends)}: this is {words}.{same}"
 
 
-def _best(evaluation: Evaluation, strongest: str, point: OperatingPoint | None) -> str:
+def _best(evaluation: Measured, strongest: str, point: OperatingPoint | None) -> str:
     attacks = evaluation.attacks
     if len(attacks) == 1:
         return ""

@@ -7,7 +7,7 @@ cannot be resolved and one that is undefined are three different things everywhe
 import io
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,32 +15,50 @@ from matplotlib.figure import Figure
 from lira.attacks import SignalArray
 from lira.metrics import most_and_least_vulnerable
 from lira.reporting.document import metrics_document, records_document
-from lira.reporting.evaluate import AttackFigures, Curve, Evaluation, low_fpr_threshold, strongest_attack
 from lira.reporting.inks import COLORS
+from lira.reporting.measured import AttackFigures, Curve, Measured, low_fpr_threshold, strongest_attack
 from lira.reporting.page import report_page
-from lira.reporting.plots import ROC_SIZE, plot_attacks, plot_examples, plot_roc, unstyled
+from lira.reporting.plots import ROC_SIZE, plot_attack_panels, plot_roc, unstyled
 from lira.reporting.records import Records, records_csv
 from lira.store.checksums import checksum_of, json_with_checksum
 from lira.store.chunks import stored_fingerprint
 from lira.store.places import directory_at, write_atomically
 from lira.store.zarr import write_group
 
-__all__ = ["example_figure", "png", "stored_scores", "write_document", "write_records", "write_report"]
+__all__ = [
+    "ShownExamples",
+    "drawn_curves",
+    "png",
+    "shown_examples",
+    "stored_scores",
+    "write_document",
+    "write_records",
+    "write_report",
+]
 
 # Drawn always, because LiRA must beat it.
 BASELINE = "global_threshold"
 PNG_DPI = 200
 
 
-def example_figure(
+class ShownExamples(NamedTuple):
+    """What `plot_examples` draws: k examples, the first half the most vulnerable, the second the least."""
+
+    phi: np.ndarray  # float [M, k, Q]
+    keep: np.ndarray  # bool [M, k]
+    titles: list[str]
+    images: np.ndarray | None  # [k, H, W, C]
+
+
+def shown_examples(
     phi: SignalArray,
     keep: np.ndarray,
     scores: np.ndarray,
     attack: AttackFigures,
     title: Callable[[int], str],
     images: np.ndarray | None = None,
-) -> Figure | None:
-    """Draw the examples most and least at risk by an attack: see `plot_examples`.
+) -> ShownExamples | None:
+    """The examples most and least at risk by an attack, for a picture.
 
     Args:
         phi: float `[M, N, Q]`, anything that slices along N.
@@ -51,7 +69,7 @@ def example_figure(
         images: `[N, H, W, C]`, drawn as insets.
 
     Returns:
-        The figure; None where no example has models on both sides, or there is only one.
+        None where no example has models on both sides, or there is only one.
     """
     _, threshold = low_fpr_threshold(attack)
     shown = np.concatenate(most_and_least_vulnerable(scores, keep, threshold))
@@ -59,12 +77,12 @@ def example_figure(
         return None
     values = np.stack([np.asarray(phi[:, i : i + 1])[:, 0] for i in shown], axis=1)
     pictures = None if images is None else images[shown]
-    return plot_examples(values, keep[:, shown], [title(i) for i in shown.tolist()], pictures)
+    return ShownExamples(values, keep[:, shown], [title(i) for i in shown.tolist()], pictures)
 
 
 def write_report(
     path: str | os.PathLike[str],
-    evaluation: Evaluation,
+    evaluation: Measured,
     *,
     examples: Figure | None = None,
     records: Records | None = None,
@@ -82,7 +100,7 @@ def write_report(
 
     Args:
         path: the directory.
-        evaluation: from `evaluate`.
+        evaluation: from `measured.measure`.
         examples: from `plot_examples`.
         records: written too, see `write_records`; the most vulnerable examples stand on the page.
         arrays: the fingerprint of each stored array of scores that the figures are of, by its place in the directory.
@@ -90,13 +108,13 @@ def write_report(
         title: heading of the page.
     """
     document = metrics_document(evaluation)
-    attacks, drawn = evaluation.attacks, _drawn(evaluation.curves, evaluation.headline)
+    attacks, drawn = evaluation.attacks, drawn_curves(evaluation.curves, evaluation.headline)
     figure = Figure(figsize=ROC_SIZE, layout="constrained")
     plot_roc(drawn, figure.add_subplot())
     pictures = {"roc": png(figure)}
     _, resolved = strongest_attack(attacks)
     if len(attacks) > 1 and resolved is not None:
-        pictures["attacks"] = png(plot_attacks(attacks, resolved, evaluation.headline))
+        pictures["attacks"] = png(plot_attack_panels(attacks, resolved, evaluation.headline))
     files = {f"{name}.png": picture for name, picture in pictures.items()}
     if examples is not None:
         pictures["examples"] = png(examples)
@@ -146,7 +164,7 @@ def stored_scores(path: str | os.PathLike[str], attacks: Iterable[str]) -> dict[
     return {place: stored_fingerprint(directory, place) for place in places if (directory / place).exists()}
 
 
-def _drawn(curves: Mapping[str, Curve], headline: str) -> dict[str, Curve]:
+def drawn_curves(curves: Mapping[str, Curve], headline: str) -> dict[str, Curve]:
     """The curves for one picture, as many as there are colours: the strongest, the headline's, and the threshold to beat."""
     ranked = sorted(
         curves,

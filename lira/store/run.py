@@ -50,7 +50,7 @@ class OutdatedWarning(UserWarning):
     """A run whose models an earlier version evaluated wrongly."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """A run directory. `phi`, `keep` and `models` show the usable models: those that are done, of pairs both."""
 
@@ -160,6 +160,12 @@ class Run:
             warnings.warn(f"{path}: {run.outdated}", OutdatedWarning, stacklevel=2)
         return run
 
+    def __repr__(self) -> str:
+        """Where it is and of what, as its configuration has it."""
+        config = self.config
+        what = "imported models" if self.is_imported else f"{config.recipe.model} models on {config.dataset}"
+        return f"Run({str(self.path)!r}: {config.num_models:,} {what})"
+
     @property
     def arrays(self) -> Arrays:
         """What `arrays/` holds."""
@@ -220,7 +226,9 @@ class Run:
         done = self.done == DONE
         if self.is_imported:
             if not done.all():  # all were, once
-                raise RunError(f"{self.path}: arrays/done lacks model {done.argmin()}: lira.mend makes it whole")
+                raise RunError(
+                    f"{self.path}: arrays/done lacks model {done.argmin()}: lira.mend makes it whole"
+                )
             # In another order where pairs are apart.
             return np.array(self.provenance["source"].get("order", range(len(done))), int)
         if self.config.membership.design != "pairs":

@@ -40,7 +40,7 @@ WHOLE = 1 << 22
 CHECKSUM = "checksum"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class StoredSignal:
     """A stored array `[m, N, ...]` of some models, and of all or some examples, read in blocks of these: `signal[:, a:b]`.
 
@@ -52,6 +52,10 @@ class StoredSignal:
     where: str
     examples: np.ndarray | None = None  # int [N], ascending; None: all
     _cached: tuple[int, np.ndarray] | None = None
+
+    def __repr__(self) -> str:
+        """What it is, and how it is read."""
+        return f"StoredSignal({list(self.shape)} in {self.where}; signal[:, a:b] or numpy.asarray(signal) reads it)"
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -24,12 +24,18 @@ from lira.unlearning.requests import draw_requests
 __all__ = ["Measurements", "StoredModels", "Unlearning", "measurements"]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Unlearning:
     """An unlearning directory, opened for reading or for `unlearn`."""
 
     path: Place
     config: UnlearnConfig
+
+    def __repr__(self) -> str:
+        """Where it is and of what, as its configuration has it."""
+        pool = self.config.pool
+        what = f"{pool.num_models:,} {pool.recipe.model} models on {pool.dataset}"
+        return f"Unlearning({str(self.path)!r}: {what}, by {', '.join(self.config.methods)})"
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], dataset: Dataset, config: UnlearnConfig) -> "Unlearning":

@@ -21,6 +21,7 @@ from lira.engine.answers import Data, Learned
 from lira.engine.calibrate import programs_for
 from lira.engine.fill import DivergedWarning, Learn, fill, train
 from lira.engine.programs import Programs, fit_beside
+from lira.engine.progress import Progress
 from lira.learning.fingerprint import UncheckedWarning, other_versions
 from lira.learning.jaxprs import digest
 from lira.learning.learner import Learner
@@ -42,8 +43,20 @@ RETRAINED_SEED, RETRAIN_SEED = 1, 2
 # --- Running ---------------------------------------------------------------------------------------------------------
 
 
-def unlearn(unlearning: Unlearning, dataset: Dataset, *, show_progress: bool = True) -> None:
+def unlearn(
+    unlearning: Unlearning,
+    dataset: Dataset,
+    *,
+    show_progress: bool = True,
+    progress: Callable[[Progress], None] | None = None,
+) -> None:
     """Train, retrain and unlearn all models that are missing. Interrupt it at any point.
+
+    Args:
+        unlearning: the directory.
+        dataset: its data.
+        show_progress: draw bars.
+        progress: called as by `train`.
 
     Raises:
         RunError: the data is not the directory's, another process is writing it, or a method returned NaN for every
@@ -54,31 +67,32 @@ def unlearn(unlearning: Unlearning, dataset: Dataset, *, show_progress: bool = T
     """
     config, requests = unlearning.config, unlearning.requests
     M, K = config.pool.num_models, len(requests)
+    told: dict[str, Any] = {"show_progress": show_progress, "progress": progress}
     if config.run:
         before = Run.open(config.run, dataset)
     else:
         before = Run.from_config(
             unlearning.path / "before", dataset, run_config(config, models=M, save_params=True)
         )
-        train(before, dataset, show_progress=show_progress)
+        train(before, dataset, **told)
     keep = memberships_after(requests, before.memberships(np.arange(M)))
     scratch = partial(run_config, config, models=K * M, save_params=False)
     retrained = Run.from_config(
         unlearning.path / "retrained", dataset, scratch(seed=RETRAINED_SEED), keep=keep
     )
-    train(retrained, dataset, verb="retraining", show_progress=show_progress)
+    train(retrained, dataset, verb="retraining", **told)
     for name in config.methods:
         path = unlearning.path / "methods" / name
         if name == RETRAIN:
             run = Run.from_config(path, dataset, scratch(seed=RETRAIN_SEED), keep=keep)
-            train(run, dataset, verb=RETRAIN, show_progress=show_progress)
+            train(run, dataset, verb=RETRAIN, **told)
         else:
             # Only the next request starts from them.
             stored = run_config(config, models=K * M, save_params=K > 1)
             run = Run.from_config(path, dataset, stored, keep=keep)
             _require_same_method(run, dataset, name, traced(name, config, dataset, requests))
             for k in range(K):
-                _unlearn_request(unlearning, dataset, before, run, name, k, show_progress)
+                _unlearn_request(unlearning, dataset, before, run, name, k, told)
 
 
 def _require_same_method(run: Run, dataset: Dataset, name: str, jaxpr: Any) -> None:
@@ -117,7 +131,7 @@ def memberships_after(requests: np.ndarray, before: np.ndarray) -> np.ndarray:
 
 
 def _unlearn_request(
-    unlearning: Unlearning, dataset: Dataset, before: Run, run: Run, name: str, k: int, show_progress: bool
+    unlearning: Unlearning, dataset: Dataset, before: Run, run: Run, name: str, k: int, told: dict[str, Any]
 ) -> None:
     """Make the models of a method after request k; a model that had diverged before it stays so."""
     config, requests = unlearning.config, unlearning.requests
@@ -137,20 +151,20 @@ def _unlearn_request(
         programs, compiled = _fitted(programs, one, source, dataset)
 
         def learn(
-            stack: np.ndarray, _: np.ndarray, data: Data, advance: Callable[[float, int], None], stop: Event
+            stack: np.ndarray, _: np.ndarray, data: Data, advance: Callable[..., None], stop: Event
         ) -> Learned:
             wide = np.resize(stack, programs.width) - k * M
             flat = jnp.asarray(np.asarray(source.signal("params", from_rows[wide])))
             indices, request = jnp.asarray(wide, jnp.int32), jnp.asarray(k, jnp.int32)
             variables, finite = compiled(flat, indices, request, data.x, data.y, *(m[wide] for m in masks))
             finite = np.asarray(finite)
-            advance(len(stack), 0)
+            advance(len(stack), 0, None)
             return Learned(variables, finite)
 
         return programs, learn
 
     verb = f"{name}, request {k + 1} of {K}" if K > 1 else name
-    made = fill(run, dataset, prepare, among=rows, verb=verb, show_progress=show_progress)
+    made = fill(run, dataset, prepare, among=rows, verb=verb, **told)
     diverged = (run.done[rows] == DIVERGED) & ~lost
     if diverged.any() and diverged[~lost & masks[0].any(axis=1)].all():
         raise RunError(

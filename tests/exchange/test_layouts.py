@@ -17,7 +17,7 @@ from lira.exchange.export import export_carlini
 from lira.exchange.layouts import LayoutError, import_run
 from lira.membership import keep_mask
 from lira.metrics import roc
-from lira.reporting import evaluate, write
+from lira.reporting import measured, write
 from lira.signals import SaturatedWarning
 from lira.store.config import Config
 from lira.store.errors import RunError
@@ -176,7 +176,7 @@ def test_imported_runs_are_scored_and_reported(tmp_path, M, paired):
     p = softmax(logits[:M].astype(np.float64), axis=-1)
     np.testing.assert_allclose(entropies, -xlogy(p, p).sum(axis=-1), rtol=1e-5, atol=1e-12)
     np.testing.assert_allclose(scores["entropy_threshold"], -entropies.mean(axis=2), rtol=1e-5)
-    write.write_report(run.path, evaluate.evaluate(scores, run.keep))
+    write.write_report(run.path, measured.measure(scores, run.keep))
     assert Run.open(run.path).scores("lira_online") is not None
     assert not scoring.pool_of(run).independent
 

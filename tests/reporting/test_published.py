@@ -5,7 +5,7 @@ import pytest
 
 from lira.membership import keep_mask
 from lira.metrics import Estimate
-from lira.reporting.evaluate import AttackFigures, measure_attacks
+from lira.reporting.measured import AttackFigures, measure_attacks
 from lira.reporting.published import PUBLISHED, compare_published
 
 FOUND = {"dataset": "tfds:cifar10", "num_examples": 50_000, "model": "wrn-28-2", "models": 16, "queries": 2}

@@ -19,7 +19,7 @@ from lira.attacks.suite import ATTACKS
 from lira.cli import main
 from lira.membership import keep_mask
 from lira.metrics import roc
-from lira.reporting.evaluate import evaluate, lowest_resolved
+from lira.reporting.measured import lowest_resolved, measure
 from lira.reporting.records import records_csv, records_of
 from lira.reporting.write import write_records, write_report
 from lira.store import places, zarr
@@ -112,7 +112,7 @@ def test_ranked_by_the_attack_that_heads_the_report():
     for seed, examples in ((0, N), (1, N), (2, 20)):  # of the last no rate is resolvable
         scores, keep = pool(seed, examples=examples)
         records = records_of(scores.items(), keep)
-        evaluation = evaluate(scores, keep)
+        evaluation = measure(scores, keep)
         assert records.headline == evaluation.headline
         point = lowest_resolved(evaluation.attacks[records.headline])
         assert records.fpr == (point.fpr if point else 0)
@@ -256,7 +256,7 @@ def test_the_page_lists_the_most_vulnerable_by_name(tmp_path):
     scores, keep = pool()
     files = [f"train/<b>/{i}.png" for i in range(N)]
     records = records_of(scores.items(), keep, labels=np.arange(N) % 2, class_names=["<i>", "b"], files=files)
-    write_report(tmp_path, evaluate(scores, keep), records=records)
+    write_report(tmp_path, measure(scores, keep), records=records)
     page = (tmp_path / "report.html").read_text()
     assert 'href="records.csv"' in page
     assert (tmp_path / "records.csv").read_bytes() == records_csv(records)

@@ -18,13 +18,13 @@ from lira.attacks import suite
 from lira.engine.trained import Check
 from lira.membership import keep_mask
 from lira.metrics import Estimate, example_tpr
-from lira.reporting import evaluate, plots, tables, write
+from lira.reporting import measured, plots, tables, write
 from lira.reporting import page as page_module
 from lira.reporting.document import metrics_document
 from lira.reporting.figures import percent, rate
 from lira.reporting.glossary import GLOSSARY
 from lira.reporting.inks import inks
-from lira.reporting.plots import plot_attacks
+from lira.reporting.plots import plot_attack_panels
 from lira.reporting.published import Comparison
 from lira.reporting.records import records_of
 
@@ -47,7 +47,7 @@ def pool(num_models=M, num_examples=N, seed=0):
 def evaluated():
     """Scores, memberships, what was measured, and the content of metrics.json."""
     scores, keep = pool()
-    evaluation = evaluate.evaluate(scores, keep)
+    evaluation = measured.measure(scores, keep)
     return scores, keep, evaluation, metrics_document(evaluation)
 
 
@@ -63,7 +63,7 @@ def test_side_by_side_nothing_changes(evaluated, monkeypatch):
     scores, keep, evaluation, metrics = evaluated
     for cores in (1, 4):
         monkeypatch.setattr(parallel, "cores", lambda cores=cores: cores)
-        again = evaluate.evaluate(scores, keep)
+        again = measured.measure(scores, keep)
         assert json.dumps(metrics_document(again)) == json.dumps(metrics)
         assert list(again.curves) == list(evaluation.curves) == list(scores)
         for name, curve in again.curves.items():
@@ -78,7 +78,7 @@ def test_an_attacks_error_is_the_reports(evaluated):
     broken = scores["lira_online"].copy()
     broken[3, 5] = np.nan
     with pytest.raises(ValueError, match=r"scores\[3, 5\] is NaN"):
-        evaluate.evaluate({**scores, "lira_offline_fixed": broken}, keep)
+        measured.measure({**scores, "lira_offline_fixed": broken}, keep)
 
 
 # --- metrics.json ---------------------------------------------------------------------------------------------------
@@ -144,17 +144,17 @@ def test_the_unresolvable_is_null_with_its_floor(evaluated):
 
 def test_zero_is_measured_and_not_null():
     keep = keep_mask(0, M, N)
-    evaluation = evaluate.evaluate({"reversed": np.where(keep, -1.0, 1.0)}, keep)
+    evaluation = measured.measure({"reversed": np.where(keep, -1.0, 1.0)}, keep)
     entry = metrics_document(evaluation)["attacks"]["reversed"]["tpr_at_fpr"]["0.01"]
     assert (entry["tpr"], entry["status"], entry["false_positives"]) == (0, "ok", 0)
     assert entry["threshold"] is None  # All non-members tie at the top: only infinity keeps them out.
-    assert evaluate.low_fpr_threshold(evaluation.attacks["reversed"]) == (0.001, np.inf)
+    assert measured.low_fpr_threshold(evaluation.attacks["reversed"]) == (0.001, np.inf)
 
 
 def test_one_class_is_undefined_everywhere_and_still_reported(tmp_path):
     scores = {"attack": np.random.default_rng(0).normal(size=(4, 50))}
     with pytest.warns(measure.UndefinedMetricWarning):
-        evaluation = evaluate.evaluate(scores, np.ones((4, 50), bool))
+        evaluation = measured.measure(scores, np.ones((4, 50), bool))
     metrics = metrics_document(evaluation)
     attack = metrics["attacks"]["attack"]
     assert (attack["auc"], attack["balanced_accuracy"], evaluation.curves) == (None, None, {})
@@ -170,7 +170,7 @@ def test_one_class_is_undefined_everywhere_and_still_reported(tmp_path):
 def test_pools_of_other_sizes_hold_no_nan(num_models):
     """One target; two pairs, too few for intervals; an unpaired pool."""
     scores, keep = pool(8)
-    evaluation = evaluate.evaluate({"a": scores["lira_online"][:num_models]}, keep[:num_models])
+    evaluation = measured.measure({"a": scores["lira_online"][:num_models]}, keep[:num_models])
     metrics = metrics_document(evaluation)
     json.dumps(metrics, allow_nan=False)
     assert metrics["attacks"]["a"]["auc"] > 0.5
@@ -185,13 +185,13 @@ def test_infinite_scores_are_ordered():
     values = scores["lira_online"].copy()
     values[keep & (values > 3)] = np.inf
     values[~keep & (values < -1)] = -np.inf
-    metrics = metrics_document(evaluate.evaluate({"a": values}, keep))
+    metrics = metrics_document(measured.measure({"a": values}, keep))
     assert all(leaf is None or isinstance(leaf, str) or np.isfinite(leaf) for leaf in numbers(metrics))
 
 
 def test_no_attack_is_refused():
     with pytest.raises(ValueError, match="holds no attack"):
-        evaluate.evaluate({}, np.ones((4, 5), bool))
+        measured.measure({}, np.ones((4, 5), bool))
 
 
 # --- Curves and figures ---------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def test_no_attack_is_refused():
 
 def test_curves_are_thinned_to_realised_points():
     scores, keep = pool(32, 2000)
-    for name, curve in evaluate.evaluate(scores, keep).curves.items():
+    for name, curve in measured.measure(scores, keep).curves.items():
         roc = measure.roc(scores[name], keep)
         assert 1000 < len(curve.fpr) <= 2000
         assert (np.diff(curve.fpr) > 0).all()
@@ -257,7 +257,7 @@ def test_a_curve_whose_first_step_is_a_tie_starts_at_the_floor():
     """Below the first realised FPR the TPR is that at no false positive."""
     keep = np.array([[True, True, False, False, False, False, False, False, False, False]])
     scores = np.array([[9.0, 1, 5, 5, 5, 5, 0, 0, 0, 0]])
-    ax = plots.plot_roc(evaluate.evaluate({"a": scores}, keep).curves)
+    ax = plots.plot_roc(measured.measure({"a": scores}, keep).curves)
     x, y = np.asarray(ax.lines[0].get_data())
     np.testing.assert_allclose(x[:2], [1 / 8, 4 / 8])
     np.testing.assert_allclose(y[:2], [1 / 2, 1])
@@ -309,16 +309,18 @@ def test_the_examples_at_risk_are_drawn_from_the_scores():
     scores, keep = pool()
     values = scores["lira_online"]
     phi = np.random.default_rng(0).normal(size=(M, N, 2))
-    attack = evaluate.evaluate(scores, keep).attacks["lira_online"]
+    attack = measured.measure(scores, keep).attacks["lira_online"]
     labels = np.where(np.arange(N) % 2, -1, 7)  # of every other example the class is not known
     records = records_of(scores.items(), keep, labels=labels)
-    figure = write.example_figure(phi, keep, values, attack, records.title_of)
+    shown = write.shown_examples(phi, keep, values, attack, records.title_of)
+    assert shown is not None
+    figure = plots.plot_examples(*shown)
     assert figure is not None
-    most, least = measure.most_and_least_vulnerable(values, keep, evaluate.low_fpr_threshold(attack)[1])
+    most, least = measure.most_and_least_vulnerable(values, keep, measured.low_fpr_threshold(attack)[1])
     expected = [f"example {i}" + ("" if i % 2 else ", class 7") for i in [*most, *least]]
     assert [ax.get_title() for ax in figure.axes] == expected
     # One target has no example on both sides.
-    assert write.example_figure(phi[:1], keep[:1], values[:1], attack, str) is None
+    assert write.shown_examples(phi[:1], keep[:1], values[:1], attack, str) is None
 
 
 def test_example_figures_refuse_what_does_not_fit():
@@ -407,16 +409,18 @@ class Page(HTMLParser):
 
 def test_every_attack_has_its_figure_and_interval(evaluated):
     attacks = evaluated[3]["attacks"]
-    figure = plot_attacks(evaluated[2].attacks, 0.01)
+    figure = plot_attack_panels(evaluated[2].attacks, 0.01)
     left, right = figure.axes
     names = [label.get_text() for label in left.get_yticklabels()]
     assert sorted(names) == sorted(attacks)
-    lines: dict[Any, Any] = {line.get_gid(): line for ax in (left, right) for line in ax.lines}
+    values: list[Any] = [
+        next(line for line in ax.lines if line.get_gid() == "figures") for ax in (left, right)
+    ]
     bars: Any = right.collections[0]
     tprs = [attacks[name]["tpr_at_fpr"]["0.01"]["tpr"] for name in names]
     assert tprs == sorted(tprs), "the strongest is on top"
-    np.testing.assert_allclose(lines["tpr"].get_xdata(), tprs)
-    np.testing.assert_allclose(lines["auc"].get_xdata(), [attacks[name]["auc"] for name in names])
+    np.testing.assert_allclose(values[0].get_xdata(), tprs)
+    np.testing.assert_allclose(values[1].get_xdata(), [attacks[name]["auc"] for name in names])
     for row, name in enumerate(names):
         (start, y), (stop, _) = bars.get_segments()[row]
         assert (start, stop, y) == (attacks[name]["auc_low"], attacks[name]["auc_high"], row)
@@ -433,10 +437,12 @@ def test_a_measured_zero_and_no_interval_are_drawn(evaluated):
         )
         for name, tpr in (("nothing", 0.0), ("something", 0.01))
     }
-    left, right = plot_attacks(attacks, 0.001).axes
+    left, right = plot_attack_panels(attacks, 0.001).axes
     assert not any(len(bars.get_paths()) for ax in (left, right) for bars in ax.collections)
-    points = next(line for line in left.lines if line.get_gid() == "tpr")
+    points = next(line for line in left.lines if line.get_gid() == "figures")
     assert np.asarray(points.get_xdata()).tolist() == [left.get_xlim()[0], 0.01]
+    (zero,) = left.texts
+    assert (zero.get_text(), zero.get_position()) == ("0", (7, 0))
 
 
 def test_the_picture_holds_the_strongest_and_the_baseline(tmp_path):
@@ -445,11 +451,11 @@ def test_the_picture_holds_the_strongest_and_the_baseline(tmp_path):
     keep = keep_mask(0, 8, 1000)
     strengths = {"global_threshold": 0.0, **{f"attack_{i}": 0.3 * i for i in range(1, 12)}}
     scores = {name: rng.normal(size=keep.shape) + d * keep for name, d in strengths.items()}
-    evaluation = evaluate.evaluate(scores, keep)
+    evaluation = measured.measure(scores, keep)
     write.write_report(tmp_path, evaluation)
     page = (tmp_path / "report.html").read_text()
     assert "The 8 strongest attacks at low FPR" in page
-    assert list(write._drawn(evaluation.curves, evaluation.headline)) == [
+    assert list(write.drawn_curves(evaluation.curves, evaluation.headline)) == [
         *("global_threshold", *(f"attack_{i}" for i in range(5, 12)))
     ]
     drawn = re.findall(r'stroke="(#\w+)" stroke-width="3"( stroke-dasharray="[\d. ]+")?/></svg>(\w+)<', page)
@@ -612,9 +618,9 @@ def test_a_failing_write_leaves_the_old_report(evaluated, tmp_path, monkeypatch)
 def test_a_report_of_few_nonmembers_falls_back_to_auc(tmp_path):
     """40 non-members resolve nothing below 2.5 %: the page then leads with the AUC and still has examples."""
     scores, keep = pool(4, 20)
-    evaluation = evaluate.evaluate(scores, keep)
+    evaluation = measured.measure(scores, keep)
     assert [card[0] for card in page_module._cards(evaluation)] == ["AUC", "balanced accuracy"]
-    fpr, threshold = evaluate.low_fpr_threshold(evaluation.attacks["lira_online"])
+    fpr, threshold = measured.low_fpr_threshold(evaluation.attacks["lira_online"])
     assert fpr == 0
     assert threshold > scores["lira_online"][~keep].max()
     write.write_report(tmp_path, evaluation)
@@ -632,9 +638,9 @@ def test_tables_say_in_how_many_pools_their_intervals_hold(evaluated, written):
     assert note in text
     assert "they held the truth in 84 to 90 %, those of the information estimated in 85 to 94 %" in text
     scores, keep = pool(num_models=4)
-    one = evaluate.evaluate({name: each[:1] for name, each in scores.items()}, keep[:1])
+    one = measured.measure({name: each[:1] for name, each in scores.items()}, keep[:1])
     assert "others would move the figures, too" in tables.footnotes(one)[0]
-    two = evaluate.evaluate(scores, keep)
+    two = measured.measure(scores, keep)
     assert tables.footnotes(two)[0].endswith("too few to resample.")
 
 
@@ -647,9 +653,9 @@ def test_pooled_and_calibrated_figures_stand_side_by_side(evaluated, tmp_path):
     phi = np.random.default_rng(4).normal(size=(*keep.shape, 1)).astype(np.float32) + 3 * keep[..., None]
     p_values = dict(suite.pool_p_values(suite.Pool({"phi": phi}, keep)))
     assert set(p_values) >= {"lira_online", "lira_offline", "attack_r", "conformal"}
-    calibrated, first = evaluate.calibrate(p_values.items(), keep)
+    calibrated, first = measured.calibrate(p_values.items(), keep)
     assert first == ("lira_online", p_values["lira_online"].values)
-    evaluation = evaluate.evaluate(scores, keep, calibrated=calibrated)
+    evaluation = measured.measure(scores, keep, calibrated=calibrated)
     write.write_report(tmp_path, evaluation)
     found = json.loads((tmp_path / "metrics.json").read_text())["calibrated"]
     assert list(found) == list(p_values)

@@ -14,7 +14,7 @@ from lira.engine.trained import Check
 from lira.membership import keep_mask
 from lira.metrics import UndefinedMetricWarning
 from lira.reporting.document import metrics_document
-from lira.reporting.evaluate import Subject, calibrate, evaluate
+from lira.reporting.measured import Subject, calibrate, measure
 
 VALIDATOR = Draft202012Validator(SCHEMA)
 
@@ -27,7 +27,7 @@ def documents():
     pool = suite.Pool({"phi": phi}, keep, independent=True)
     scores = {name: phi[..., 0] for name in ("lira_online", "global_threshold")}
     calibrated, _ = calibrate(suite.pool_p_values(pool), keep)
-    full = evaluate(scores, keep, list(range(20)), independent=True, calibrated=calibrated)
+    full = measure(scores, keep, list(range(20)), independent=True, calibrated=calibrated)
     yield dataclasses.replace(
         full,
         pool=list(range(20)),
@@ -36,11 +36,11 @@ def documents():
         warnings=("slow",),
         selected=("lira_online", "global_threshold"),
     )
-    yield evaluate({"a": scores["lira_online"][:1]}, keep[:1])
-    yield evaluate({"a": scores["lira_online"][:4, :20]}, keep[:4, :20])
-    yield evaluate({"a": np.where(keep, np.inf, -np.inf)}, keep)
+    yield measure({"a": scores["lira_online"][:1]}, keep[:1])
+    yield measure({"a": scores["lira_online"][:4, :20]}, keep[:4, :20])
+    yield measure({"a": np.where(keep, np.inf, -np.inf)}, keep)
     with pytest.warns(UndefinedMetricWarning):
-        yield evaluate({"a": rng.normal(size=(4, 9))}, np.ones((4, 9), bool))
+        yield measure({"a": rng.normal(size=(4, 9))}, np.ones((4, 9), bool))
 
 
 def test_the_schema_holds_of_every_kind_of_report():

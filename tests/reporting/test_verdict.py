@@ -11,7 +11,7 @@ from lira.engine.trained import Check
 from lira.membership import keep_mask
 from lira.metrics import UndefinedMetricWarning
 from lira.reporting.document import metrics_document
-from lira.reporting.evaluate import Subject, evaluate, headline_attack
+from lira.reporting.measured import Subject, headline_attack, measure
 from lira.reporting.page import threat_model
 from lira.reporting.verdict import as_verdict, verdict
 
@@ -23,7 +23,7 @@ def evaluation(num_models=64, num_examples=400, gap=2.0, seed=0, **options):
     keep = keep_mask(seed, num_models, num_examples)
     names = ("lira_online", "lira_online_fixed", "global_threshold")
     scores = {name: rng.normal(size=keep.shape) + gap * (i + 1) / 3 * keep for i, name in enumerate(names)}
-    return scores, keep, evaluate(scores, keep, **options)
+    return scores, keep, measure(scores, keep, **options)
 
 
 def with_tpr(tpr, low, high, subject=PAPER):
@@ -119,7 +119,7 @@ def test_few_nonmembers_are_said_to_be_few():
 
 def test_one_class_is_no_verdict():
     with pytest.warns(UndefinedMetricWarning):
-        found = evaluate({"a": np.zeros((2, 9))}, np.ones((2, 9), bool))
+        found = measure({"a": np.zeros((2, 9))}, np.ones((2, 9), bool))
     said = verdict(found)
     assert said.level == ""
     assert said.finding.startswith("Nothing can be measured")
@@ -143,18 +143,18 @@ def test_the_headline_is_declared_by_size_and_design():
     # Of a single target the pool is what counts.
     scores, keep, _ = evaluation()
     one = {name: values[:1] for name, values in scores.items()}
-    assert evaluate(one, keep[:1], num_shadows=64).headline == "lira_online"
-    assert evaluate(one, keep[:1], num_shadows=10).headline == "lira_online_fixed"
-    assert evaluate(one, keep[:1], headline="global_threshold").headline == "global_threshold"
+    assert measure(one, keep[:1], num_shadows=64).headline == "lira_online"
+    assert measure(one, keep[:1], num_shadows=10).headline == "lira_online_fixed"
+    assert measure(one, keep[:1], headline="global_threshold").headline == "global_threshold"
     with pytest.raises(
         ValueError, match="headline attack 'rmia_online' is not among those that were run: lira_online"
     ):
-        evaluate(one, keep[:1], headline="rmia_online")
+        measure(one, keep[:1], headline="rmia_online")
 
 
 def test_a_single_target_is_not_spoken_of_as_many():
     scores, keep, _ = evaluation()
-    found = evaluate({name: values[:1] for name, values in scores.items()}, keep[:1], num_shadows=64)
+    found = measure({name: values[:1] for name, values in scores.items()}, keep[:1], num_shadows=64)
     found = dataclasses.replace(
         found, subject=Subject(num_models=64, num_examples=400, queries=3, outside=True)
     )

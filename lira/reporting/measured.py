@@ -33,17 +33,18 @@ __all__ = [
     "AttackFigures",
     "Calibrated",
     "Curve",
-    "Evaluation",
     "MeanRate",
+    "Measured",
     "Subject",
     "calibrate",
-    "evaluate",
     "headline_attack",
     "interval_note",
     "low_fpr_threshold",
     "lowest_resolved",
+    "measure",
     "measure_attacks",
     "strongest_attack",
+    "thinned",
 ]
 
 FPRS = (1e-5, 1e-4, 1e-3, 1e-2)
@@ -54,7 +55,7 @@ CURVE_POINTS = 2000
 DISCOVERY_RATE = 0.05
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Curve:
     """A pooled ROC curve thinned for drawing: G realised operating points, the first at no false positive."""
 
@@ -65,6 +66,10 @@ class Curve:
     num_nonmembers: int
     auc: float
     low_fpr_tpr: float  # TPR at 0.1 % FPR; NaN where that is not resolvable
+
+    def __repr__(self) -> str:
+        """Its figures, not its points."""
+        return f"Curve({len(self.fpr):,} points, AUC {self.auc:.4g}, TPR {self.low_fpr_tpr:.3%} at 0.1 % FPR)"
 
     @property
     def floor(self) -> float:
@@ -116,7 +121,7 @@ class Subject:
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class Measured:
     """What was measured of every attack on the same targets."""
 
     interval: str  # what the intervals of pooled figures are
@@ -144,7 +149,7 @@ class Evaluation:
         return {name: each.curve for name, each in self.attacks.items() if each.curve is not None}
 
 
-def evaluate(
+def measure(
     scores: Mapping[str, np.ndarray],
     keep: np.ndarray,
     models: list[int] | None = None,
@@ -153,7 +158,7 @@ def evaluate(
     calibrated: Mapping[str, Calibrated] | None = None,
     headline: str | None = None,
     num_shadows: int | None = None,
-) -> Evaluation:
+) -> Measured:
     """Measure every attack, and what the headline attack implies.
 
     Args:
@@ -181,7 +186,7 @@ def evaluate(
     attacks, implied = measure_attacks(scores, keep), None
     if 0 < members < keep.size:
         implied = leakage(scores[headline], keep, fpr=LOW_FPR, independent=independent)
-    return Evaluation(
+    return Measured(
         interval_note(keep),
         T,
         N,
@@ -241,12 +246,19 @@ def _measure(scores: np.ndarray, keep: np.ndarray) -> AttackFigures:
         points,
         means["auc"],
         {fpr: mean_rate(tpr) for fpr, tpr in means["tpr_at_fpr"].items()},
-        _thin(curve, points[LOW_FPR].tpr) if curve.num_members and curve.num_nonmembers else None,
+        thinned(curve, points[LOW_FPR].tpr) if curve.num_members and curve.num_nonmembers else None,
     )
 
 
-def _thin(curve: Roc, low_fpr_tpr: float) -> Curve:
-    """The last point at each of some 2,000 log-spaced numbers of false positives, and of none."""
+def thinned(curve: Roc, low_fpr_tpr: float | None = None) -> Curve:
+    """A curve for drawing: the last point at each of some 2,000 log-spaced numbers of false positives, and of none.
+
+    `low_fpr_tpr` is its TPR at 0.1 % FPR, where that is known already.
+    """
+    if not (curve.num_members and curve.num_nonmembers):
+        raise ValueError("there are no members, or no non-members: a curve of one class is undefined")
+    if low_fpr_tpr is None:
+        low_fpr_tpr = curve.realised_tpr(LOW_FPR)
     false = curve.false_positives
     wanted = np.append(0, np.geomspace(1, curve.num_nonmembers, CURVE_POINTS - 1))
     index = np.unique(np.searchsorted(false, wanted * (1 + 1e-12), side="right") - 1)
