@@ -18,6 +18,7 @@ __all__ = [
     "require_same_labels",
     "require_same_models",
     "require_trained_pairs",
+    "usable_models",
 ]
 
 
@@ -81,3 +82,15 @@ def require_same_models(path: Place, config: Config, provenance: Mapping[str, An
             f"{path}: model {learner.recipe.model} has changed since the run began: {change}; restore its code or name "
             f"another directory"
         )
+
+
+def usable_models(path: Place, config: Config, provenance: Mapping[str, Any], done: np.ndarray) -> np.ndarray:
+    """Indices of the models that a run shows, int `[m]`; `done [M]` says which are there and did not diverge."""
+    if config.dataset == IMPORTED:
+        if not done.all():  # all were, once
+            raise RunError(f"{path}: arrays/done lacks model {done.argmin()}: lira.mend makes it whole")
+        # In another order where pairs are apart.
+        return np.array(provenance["source"].get("order", range(len(done))), int)
+    if config.membership.design != "pairs":
+        return np.flatnonzero(done)
+    return np.flatnonzero(np.repeat(done.reshape(-1, 2).all(axis=1), 2))

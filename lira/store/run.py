@@ -38,6 +38,7 @@ from lira.store.identity import (
     require_same_labels,
     require_same_models,
     require_trained_pairs,
+    usable_models,
 )
 from lira.store.making import grow, make_directory, write_provenance
 from lira.store.places import Place, directory_at, is_free, locked
@@ -217,24 +218,10 @@ class Run:
 
     @property
     def models(self) -> np.ndarray:
-        """Indices of the usable models, int `[m]`: those that are done and did not diverge, of pairs both models.
-
-        Imported models need not be pairs, and all of them are usable.
-        """
-        if self.usable is not None:
-            return self.usable
-        done = self.done == DONE
-        if self.is_imported:
-            if not done.all():  # all were, once
-                raise RunError(
-                    f"{self.path}: arrays/done lacks model {done.argmin()}: lira.mend makes it whole"
-                )
-            # In another order where pairs are apart.
-            return np.array(self.provenance["source"].get("order", range(len(done))), int)
-        if self.config.membership.design != "pairs":
-            return np.flatnonzero(done)
-        pairs = done.reshape(-1, 2).all(axis=1)
-        return np.flatnonzero(np.repeat(pairs, 2))
+        """Indices of the usable models, int `[m]`: those that are done and did not diverge, of pairs both models."""
+        if self.usable is None:
+            return usable_models(self.path, self.config, self.provenance, self.done == DONE)
+        return self.usable
 
     def as_it_stands(self) -> "Run":
         """The run with the models that are usable now, though other processes may be training more."""
