@@ -18,7 +18,8 @@ What there is; `help(lira.train)` says more of each:
     data and models     load_dataset, Dataset, Recipe, Queries, Membership, keep_mask
     a run of models     Run, Config, Execution, plan, train, Progress, tensorboard, verify, mend
     what is found       evaluate, Evaluation, report, score, records, check, enough, compare
-    other models        audit (anyone's confidences), import_run, export_carlini, imitate, Imitation
+    other models        audit_estimator, audit_training, audit (anyone's confidences), import_run, export_carlini,
+                        imitate, Imitation
     unlearning          Unlearning, UnlearnConfig, Forget, plan_unlearning, unlearn, report_unlearning
     on plain arrays     attacks, metrics, epsilon, forgetting, plot_roc, plot_attacks
 

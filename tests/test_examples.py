@@ -13,7 +13,6 @@ from matplotlib import pyplot
 import lira
 from lira import scoring
 from lira.attacks.suite import ATTACKS
-from lira.exchange import audit
 from lira.reporting import reports
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "examples").glob("*.ipynb"))
@@ -60,7 +59,7 @@ def test_notebooks_run(notebook, tmp_path, monkeypatch):
     if (needed := NEEDS.get(notebook.stem)) and importlib.util.find_spec(needed) is None:
         pytest.skip(f"{notebook.name} needs {needed}, which is not installed")
     few = {name: ATTACKS[name] for name in FEW}
-    for room in (scoring, audit, reports):
+    for room in (scoring, reports):
         monkeypatch.setattr(room, "ATTACKS", few)
     monkeypatch.chdir(tmp_path)
     pyplot.switch_backend("agg")

@@ -109,7 +109,7 @@ def _mend_imported(path: Place, terminal: Terminal) -> None:
 
 def _check_data(run: Run) -> list[Check]:
     """Whether the data set is still what the models were trained on; nothing where only its owner has it."""
-    if run.is_imported or run.config.dataset == "memory":
+    if run.is_foreign or run.config.dataset == "memory":
         return []
     try:
         run.require_same_data(dataset_of(run))

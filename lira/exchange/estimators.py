@@ -198,6 +198,8 @@ def _data_of(x: Any, y: np.ndarray, x_test: Any, y_test: Any, classes: np.ndarra
     numbers = _numbered(y, classes, "y")
     with located("y", AuditError):
         data = _Data(x, as_labels(numbers, len(y)), x_test, held_out)
+        if len(data.y) and (data.y == data.y[0]).all():
+            raise AuditError("y holds one class only, and there is nothing for a model to tell apart")
     for name, features, labels in (("x", x, data.y), ("x_test", x_test, held_out)):
         if labels is not None and (count := _count(features)) != len(labels):
             raise AuditError(
@@ -268,7 +270,7 @@ def _rows(each: Answer, data: _Data, kind: str, keep: np.ndarray) -> tuple[dict[
             return {}, 0
         with located(f"model {each.model}", AuditError):
             if kind == "probabilities":
-                _check_vectors(values)
+                _check_vectors(values, labels)
             signals, correct = to_signals("confidences" if kind == "probabilities" else kind, values, labels)
         assert correct is not None  # it is known of logits and of whole vectors
         phi = signals["phi"]
@@ -282,8 +284,8 @@ def _rows(each: Answer, data: _Data, kind: str, keep: np.ndarray) -> tuple[dict[
     return {name: np.asarray(values, np.float32) for name, values in arrays.items()}, saturated
 
 
-def _check_vectors(values: np.ndarray) -> None:
-    """Raise ValueError unless these are probability vectors `[N, C]`."""
+def _check_vectors(values: np.ndarray, labels: np.ndarray) -> None:
+    """Raise ValueError unless these are probability vectors `[N, C]`, of as many classes as the labels `[N]` have."""
     if values.ndim != 2 or values.shape[1] < 2:
         raise ValueError(f"probabilities must be [n, C], a column for each class; got {list(values.shape)}")
     sums = values.sum(axis=1, dtype=np.float64)
@@ -293,6 +295,8 @@ def _check_vectors(values: np.ndarray) -> None:
             f"the probabilities of example {row} sum to {sums[row]:.4g}, not to 1: give logits as answers='logits' of "
             f"lira.audit_training, or each row's softmax"
         )
+    if (classes := values.shape[1]) <= labels.max():
+        raise ValueError(f"has {classes} classes on its last axis, but labels go up to {labels.max()}")
 
 
 # --- Data and models, for messages and fingerprints -----------------------------------------------------------------

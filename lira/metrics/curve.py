@@ -107,7 +107,7 @@ class Roc:
         counts = f"{self.num_members:,} members, {self.num_nonmembers:,} non-members"
         if not (self.num_members and self.num_nonmembers):
             return f"Roc(undefined: {counts})"
-        return f"Roc(AUC {self.auc:.4g}, TPR {self.realised_tpr(1e-3):.3%} at 0.1 % FPR; {counts})"
+        return f"Roc(AUC {self.auc:.4g}, TPR {100 * self.realised_tpr(1e-3):.3f} % at 0.1 % FPR; {counts})"
 
     @property
     def num_members(self) -> int:

@@ -69,7 +69,7 @@ class Curve:
 
     def __repr__(self) -> str:
         """Its figures, not its points."""
-        return f"Curve({len(self.fpr):,} points, AUC {self.auc:.4g}, TPR {self.low_fpr_tpr:.3%} at 0.1 % FPR)"
+        return f"Curve({len(self.fpr):,} points, AUC {self.auc:.4g}, TPR {100 * self.low_fpr_tpr:.3f} % at 0.1 % FPR)"
 
     @property
     def floor(self) -> float:

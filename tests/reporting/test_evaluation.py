@@ -175,7 +175,7 @@ def test_what_is_shown_in_a_session_is_one_short_line(audited, tmp_path):
     data = lira.Dataset.from_arrays(x, np.arange(N) % 2, x_test=x[:7], y_test=np.arange(7) % 2)
     run = lira.Run.create(tmp_path / "run", data, lira.Recipe(epochs=1, batch_size=8), num_models=4)
     roc = metrics.roc(phi, keep)
-    point = f"{100 * roc.realised_tpr(1e-3):.3f}%"
+    point = f"{100 * roc.realised_tpr(1e-3):.3f} %"
     shown = {
         repr(data): "Dataset('memory': x uint8 [200, 4, 4, 1], 2 classes, 7 held out)",
         repr(run): f"Run('{tmp_path}/run': 4 mlp models on memory)",
