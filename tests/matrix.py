@@ -72,7 +72,7 @@ def tried(python: Path, jax: str, wheel: Path, arguments: list[str], place: Path
         [own, "-m", "pip", "install", "--quiet", f"{wheel}[dev]", jax], capture_output=True, text=True
     )
     if installed.returncode:
-        return f"skipped: pip finds no {jax} for it ({installed.stderr.strip().splitlines()[-1]})"
+        return f"skipped: pip finds no {jax} for it ({_last_line(installed.stderr)})"
     listed = subprocess.run(
         [own, "-m", "pip", "list", "--format", "json"], capture_output=True, text=True, check=True
     )
@@ -83,14 +83,17 @@ def tried(python: Path, jax: str, wheel: Path, arguments: list[str], place: Path
         [own, "-P", "-m", "lira", "run", *DEMO], cwd=empty, env=environment, capture_output=True, text=True
     )
     if demo.returncode or not (empty / "run/report.html").exists():
-        return f"FAILED: jax {version}: the demo's command: {demo.stderr.strip().splitlines()[-1:]}"
+        return f"FAILED: jax {version}: the demo's command: {_last_line(demo.stderr)}"
     suite = subprocess.run(
         [own, "-m", "pytest", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
     )
-    last = suite.stdout.strip().splitlines()[-1:]
     if suite.returncode:
         print(suite.stdout[-5000:], suite.stderr[-2000:])
-    return f"{'FAILED' if suite.returncode else 'passed'}: jax {version}: {' '.join(last)}"
+    return f"{'FAILED' if suite.returncode else 'passed'}: jax {version}: {_last_line(suite.stdout)}"
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["it said nothing"])[-1]
 
 
 def main() -> int:

@@ -204,7 +204,7 @@ def evaluation(sitting: Sitting) -> None:
     steps = steps_per_epoch(dataset.num_examples, sitting.sizes.paper.batch_size) * sitting.sizes.epochs
     for statistics_of, precision in itertools.product(("recomputed", "averaged"), ("bfloat16", "float32")):
         sitting.needs(70, f"{precision}, {statistics_of}")  # nine tenths of it compiles
-        # As many horizons of the average as such a training has: with the paper's it would hold weights of early, worse models.
+        # The fewest horizons of the average that make it one of good weights: the paper's reaches back over half of these steps.
         recipe = dataclasses.replace(
             sitting.sizes.paper,
             epochs=sitting.sizes.epochs,

@@ -207,7 +207,9 @@ def call_attack(attack: Attack, pool: Pool) -> np.ndarray:
 
 
 def attack_pool(pool: Pool, attacks: Mapping[str, Attack] = ATTACKS) -> dict[str, np.ndarray]:
-    """Every attack that the pool allows, by name; see `missing_signals` for those that read what it does not hold.
+    """Every attack that the pool allows, by name, side by side on all cores as far as memory goes.
+
+    Those that read what it does not hold are passed over, see `missing_signals`.
 
     What they compile is kept for later processes, see `keep_compilations`.
 

@@ -485,3 +485,25 @@ def test_a_target_outside_the_pool_is_a_runs_first_model(files, tmp_path):
     assert [each.status for each in lira.verify(audited, deep=True)] == [
         "unchecked"
     ]  # nobody can train it again
+
+
+@pytest.mark.parametrize("name", ["phi", "phi_test", "labels_test"])
+def test_lost_metadata_of_an_audit_is_written_again(tmp_path, name):
+    """With a population too, whose answers and labels have as many columns as there are points."""
+    rng = np.random.default_rng(0)
+    lira.audit(
+        tmp_path / "run",
+        phi=rng.normal(size=(8, 60)),
+        keep=keep_mask(0, 8, 60),
+        population=rng.normal(size=(8, 20)),
+        attacks=["lira_online_fixed", "attack_p"],
+    )
+    run = lira.Run.open(tmp_path / "run")
+    before = {each: np.asarray(run.arrays.read(each)) for each in ("phi", "phi_test", "labels_test")}
+    file = tmp_path / "run/arrays" / name / "zarr.json"
+    whole = json.loads(file.read_text())
+    file.write_text("{")
+    assert len(lira.mend(tmp_path / "run")) == 1
+    assert json.loads(file.read_text())["shape"] == whole["shape"]
+    for each, values in before.items():
+        np.testing.assert_array_equal(lira.Run.open(tmp_path / "run").arrays.read(each), values)

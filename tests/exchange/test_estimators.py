@@ -211,6 +211,8 @@ def test_the_commands_work_on_it(tmp_path, capsys):
     assert main(["check", place]) == 0
     assert main(["score", place, "--attacks", *FEW]) == 0
     assert main(["report", place, "--attacks", *FEW]) == 0
+    assert main(["enough", place]) == 0
+    assert main(["compare", place]) == 0
     said = capsys.readouterr().out
     assert "8 DecisionTreeClassifier models trained on noise, 600 examples" in said
     assert main(["export", "carlini", place, str(tmp_path / "theirs")]) == 0
