@@ -27,7 +27,7 @@ for library in ("OPENBLAS", "OMP"):
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 # Tracing leaves millions of small objects behind; looking through them for cycles is a seventh of its time by default.
 gc.set_threshold(100_000, 20, 50)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # The compiler then takes a third of the time (1.8 s in place of 5.8 s for 16 small attacks). For known versions alone: XLA
 # ends the process where it does not know a flag.
