@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from scipy.special import expit
 
@@ -89,6 +90,9 @@ def targets(pool: Pool) -> Iterator[Target]:
         yield Target(pool.phi[t].astype(float), inside, outside, pool.population[t].astype(float), others)
 
 
+draw_drops = jax.jit(drop_draws)
+
+
 def left_of_balanced(keep: np.ndarray, t: int) -> tuple[np.ndarray, np.ndarray]:
     """IN and OUT models, bool `[M, N]` each, of an exactly balanced pool without model t.
 
@@ -96,7 +100,7 @@ def left_of_balanced(keep: np.ndarray, t: int) -> tuple[np.ndarray, np.ndarray]:
     """
     others = np.arange(len(keep)) != t
     sides = np.stack([keep & others[:, None], ~keep & others[:, None]])
-    draws = np.asarray(drop_draws(np.array([t]), np.arange(keep.shape[1])))[0]
+    draws = np.asarray(draw_drops(np.array([t]), np.arange(keep.shape[1])))[0]
     for n, member in enumerate(keep[t]):
         candidates = np.flatnonzero(sides[int(member), :, n])
         sides[int(member), candidates[draws[n, int(member)] % len(candidates)], n] = False
