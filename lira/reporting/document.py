@@ -146,6 +146,7 @@ def _attack(figures: AttackFigures) -> dict[str, Any]:
         **_estimate("balanced_accuracy", figures.balanced_accuracy),
         "tpr_at_fpr": _plain(figures.tpr_at),
         "mean_over_targets": {**_estimate("auc", figures.mean_auc), "tpr_at_fpr": means},
+        "num_examples_left_out": len(figures.left_out),
     }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from lira.attacks.suite import ATTACKS, Attack, Pool, missing_signals, pool_p_values
+from lira.attacks.thin import left_out
 from lira.engine.trained import Check
 from lira.metrics import Estimate, OperatingPoint
 from lira.reporting.frames import cells, frame
@@ -213,6 +214,9 @@ def evaluate_pool(
     facts = dict(facts or {})
     if missing := missing_signals(pool):
         facts["attacks left out"] = ", ".join(f"{name} (no {signal})" for name, signal in missing.items())
+    without = {name: each.left_out for name, each in measured.attacks.items()}
+    if sentences := left_out(without, member.shape[1]):
+        facts["examples left out"] = "; ".join(sentences)
     fields = {
         **vars(measured),
         "calibrated": calibrated,
