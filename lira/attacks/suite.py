@@ -95,14 +95,14 @@ class Pool:
     def at(self, examples: np.ndarray) -> "Pool":
         """The pool of some examples, int `[n]` ascending, that were chosen by their counts: no longer independent coins."""
 
-        def chosen(signals: Mapping[str, SignalArray] | None) -> dict[str, SignalArray] | None:
-            return signals and {name: Columns(signal, examples) for name, signal in signals.items()}
+        def chosen(signals: Mapping[str, SignalArray]) -> dict[str, SignalArray]:
+            return {name: Columns(signal, examples) for name, signal in signals.items()}
 
         return dataclasses.replace(
             self,
-            signals=chosen(self.signals) or {},
+            signals=chosen(self.signals),
             keep=self.keep[:, examples],
-            target=chosen(self.target),
+            target=None if self.target is None else chosen(self.target),
             features=None if self.features is None else np.asarray(self.features)[examples],
             labels=None if self.labels is None else self.labels[examples],
             independent=False,

@@ -181,7 +181,7 @@ def _decode_image(path: Path) -> np.ndarray:
 
 def _has_deep_colours(image: Image.Image) -> bool:
     """Whether Pillow, whose colours have 8 bits, would drop half of them: by what it is about to decode, before it does."""
-    for tile in image.tile:
+    for tile in getattr(image, "tile", ()):
         arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
         if any(isinstance(each, str) and ";16" in each for each in arguments):
             return True

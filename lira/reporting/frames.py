@@ -35,4 +35,4 @@ def frame(rows: Mapping[str, Mapping[str, object]], index: str, elsewhere: str) 
             f"to_frame makes a table of pandas, which is not installed: pip install pandas; {elsewhere} holds the same "
             f"figures without it"
         ) from error
-    return pandas.DataFrame.from_dict(rows, orient="index").rename_axis(index)
+    return pandas.DataFrame.from_dict(dict(rows), orient="index").rename_axis(index)

@@ -190,8 +190,9 @@ def measure(
     headline = headline or headline_attack(scores, T if num_shadows is None else num_shadows)
     attacks, implied = measure_attacks(scores, keep), None
     if 0 < members < keep.size:
-        theirs, held, _ = scored_part(scores[headline], keep)
-        implied = leakage(theirs, held, fpr=LOW_FPR, independent=independent)
+        theirs, held, scored = scored_part(scores[headline], keep)
+        # Examples that were chosen by their counts are no independent coins.
+        implied = leakage(theirs, held, fpr=LOW_FPR, independent=independent and len(scored) == N)
     return Measured(
         interval_note(keep),
         T,

@@ -20,6 +20,7 @@ from lira.reporting.measured import strongest_attack
 from lira.reporting.reports import reported
 from lira.scoring import pool_of
 from lira.store.errors import RunError
+from lira.store.verify_derived import score_findings
 from lira.store.zarr import open_array, read_store
 
 COINS = lira.Membership("independent", 0.3)
@@ -107,6 +108,17 @@ def test_a_report_of_independent_coins(tmp_path):
     assert metrics["num_members"] == run.keep.sum()
     left_out = {name: each["num_examples_left_out"] for name, each in metrics["attacks"].items()}
     assert (left_out["lira_online"], left_out["global_threshold"]) == (len(thin), 0)
+    assert left_out[evaluation.headline] > 0
+    assert metrics["implied"]["epsilon"] is None, "examples chosen by their counts are no independent coins"
+    assert not [each for each in score_findings(run, run.done, deep=True) if each.status == "broken"]
+    torn = np.asarray(lira.score(run)["lira_online"]).copy()
+    torn[3, scored[0]] = np.nan
+    signals = run.fingerprint()
+    run.write_scores("lira_online", torn, signals)
+    broken = [each for each in score_findings(run, run.done, deep=True) if each.status == "broken"]
+    assert [(each.place, each.what) for each in broken] == [("scores/lira_online", "holds NaN")]
+    torn[3, scored[0]] = 0
+    run.write_scores("lira_online", torn, signals)
     page = (run.path / "report.html").read_text()
     assert numbers in page
     assert "independent coins, each true with probability 0.3" in page
