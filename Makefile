@@ -22,7 +22,7 @@ check: $(VENV)/.installed
 
 # Into build/docs; open build/docs/index.html.
 docs: $(VENV)/.documented
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.installed
 	$(BIN)/lira bench
