@@ -27,8 +27,8 @@ def load(argv: Sequence[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status.
 
-    0, 2 for bad input (one line on stderr), 130 when interrupted, 143 when terminated; 1 where `check` fails, and where
-    nobody reads what is printed.
+    0, 2 for bad input (one line on stderr) or code of the user's that fails, 70 where lira itself does (both after the
+    traceback), 130 when interrupted, 143 when terminated; 1 where `check` fails, and where nobody reads what is printed.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -39,20 +39,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         # As rich does, so that the interpreter has nothing to flush at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    # Every error of the user's making is a ValueError or OSError with a message of its own.
-    except (ValueError, OSError) as error:
-        return _error(str(error))
-    except MemoryError as error:
-        return _error(f"out of memory: {error}")
-    except RuntimeError as error:
-        if "Unable to initialize backend" not in str(error):
-            raise
-        named = os.environ.get("JAX_PLATFORMS", "")
-        return _error(f"JAX finds no device, and JAX_PLATFORMS is {named!r}: unset it, or name cpu: {error}")
+    except Exception as error:
+        return _failed(error)
     except KeyboardInterrupt as stop:
         number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
         print("; ".join([SENTENCES[number], *getattr(stop, "__notes__", [])]), file=sys.stderr)
         return 128 + number
+
+
+def _failed(error: Exception) -> int:
+    """Say what went wrong; return the exit status."""
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return _error(f"out of memory: {error}")
+    if "Unable to initialize backend" in str(error):
+        named = os.environ.get("JAX_PLATFORMS", "")
+        return _error(f"JAX finds no device, and JAX_PLATFORMS is {named!r}: unset it, or name cpu: {error}")
+    from lira.commands.faults import report_of, whose
+
+    of = whose(error)
+    if of == "input":
+        return _error(str(error))
+    print(report_of(error, of), file=sys.stderr)
+    return 2 if of == "own code" else os.EX_SOFTWARE
 
 
 def _error(message: str) -> int:

@@ -218,10 +218,20 @@ def test_normalised_psi_is_1_untouched_0_retrained_and_covers():
     for seed in range(20):
         world = World(M=16, N=200, F=50, seed=seed)
         untouched = psi_normalised(*ensembles(world, world.before)).estimate
+        if np.isnan(untouched.value):
+            continue
         assert (untouched.value, untouched.low, untouched.high) == pytest.approx((1, 1, 1))
         found = psi_normalised(*ensembles(world, world.draw(world.rest)))
-        assert found.is_defined
+        # A ratio is shown where what it is divided by is known to within half of itself: then its interval says something.
+        margin = found.denominator.value - found.denominator.low
+        assert found.is_resolved == (margin <= found.denominator.value / 2)
+        assert np.isnan(found.estimate.value) != found.is_resolved
+        assert found.difference.low <= found.difference.value <= found.difference.high
+        if not found.is_resolved:
+            continue
+        assert found.estimate.high - found.estimate.low < 2
         hits.append(found.estimate.low <= 0 <= found.estimate.high)
+    assert len(hits) >= 10
     assert np.mean(hits) >= 0.8
     # Halfway: every other pair of models unlearns.
     world = World(M=16, N=200, F=50)
@@ -238,7 +248,8 @@ def test_below_zero_is_over_forgotten_and_without_a_gap_nothing_is_defined():
     nothing = psi_normalised(*ensembles(blind, blind.draw(blind.rest)))
     assert nothing.denominator.low < 0 < nothing.denominator.high
     assert np.isnan(nothing.estimate.value)
-    assert not nothing.is_defined
+    assert not nothing.is_resolved
+    assert nothing.difference.low < 0 < nothing.difference.high
     assert not nothing.over_forgotten
 
 

@@ -14,6 +14,7 @@ from lira.attacks._pool import (
     Array,
     Leave,
     SignalArray,
+    ThinPoolError,
     UnfitPoolError,
     blocks,
     check_pool,
@@ -75,17 +76,19 @@ class Opponents:
         return (self.phi if self.target is None else self.target).shape[0]
 
     def require(self, attack: str, side: str, needed: int, remedy: str) -> None:
-        """Raise UnfitPoolError where an example is left fewer than `needed` models of a side; `remedy` works instead."""
+        """Raise ThinPoolError where an example is left fewer than `needed` models of a side; `remedy` works instead."""
         if self.fewest[side] < needed:
-            raise UnfitPoolError(
+            raise ThinPoolError(
                 f"{attack} needs {needed} {side} model{'s' * (needed > 1)} for every example once the target's are left "
-                f"out, and an example has {self.fewest[side]}: use {remedy}, or more models"
+                f"out, and an example has {self.fewest[side]}: use {remedy}, or more models",
+                side,
+                needed,
             )
         if self.target is None and self.leave == "independent" and side in SIDES[:2]:
             self._require_by_design(attack, side, needed, remedy)
 
     def _require_by_design(self, attack: str, side: str, needed: int, remedy: str) -> None:
-        """Raise UnfitPoolError where independent coins could well have left an example fewer models.
+        """Raise ThinPoolError where independent coins could well have left an example fewer models.
 
         That they have not says something of them: an example whose other models are just enough is a member, since it
         would have refused the pool if it were none. So the pool is refused by its design and not by its counts.
@@ -94,10 +97,12 @@ class Opponents:
         rate = self.keep.mean() if side == "IN" else 1 - self.keep.mean()
         expected = N * stats.binom.cdf(needed - 1, M - 1, rate)
         if self.groups[0].cuts == UNCUT and expected > UNLIKELY:
-            raise UnfitPoolError(
+            raise ThinPoolError(
                 f"{attack} needs {needed} {side} model{'s' * (needed > 1)} for every example, and of {M} models with "
                 f"independent memberships {expected:.2g} of {N:,} examples have fewer on average; that none has here would "
-                f"give memberships away: use {remedy}, or more models"
+                f"give memberships away: use {remedy}, or more models",
+                side,
+                needed,
             )
 
     def require_any(self, attack: str, side: str, remedy: str) -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "FewModelsWarning",
     "FlooredVarianceWarning",
     "SignalArray",
+    "ThinPoolError",
     "UnfitPoolError",
     "advice_on_few",
     "blocks",
@@ -47,6 +48,14 @@ Leave = Literal["pair", "one", "independent"]
 
 class UnfitPoolError(ValueError):
     """An attack cannot run on this pool, for want of models, examples or what it reads; the message names what can."""
+
+
+class ThinPoolError(UnfitPoolError):
+    """Some examples have fewer than `needed` models of a `side`, "IN" or "OUT", or by the design may well have."""
+
+    def __init__(self, message: str, side: str, needed: int):
+        super().__init__(message)
+        self.side, self.needed = side, needed
 
 
 # From so many models of a pool on a variance for each example is better than one for all (Carlini et al. 2022, VI-C).

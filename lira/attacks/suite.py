@@ -1,6 +1,7 @@
 """Every attack on one pool: a table of what each reads and needs, and one way to call them."""
 
 import contextlib
+import dataclasses
 import difflib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,7 +25,7 @@ from lira.attacks import (
     threshold,
     trajectory,
 )
-from lira.attacks._pool import MANY_MODELS, Leave, SignalArray, UnfitPoolError
+from lira.attacks._pool import MANY_MODELS, Leave, SignalArray, ThinPoolError, UnfitPoolError
 from lira.attacks.p_values import (
     PValues,
     conformal_p_values,
@@ -34,6 +35,7 @@ from lira.attacks.p_values import (
     online_p_values,
     rank_p_values,
 )
+from lira.attacks.thin import Columns, have_enough, left_out
 from lira.cache import keep_compilations
 from lira.membership import is_paired
 from lira.parallel import MEMORY, side_by_side
@@ -46,6 +48,7 @@ __all__ = [
     "attack_groups",
     "attack_pool",
     "call_attack",
+    "call_where_enough",
     "missing_signals",
     "pool_p_values",
     "select_attacks",
@@ -53,6 +56,8 @@ __all__ = [
 
 # What an attack takes at its peak beside the signals, about: its scores, and ranks or odds of all of them in float64.
 BYTES_A_SCORE = 128
+# An attack is left out altogether where it could score fewer than this share of the examples.
+LEAST_SCORED = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +91,22 @@ class Pool:
         if is_paired(self.keep):
             return "pair"
         return "independent" if self.independent else "one"
+
+    def at(self, examples: np.ndarray) -> "Pool":
+        """The pool of some examples, int `[n]` ascending, that were chosen by their counts: no longer independent coins."""
+
+        def chosen(signals: Mapping[str, SignalArray]) -> dict[str, SignalArray]:
+            return {name: Columns(signal, examples) for name, signal in signals.items()}
+
+        return dataclasses.replace(
+            self,
+            signals=chosen(self.signals),
+            keep=self.keep[:, examples],
+            target=None if self.target is None else chosen(self.target),
+            features=None if self.features is None else np.asarray(self.features)[examples],
+            labels=None if self.labels is None else self.labels[examples],
+            independent=False,
+        )
 
 
 @dataclass(frozen=True)
@@ -206,22 +227,54 @@ def call_attack(attack: Attack, pool: Pool) -> np.ndarray:
     return attack.function(attack.read(pool.signals), pool.keep, target=target, leave=pool.leave, **given)
 
 
+def call_where_enough(attack: Attack, pool: Pool) -> np.ndarray:
+    """`call_attack`, without the examples that have too few models for it on a side: see `thin`.
+
+    Returns:
+        Scores float32 `[T, N]`; NaN for all targets at the examples that are left out.
+
+    Raises:
+        UnfitPoolError: it cannot run on this pool, or on less than half of its examples.
+    """
+    needed: dict[str, int] = {}
+    examples, part = np.arange(pool.keep.shape[1]), pool
+    while True:
+        try:
+            found = call_attack(attack, part)
+        except ThinPoolError as error:
+            if error.side not in ("IN", "OUT") or needed.get(error.side, 0) >= error.needed:
+                raise
+            needed[error.side] = error.needed
+            examples = np.flatnonzero(have_enough(pool.keep, needed, outside=pool.target is not None))
+            if len(examples) < LEAST_SCORED * pool.keep.shape[1]:
+                raise
+            part = pool.at(examples)
+        else:
+            break
+    if part is pool:
+        return found
+    scores = np.full((len(found), pool.keep.shape[1]), np.nan, np.float32)
+    scores[:, examples] = found
+    return scores
+
+
 def attack_pool(pool: Pool, attacks: Mapping[str, Attack] = ATTACKS) -> dict[str, np.ndarray]:
     """Every attack that the pool allows, by name, side by side on all cores as far as memory goes.
 
-    Those that read what it does not hold are passed over, see `missing_signals`.
+    Those that read what it does not hold are passed over, see `missing_signals`. Examples that have too few models for an
+    attack are left out of it, for all targets alike: their scores are NaN, see `call_where_enough`.
 
     What they compile is kept for later processes, see `keep_compilations`.
 
     Warns:
-        UserWarning: naming each attack that cannot run on such a pool, and why.
+        UserWarning: naming each attack that cannot run on such a pool, and why; and examples that are left out of some.
     """
     keep_compilations()
     able = {name: attack for name, attack in attacks.items() if attack.missing(pool) is None}
 
     def scored(attack: Attack) -> np.ndarray | UnfitPoolError:
         try:
-            return call_attack(attack, pool)
+            return call_where_enough(attack, pool)
         except UnfitPoolError as error:
             return error
 
@@ -237,6 +290,9 @@ def attack_pool(pool: Pool, attacks: Mapping[str, Attack] = ATTACKS) -> dict[str
             warnings.warn(f"{name} is left out: {result}", stacklevel=2)
         else:
             scores[name] = result
+    N = pool.keep.shape[1]
+    for sentence in left_out({name: np.flatnonzero(np.isnan(each[0])) for name, each in scores.items()}, N):
+        warnings.warn(sentence, stacklevel=2)
     return scores
 
 

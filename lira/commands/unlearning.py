@@ -1,6 +1,7 @@
 """`lira unlearn`, and `lira plan` of one."""
 
 import argparse
+import warnings
 
 from lira.arguments import UnlearnOptions, flag_value, leaves, make_parser, parse_options
 from lira.commands.events import TENSORBOARD, events
@@ -75,6 +76,8 @@ def plan_or_unlearn(verb: str, argv: list[str], terminal: Terminal) -> int:
         terminal.show(verdicts_table(evaluation), spare=(7, 3, 5, 4, 6, 1))
     first = evaluation.first
     terminal.say(f"{first.num_forgotten:,} examples unlearned in {evaluation.num_models:,} models; methods")
+    for doubt in evaluation.doubts:
+        warnings.warn(doubt, stacklevel=1)
     for label, count, names in page_cards(evaluation):
         terminal.say(f"  {label}: {count}{f' ({names})' if names else ''}")
     terminal.say(str(unlearning.path / "report.html"))

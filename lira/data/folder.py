@@ -147,10 +147,14 @@ def _decode_image(path: Path) -> np.ndarray:
             # Pillow opens a PGM of 16 bits as if it had 32.
             if deep := mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
                 pixels = np.asarray(image).astype(np.uint16)
+            elif _has_deep_colours(image):
+                pixels = None
             else:
                 pixels = np.asarray(image.convert("L" if mode in ("1", "L", "LA") else "RGB"))
             # What is transparent has a colour beneath, black more often than not, that nobody sees.
-            if deep:
+            if pixels is None:
+                opaque = True
+            elif deep:
                 opaque = image.info.get("transparency", -1) not in pixels
             else:
                 opaque = not image.has_transparency_data or _is_opaque(image)
@@ -158,6 +162,11 @@ def _decode_image(path: Path) -> np.ndarray:
         raise DataError(
             f"{path} cannot be read as an image ({one_line(error)}): replace or remove it"
         ) from error
+    if pixels is None:
+        raise DataError(
+            f"{path} has colours of 16 bits a channel, of which 8 would be read: convert it to 8, as by ImageMagick's mogrify "
+            f"-depth 8 FILES, or pass arrays of uint16 by npz:"
+        )
     if not opaque:
         raise DataError(
             f"{path} has transparent pixels, and what is behind them is not known: flatten it, as by ImageMagick's "
@@ -168,6 +177,17 @@ def _decode_image(path: Path) -> np.ndarray:
             f"{path} has 32 bits a channel (mode {mode}): convert it to 8 or 16, or pass arrays by npz:"
         )
     return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _has_deep_colours(image: Image.Image) -> bool:
+    """Whether Pillow, whose colours have 8 bits, would drop half of them: by what it is about to decode, before it does."""
+    for tile in getattr(image, "tile", ()):
+        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        if any(isinstance(each, str) and ";16" in each for each in arguments):
+            return True
+        if image.format == "PPM" and len(arguments) == 2 and arguments[1] > 255:  # (mode, largest value)
+            return True
+    return False
 
 
 def _is_opaque(image: Image.Image) -> bool:

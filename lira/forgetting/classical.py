@@ -34,18 +34,22 @@ class Called(NamedTuple):
 class NormalisedPsi(NamedTuple):
     """Where unlearned models stand between retrained (0) and untouched ones (1)."""
 
-    estimate: Estimate  # NaN where undefined
-    denominator: Estimate  # P(member | forget set) of the original models less that of the retrained ones
+    estimate: Estimate  # NaN where it is not resolved
+    difference: Estimate  # its numerator: P(member | forget set) of the unlearned models less that of the retrained ones
+    denominator: Estimate  # the same of the original models
 
     @property
-    def is_defined(self) -> bool:
-        """Whether the attack tells original from retrained models at all: the denominator's interval lacks 0."""
-        return not np.isnan(self.estimate.value)
+    def is_resolved(self) -> bool:
+        """Whether original are told from retrained models well enough to divide by: to within half of the difference.
+
+        From there on Fieller's interval soon spans many times the way from retrained to untouched, and then everything.
+        """
+        return bool(self.denominator.value > 0 and self.denominator.low >= self.denominator.value / 2)
 
     @property
     def over_forgotten(self) -> bool:
-        """Whether the whole interval lies below 0: called members less often than by retrained models."""
-        return bool(self.estimate.high < 0)
+        """Whether the difference's whole interval lies below 0: called members less often than by retrained models."""
+        return bool(self.difference.high < 0)
 
 
 def called_members(
@@ -107,13 +111,14 @@ def psi_normalised(before: Called, after: Called, retrained: Called) -> Normalis
     """Psi on a scale that means the same for every forget set: 0 = as retrained, 1 = untouched, below 0 = over-forgotten.
 
     `(P_after - P_retrained) / (P_before - P_retrained)`, each the share of the forget set called members; see
-    `ratio_of_means` for the interval, in which the same pairs stand above and below.
+    `ratio_of_means` for the interval, in which the same pairs stand above and below. Where the denominator is not known
+    to within half of itself the ratio is NaN, and the difference above it is what can be said.
     """
-    span = before.forget - retrained.forget
-    estimate = ratio_of_means(after.forget - retrained.forget, span)
-    if np.isnan(estimate.low):
-        estimate = Estimate(np.nan, np.nan, np.nan)
-    return NormalisedPsi(estimate, mean_over_clusters(span, -1, 1))
+    above, below = after.forget - retrained.forget, before.forget - retrained.forget
+    found = NormalisedPsi(
+        ratio_of_means(above, below), mean_over_clusters(above, -1, 1), mean_over_clusters(below, -1, 1)
+    )
+    return found if found.is_resolved else found._replace(estimate=Estimate(np.nan, np.nan, np.nan))
 
 
 def _half(examples: np.ndarray, seed: int, pair: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 All take `scores [T, N]` and `keep [T, N]`, every target's score for every example and whether it was trained on it.
 """
 
-from lira.metrics._shared import MIN_CLUSTERS, Estimate, UndefinedMetricWarning
+from lira.metrics._shared import MIN_CLUSTERS, Estimate, UndefinedMetricWarning, scored_part
 from lira.metrics.calibrated import CalibratedPoint, NamedMembers, calibrated_tpr, named_members
 from lira.metrics.comparison import Difference, difference
 from lira.metrics.curve import OperatingPoint, Roc, roc
@@ -76,6 +76,7 @@ __all__ = [
     "ratio_of_means",
     "rescored_intervals",
     "roc",
+    "scored_part",
     "shares_reaching",
     "stability",
     "stability_between_pools",

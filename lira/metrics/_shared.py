@@ -21,6 +21,7 @@ __all__ = [
     "clusters_of",
     "resample_margin",
     "resample_rates",
+    "scored_part",
 ]
 
 RESAMPLES = 1000
@@ -68,9 +69,30 @@ def check_scores(scores: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.n
     if nan.any():
         target, example = np.argwhere(nan)[0]
         raise ValueError(
-            f"scores[{target}, {example}] is NaN: leave out the targets that could not be attacked"
+            f"scores[{target}, {example}] is NaN: leave out the targets that could not be attacked, and the examples that "
+            f"are not scored (metrics.scored_part)"
         )
     return scores, keep
+
+
+def scored_part(scores: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What is measured of an attack that leaves out some examples: the columns of those that it scores.
+
+    Args:
+        scores: float `[T, N]`; NaN for all targets at the examples that are left out.
+        keep: bool `[T, N]`.
+
+    Returns:
+        scores `[T, n]`, keep `[T, n]`, and which examples these are, int `[n]`; all of them where none is left out.
+
+    >>> scored_part(np.array([[1.0, np.nan, 3.0]]), np.array([[True, True, False]]))[2]
+    array([0, 2])
+    """
+    scores, keep = np.asarray(scores), np.asarray(keep)
+    scored = ~np.isnan(scores).all(axis=0)
+    if scored.all():
+        return scores, keep, np.arange(scores.shape[1])
+    return scores[:, scored], keep[:, scored], np.flatnonzero(scored)
 
 
 def check_fpr(fpr: float) -> None:

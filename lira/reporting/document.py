@@ -106,6 +106,7 @@ def unlearning_document(evaluation: UnlearningEvaluation) -> dict[str, Any]:
         "num_models": evaluation.num_models,
         "num_examples": evaluation.num_examples,
         "num_requests": evaluation.num_requests,
+        "doubts": evaluation.doubts,
         "methods": {
             name: {"cost": known(evaluation.cost(name)), "requests": [_method(each) for each in requests]}
             for name, requests in evaluation.methods.items()
@@ -145,6 +146,7 @@ def _attack(figures: AttackFigures) -> dict[str, Any]:
         **_estimate("balanced_accuracy", figures.balanced_accuracy),
         "tpr_at_fpr": _plain(figures.tpr_at),
         "mean_over_targets": {**_estimate("auc", figures.mean_auc), "tpr_at_fpr": means},
+        "num_examples_left_out": len(figures.left_out),
     }
 
 
@@ -209,7 +211,11 @@ def _method(figures: MethodFigures) -> dict[str, Any]:
             "num_models": figures.num_models,
             "num_forgotten": figures.num_forgotten,
             "attack": figures.attack,
-            "u_lira": {"after": figures.u_lira, "retrained": {"auc": reference.auc, "tpr_at_fpr": tprs}},
+            "u_lira": {
+                "after": figures.u_lira,
+                "before": figures.untouched,
+                "retrained": {"auc": reference.auc, "tpr_at_fpr": tprs},
+            },
             "lira": figures.lira,
             "classical": figures.classical,
             "epsilon": {
@@ -254,7 +260,8 @@ def _plain(value: Any) -> Any:
         case NormalisedPsi():
             return {
                 **_estimate("value", value.estimate, ""),
-                "status": "ok" if value.is_defined else "undefined",
+                "status": "ok" if value.is_resolved else "not resolved",
+                "difference": _plain(value.difference),
                 "denominator": _plain(value.denominator),
                 "over_forgotten": value.over_forgotten,
             }

@@ -11,8 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from lira.attacks.suite import ATTACKS, Attack, Pool, missing_signals, pool_p_values
+from lira.attacks.thin import left_out
 from lira.engine.trained import Check
 from lira.metrics import Estimate, OperatingPoint
+from lira.reporting.frames import cells, frame
 from lira.reporting.measured import Measured, Subject, calibrate, lowest_resolved, measure
 from lira.reporting.plots import ROC_SIZE, plot_attacks, plot_examples, plot_roc, unstyled
 from lira.reporting.records import ExampleRecord, Records, records_of
@@ -55,20 +57,15 @@ class Evaluation(Measured):
         Raises:
             ImportError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise ImportError(
-                "to_frame makes a table of pandas, which is not installed: pip install pandas; evaluation.attacks holds the "
-                "same figures without it"
-            ) from error
         rows = {}
         for name, attack in self.attacks.items():
             figures = {"auc": attack.auc, "balanced_accuracy": attack.balanced_accuracy}
             figures |= {f"tpr@{fpr:g}": point for fpr, point in attack.tpr_at.items()}
             figures["mean_auc"] = attack.mean_auc
-            rows[name] = {column: end for key, each in figures.items() for column, end in _cells(key, each)}
-        return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("attack")
+            rows[name] = {
+                column: end for key, each in figures.items() for column, end in cells(key, each).items()
+            }
+        return frame(rows, "attack", "evaluation.attacks")
 
     def plot_roc(self, ax: Axes | None = None, *, attacks: Collection[str] | None = None) -> Axes:
         """Draw ROC curves on logarithmic axes, see `plots.plot_roc`.
@@ -217,6 +214,9 @@ def evaluate_pool(
     facts = dict(facts or {})
     if missing := missing_signals(pool):
         facts["attacks left out"] = ", ".join(f"{name} (no {signal})" for name, signal in missing.items())
+    without = {name: each.left_out for name, each in measured.attacks.items()}
+    if sentences := left_out(without, member.shape[1]):
+        facts["examples left out"] = "; ".join(sentences)
     fields = {
         **vars(measured),
         "calibrated": calibrated,
@@ -238,11 +238,6 @@ def _known(evaluation: Measured, attacks: Collection[str] | None) -> list[str]:
         if name not in evaluation.attacks:
             raise ValueError(f"there is no attack {name!r} among {', '.join(evaluation.attacks)}")
     return names
-
-
-def _cells(key: str, figure: OperatingPoint | Estimate) -> list[tuple[str, float]]:
-    value = figure.tpr if isinstance(figure, OperatingPoint) else figure.value
-    return [(key, value), (f"{key}_low", figure.low), (f"{key}_high", figure.high)]
 
 
 @unstyled

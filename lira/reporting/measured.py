@@ -21,6 +21,7 @@ from lira.metrics import (
     mean_over_targets,
     named_members,
     roc,
+    scored_part,
 )
 from lira.metrics.curve import BYTES_A_SCORE
 from lira.parallel import side_by_side
@@ -95,6 +96,9 @@ class AttackFigures:
     mean_auc: Estimate
     mean_tpr_at: dict[float, MeanRate]
     curve: Curve | None  # None where it is undefined: no members or no non-members
+    left_out: (
+        np.ndarray
+    )  # int, examples that it does not score, see `suite.call_where_enough`; figures are of the others
 
 
 class Calibrated(NamedTuple):
@@ -162,7 +166,8 @@ def measure(
     """Measure every attack, and what the headline attack implies.
 
     Args:
-        scores: float `[T, N]` by attack, higher = more likely a member. They are asked for one by one, and let go, so
+        scores: float `[T, N]` by attack, higher = more likely a member; NaN for all targets at examples that an attack
+            leaves out. They are asked for one by one, and let go, so
             that a mapping may read them when it is asked.
         keep: bool `[T, N]`, true where the target was trained on the example.
         models: indices of the targets, for metrics.json.
@@ -172,7 +177,7 @@ def measure(
         num_shadows: models of the pool that attacks, targets among them; None: the targets alone.
 
     Raises:
-        ValueError: there is no attack, or not the headline's; shapes disagree, or a score is NaN.
+        ValueError: there is no attack, or not the headline's; shapes disagree, or a score is NaN where others are not.
     """
     if not scores:
         raise ValueError("scores holds no attack: give at least one array [targets, examples] by name")
@@ -185,7 +190,9 @@ def measure(
     headline = headline or headline_attack(scores, T if num_shadows is None else num_shadows)
     attacks, implied = measure_attacks(scores, keep), None
     if 0 < members < keep.size:
-        implied = leakage(scores[headline], keep, fpr=LOW_FPR, independent=independent)
+        theirs, held, scored = scored_part(scores[headline], keep)
+        # Examples that were chosen by their counts are no independent coins.
+        implied = leakage(theirs, held, fpr=LOW_FPR, independent=independent and len(scored) == N)
     return Measured(
         interval_note(keep),
         T,
@@ -228,6 +235,9 @@ def measure_attacks(scores: Mapping[str, np.ndarray], keep: np.ndarray) -> dict[
 
 
 def _measure(scores: np.ndarray, keep: np.ndarray) -> AttackFigures:
+    N = keep.shape[1]
+    scores, keep, scored = scored_part(scores, keep)
+    left_out = np.setdiff1d(np.arange(N), scored)
     curve = roc(scores, keep)
     points = {fpr: curve.tpr_at(fpr) for fpr in FPRS}
     means = mean_over_targets(scores, keep, list(FPRS))
@@ -247,6 +257,7 @@ def _measure(scores: np.ndarray, keep: np.ndarray) -> AttackFigures:
         means["auc"],
         {fpr: mean_rate(tpr) for fpr, tpr in means["tpr_at_fpr"].items()},
         thinned(curve, points[LOW_FPR].tpr) if curve.num_members and curve.num_nonmembers else None,
+        left_out,
     )
 
 

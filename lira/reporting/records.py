@@ -12,6 +12,7 @@ from lira.metrics import (
     example_rates,
     jaccard,
     rank_examples,
+    scored_part,
     shares_reaching,
     threshold_above,
     top_examples,
@@ -148,7 +149,7 @@ class Records:
 
     @property
     def verdict(self) -> np.ndarray:
-        """Whom the headline attack calls a member, bool `[T, N]`."""
+        """Whom the headline attack calls a member, bool `[T, N]`; none of those that it does not score."""
         return self.score > self.attacks[self.headline].bar
 
     def index_of(self, example: int) -> int:
@@ -230,7 +231,9 @@ def records_of(
             f"scores holds {f'no {headline}' if attacks else 'no attack'}: give at least one array [targets, examples] by name"
         )
     top = _num_top(keep.shape[1])
-    times, halves = top_in_halves(best, keep, resolved or 0.0, top)
+    theirs, held, scored = scored_part(best, keep)
+    times, halves = top_in_halves(theirs, held, resolved or 0.0, top)
+    times = _spread(times, scored, keep.shape[1])
     agreement = jaccard(np.stack([top_examples(each.ranks, top) for each in attacks.values()]))
     order = np.arange(len(keep)) if models is None else np.argsort(models)
     return Records(
@@ -253,11 +256,30 @@ def records_of(
 
 
 def _attack_records(scores: np.ndarray, keep: np.ndarray, fpr: float) -> AttackRecords:
+    """Of the examples that the attack scores; the others have no rank, and NaN for rates and scores."""
+    N, all_held = keep.shape[1], keep.sum(axis=0)
+    scores, keep, scored = scored_part(scores, keep)
     bar = threshold_above(scores, keep, fpr)
     rates = example_rates(scores, keep, bar)
+    ranks = rank_examples(rates.tpr, example_gap(scores, keep)) if len(keep) > 1 else rank_examples(scores[0])
+    all_rates = rates._make(_spread(each, scored, N) for each in rates)._replace(held=all_held)
     if len(keep) > 1:
-        return AttackRecords(bar, rank_examples(rates.tpr, example_gap(scores, keep)), rates)
-    return AttackRecords(bar, rank_examples(scores[0]), rates, scores[0], shares_reaching(scores[0], keep[0]))
+        return AttackRecords(bar, _spread(ranks, scored, N), all_rates)
+    fpr_of = shares_reaching(scores[0], keep[0])
+    return AttackRecords(
+        bar,
+        *(_spread(ranks, scored, N), all_rates),
+        *(_spread(each, scored, N) for each in (scores[0], fpr_of)),
+    )
+
+
+def _spread(values: np.ndarray, scored: np.ndarray, num_examples: int) -> np.ndarray:
+    """Values `[n]` of the examples `scored` among all; others have NaN, or 0 where values are counts."""
+    if len(scored) == num_examples:
+        return values
+    everywhere = np.full(num_examples, np.nan if values.dtype.kind == "f" else 0, values.dtype)
+    everywhere[scored] = values
+    return everywhere
 
 
 def _shortened(text: str, most: int = 35) -> str:
@@ -291,7 +313,7 @@ def records_csv(records: Records) -> bytes:
     else:
         columns["member"] = _numbers(records.member[0])
         columns["rank"] = _numbers(first.ranks)
-        columns["verdict"] = _numbers(records.verdict[0])
+        columns["verdict"] = _numbers(np.where(np.isnan(records.score[0]), np.nan, records.verdict[0]))
         if records.p_value is not None:
             columns["p_value"] = _numbers(records.p_value[0])
     for name, each in records.attacks.items():

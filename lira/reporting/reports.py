@@ -191,12 +191,14 @@ def compare(run: Run, other: Run | None = None, *, fpr: float = LOW_FPR) -> Diff
                 f"compared are the {len(common)} targets of both runs, of {len(keep)} and {len(keep_b)}",
                 stacklevel=2,
             )
-    differences = {
-        name: difference(scores[name][ours], theirs[name][its], keep[ours], keep_b=keep_b[its], fpr=fpr)
-        for name in scores
-        if name in theirs
-    }
-    return Differences(against, differences)
+
+    def of_both(name: str) -> Difference:
+        """Of the examples that both score."""
+        a, b = scores[name][ours], theirs[name][its]
+        both = ~(np.isnan(a) | np.isnan(b)).all(axis=0)
+        return difference(a[:, both], b[:, both], keep[ours][:, both], keep_b=keep_b[its][:, both], fpr=fpr)
+
+    return Differences(against, {name: of_both(name) for name in scores if name in theirs})
 
 
 def _subject(run: Run) -> Subject:

@@ -201,7 +201,7 @@ def write_unlearning_report(
     page = render_page(
         "unlearning.html.j2",
         title=title,
-        warnings=list(warnings),
+        warnings=[*evaluation.doubts, *warnings],
         metrics=evaluation,
         cards=page_cards(evaluation),
         picture=embedded(picture),

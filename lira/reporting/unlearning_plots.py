@@ -24,6 +24,7 @@ VERDICTS = {
     "exposed": ("#D55E00", "o"),
     "over-forgotten": ("#8A4FA3", "v"),
     "as retrained": ("#009E73", "s"),
+    "not resolved": ("0.45", "D"),
 }
 RANGE_COLOR = "0.87"
 GUESSING: dict[str, Any] = {"color": "0.45", "linewidth": 0.9, "dashes": (4, 3)}
@@ -69,7 +70,7 @@ def plot_methods(rows: Mapping[str, MethodRow], *, fpr: float | None) -> Figure:
     tpr, auc, psi_n = axes
     for ax, key in zip(axes, PANELS, strict=True):
         for y, (name, row) in enumerate(rows.items()):
-            missing = "unresolvable" if key == "tpr" else "undefined"
+            missing = "not resolved" if key == "psi_n" else "unresolvable"
             _mark(ax, y, getattr(row, key), row.verdict, name, missing)
         style(ax, 9, grid="x")
     for ax, reference in ((tpr, first.retrained_tpr), (auc, first.retrained_auc)):

@@ -35,7 +35,7 @@ def verdicts_table(evaluation: UnlearningEvaluation) -> Table:
         result.add_row(Text(name), *map(text, cells), verdict)
 
     def figure(value: Estimate | float, digits: int = 3) -> Cell:
-        return share(value, digits, between=" to ")
+        return share(value, digits, between=" to ", missing="not resolved")
 
     reference = first.retrained
     tpr = rate(reference.tpr_at_fpr[shown], missing="unresolvable")
@@ -49,13 +49,16 @@ def verdicts_table(evaluation: UnlearningEvaluation) -> Table:
 
 
 def page_cards(evaluation: UnlearningEvaluation) -> list[tuple[str, str, str]]:
-    """How many methods have each verdict, and which."""
+    """How many methods have each verdict, and which; "not resolved" only where some have it."""
     cards, last = [], evaluation.last
     for label, verdict in (
         ("told from retraining", "exposed"),
         ("over-forgotten", "over-forgotten"),
         ("not told from retraining", "as retrained"),
+        ("not resolved", "not resolved"),
     ):
         names = [name for name, each in last.items() if each.verdict == verdict]
+        if verdict == "not resolved" and not names:
+            continue
         cards.append((label, f"{len(names)} of {len(last)}", ", ".join(names)))
     return cards

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lira.attacks import SignalArray
-from lira.metrics import most_and_least_vulnerable
+from lira.metrics import most_and_least_vulnerable, scored_part
 from lira.reporting.document import metrics_document, records_document
 from lira.reporting.inks import COLORS
 from lira.reporting.measured import AttackFigures, Curve, Measured, low_fpr_threshold, strongest_attack
@@ -72,7 +72,8 @@ def shown_examples(
         None where no example has models on both sides, or there is only one.
     """
     _, threshold = low_fpr_threshold(attack)
-    shown = np.concatenate(most_and_least_vulnerable(scores, keep, threshold))
+    theirs, held, scored = scored_part(scores, keep)
+    shown = scored[np.concatenate(most_and_least_vulnerable(theirs, held, threshold))]
     if not len(shown):
         return None
     values = np.stack([np.asarray(phi[:, i : i + 1])[:, 0] for i in shown], axis=1)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import tensorstore as ts
 
+from lira.membership import is_paired
 from lira.store.arrays import DONE
 from lira.store.checksums import checksum_of, parsed_json
 from lira.store.chunks import fingerprint
@@ -41,7 +42,7 @@ def score_findings(
         if CHECKSUM not in attributes:
             yield Finding(*(altered(place) if ARRAYS in run.provenance else ("unchecked", place, EARLIER)))
         found = [each.what for each in chunk_findings(store, place, None, deep)]
-        if not found and deep and np.isnan(_scored(run, store, models)).any():
+        if not found and deep and _holds_nan(run, store, models):
             found = ["holds NaN"]
         if found:
             yield Finding(
@@ -62,13 +63,19 @@ def score_findings(
             yield Finding("broken", place, "was computed of other signals than are stored")
 
 
-def _scored(run: Run, store: ts.TensorStore, models: np.ndarray) -> np.ndarray:
-    """What is defined of an array of scores, `[t, n]`; nothing where memberships cannot be read."""
+def _holds_nan(run: Run, store: ts.TensorStore, models: np.ndarray) -> bool:
+    """Whether a score `[t, n]` is NaN that should not be; not where memberships cannot be read.
+
+    Examples that an attack leaves out have none of any target, and there are none in complementary pairs, of which each
+    example has the same number of models on either side.
+    """
     targets = models[models < run.num_targets] if run.num_targets else models
     try:
-        return np.asarray(store[targets].read().result())[:, run.audited]
+        nan = np.isnan(np.asarray(store[targets].read().result())[:, run.audited])
+        left_out = nan.all(axis=0)
+        return bool(nan[:, ~left_out].any() or (left_out.any() and is_paired(run.memberships(targets))))
     except (ValueError, IndexError):
-        return np.empty(0)
+        return False
 
 
 def document_findings(

@@ -7,8 +7,11 @@ from scipy.stats import rankdata
 from lira.attacks import UnfitPoolError, lira_offline_fixed, lira_online, shadow_classifier
 from lira.attacks._opponents import opponents_of
 from lira.attacks._parted import drop_draws
-from lira.attacks.suite import ATTACKS, Pool, call_attack
+from lira.attacks._pool import ThinPoolError
+from lira.attacks.suite import ATTACKS, Pool, attack_pool, call_attack, call_where_enough
+from lira.attacks.thin import Columns
 from lira.membership import have_independent_counts, keep_mask, pair_rows, related_rows
+from lira.metrics import scored_part
 
 EXAMPLES, POINTS = 700, 40
 # What is wrong with the models of a pool: nothing; a random effect of each; one outlying row.
@@ -93,6 +96,31 @@ def test_noise_is_at_chance_in_every_design(design, M):
         for temper, part in zip(TEMPERS, parts, strict=True):
             check_chance_of_targets(scores[:, part], pool.keep[:, part], (name, temper))
     assert scored >= (4 if design == "independent" and M < 64 else 10)
+
+
+def test_noise_is_at_chance_where_thin_examples_are_left_out():
+    """By every attack that independent coins are too thin for; 8 models leave out three of ten examples."""
+    M = 8
+    pool, parts = noise("independent", M, 1)
+    names, count = [], pool.keep.sum(axis=0)
+    for name, attack in ATTACKS.items():
+        try:
+            call_attack(attack, pool)
+        except ThinPoolError:
+            names.append(name)
+        except UnfitPoolError:
+            continue
+    assert "lira_online" in names
+    for name in names:
+        scores = call_where_enough(ATTACKS[name], pool)
+        scored = ~np.isnan(scores)
+        assert (scored == scored[0]).all(), "left out for all targets alike"
+        assert not {*count[scored[0]]} & {*count[~scored[0]]}, "by the counts of the whole pool alone"
+        if name == "lira_online":
+            np.testing.assert_array_equal(scored[0], np.minimum(count, M - count) - 1 >= 2)
+        for temper, part in zip(TEMPERS, parts, strict=True):
+            theirs, held, _ = scored_part(scores[:, part], pool.keep[:, part])
+            check_chance_of_targets(theirs, held, (name, temper))
 
 
 @pytest.mark.parametrize("name", ["lira_online_fixed", "lira_offline_fixed", "bavaria_online", "attack_r"])
@@ -209,3 +237,59 @@ def test_independent_pools_are_refused_by_their_design_and_not_by_their_counts()
     ):
         lira_online(phi, keep, leave="independent")
     assert np.isfinite(lira_offline_fixed(phi, keep, leave="independent")).all()
+
+
+def test_thin_examples_are_left_out_counted_and_named():
+    """Two of 40 examples without enough IN models: the others are scored as the pool without them is."""
+    rng = np.random.default_rng(0)
+    keep = balanced(rng, 12, 40)
+    keep[:, 7], keep[:, 31] = np.arange(12) < 2, np.arange(12) >= 10
+    phi = (rng.normal(size=(12, 40, 1)) + 2 * keep[..., None]).astype(np.float32)
+    pool = Pool({"phi": phi}, keep, labels=np.zeros(40, int))
+    attacks = {
+        name: ATTACKS[name] for name in ("lira_online", "lira_online_multivariate", "lira_offline", "base")
+    }
+    with pytest.warns(UserWarning, match=r"too few models are IN or OUT") as said:
+        scores = attack_pool(pool, attacks)
+    others = np.setdiff1d(np.arange(40), [7, 31])
+    assert np.flatnonzero(np.isnan(scores["lira_online"]).any(axis=0)).tolist() == [7, 31]
+    assert [str(each.message) for each in said if "are left out" in str(each.message)] == [
+        "lira_online, lira_online_multivariate: 2 of 40 examples are left out, of which too few models are IN or OUT (number "
+        "7, 31)"
+    ]
+    assert not np.isnan(scores["lira_offline"]).any()
+    alone = lira_online(phi[:, others], keep[:, others], leave="one")
+    np.testing.assert_allclose(scores["lira_online"][:, others], alone, rtol=1e-5)
+
+
+def test_an_attack_that_could_score_less_than_half_of_the_examples_is_refused():
+    rng = np.random.default_rng(0)
+    keep = np.arange(8)[:, None] < rng.permutation(np.repeat([1, 4], [25, 15]))
+    keep = rng.permuted(keep, axis=0)
+    phi = rng.normal(size=(8, 40, 1)).astype(np.float32)
+    with pytest.raises(UnfitPoolError, match="lira_online needs 2 IN models for every example"):
+        call_where_enough(ATTACKS["lira_online"], Pool({"phi": phi}, keep))
+
+
+def test_outside_targets_count_nothing_off():
+    """Two IN models are enough against a target that is none of them."""
+    rng = np.random.default_rng(0)
+    keep = rng.permuted(np.arange(8)[:, None] < np.repeat([1, 2, 4], [2, 3, 35]), axis=0)
+    phi = rng.normal(size=(8, 40, 1)).astype(np.float32)
+    pool = Pool({"phi": phi}, keep, {"phi": rng.normal(size=(3, 40, 1)).astype(np.float32)})
+    scores = call_where_enough(ATTACKS["lira_online"], pool)
+    assert scores.shape == (3, 40)
+    assert np.flatnonzero(np.isnan(scores).all(axis=0)).tolist() == [0, 1]
+    assert np.isnan(scores).sum() == 6
+
+
+@pytest.mark.parametrize("examples", [[0], [1, 2], [0, 5, 6, 9], list(range(10))])
+def test_columns_are_read_in_slices_as_the_whole_is(examples):
+    phi = np.arange(3 * 10 * 2).reshape(3, 10, 2)
+    columns = Columns(phi, np.array(examples))
+    assert columns.shape == (3, len(examples), 2)
+    np.testing.assert_array_equal(np.asarray(columns), phi[:, examples])
+    for start in range(len(examples) + 1):
+        for stop in range(start, len(examples) + 1):
+            np.testing.assert_array_equal(columns[:, start:stop], phi[:, examples][:, start:stop])
+            np.testing.assert_array_equal(columns[1:2, start:stop], phi[1:2, examples][:, start:stop])

@@ -1,4 +1,7 @@
+import io
 import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -90,6 +93,45 @@ def test_images_of_16_bits_become_floats(tmp_path, kind):
         expected = pixels[[0, 2, 1, 3], ..., None] / 32767.5 - 1
         np.testing.assert_allclose(dataset.x, expected, atol=1e-6)
         assert (dataset.x.dtype, dataset.x.min(), dataset.x.max()) == (np.float32, -1, 1)
+
+
+def deep_colours(kind):
+    """An image of 4 x 2 pixels, 16 bits a channel, that Pillow writes in no way."""
+    if kind in ("rgb", "la", "rgba"):
+        colour, channels = {"rgb": (2, 3), "la": (4, 2), "rgba": (6, 4)}[kind]
+        rows = b"".join(b"\0" + b"\xff" * (4 * channels * 2) for _ in range(2))
+
+        def chunk(name, data):
+            return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+        header = struct.pack(">IIBBBBB", 4, 2, 16, colour, 0, 0, 0)
+        body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+        return ".png", b"\x89PNG\r\n\x1a\n" + body
+    if kind == "ppm":
+        return ".ppm", b"P6 4 2 65535\n" + bytes(4 * 2 * 3 * 2)
+    if kind == "plain ppm":
+        return ".ppm", b"P3 4 2 1023\n" + b"1000 " * 24
+    tags = [(256, 4), (257, 2), (258, 122), (259, 1), (262, 2), (273, 128), (277, 3), (278, 2), (279, 48)]
+    entries = b"".join(
+        struct.pack("<HHII", tag, 3, 3, value) if tag == 258 else struct.pack("<HHIHH", tag, 3, 1, value, 0)
+        for tag, value in tags
+    )
+    header = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0)
+    return ".tif", header + struct.pack("<HHH", 16, 16, 16) + bytes(48)
+
+
+@pytest.mark.parametrize("kind", ["rgb", "la", "rgba", "ppm", "plain ppm", "tiff"])
+def test_colours_of_16_bits_are_refused_and_not_halved(tmp_path, kind):
+    extension, content = deep_colours(kind)
+    with Image.open(io.BytesIO(content)) as image:
+        assert (image.size, image.mode in ("RGB", "RGBA")) == ((4, 2), True), "Pillow reads it, as 8 bits"
+        image.load()
+    for name in "ab":
+        path = tmp_path / "train" / name / f"0{extension}"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"a/0\{extension} has colours of 16 bits a channel.* npz:"):
+        load_dataset(f"folder:{tmp_path}")
 
 
 def with_alpha(path, mode, transparent):

@@ -13,19 +13,21 @@ from lira.attacks import rmia_offline
 from lira.attacks.suite import ATTACKS, attack_pool, call_attack
 from lira.data.dataset import Dataset
 from lira.membership import audited_half
-from lira.metrics import roc
+from lira.metrics import roc, scored_part
 from lira.reporting.checks import check_run
 from lira.reporting.implied import leakage
+from lira.reporting.measured import strongest_attack
 from lira.reporting.reports import reported
 from lira.scoring import pool_of
 from lira.store.errors import RunError
+from lira.store.verify_derived import score_findings
 from lira.store.zarr import open_array, read_store
 
 COINS = lira.Membership("independent", 0.3)
 DISJOINT = lira.Membership("disjoint", num_targets=4)
 RECIPE = lira.Recipe(epochs=1, batch_size=8)
 N, M = 300, 16
-# Of independent coins some examples are in no other model, so attacks that need IN models of each are left out.
+# Of independent coins some examples are in no other model: attacks that need IN models of each go without them.
 NEED_IN = {"lira_online", "lira_online_fixed", "lira_online_multivariate", "rmia_online", "informia_online"}
 NEED_IN |= {"difficulty_calibration_both", "base"}
 
@@ -67,7 +69,7 @@ def test_models_that_know_nothing_are_at_chance_in_every_attack(tmp_path, member
     for seed in range(8):
         run = filled(tmp_path / str(seed), membership, seed)
         for name, scores in quietly(attack_pool, pool_of(run, dataset())).items():
-            curves.setdefault(name, []).append(roc(scores, run.membership))
+            curves.setdefault(name, []).append(roc(*scored_part(scores, run.membership)[:2]))
     assert len(curves) >= 14
     for name, each in curves.items():
         assert len(each) == 8, name
@@ -82,20 +84,61 @@ def test_a_report_of_independent_coins(tmp_path):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         evaluation = lira.report(run, dataset())
-    assert any("lira_online is left out: lira_online needs 2 IN models" in str(each.message) for each in said)
-    assert not NEED_IN - {"base"} & evaluation.attacks.keys()
+    counts = run.keep.sum(axis=0)
+    thin = np.flatnonzero(np.minimum(counts, M - counts) - 1 < 2)
+    assert 10 < len(thin) < 60
+    numbers = f"(number {', '.join(map(str, thin[:10]))}, ...)"
+    told = [
+        str(each.message) for each in said if f"{len(thin)} of 300 examples are left out" in str(each.message)
+    ]
+    assert [each.startswith("lira_online, lira_online_multivariate") for each in told] == [True]
+    assert told[0].endswith(numbers)
+    assert evaluation.attacks.keys() >= NEED_IN
+    assert evaluation.attacks["lira_online"].left_out.tolist() == thin.tolist()
+    scores = read_store(open_array(run.path / "scores" / "lira_online"), "lira_online")
+    assert np.flatnonzero(np.isnan(scores).any(axis=0)).tolist() == thin.tolist()
+    assert np.isnan(scores[:, thin]).all()
+    scored = np.setdiff1d(np.arange(N), thin)
+    assert (
+        evaluation.attacks["lira_online"].auc.value == roc(scores[:, scored], run.keep[:, scored]).auc > 0.6
+    )
+    assert evaluation.attacks["global_threshold"].left_out.size == 0
     metrics = json.loads((run.path / "metrics.json").read_text())
     assert metrics["models"] == list(range(M))
     assert metrics["num_members"] == run.keep.sum()
+    left_out = {name: each["num_examples_left_out"] for name, each in metrics["attacks"].items()}
+    assert (left_out["lira_online"], left_out["global_threshold"]) == (len(thin), 0)
+    assert left_out[evaluation.headline] > 0
+    assert metrics["implied"]["epsilon"] is None, "examples chosen by their counts are no independent coins"
+    assert not [each for each in score_findings(run, run.done, deep=True) if each.status == "broken"]
+    torn = np.asarray(lira.score(run)["lira_online"]).copy()
+    torn[3, scored[0]] = np.nan
+    signals = run.fingerprint()
+    run.write_scores("lira_online", torn, signals)
+    broken = [each for each in score_findings(run, run.done, deep=True) if each.status == "broken"]
+    assert [(each.place, each.what) for each in broken] == [("scores/lira_online", "holds NaN")]
+    torn[3, scored[0]] = 0
+    run.write_scores("lira_online", torn, signals)
     page = (run.path / "report.html").read_text()
+    assert numbers in page
     assert "independent coins, each true with probability 0.3" in page
-    counts = run.keep.sum(axis=0)
     rows = list(csv.DictReader((run.path / "records.csv").read_text().splitlines()))
     assert [int(row["models_in"]) for row in rows] == counts.tolist()
+    assert [i for i, row in enumerate(rows) if not row["lira_online_tpr"]] == thin.tolist()
+    never = np.flatnonzero(counts == 0).tolist()
+    assert [i for i, row in enumerate(rows) if not row["global_threshold_tpr"]] == never
+    unranked = {*evaluation.attacks[evaluation.headline].left_out.tolist(), *never}
+    assert [i for i, row in enumerate(rows) if not row["rank"]] == sorted(unranked)
     by_name = {check.name: check for check in quietly(check_run, run)}
     assert f"{counts.min()} to {counts.max()} IN" in by_name["IN and OUT models"].sentence
     assert by_name["shuffled memberships"].status == "ok"
-    assert quietly(lira.compare, run).by_attack.keys() < evaluation.attacks.keys()
+    attack, _ = strongest_attack(evaluation.attacks)
+    best, other = (lira.score(run)[name] for name in (attack, "global_threshold"))
+    on = ~np.isnan(best[0])
+    expected = roc(other[:, on], run.keep[:, on]).auc - roc(best[:, on], run.keep[:, on]).auc
+    found = quietly(lira.compare, run)
+    assert found.against == attack
+    assert found.by_attack["global_threshold"].auc.value == pytest.approx(expected)
 
 
 def test_a_report_of_a_disjoint_pool(tmp_path):

@@ -137,6 +137,71 @@ def test_either_figure_above_the_range_is_exposed(study):
     assert judged(-0.001, 0.001) == "exposed"
 
 
+def test_where_the_original_models_are_not_told_apart_nothing_is_resolved(study, tmp_path):
+    """Models that never memorised: retrained ones in the place of the original ones."""
+    figures = study.figures[HOSTILE][1]
+    assert figures.is_resolved
+    untouched, none = figures.untouched, study.figures["none"][1].u_lira
+    assert (untouched.auc, untouched.tpr_at_fpr[0.01]) == (none.auc, none.tpr_at_fpr[0.01])
+    blind = dataclasses.replace(figures, untouched=figures.u_lira)
+    assert blind.verdict == "not resolved"
+    exposed = dataclasses.replace(blind, u_lira=figures.untouched)
+    assert exposed.verdict == "exposed"
+    evaluation = evaluate_unlearning({"none": [blind]}, study.keep)
+    assert [doubt[:32] for doubt in evaluation.doubts] == ["nothing can be told apart here: "]
+    write_unlearning_report(tmp_path, evaluation, warnings=["and another"])
+    page = Page((tmp_path / "report.html").read_text())
+    assert page.text.index("nothing can be told apart") < page.text.index("and another")
+    assert page.text.index("nothing can be told apart") < page.text.index("told from retraining")
+    assert any(line.startswith("none not resolved") for line in page.rows)
+    assert "as retrained" not in " ".join(page.rows)
+
+
+def test_a_positive_control_that_fails_is_the_first_thing_said(study, tmp_path):
+    """Exact retraining that is called exposed by chance."""
+    right, wrong = study.figures[HOSTILE], study.figures["none"]
+    assert evaluate_unlearning({"retrain": right}, study.keep).doubts == []
+    evaluation = evaluate_unlearning({"retrain": wrong, "scrub": right}, study.keep)
+    (doubt,) = evaluation.doubts
+    assert doubt.startswith(
+        'do not trust these verdicts: "retrain" is exact retraining and is called exposed'
+    )
+    write_unlearning_report(tmp_path, evaluation, warnings=["and another"])
+    page = Page((tmp_path / "report.html").read_text())
+    assert page.text.index("do not trust these verdicts") < page.text.index("and another")
+    assert figures_of(tmp_path / "metrics.json")["doubts"] == [doubt]
+
+
+def test_a_ratio_that_is_not_resolved_is_a_difference_on_the_page(study, tmp_path):
+    """Phi of the original models that is hardly higher: a bounded interval of Fieller's that says nothing."""
+    figures = study.figures[HOSTILE][0]
+    classical = {"threshold": {0.1: figures.classical["threshold"][0.1]}}
+    psi = classical["threshold"][0.1].psi_normalised
+    vague = psi._replace(
+        estimate=UNKNOWN, difference=Estimate(-0.02, -0.05, 0.01), denominator=Estimate(0.03, 0.001, 0.06)
+    )
+    assert not vague.is_resolved
+    classical["threshold"][0.1] = classical["threshold"][0.1]._replace(psi_normalised=vague)
+    evaluation = evaluate_unlearning({"a": [dataclasses.replace(figures, classical=classical)]}, study.keep)
+    write_unlearning_report(tmp_path, evaluation)
+    page = Page((tmp_path / "report.html").read_text())
+    assert any("not resolved difference -0.02 (-0.05 to 0.01)" in line for line in page.rows)
+    found = unlearning_document(evaluation)["methods"]["a"]["requests"][0]["classical"]["threshold"]["0.1"]
+    assert found["psi_normalised"]["status"] == "not resolved"
+    assert found["psi_normalised"]["difference"] == {"value": -0.02, "low": -0.05, "high": 0.01}
+
+
+def test_the_frame_has_a_row_a_method(evaluation, study):
+    frame = evaluation.to_frame()
+    assert (frame.index.tolist(), frame.index.name) == (["none", HOSTILE, "ascent"], "method")
+    row = frame.loc["ascent"]
+    figures = study.figures["ascent"][-1]
+    assert (row["verdict"], row["cost"]) == ("over-forgotten", 0.0523)
+    assert (row["auc"], row["auc_high"]) == (figures.u_lira.auc.value, figures.u_lira.auc.high)
+    assert row["tpr@0.01_low"] == figures.u_lira.tpr_at_fpr[0.01].low
+    assert (row["retain_accuracy"], row["klom"]) == (pytest.approx(0.987), figures.klom_mean)
+
+
 def test_the_document_is_json_with_all_that_was_measured(study, metrics, written):
     read = figures_of(written / "metrics.json")
     assert read == metrics
@@ -172,7 +237,12 @@ def row(verdict="exposed", psi_n=None):
 
 
 def test_every_method_has_a_mark_and_an_interval_in_each_panel():
-    rows = {"a": row(), "b": row("over-forgotten", UNKNOWN), "c": row("as retrained")}
+    rows = {
+        "a": row(),
+        "b": row("over-forgotten", UNKNOWN),
+        "c": row("as retrained"),
+        "d": row("not resolved"),
+    }
     figure = plot_methods(rows, fpr=0.001)
     tpr, auc, psi_n = figure.axes
     for ax, key in ((tpr, "tpr"), (auc, "auc")):
@@ -189,10 +259,10 @@ def test_every_method_has_a_mark_and_an_interval_in_each_panel():
         assert (extent.x0, extent.x1) == pytest.approx(
             [ax.transData.transform((x, 0))[0] for x in (own.low, own.high)]
         )
-    assert [text.get_text() for text in psi_n.texts] == ["undefined"]
+    assert [text.get_text() for text in psi_n.texts] == ["not resolved"]
     assert {line.get_gid() for line in psi_n.lines} >= {"a", "c"}
     assert "b" not in {line.get_gid() for line in psi_n.lines}
-    assert [label.get_text() for label in tpr.get_yticklabels()] == ["a", "b", "c"]
+    assert [label.get_text() for label in tpr.get_yticklabels()] == ["a", "b", "c", "d"]
     assert "0.1 % FPR" in tpr.get_title()
     figure.draw_without_rendering()
     shown = [label.get_text() for label in tpr.get_xticklabels()]
