@@ -128,7 +128,8 @@ def _noise_for(epsilon: float, rate: float, steps: int, delta: float) -> float:
             f"recipe.privacy.epsilon is {epsilon:g}, and in {steps:,} steps that take each member with probability {rate:.3g} "
             f"it would take noise of more than {MAX_NOISE:,.0f} times the clip: raise it, or train for fewer epochs"
         )
-    thousandths = math.ceil(1000 * 2 ** optimize.brentq(excess, low, high, xtol=1e-4))
+    root = optimize.root_scalar(excess, bracket=(low, high), xtol=1e-4).root
+    thousandths = math.ceil(1000 * 2**root)
     while poisson_epsilon(thousandths / 1000, rate, steps, delta) > epsilon:
         thousandths += 1
     return thousandths / 1000

@@ -74,7 +74,8 @@ def noised_sum(
         privatizer = gaussian_privatizer(stddev=guarantee.noise * guarantee.clip, prng_key=key)
         # As one vector: a program with a draw for each leaf takes several times as long to compile.
         vector, unravel = ravel_pytree(total)
-        total = unravel(privatizer.update(vector, privatizer.init(vector))[0])
+        noised: Any = privatizer.update(vector, privatizer.init(vector))[0]
+        total = unravel(noised)
     return total, jnp.where(absent, 0.0, each.values).sum()
 
 

@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import sys
+from typing import Any
 
 import dp_accounting
 import numpy as np
@@ -8,11 +9,17 @@ import pytest
 from scipy import integrate, stats
 
 from lira.epsilon import gaussian_epsilon
-from lira.learning.accounting import guarantee, poisson_epsilon
+from lira.learning.accounting import Guarantee, guarantee, poisson_epsilon
 from lira.learning.privacy import Privacy
 from lira.learning.recipe import Recipe
 
 DELTA = 1e-5
+
+
+def proven(recipe, *pool) -> Guarantee:
+    found = guarantee(recipe, *pool)
+    assert found is not None
+    return found
 
 
 def private(*, batch_size=20, epochs=10, **fields):
@@ -53,7 +60,7 @@ def test_epsilon_of_one_step_is_the_hockey_stick_integral(noise, rate):
 
 def test_epsilon_is_below_that_of_renyi_and_not_by_much():
     noise, rate, steps = 2.0, 0.07, 300
-    accountant = dp_accounting.rdp.RdpAccountant(np.linspace(2, 64, 63))
+    accountant = dp_accounting.rdp.RdpAccountant(np.linspace(2, 64, 63).tolist())
     step = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(noise))
     renyi = accountant.compose(step, steps).get_epsilon(DELTA)
     assert 0.8 * renyi < poisson_epsilon(noise, rate, steps, DELTA) < renyi
@@ -72,27 +79,27 @@ def test_epsilon_grows_with_steps_and_rate_and_falls_with_noise_and_delta():
 
 @pytest.mark.parametrize("epsilon", [0.3, 5.0])
 def test_noise_is_the_least_that_gives_epsilon(epsilon):
-    found = guarantee(private(epsilon=epsilon), 200)
-    again = guarantee(private(noise=found.noise), 200)
-    less = guarantee(private(noise=found.noise - 0.002), 200)
+    found = proven(private(epsilon=epsilon), 200)
+    again = proven(private(noise=found.noise), 200)
+    less = proven(private(noise=found.noise - 0.002), 200)
     assert again == found
     assert found.epsilon <= epsilon < less.epsilon
     assert found.delta == DELTA
 
 
 def test_the_rate_is_of_the_pool_and_its_share():
-    found = guarantee(private(noise=1.0), 200)
+    found = proven(private(noise=1.0), 200)
     assert (found.steps, found.rate) == (50, pytest.approx(0.2, abs=2**-23))
     assert found.rate * 2**23 == int(found.rate * 2**23)  # as float32 draws it
     # 0.29 of 200 are 58, and not 57.99.
-    other = guarantee(private(batch_size=29, noise=1.0), 200, 0.29)
+    other = proven(private(batch_size=29, noise=1.0), 200, 0.29)
     assert (other.steps, other.rate) == (20, 0.5)
-    assert guarantee(private(batch_size=100, noise=1.0), 200).rate == 1
+    assert proven(private(batch_size=100, noise=1.0), 200).rate == 1
     assert guarantee(Recipe(), 200) is None
 
 
 def test_without_noise_nothing_is_proven():
-    found = guarantee(private(epsilon=np.inf, clip=np.inf), 200)
+    found = proven(private(epsilon=np.inf, clip=np.inf), 200)
     assert found.epsilon == np.inf
     assert found.noise == 0
     assert "nothing, as there is no noise" in str(found)
@@ -100,7 +107,7 @@ def test_without_noise_nothing_is_proven():
 
 def test_batches_that_are_cut_off_take_no_more_of_delta_than_they_may():
     """By the accountant of truncated sampling (arXiv 2508.15089), for a model that holds the whole pool."""
-    found = guarantee(private(batch_size=10, epochs=3, noise=1.0), 400)
+    found = proven(private(batch_size=10, epochs=3, noise=1.0), 400)
     assert found.max_batch < 100
 
     def truncated(size):
@@ -120,8 +127,8 @@ def test_batches_that_are_cut_off_take_no_more_of_delta_than_they_may():
 
 def test_what_cannot_be_proven_is_refused():
     with pytest.raises(ValueError, match=r"epsilon is 0.0001, and in 50 steps .* raise it, or train"):
-        guarantee(private(epsilon=1e-4), 200)
-    for fields, message in (
+        proven(private(epsilon=1e-4), 200)
+    refused: tuple[tuple[dict[str, Any], str], ...] = (
         ({}, "needs epsilon or noise, and not both"),
         ({"epsilon": 1.0, "noise": 1.0}, "needs epsilon or noise, and not both"),
         ({"epsilon": 1.0, "clip": 0.0}, "clip must be positive; got 0"),
@@ -135,7 +142,8 @@ def test_what_cannot_be_proven_is_refused():
         ({"noise": np.inf}, "noise must be positive"),
         ({"noise": 1.0, "delta": 0.0}, "delta must be between 0 and 1"),
         ({"noise": 1.0, "multiplicity": 0}, "multiplicity must be at least 1"),
-    ):
+    )
+    for fields, message in refused:
         with pytest.raises(ValueError, match=message):
             Privacy(**fields)
 
@@ -143,5 +151,5 @@ def test_what_cannot_be_proven_is_refused():
 def test_a_missing_extra_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "dp_accounting", None)
     with pytest.raises(ValueError, match=r'pip install "lira\[privacy\]"'):
-        guarantee(private(noise=1.2345), 200)
+        proven(private(noise=1.2345), 200)
     assert guarantee(dataclasses.replace(private(noise=1.0), privacy=None), 200) is None

@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -168,6 +169,10 @@ def test_the_sum_is_of_clipped_gradients():
     for name, value in expected.items():
         np.testing.assert_allclose(total[name], value, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(loss, losses, rtol=1e-5)
+    # A step may take nobody.
+    empty, loss = noised_sum(loss_of, proven(), jax.random.key(0), PARAMS, (X, Y), np.ones(B, bool), 4)
+    assert loss == 0
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(empty))
 
 
 # --- Noise -----------------------------------------------------------------------------------------------------------
@@ -251,7 +256,7 @@ def test_training_is_dp_sgd_written_out(without_noise):
     first = init_model(learner, key, IMAGES).params["Dense_0"]
     w, b = (np.asarray(first[name], np.float64) for name in ("kernel", "bias"))
     velocity_w, velocity_b, at = 0.0, 0.0, 0
-    rate = learning_rate(learner.recipe, learner.total_steps)
+    rate: Any = learning_rate(learner.recipe, learner.total_steps)
     for epoch in range(2):
         order = np.asarray(epoch_order(learner, key, epoch, keep)).reshape(3, -1)
         total_loss = 0.0
