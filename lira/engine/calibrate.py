@@ -24,7 +24,7 @@ from lira.learning.convolution import LOWERINGS
 from lira.learning.learner import Learner, model_keys
 from lira.learning.recipe import steps_per_epoch
 from lira.learning.training import variable_shapes
-from lira.store.config import Config, Execution
+from lira.store.config import Config, Execution, as_dict
 from lira.store.places import write_atomically
 
 __all__ = ["programs_for", "seconds_per_step"]
@@ -96,7 +96,9 @@ def programs_for(
         programs = _fitting(compiled, kept["lowering"], min(kept["width"], share))
         if programs is not None:
             return programs._replace(why="measured before: " + kept["why"])
-    fastest, tried, stopped = _fastest(candidates, compiled, dataset, recipe.batch_size, models * images)
+    fastest, tried, stopped = _fastest(
+        candidates, compiled, dataset, recipe.batch_size, models * images, config.membership.share
+    )
     if fastest is None:
         raise ValueError(
             f"not even one {recipe.model} at batch size {recipe.batch_size} fits on the device: lower recipe.batch_size"
@@ -114,6 +116,7 @@ def _fastest(
     dataset: Dataset,
     batch_size: int,
     images: float,
+    share: float,
 ) -> tuple[Programs | None, list[str], bool]:
     """The fastest of the candidates, what was found of each, and whether some were left out.
 
@@ -130,7 +133,7 @@ def _fastest(
                 if width < widths[-1]:
                     break
                 continue
-            step = seconds_per_step(candidate, dataset)
+            step = seconds_per_step(candidate, dataset, share)
             now = batch_size * candidate.models / step
             tried.append(f"{lowering} {width}: {now:,.0f}")
             if fastest is None or now > speed:
@@ -144,12 +147,15 @@ def _fastest(
     return fastest, tried, False
 
 
-def seconds_per_step(programs: Programs, dataset: Dataset) -> float:
-    """Time of one training step of a device's stacks, over as many steps as take half a second, or as a call takes."""
+def seconds_per_step(programs: Programs, dataset: Dataset, share: float = 0.5) -> float:
+    """Time of one training step of a device's stacks, over as many steps as take half a second, or as a call takes.
+
+    Models hold a `share` of the examples: in private training a step takes the longer the more there are.
+    """
     device = this_device()
     keys = model_keys(0, range(programs.width))
     x, y = jnp.asarray(dataset.x), jnp.asarray(dataset.y)
-    keep = jnp.ones((programs.width, len(y)), bool)
+    keep = jnp.tile(jnp.arange(len(y)) < share * len(y), (programs.width, 1))
     states = [programs.init(keys, x[:1]) for _ in range(programs.workers)]
     count = 1
 
@@ -190,6 +196,9 @@ def _candidates(
     widths = [execution.width] if execution.width else grown
     if execution.lowering != "auto":
         return [(execution.lowering, widths)]
+    if learner.recipe.privacy and learner.platform == "cpu":
+        # Single examples' gradients fill the caches: no wider stack was faster, nor another convolution.
+        return [("patches", [execution.width or 1])]
     if all(leaf.ndim <= 2 for leaf in jax.tree.leaves(variable_shapes(learner, dataset.x)["params"])):
         if learner.platform != "cpu" and not execution.width:
             widths = [widest >> shift for shift in range(0, widest.bit_length(), 2)]
@@ -198,6 +207,9 @@ def _candidates(
         in_float32 = learner.recipe.precision == "float32"
         lowerings = ("mixed", "winograd", "patches") if in_float32 else ("patches", "xla")
         return [(lowering, widths) for lowering in lowerings]
+    if learner.recipe.privacy:
+        # A microbatch fills the device as a stack does; a convolution for each model would be one for each example.
+        return [("xla", [execution.width or 1])]
     several = execution.width or min(SEVERAL, widest)
     one = [("xla", [1])] if execution.width <= 1 else []
     return [*one, ("per_model", [several])] if several > 1 else one
@@ -223,7 +235,7 @@ def _fitting(compiled: Callable[[str, int], Programs], lowering: str, width: int
 
 def _cache_file(learner: Learner, dataset: Dataset, execution: Execution) -> Path:
     """A file for everything that the fastest width may depend on: all of the recipe but what costs no step anything."""
-    fields = dataclasses.asdict(learner.recipe).items()
+    fields = as_dict(learner.recipe).items()
     cost = {name: value for name, value in fields if name not in COSTLESS} | {"ema": learner.recipe.ema > 0}
     devices = devices_of(execution.devices)
     stacks = stacks_at_a_time(learner.platform, len(devices))
