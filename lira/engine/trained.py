@@ -55,7 +55,7 @@ def _checks(run: Run, models: np.ndarray) -> Iterator[Check | None]:
     yield check_training(inside[known], outside[known], run.labels, held)
     if run.is_foreign:
         return
-    recipe, share, N = run.config.recipe, run.config.membership.share, len(run.labels)
+    recipe, share, N = run.config.recipe, run.config.share(len(run.labels)), len(run.labels)
     yield check_averaging(recipe, steps_per_epoch(N, recipe.batch_size, share) * recipe.epochs)
     if run.outdated:
         yield Check("evaluation", "fail", run.outdated)

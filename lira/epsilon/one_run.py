@@ -94,6 +94,7 @@ def target_epsilons(
     delta: float,
     confidence: float = 0.95,
     method: Method = "one_run",
+    fair: bool = False,
     chosen_from: int = 1,
 ) -> np.ndarray:
     """A lower bound on epsilon from each target of a pool by itself: all its examples, one training.
@@ -111,6 +112,7 @@ def target_epsilons(
         confidence: in (0.5, 1), of each bound by itself. For the largest of T bounds to hold, `chosen_from` is T; for
             one bound of all, see `pool_epsilon`.
         method: "one_run" or "one_run_fdp", see `canary_epsilons`.
+        fair: whether the coins are known to be fair, see there too.
         chosen_from: of how many bounds the largest is taken.
 
     Returns:
@@ -128,7 +130,8 @@ def target_epsilons(
     scores, keep = check_scores(scores, keep)
     if not independent:
         return np.zeros(len(scores))
-    return np.array([best_guesses(s, k, level, delta, method) for s, k in zip(scores, keep, strict=True)])
+    rows = zip(scores, keep, strict=True)
+    return np.array([best_guesses(*row, level, delta, method, fair=fair) for row in rows])
 
 
 def pool_epsilon(
@@ -139,6 +142,7 @@ def pool_epsilon(
     delta: float,
     confidence: float = 0.95,
     method: Method = "one_run",
+    fair: bool = False,
 ) -> EpsilonBound:
     """One lower bound on epsilon from all targets of a pool, by one attack or the best of several.
 
@@ -152,6 +156,7 @@ def pool_epsilon(
         delta: in (0, 1).
         confidence: in (0.5, 1), of the bound that is returned.
         method: "one_run" or "one_run_fdp".
+        fair: as there, too.
 
     Raises:
         ValueError: as `target_epsilons`.
@@ -162,7 +167,13 @@ def pool_epsilon(
     medians = [
         np.median(
             target_epsilons(
-                each, keep, independent=independent, delta=delta, confidence=1 - level, method=method
+                each,
+                keep,
+                independent=independent,
+                delta=delta,
+                confidence=1 - level,
+                method=method,
+                fair=fair,
             )
         )
         for each in attacks

@@ -103,6 +103,10 @@ class UnlearnConfig:
         """Check the fields."""
         if not self.pool.save_params:
             raise ValueError("save_params must be true: unlearning starts from the saved parameters")
+        if self.pool.canaries is not None:
+            raise ValueError(
+                "unlearning is measured on pairs, and canaries have coins of their own: leave [canaries] out"
+            )
         if self.pool.membership.design != "pairs":
             raise ValueError(
                 f'membership.design is "{self.pool.membership.design}", and unlearning is measured on complementary pairs: '
@@ -153,7 +157,11 @@ def read_unlearning(path: str | os.PathLike[str], run: str = "") -> UnlearnConfi
     of_pool = {name: value for name, value in table.items() if name not in names}
     base: dict[str, Any] = {"save_params": True}
     # Those of earlier versions have no table [membership].
-    is_whole = all(each.name in of_pool for each in dataclasses.fields(Config) if each.name != "membership")
+    is_whole = all(
+        each.name in of_pool
+        for each in dataclasses.fields(Config)
+        if each.name not in ("membership", "canaries")
+    )
     if not is_whole and isinstance(fields.get("run"), str) and fields["run"]:
         base = as_dict(_run_to_start_from(absolute_path(fields["run"])).config)
     for name, value in of_pool.items():
