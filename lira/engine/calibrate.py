@@ -24,7 +24,7 @@ from lira.learning.convolution import LOWERINGS
 from lira.learning.learner import Learner, model_keys
 from lira.learning.recipe import steps_per_epoch
 from lira.learning.training import variable_shapes
-from lira.store.config import Config, Execution
+from lira.store.config import Config, Execution, as_dict
 from lira.store.places import write_atomically
 
 __all__ = ["programs_for", "seconds_per_step"]
@@ -190,6 +190,9 @@ def _candidates(
     widths = [execution.width] if execution.width else grown
     if execution.lowering != "auto":
         return [(execution.lowering, widths)]
+    if learner.recipe.privacy and learner.platform == "cpu":
+        # Single examples' gradients fill the caches: no wider stack was faster, nor another convolution.
+        return [("patches", [execution.width or 1])]
     if all(leaf.ndim <= 2 for leaf in jax.tree.leaves(variable_shapes(learner, dataset.x)["params"])):
         if learner.platform != "cpu" and not execution.width:
             widths = [widest >> shift for shift in range(0, widest.bit_length(), 2)]
@@ -198,6 +201,9 @@ def _candidates(
         in_float32 = learner.recipe.precision == "float32"
         lowerings = ("mixed", "winograd", "patches") if in_float32 else ("patches", "xla")
         return [(lowering, widths) for lowering in lowerings]
+    if learner.recipe.privacy:
+        # A microbatch fills the device as a stack does; a convolution for each model would be one for each example.
+        return [("xla", [execution.width or 1])]
     several = execution.width or min(SEVERAL, widest)
     one = [("xla", [1])] if execution.width <= 1 else []
     return [*one, ("per_model", [several])] if several > 1 else one
@@ -223,7 +229,7 @@ def _fitting(compiled: Callable[[str, int], Programs], lowering: str, width: int
 
 def _cache_file(learner: Learner, dataset: Dataset, execution: Execution) -> Path:
     """A file for everything that the fastest width may depend on: all of the recipe but what costs no step anything."""
-    fields = dataclasses.asdict(learner.recipe).items()
+    fields = as_dict(learner.recipe).items()
     cost = {name: value for name, value in fields if name not in COSTLESS} | {"ema": learner.recipe.ema > 0}
     devices = devices_of(execution.devices)
     stacks = stacks_at_a_time(learner.platform, len(devices))

@@ -22,6 +22,9 @@ LENGTH, OTHERS = 1000.0, 8
 # The directions of the canary and of the other examples, and some where there is nothing but noise.
 CANARY, OTHER, DIRECTIONS = 0, 1, 8
 
+# Half way of the canary's part, 0 or 1; and of that less the others', which is -1 or 1 of a batch that is clipped as one.
+THRESHOLDS = (0.5, 0.0)
+
 # (loss_of, key, params, examples, absent) -> the noised sum of the examples' clipped gradients, a tree like params.
 NoisedSum = Callable[[Callable[..., jax.Array], jax.Array, Any, tuple[jax.Array, ...], jax.Array], Any]
 
@@ -96,10 +99,10 @@ def audit_step(
             each[~member],
             delta=delta,
             confidence=confidence,
+            threshold=threshold,
             chosen_from=len(scores),
-            seed=seed,
         )["gdp"]
-        for each in scores
+        for each, threshold in zip(scores, THRESHOLDS, strict=True)
     ]
     claimed = gaussian_epsilon(1 / noise, delta)
     return StepAudit(max(bounds, key=lambda bound: bound.epsilon), claimed, member, scores)

@@ -27,8 +27,15 @@ def canary_figures(run: Run, headline: str) -> CanaryFigures | None:
     scores = attack_pool(
         canary_pool(run), {name: selected[name] for name in dict.fromkeys([headline, *selected])}
     )
-    bound = None
+    bound, privacy = None, run.config.recipe.privacy
     if scores and importlib.util.find_spec("jax_privacy") is not None:
         first = np.asarray(next(iter(scores.values())))
-        bound = pool_epsilon(first, member, independent=True, fair=True, delta=DELTA, confidence=CONFIDENCE)
+        bound = pool_epsilon(
+            first,
+            member,
+            independent=True,
+            fair=True,
+            delta=privacy.delta if privacy else DELTA,
+            confidence=CONFIDENCE,
+        )
     return CanaryFigures(canaries.kind, canaries.count, measure_attacks(scores, member), bound)

@@ -34,12 +34,12 @@ METHODS = {
     "gdp": "a reading, not a bound: a Gaussian mechanism's curve, and canaries that do not touch each other",
 }
 LIMITS = (
-    "A bound from below: that little is found proves nothing. No bound is claimed beyond what so many canaries can show.",
-    "One training shows less than its epsilon, however many its canaries and however good the attack: each canary is seen "
-    "through the noise and through what all others do to the model (Keinan et al. 2025, arXiv 2503.07199). Only where the "
-    "effects of single examples can be kept apart does a one-run bound come near the truth.",
-    "It holds for the coins: each canary was a member by a fair coin of its own, and nothing else that the model was "
-    "trained on, nor any choice of the recipe or the attack, knew them.",
+    "A bound from below: that little is found proves nothing.",
+    "One training may show far less than its epsilon, however many its canaries and however good the attack: each is seen "
+    "through what all others do to the model (Keinan et al. 2025, arXiv 2503.07199). Only where the effects of single "
+    "examples can be kept apart does a bound from one training come near the truth.",
+    "It holds for the coins: each canary was a member by a coin of its own, and neither anything else that the model was "
+    "trained on, nor any choice of the recipe or the attack, knew how it fell.",
     "Canaries are as vulnerable as they were made. They say what the training may give away of an example, not what it "
     "gives away of these data.",
 )
@@ -57,6 +57,8 @@ class CanaryAudit:
     """lower bounds on epsilon by method: one_run, and what is read of a Gaussian mechanism, one_run_fdp and gdp"""
     proven: Guarantee | None = None
     """what the training proves of itself; None where it is not private, or not ours"""
+    fair: bool = False
+    """whether the coins are known to be fair"""
     attack: str = "the scores as they were given"
     facts: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -65,6 +67,13 @@ class CanaryAudit:
     def curve(self) -> Roc:
         """The ROC curve of all canaries."""
         return roc(self.scores, self.member)
+
+    @cached_property
+    def ceiling(self) -> float:
+        """The bound of canaries all of which are told apart: no more can be shown by so many."""
+        bound, all_known = self.bounds["one_run"], self.member.astype(float)
+        levels = {"delta": bound.delta, "confidence": bound.confidence}
+        return canary_epsilons(all_known, self.member, fair=self.fair, **levels)["one_run"].epsilon
 
     @property
     def contradicts(self) -> bool:
@@ -78,8 +87,7 @@ class CanaryAudit:
         of = "one training" if T == 1 else f"{T:,} trainings"
         low = f"{bound.epsilon:.2f}"
         found = (
-            f"The training is not ({low}, {bound.delta:g})-private for any smaller epsilon: at {100 * bound.confidence:g} % "
-            f"confidence epsilon is at least {low}."
+            f"At {100 * bound.confidence:g} % confidence the training's epsilon is at least {low}, at delta {bound.delta:g}."
             if bound.epsilon
             else f"Nothing was found: no epsilon above 0 is claimed at delta {bound.delta:g} and "
             f"{100 * bound.confidence:g} % confidence."
@@ -97,6 +105,7 @@ class CanaryAudit:
             )
         elif self.proven is not None:
             said.append(f"Proven: {self.proven}.")
+        said.append(f"Whatever the training, so many canaries cannot show more than {self.ceiling:.2f}.")
         gaussian = self.bounds["one_run_fdp"].epsilon, self.bounds["gdp"].epsilon
         said.append(
             f"Were it a Gaussian mechanism, epsilon would be at least {gaussian[0]:.2f} (f-DP, one run), and could be read "
@@ -119,6 +128,7 @@ class CanaryAudit:
             "num_members": int(self.member.sum()),
             "attack": self.attack,
             "auc": known(self.curve.auc),
+            "at_most_shown": self.ceiling,
             "epsilon": {name: bound_document(bound) for name, bound in self.bounds.items()},
             "proven": None
             if proven is None
@@ -184,7 +194,7 @@ def audit_canaries(
         "coins": "known to be fair" if fair else "of one probability, which is estimated",
         **(facts or {}),
     }
-    return CanaryAudit(scores, member, bounds, proven, attack, said, tuple(warnings))
+    return CanaryAudit(scores, member, bounds, proven, fair, attack, said, tuple(warnings))
 
 
 def audit_one(

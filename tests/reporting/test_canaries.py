@@ -68,12 +68,10 @@ def test_the_pool_is_as_it_would_be_without_canaries_and_these_have_coins_of_the
 
 
 def test_canaries_of_models_that_know_nothing_are_at_chance():
-    """Sixty pools of 16 models: how many others hold a canary tells nothing, for its coins are independent."""
-    attacks = select_attacks(
-        ["lira_online_fixed", "lira_offline_fixed", "difficulty_calibration", "base", "global_threshold"]
-    )
+    """Thirty pools of 16 models: how many others hold a canary tells nothing, for its coins are independent."""
+    attacks = select_attacks(["lira_online_fixed", "lira_offline_fixed", "difficulty_calibration"])
     found: dict[str, list] = {}
-    for seed in range(60):
+    for seed in range(30):
         rng, keep = np.random.default_rng(seed), canary_mask(seed, 16, C)
         phi = rng.normal(size=(16, C, 1)) + 2 * rng.normal(size=(C, 1)) + rng.normal(size=(16, 1, 1))
         pool = Pool({"phi": phi.astype(np.float32)}, keep, independent=True)
@@ -84,7 +82,7 @@ def test_canaries_of_models_that_know_nothing_are_at_chance():
     assert found.keys() == attacks.keys()
     for name, each in found.items():
         # Without a model on one side of some canary, as in one of ten such pools, an attack is left out.
-        assert len(each) > 40, name
+        assert len(each) > 20, name
         figures = np.array(each)
         off = (figures.mean(axis=0) - (0.5, 0.05)) / (figures.std(axis=0, ddof=1) / np.sqrt(len(each)) + 3e-3)
         assert (np.abs(off) < 4.5).all(), (name, figures.mean(axis=0))
