@@ -20,7 +20,7 @@ What there is; `help(lira.train)` says more of each:
     what is found       evaluate, Evaluation, report, score, records, check, enough, compare
     other models        audit_estimator, audit_training, audit (anyone's confidences), import_run, export_carlini,
                         imitate, Imitation
-    canaries            Canaries, plant, audit_one (one training), audit_canaries (anyone's)
+    canaries            Canaries, plant, audit_one (one training), audit_canaries (anyone's), audit_step
     unlearning          Unlearning, UnlearnConfig, Forget, plan_unlearning, unlearn, report_unlearning
     on plain arrays     attacks, metrics, epsilon, forgetting, plot_roc, plot_attacks
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:  # at run time each is imported when it is first asked for: ja
     from lira.engine.fill import train
     from lira.engine.plan import plan
     from lira.engine.progress import Progress
+    from lira.engine.step_audit import audit_step
     from lira.engine.tensorboard import tensorboard
     from lira.engine.verify import verify
     from lira.exchange.audit import audit
@@ -93,6 +94,7 @@ __all__ = [
     "audit_canaries",
     "audit_estimator",
     "audit_one",
+    "audit_step",
     "audit_training",
     "check",
     "compare",
@@ -143,6 +145,7 @@ _WHERE = {
     "audit_canaries": "lira.reporting.one_run",
     "audit_estimator": "lira.exchange.estimators",
     "audit_one": "lira.reporting.one_run",
+    "audit_step": "lira.engine.step_audit",
     "audit_training": "lira.exchange.estimators",
     "check": "lira.reporting.checks:check_run",
     "compare": "lira.reporting.reports",

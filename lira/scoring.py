@@ -92,6 +92,7 @@ def score_each(
     run = run.as_it_stands()
     if dataset is not None:
         run.require_same_data(dataset)
+    _require_attackable(run)
     _require_enough(run)
     signals = run.fingerprint()
     models = max(len(run.shadows), len(run.targets))
@@ -107,14 +108,18 @@ def score_each(
         yield from ((name, scores[name]) for name in group if name in scores)
 
 
-def _require_enough(run: Run) -> None:
-    """Raise RunError where too few models are trained for any attack."""
-    if run.is_imported:
-        return
+def _require_attackable(run: Run) -> None:
+    """Raise RunError where every model is trained on all examples of the pool."""
     if run.config.membership.design == "all":
         raise RunError(
             f"{run.path}: its models are trained on the whole pool, and canaries alone can be attacked: lira audit-one does"
         )
+
+
+def _require_enough(run: Run) -> None:
+    """Raise RunError where too few models are trained for any attack."""
+    if run.is_imported:
+        return
     usable, done = len(run.models), run.done
     remedy = "train it first"
     if (done != 0).all():
@@ -143,6 +148,7 @@ def pool_of(run: Run, dataset: Dataset | None = None) -> Pool:
     be their members.
     """
     run = run.as_it_stands()
+    _require_attackable(run)
     return _pool_at(run, run.audited, dataset)
 
 

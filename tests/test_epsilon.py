@@ -124,7 +124,7 @@ def test_the_coins_limit_is_clopper_and_pearsons_for_both_sides():
 def test_bounds_are_below_the_truth_and_tight_to_the_stated_factor():
     """At mu = 1 and m = 2,000 scores, 40 repeats. Below the truth in at least 95 %; means of the bounds over the truth.
 
-    They were .25, .24, .36 and .68, with standard errors of .01 to .02: the factors below leave three of them.
+    They were .26, .34, .45 and .69, with standard errors of .01 to .02: the factors below leave three of them.
     """
     truth = gaussian_epsilon(1.0, DELTA)
     found = {method: [] for method in METHODS}
@@ -134,7 +134,7 @@ def test_bounds_are_below_the_truth_and_tight_to_the_stated_factor():
         assert list(bounds) == METHODS
         for method, bound in bounds.items():
             found[method].append(bound.epsilon)
-    for method, factor in zip(METHODS, (0.21, 0.2, 0.3, 0.62), strict=True):
+    for method, factor in zip(METHODS, (0.21, 0.29, 0.4, 0.62), strict=True):
         values = np.array(found[method])
         assert np.mean(values <= truth) >= 0.95, method
         assert np.mean(values) >= factor * truth, method

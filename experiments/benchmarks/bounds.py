@@ -1,7 +1,7 @@
 """Do lower bounds on epsilon stay below it? 1,000 simulations of trainings whose epsilon is known, the worst that we know of.
 
 Command:   python experiments/benchmarks/bounds.py [--case NAME ...] [--repeats 1000] [--out FILE.json]
-Duration:  a quarter of an hour on one CPU core, all cases.
+Duration:  ten minutes of one CPU core, all cases.
 Expected:  above the truth in at most 5 % of repeats, wherever what the bound assumes holds.
 Measured:  experiments/benchmarks/bounds_cpu.json, table in experiments/benchmarks/README.md.
 
