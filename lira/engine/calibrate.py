@@ -97,7 +97,7 @@ def programs_for(
         if programs is not None:
             return programs._replace(why="measured before: " + kept["why"])
     fastest, tried, stopped = _fastest(
-        candidates, compiled, dataset, recipe.batch_size, models * images, config.membership.share
+        candidates, compiled, dataset, recipe.batch_size, models * images, config.share(dataset.num_examples)
     )
     if fastest is None:
         raise ValueError(
