@@ -39,8 +39,9 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
     """The options of the command; they are tyro's, and stand here for shell completion."""
     parser = make_parser(verb, parents=[common_parser()])
     parser.add_argument("file", metavar="CONFIG.toml", nargs="?", help="the configuration")
-    names = ["run-dir", "delta", "confidence"]
-    for name, what in (*((name, "") for name in names), *((name, what) for name, _, what in leaves(Config))):
+    options = [leaf for cls in OneRunOptions.__mro__[:-1] for leaf in leaves(cls)]
+    own = {name: what for name, _, what in options if name in ("run_dir", "delta", "confidence")}
+    for name, what in {**own, **{name: what for name, _, what in leaves(Config)}}.items():
         parser.add_argument(f"--{name.replace('_', '-')}", help=what.replace("%", "%%"))
     return parser
 

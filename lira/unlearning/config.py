@@ -103,10 +103,6 @@ class UnlearnConfig:
         """Check the fields."""
         if not self.pool.save_params:
             raise ValueError("save_params must be true: unlearning starts from the saved parameters")
-        if self.pool.canaries is not None:
-            raise ValueError(
-                "unlearning is measured on pairs, and canaries have coins of their own: leave [canaries] out"
-            )
         if self.pool.membership.design != "pairs":
             raise ValueError(
                 f'membership.design is "{self.pool.membership.design}", and unlearning is measured on complementary pairs: '
