@@ -20,6 +20,7 @@ What there is; `help(lira.train)` says more of each:
     what is found       evaluate, Evaluation, report, score, records, check, enough, compare
     other models        audit_estimator, audit_training, audit (anyone's confidences), import_run, export_carlini,
                         imitate, Imitation
+    canaries            Canaries, plant, audit_one (one training), audit_canaries (anyone's), audit_step
     unlearning          Unlearning, UnlearnConfig, Forget, plan_unlearning, unlearn, report_unlearning
     on plain arrays     attacks, metrics, epsilon, forgetting, plot_roc, plot_attacks
 
@@ -37,11 +38,14 @@ from lira.versions import __version__
 
 if TYPE_CHECKING:  # at run time each is imported when it is first asked for: jax alone takes a second
     from lira import attacks, epsilon, forgetting, metrics
+    from lira.data.canaries import Canaries
     from lira.data.dataset import Dataset
+    from lira.data.planting import plant
     from lira.data.sources import load_dataset
     from lira.engine.fill import train
     from lira.engine.plan import plan
     from lira.engine.progress import Progress
+    from lira.engine.step_audit import audit_step
     from lira.engine.tensorboard import tensorboard
     from lira.engine.verify import verify
     from lira.exchange.audit import audit
@@ -57,6 +61,7 @@ if TYPE_CHECKING:  # at run time each is imported when it is first asked for: ja
     from lira.reporting.evaluation import Evaluation
     from lira.reporting.imitation import imitate
     from lira.reporting.mending import mend
+    from lira.reporting.one_run import audit_canaries, audit_one
     from lira.reporting.plots import plot_attacks, plot_roc
     from lira.reporting.reports import compare, evaluate, records, report
     from lira.reporting.unlearning import report_unlearning
@@ -69,6 +74,7 @@ if TYPE_CHECKING:  # at run time each is imported when it is first asked for: ja
     from lira.unlearning.protocol import unlearn
 
 __all__ = [
+    "Canaries",
     "Config",
     "Dataset",
     "Evaluation",
@@ -85,7 +91,10 @@ __all__ = [
     "__version__",
     "attacks",
     "audit",
+    "audit_canaries",
     "audit_estimator",
+    "audit_one",
+    "audit_step",
     "audit_training",
     "check",
     "compare",
@@ -102,6 +111,7 @@ __all__ = [
     "metrics",
     "plan",
     "plan_unlearning",
+    "plant",
     "plot_attacks",
     "plot_roc",
     "records",
@@ -116,6 +126,7 @@ __all__ = [
 
 # Where each name is, and what it is called there; modules are themselves.
 _WHERE = {
+    "Canaries": "lira.data.canaries",
     "Config": "lira.store.config",
     "Dataset": "lira.data.dataset",
     "Evaluation": "lira.reporting.evaluation",
@@ -131,7 +142,10 @@ _WHERE = {
     "Unlearning": "lira.unlearning.directory",
     "attacks": "lira.attacks",
     "audit": "lira.exchange.audit",
+    "audit_canaries": "lira.reporting.one_run",
     "audit_estimator": "lira.exchange.estimators",
+    "audit_one": "lira.reporting.one_run",
+    "audit_step": "lira.engine.step_audit",
     "audit_training": "lira.exchange.estimators",
     "check": "lira.reporting.checks:check_run",
     "compare": "lira.reporting.reports",
@@ -148,6 +162,7 @@ _WHERE = {
     "metrics": "lira.metrics",
     "plan": "lira.engine.plan",
     "plan_unlearning": "lira.unlearning.plan",
+    "plant": "lira.data.planting",
     "plot_attacks": "lira.reporting.plots",
     "plot_roc": "lira.reporting.plots",
     "records": "lira.reporting.reports",

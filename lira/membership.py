@@ -1,4 +1,4 @@
-"""Which shadow model is trained on which example: complementary pairs, independent coins, disjoint halves."""
+"""Which model is trained on which example: complementary pairs, independent coins, disjoint halves, all with canaries."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -9,6 +9,7 @@ __all__ = [
     "Design",
     "Membership",
     "audited_half",
+    "canary_mask",
     "check_num_models",
     "disjoint_mask",
     "have_independent_counts",
@@ -20,7 +21,7 @@ __all__ = [
     "related_rows",
 ]
 
-Design = Literal["pairs", "independent", "disjoint"]
+Design = Literal["pairs", "independent", "disjoint", "all"]
 # The fewest models of a pool that are no pairs.
 MIN_MODELS = 4
 # The fewest shadow models of a disjoint pool.
@@ -28,6 +29,8 @@ MIN_SHADOWS = 2
 
 # The last word of Philox's counter, which keep_mask leaves at 0: streams of one key and other counters do not overlap.
 COINS, HALVES = 1, 2
+# The same of canaries, of the same models as the pool's coins.
+CANARIES = 4
 # The same for models that imitate a target: it must share no stream with what targets are drawn by.
 IMITATORS = 1 << 8
 
@@ -43,11 +46,13 @@ class Membership:
 
     design: Design = "pairs"
     """pairs: complementary, each example in one model of each pair; independent: a coin for each model and example;
-    disjoint: such coins, of the models that are attacked over one half of the examples, of the others over the other."""
+    disjoint: such coins, of the models that are attacked over one half of the examples, of the others over the other;
+    all: every model on all of them, and coins for canaries alone, as lira audit-one has it."""
     fraction: float = 0.5
     """The probability of a coin, that a model is trained on an example (of its half, where these are disjoint); of pairs .5."""
     num_targets: int = 0
-    """Of disjoint pools: so many models, the first ones, are attacked by the others. Other designs attack every model."""
+    """Of disjoint pools: so many models, the first ones, are attacked by the others; of audits of one model (all) so many are
+    audited, 0 for all, and the others are their references. Other designs attack every model."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -59,13 +64,18 @@ class Membership:
             raise ValueError(
                 f"membership.fraction must be larger than 0 and smaller than 1; got {self.fraction}"
             )
-        if self.design == "pairs" and self.fraction != 0.5:
+        if self.design in ("pairs", "all") and self.fraction != 0.5:
+            held = (
+                "each model of a pair is trained on half"
+                if self.design == "pairs"
+                else "every model is trained on all"
+            )
             raise ValueError(
-                f"membership.fraction is {self.fraction}, and each model of a pair is trained on half of the examples: "
+                f"membership.fraction is {self.fraction}, and {held} of the examples: "
                 f'set membership.design = "independent", or leave it out'
             )
-
-        if (self.design == "disjoint") != (self.num_targets > 0) or self.num_targets < 0:
+        targets = self.num_targets > 0
+        if self.num_targets < 0 or (self.design != "all" and (self.design == "disjoint") != targets):
             raise ValueError(
                 f'membership.num_targets must be at least 1 where membership.design = "disjoint", and is left out '
                 f'elsewhere; got {self.num_targets} of design "{self.design}"'
@@ -73,13 +83,24 @@ class Membership:
 
     @property
     def share(self) -> float:
-        """Of all examples the share that a model is trained on, on average."""
-        return self.fraction / 2 if self.design == "disjoint" else self.fraction
+        """Of all examples, canaries apart, the share that a model is trained on, on average."""
+        return {"disjoint": self.fraction / 2, "all": 1.0}.get(self.design, self.fraction)
+
+    def share_of(self, num_examples: int, num_canaries: int = 0) -> float:
+        """The same of `num_examples` the last `num_canaries` of which are canaries, of which it is half."""
+        if not num_canaries:
+            return self.share
+        return (self.share * (num_examples - num_canaries) + 0.5 * num_canaries) / num_examples
 
     def check(self, num_models: int) -> None:
         """Raise ValueError unless a pool of this design may have so many models."""
         if self.design == "pairs":
             check_num_models(num_models)
+        elif self.design == "all":
+            if num_models < max(1, self.num_targets):
+                raise ValueError(
+                    f"num_models must be at least {max(1, self.num_targets)}, those that are audited; got {num_models}"
+                )
         elif num_models < MIN_MODELS:
             raise ValueError(f"num_models must be at least {MIN_MODELS}; got {num_models}")
         if self.design == "disjoint" and num_models < self.num_targets + MIN_SHADOWS:
@@ -88,12 +109,19 @@ class Membership:
                 f"least {MIN_SHADOWS} others must attack them"
             )
 
-    def draw(self, seed: int, num_models: int, num_examples: int) -> np.ndarray:
+    def draw(self, seed: int, num_models: int, num_examples: int, num_canaries: int = 0) -> np.ndarray:
         """The keep mask, bool `[M, N]`; no row depends on M, but those of disjoint pools on the number of targets.
+
+        The last `num_canaries` examples have fair coins of their own, and all others what they would have without them.
 
         Raises:
             ValueError: a model would have no member.
         """
+        if num_canaries:
+            pool = self.draw(seed, num_models, num_examples - num_canaries)
+            return np.concatenate([pool, canary_mask(seed, num_models, num_canaries)], axis=1)
+        if self.design == "all":
+            return np.ones((num_models, num_examples), bool)
         if self.design == "pairs":
             return keep_mask(seed, num_models, num_examples)
         if self.design == "disjoint":
@@ -108,15 +136,19 @@ class Membership:
         return keep
 
     def audited(self, seed: int, num_examples: int) -> np.ndarray:
-        """Which examples are attacked, bool `[N]`: all, or the half of disjoint pools that no shadow model sees."""
+        """Which examples, canaries apart, are attacked, bool `[N]`: all, those of disjoint pools that no shadow model sees, or
+        none, where every model holds them all.
+        """
         if self.design == "disjoint":
             return audited_half(seed, num_examples)
-        return np.ones(num_examples, bool)
+        return np.full(num_examples, self.design != "all")
 
     def in_words(self) -> str:
         """The design, for people."""
         if self.design == "pairs":
             return "complementary pairs"
+        if self.design == "all":
+            return "every model is trained on all examples, and on canaries by fair coins"
         if self.design == "disjoint":
             return (
                 f"disjoint: shadow models are trained on one half of the examples, targets on the other, by coins that "
@@ -182,6 +214,22 @@ def independent_mask(seed: int, num_models: int, num_examples: int, fraction: fl
         # 53 bits are the fractions that float64 holds exactly.
         keep[model] = (_raw(seed, model, COINS, num_examples) >> np.uint64(11)) * 2.0**-53 < fraction
     return keep
+
+
+def canary_mask(seed: int, num_models: int, num_canaries: int) -> np.ndarray:
+    """Draw the memberships of canaries: bool `[M, C]`, a fair coin for each model and canary, whatever the pool's design.
+
+    Row m is a pure function of (seed, m, C), of a stream that nothing else is drawn from.
+
+    Raises:
+        ValueError: a number is negative.
+    """
+    if min(num_models, num_canaries, seed) < 0:
+        raise ValueError(
+            f"seed, num_models and num_canaries must not be negative; got {seed}, {num_models} and {num_canaries}"
+        )
+    rows = [_raw(seed, model, CANARIES, num_canaries) >> np.uint64(63) == 1 for model in range(num_models)]
+    return np.array(rows).reshape(num_models, num_canaries)
 
 
 def imitator_mask(seed: int, target: int, num_models: int, num_examples: int) -> np.ndarray:

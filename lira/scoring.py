@@ -15,7 +15,7 @@ from lira.store.arrays import DIVERGED
 from lira.store.errors import RunError
 from lira.store.run import Run
 
-__all__ = ["HELD", "StoredScores", "pool_of", "score", "score_each"]
+__all__ = ["HELD", "StoredScores", "canary_pool", "pool_of", "score", "score_each"]
 
 # Patches along each axis of an image whose means are its features.
 PATCHES = 8
@@ -92,6 +92,7 @@ def score_each(
     run = run.as_it_stands()
     if dataset is not None:
         run.require_same_data(dataset)
+    _require_attackable(run)
     _require_enough(run)
     signals = run.fingerprint()
     models = max(len(run.shadows), len(run.targets))
@@ -105,6 +106,14 @@ def score_each(
                     run.write_scores(name, fresh, signals)
             scores |= computed
         yield from ((name, scores[name]) for name in group if name in scores)
+
+
+def _require_attackable(run: Run) -> None:
+    """Raise RunError where every model is trained on all examples of the pool."""
+    if run.config.membership.design == "all":
+        raise RunError(
+            f"{run.path}: its models are trained on the whole pool, and canaries alone can be attacked: lira audit-one does"
+        )
 
 
 def _require_enough(run: Run) -> None:
@@ -139,14 +148,27 @@ def pool_of(run: Run, dataset: Dataset | None = None) -> Pool:
     be their members.
     """
     run = run.as_it_stands()
-    at, labels = run.audited, run.labels[run.audited]
+    _require_attackable(run)
+    return _pool_at(run, run.audited, dataset)
+
+
+def canary_pool(run: Run) -> Pool:
+    """The same at the canaries, whose memberships are fair coins, each of its own, whatever the pool's design."""
+    run = run.as_it_stands()
+    return dataclasses.replace(_pool_at(run, run.canaries, None), independent=True)
+
+
+def _pool_at(run: Run, at: np.ndarray, dataset: Dataset | None) -> Pool:
+    """The usable models at some examples, by index."""
+    labels = run.labels[at]
     features = population_features = None
     if dataset is not None:
         features = _Features(dataset.x[at], dataset.y[at], dataset.num_classes)
         if dataset.x_test is not None and dataset.y_test is not None:
             population_features = _Features(dataset.x_test, dataset.y_test, dataset.num_classes)
     names = run.signals
-    targets, examples = (run.targets, at) if run.num_targets else (None, None)
+    targets = run.targets if run.num_targets else None
+    examples = at if len(at) < len(run.labels) else None
     of_targets = targets is not None and run.holds("phi_test")
     return Pool(
         {name: run.signal(name, run.shadows, examples) for name in names},

@@ -25,7 +25,7 @@ KNOWN = {
     "metrics": {"signals", "membership", "parallel"},
     "attacks": {"signals", "membership", "parallel", "cache", "metrics"},
     "forgetting": {"signals", "membership", "metrics", "attacks", "epsilon"},
-    "epsilon": {"metrics", "membership"},
+    "epsilon": {"metrics"},
     "learning": {"signals", "data", "versions"},
     "unlearners": {"learning", "signals"},
     "store": {"versions", "membership", "data", "learning"},

@@ -67,8 +67,13 @@ COMMANDS = {
     ),
     "audit": Command(
         "foreign",
-        "(--phi | --logits | --confidences | --losses) F --keep F --out DIR",
-        "every attack on anyone's confidences: npy, npz, Zarr or CSV",
+        "(--phi | --logits | --confidences | --losses) F --keep F --out DIR, or --canaries F --coins F --out DIR",
+        "every attack on anyone's confidences: npy, npz, Zarr or CSV; or a bound on epsilon from canaries",
+    ),
+    "audit-one": Command(
+        "auditing_one",
+        "CONFIG.toml --run-dir RUN [--canaries.count 1000] [--num-models 1] ...",
+        "train one model with canaries, and bound its epsilon from below",
     ),
     "import": Command("foreign", "carlini | pytorch | privacy-meter DIR RUN", "a run of other code"),
     "export": Command("foreign", "carlini RUN DIR", "a run for other code"),

@@ -16,10 +16,11 @@ from lira.exchange.export import export_carlini
 from lira.exchange.layouts import LAYOUTS, import_run
 from lira.learning.imitation import Imitation
 from lira.reporting.imitation import METHODS, imitate
+from lira.reporting.one_run import CONFIDENCE, DELTA, DOCUMENT, PAGE, audit_canaries
 from lira.reporting.tables import attacks_table
 from lira.store.config import ConfigError
 from lira.store.data import dataset_of
-from lira.store.places import directory_at
+from lira.store.places import Place, directory_at, new_directory
 from lira.store.run import Run
 
 __all__ = ["parser_of", "run"]
@@ -40,6 +41,12 @@ AUDIT_FILES = {
     "target-population": "the target's values of the same points",
     "population-labels": "their labels, needed for logits",
 }
+CANARY_FILES = {
+    "canaries": "scores of one training's canaries [m], or of T trainings [T, m]; higher = more likely a member",
+    "coins": "[m] or [T, m], which canary the training saw: 1 or 0",
+}
+OF_CANARIES = (*CANARY_FILES, "fair", "delta", "confidence")
+FAIR = "declare that the coins of the canaries are fair: otherwise they cost a part of the bound"
 INDEPENDENT = (
     "declare that each membership was drawn by a coin of its own, all of one probability: no epsilon is claimed without, "
     "and models that are no pairs are left out with others, until all examples have equal counts"
@@ -70,11 +77,14 @@ def run(verb: str, argv: list[str], terminal: Terminal) -> int:
 
 def _add_audit(parser: argparse.ArgumentParser) -> None:
     values = parser.add_mutually_exclusive_group(required=True)
-    for kind in KINDS:
-        values.add_argument(f"--{kind}", metavar="F", help=AUDIT_FILES[kind])
-    for name, shape in AUDIT_FILES.items():
-        if name not in KINDS:
-            parser.add_argument(f"--{name}", metavar="F", required=name == "keep", help=shape)
+    for kind in (*KINDS, "canaries"):
+        values.add_argument(f"--{kind}", metavar="F", help={**AUDIT_FILES, **CANARY_FILES}[kind])
+    for name, shape in {**AUDIT_FILES, **CANARY_FILES}.items():
+        if name not in (*KINDS, "canaries"):
+            parser.add_argument(f"--{name}", metavar="F", help=shape)
+    parser.add_argument("--fair", action="store_true", help=FAIR)
+    parser.add_argument("--delta", type=float, help=f"of the bounds by canaries ({DELTA:g})")
+    parser.add_argument("--confidence", type=float, help=f"of each of them ({CONFIDENCE:g})")
     parser.add_argument("--independent", action="store_true", help=INDEPENDENT)
     parser.add_argument("--trust-order", action="store_true", help=TRUST_ORDER)
     parser.add_argument(
@@ -85,9 +95,42 @@ def _add_audit(parser: argparse.ArgumentParser) -> None:
 
 
 def _audit(arguments: argparse.Namespace, terminal: Terminal) -> None:
-    given = own(arguments)
+    given = {name: value for name, value in own(arguments).items() if value not in (None, False)}
     out = directory_at(given.pop("out"))
+    strangers = [name for name in given if (name in OF_CANARIES) != ("canaries" in given)]
+    if strangers or ("keep" not in given) != ("canaries" in given):
+        name = strangers[0].replace("_", "-") if strangers else "keep"
+        raise ConfigError(
+            f"lira audit: --{name} is {'not for' if strangers else 'needed without'} --canaries"
+            if "canaries" in given
+            else f"lira audit: --{name} is {'for --canaries only' if strangers else 'needed'}"
+        )
+    if "canaries" in given:
+        _audit_canaries(given, out, terminal)
+        return
     terminal.result(out, audit(out, **given, warnings=terminal.shown))
+
+
+def _audit_canaries(given: dict[str, Any], out: Place, terminal: Terminal) -> None:
+    if "coins" not in given:
+        raise ConfigError(
+            "lira audit: --canaries is given without --coins: it needs to know which were members"
+        )
+    files = given.pop("canaries"), given.pop("coins")
+    scores, coins = (np.asarray(read_array(file)) for file in files)
+    if scores.shape != coins.shape or not np.isin(coins, (0, 1)).all():
+        raise ConfigError(
+            f"{files[1]}: must hold 0 and 1, or true and false, of shape {scores.shape} as {files[0]}; got {coins.dtype} "
+            f"of shape {coins.shape}"
+        )
+    facts = {"scores": files[0], "coins in": files[1]}
+    found = audit_canaries(scores, coins, facts=facts, warnings=terminal.shown, **given)
+    with new_directory(out) as making:
+        found.report(making)
+    for sentence in found.sentences:
+        terminal.say(sentence)
+    terminal.files(out, (PAGE,))
+    terminal.stored(out / DOCUMENT)
 
 
 # --- Imitations -------------------------------------------------------------------------------------------------------

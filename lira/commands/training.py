@@ -13,14 +13,13 @@ from lira.commands.terminal import Terminal, common_parser
 from lira.commands.unlearning import plan_or_unlearn
 from lira.commands.whole import say_mended
 from lira.data.dataset import Dataset
-from lira.data.sources import load_dataset
 from lira.engine.fill import train
 from lira.engine.plan import plan
 from lira.engine.progress import Progress
 from lira.engine.share import models_in_words, models_of_process
 from lira.reporting.reports import report, reported
 from lira.store.config import Config, absolute, read_config, read_directory
-from lira.store.data import dataset_of
+from lira.store.data import dataset_of, load_configured
 from lira.store.mend import mend
 from lira.store.places import directory_at
 from lira.store.run import Run
@@ -65,12 +64,7 @@ def run(verb: str, argv: list[str], terminal: Terminal) -> int:
     config = absolute(options.config)
     among = models_of_process(config.num_models, options.models, options.share)
     exists = bool(options.run_dir) and (directory_at(options.run_dir) / "config.toml").exists()
-    dataset = load_dataset(
-        config.dataset,
-        num_examples=config.num_examples,
-        data_dir=config.data_dir,
-        reread=verb == "run" and not exists,
-    )
+    dataset = load_configured(config, reread=verb == "run" and not exists)
     if verb == "plan":
         found = plan(config, dataset, Run.open(options.run_dir, dataset) if exists else None, among)
         terminal.say(str(found))

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from lira.data.canaries import TAKEN, Canaries
+
 __all__ = ["ARRAYS", "READING", "DataError", "Dataset"]
 
 ARRAYS = ("x", "y", "x_test", "y_test")
@@ -41,6 +43,7 @@ class Dataset:
         class_names: the name of each class, in the order of the labels; empty where they are not known.
         files: the file that each example of `x` comes from; empty where they are not known. Neither names nor files
             are part of the fingerprint.
+        canaries: what the last examples are, see `planting.plant`; None without any.
 
     Raises:
         DataError: an array breaks a requirement; the message names the array and its first bad row.
@@ -55,6 +58,7 @@ class Dataset:
     data_dir: str = ""
     class_names: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    canaries: Canaries | None = None
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:
@@ -128,6 +132,17 @@ class Dataset:
     def num_examples(self) -> int:
         """N, the size of the pool."""
         return len(self.x)
+
+    @property
+    def num_canaries(self) -> int:
+        """How many of the examples, the last ones, are canaries."""
+        return 0 if self.canaries is None else self.canaries.count
+
+    @property
+    def num_loaded(self) -> int:
+        """Examples that there were before canaries were planted among them."""
+        extra = self.canaries is not None and self.canaries.kind not in TAKEN
+        return self.num_examples - self.num_canaries * extra
 
     @property
     def num_test(self) -> int:

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from lira.data.paths import expand, one_line
 from lira.data.tables import load_table
 from lira.data.tfds import load_tfds
 
-__all__ = ["load_dataset"]
+__all__ = ["load_archive", "load_dataset"]
 _FORMS = {
     "digits": "digits",
     "npz": "npz:PATH",
@@ -106,15 +107,25 @@ def _load_digits() -> Dataset:
 
 
 def _load_npz(path: str) -> Dataset:
+    return Dataset.from_arrays(**load_archive(path), name=f"npz:{os.path.abspath(path)}")
+
+
+def load_archive(path: str, names: Sequence[str] = ARRAYS) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name, x and y among them.
+
+    Raises:
+        DataError: it is none, or holds other arrays than those of such names.
+        OSError: it cannot be read.
+    """
     if os.path.exists(path) and not os.path.isfile(path):
         raise DataError(f"{path} cannot be read as an .npz file (it is no regular file): name another")
     try:
         with open(path, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
-            if unknown := sorted(set(archive.files) - set(ARRAYS)):
-                raise DataError(f"{path} holds {', '.join(unknown)}: the valid names are {', '.join(ARRAYS)}")
+            if unknown := sorted(set(archive.files) - set(names)):
+                raise DataError(f"{path} holds {', '.join(unknown)}: the valid names are {', '.join(names)}")
             if missing := [key for key in ("x", "y") if key not in archive.files]:
                 raise DataError(f"{path} lacks {' and '.join(missing)}: use np.savez(PATH, x=..., y=...)")
-            arrays = {key: archive[key] for key in archive.files}
+            return {key: archive[key] for key in archive.files}
     except DataError:
         raise
     except (
@@ -123,4 +134,3 @@ def _load_npz(path: str) -> Dataset:
         raise DataError(
             f"{path} cannot be read as an .npz file ({one_line(error)}): save it with np.savez(PATH, x=..., y=...)"
         ) from error
-    return Dataset.from_arrays(**arrays, name=f"npz:{os.path.abspath(path)}")

@@ -40,13 +40,15 @@ def answers_of(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """What a stack of models answers: arrays with a row a model, by name, and which models stayed finite, bool `[m]`."""
     keep = run.memberships(np.resize(stack, programs.width))
+    # Of the pool's own examples: what models know of canaries is reported by itself.
+    pool = np.arange(keep.shape[1]) < keep.shape[1] - run.config.num_canaries
     arrays: dict[str, np.ndarray] = {}
 
     def asked(sweep: Callable[..., Any], variables: Any, prefix: str) -> tuple[Any, np.ndarray, Any]:
         """Note the accuracies of some variables; what they answer about the pool, correct `[m, N]`, and about the test set."""
         answers, correct = jax.tree.map(np.asarray, sweep(variables, data.x, data.y))
-        arrays[f"accuracy_{prefix}in"] = accuracy_over(correct, keep)
-        arrays[f"accuracy_{prefix}out"] = accuracy_over(correct, ~keep)
+        arrays[f"accuracy_{prefix}in"] = accuracy_over(correct, keep & pool)
+        arrays[f"accuracy_{prefix}out"] = accuracy_over(correct, ~keep & pool)
         if data.x_test is None:
             return answers, correct, None
         tested, right = jax.tree.map(np.asarray, sweep(variables, data.x_test, data.y_test))
@@ -54,7 +56,7 @@ def answers_of(
         return answers, correct, tested
 
     answers, correct, tested = asked(programs.sweep, learned.variables, "")
-    arrays |= {**answers, "loss_in": _mean_loss(answers["phi"][:, :, 0], keep), "correct": correct}
+    arrays |= {**answers, "loss_in": _mean_loss(answers["phi"][:, :, 0], keep & pool), "correct": correct}
     finite = learned.finite & np.isfinite(answers["phi"]).all(axis=(1, 2))
     if tested is not None:
         arrays["phi_test"] = tested["phi"]

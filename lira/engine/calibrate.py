@@ -66,7 +66,7 @@ def programs_for(
     recipe, execution = config.recipe, config.execution
     if widest:
         execution = dataclasses.replace(execution, width=min(execution.width or widest, widest))
-    learner = Learner.of(recipe, dataset, config.membership.share)
+    learner = Learner.of(recipe, dataset, config.share(dataset.num_examples))
     devices = len(devices_of(execution.devices))
     workers = min(execution.workers or stacks_at_a_time(learner.platform, devices), models)
     share = -(-models // (workers * devices))  # of each worker
@@ -85,7 +85,7 @@ def programs_for(
     kept = _read_choice(file)
     # A choice made for fewer models never measured the wider stacks that there may be now, and one for a short training
     # not all that are worth it for a longer one.
-    images = steps_per_epoch(dataset.num_examples, recipe.batch_size, config.membership.share)
+    images = steps_per_epoch(dataset.num_examples, recipe.batch_size, config.share(dataset.num_examples))
     images *= recipe.batch_size * recipe.epochs / devices  # of one model, on each device
     if (
         kept is not None
@@ -97,7 +97,7 @@ def programs_for(
         if programs is not None:
             return programs._replace(why="measured before: " + kept["why"])
     fastest, tried, stopped = _fastest(
-        candidates, compiled, dataset, recipe.batch_size, models * images, config.membership.share
+        candidates, compiled, dataset, recipe.batch_size, models * images, config.share(dataset.num_examples)
     )
     if fastest is None:
         raise ValueError(

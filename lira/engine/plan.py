@@ -70,25 +70,26 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None, among: np.nda
         among: int, the models that this process is to train, see `lira.engine.share`; all by default.
     """
     recipe, queries = config.recipe, config.queries
-    recipe.check(dataset.num_examples, dataset.x.shape[1:], config.membership.share)
+    share = config.share(dataset.num_examples)
+    recipe.check(dataset.num_examples, dataset.x.shape[1:], share)
     queries.check(dataset.x.shape[1:])
     missing = np.arange(config.num_models) if among is None else among
     if run is not None:
         missing = missing[run.done[missing] == 0]
-    steps = steps_per_epoch(dataset.num_examples, recipe.batch_size, config.membership.share) * recipe.epochs
+    steps = steps_per_epoch(dataset.num_examples, recipe.batch_size, share) * recipe.epochs
     sides = dataset.num_examples + (0 if dataset.y_test is None else len(dataset.y_test))
     values = sides + dataset.num_examples * sum(
         dataset.num_classes if name == "logits" else 1 for name in config.signals
     )
     row = values * len(queries.views) * 4 + dataset.num_examples
-    proven = guarantee(recipe, dataset.num_examples, config.membership.share)
+    proven = guarantee(recipe, dataset.num_examples, share)
     averaging = check_averaging(recipe, steps)
     execution = config.execution
     seconds, kept, programs, devices = 0.0, 0, None, devices_of(execution.devices)
     if len(missing):
         begun = Checkpoints(run, 0).execution(missing) if run else None
         programs = programs_for(config, dataset, len(missing), begun=begun)
-        per_step = seconds_per_step(programs, dataset, config.membership.share)
+        per_step = seconds_per_step(programs, dataset, share)
         rounds = -(-len(missing) // (programs.models * len(devices)))
         # A query costs a forward pass, a third of a training step's work.
         asked = sides + dataset.num_examples * len(checkpoint_epochs(config.signals, recipe.epochs))
@@ -119,9 +120,12 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None, among: np.nda
 
 def _design_in_words(config: Config, num_examples: int) -> str:
     """The design, and how many models hold an example: by these numbers attacks are possible or not."""
-    membership, seed, M = config.membership, config.membership_seed, config.num_models
-    audited = membership.audited(seed, num_examples)
-    held = membership.draw(seed, M, num_examples)[membership.num_targets :, audited].sum(axis=0)
+    membership, M = config.membership, config.num_models
+    if membership.design == "all":
+        return membership.in_words()
+    pool = num_examples - config.num_canaries
+    audited = np.flatnonzero(membership.audited(config.membership_seed, pool))
+    held = config.draw(num_examples)[membership.num_targets :, audited].sum(axis=0)
     return (
         f"{membership.in_words()}: {len(held):,} examples are attacked, which are in {held.min()} to {held.max()} of "
         f"{M - membership.num_targets} shadow models"

@@ -55,7 +55,7 @@ def _checks(run: Run, models: np.ndarray) -> Iterator[Check | None]:
     yield check_training(inside[known], outside[known], run.labels, held)
     if run.is_foreign:
         return
-    recipe, share, N = run.config.recipe, run.config.membership.share, len(run.labels)
+    recipe, share, N = run.config.recipe, run.config.share(len(run.labels)), len(run.labels)
     yield check_averaging(recipe, steps_per_epoch(N, recipe.batch_size, share) * recipe.epochs)
     if run.outdated:
         yield Check("evaluation", "fail", run.outdated)
@@ -94,7 +94,9 @@ def check_averaging(recipe: Recipe, total_steps: int) -> Check | None:
 def check_training(inside: np.ndarray, outside: np.ndarray, labels: np.ndarray, held: float) -> Check:
     """Accuracy on members and on the others, float `[M]` each: does a model know its members, `held` on average, at all?"""
     chance = chance_accuracy(labels)
-    text = f"accuracy on members {100 * inside.mean():.1f} %, on the others {100 * outside.mean():.1f} %"
+    text = f"accuracy on members {100 * inside.mean():.1f} %"
+    if not np.isnan(outside).all():  # of models that hold all examples there are no others
+        text += f", on the others {100 * outside.mean():.1f} %"
     error = np.sqrt(chance * (1 - chance) / held)
     if inside.mean() <= chance + 2 * error:
         text += f", and {100 * chance:.1f} % needs no model"

@@ -99,7 +99,7 @@ def _why_not(run: Run, dataset: Dataset | None) -> str:
 
 
 def _trained_again(run: Run, dataset: Dataset, model: int) -> Iterator[Finding]:
-    learner = Learner.of(run.config.recipe, dataset, run.config.membership.share)
+    learner = Learner.of(run.config.recipe, dataset, run.config.share(dataset.num_examples))
     devices = devices_of(run.config.execution.devices)
     row, place = np.array([model]), f"arrays/phi/c/{model}"
     try:

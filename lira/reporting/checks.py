@@ -63,7 +63,8 @@ def check_run(run: Run, attacks: Mapping[str, Attack] = ATTACKS, *, pool: Pool |
         return checks
     trained = check_trained(run, run.models)
     member = run.membership if run.num_targets else None
-    if run.num_targets and not (len(run.targets) and len(run.shadows)):
+    outsiders_miss = run.num_targets and not (len(run.targets) and len(run.shadows))
+    if outsiders_miss or not len(run.audited):  # of the pool nothing is attacked
         return checks + trained
     hard = run.is_foreign and run.provenance["source"].get("kind") == "probabilities"
     of_pool = check_pool(

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from lira.epsilon import EpsilonBound
 from lira.forgetting import MethodFigures, NormalisedPsi
 from lira.forgetting.measure import ClassicalFigures, CurveFigures
 from lira.metrics import Difference, Estimate, LearningPoint, OperatingPoint, enough_models
 from lira.reporting.figures import known
 from lira.reporting.implied import Leakage
-from lira.reporting.measured import AttackFigures, Calibrated, Measured, Subject
+from lira.reporting.measured import AttackFigures, Calibrated, CanaryFigures, Measured, Subject
 from lira.reporting.records import INTERVAL, Records, column_meanings
 from lira.reporting.unlearning_evaluation import UnlearningEvaluation
 from lira.reporting.verdict import verdict
@@ -19,6 +20,7 @@ from lira.store.config import in_json
 from lira.versions import __version__
 
 __all__ = [
+    "bound_document",
     "differences_document",
     "learning_document",
     "metrics_document",
@@ -47,6 +49,8 @@ def metrics_document(evaluation: Measured) -> dict[str, Any]:
     }
     if evaluation.implied is not None:
         document["implied"] = {"attack": evaluation.headline, **_implied(evaluation.implied)}
+    if evaluation.canaries is not None:
+        document["canaries"] = _canaries(evaluation.canaries)
     if evaluation.models is not None:
         document["models"] = evaluation.models
     if evaluation.pool is not None:
@@ -170,6 +174,26 @@ def _calibrated(figures: Calibrated) -> dict[str, Any]:
             **_estimate("false_share", named.false_share),
             "share_of_targets": named.targets,
         },
+    }
+
+
+def _canaries(figures: CanaryFigures) -> dict[str, Any]:
+    return {
+        "kind": figures.kind,
+        "count": figures.count,
+        "attacks": {name: _attack(each) for name, each in figures.attacks.items()},
+        "epsilon": None if figures.epsilon is None else bound_document(figures.epsilon),
+    }
+
+
+def bound_document(bound: EpsilonBound) -> dict[str, Any]:
+    """A lower bound on epsilon, and what it assumes."""
+    return {
+        "delta": bound.delta,
+        "method": bound.method,
+        "confidence": bound.confidence,
+        "at_least": bound.epsilon,
+        "assumes": bound.assumes,
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lira.epsilon import target_epsilons
+from lira.epsilon import pool_epsilon
 from lira.learning.accounting import Guarantee
 from lira.metrics import (
     MIN_CLUSTERS,
@@ -97,12 +97,14 @@ def leakage(
             parts["fixed"] = lambda: fixed_threshold(scores, keep, fpr)
             if clusters >= 2 * MIN_CLUSTERS:
                 parts["stability"] = lambda: stability(scores, keep, fpr=fpr)
-        no_epsilon = _no_epsilon(clusters, independent)
+        no_epsilon = _no_epsilon(independent)
         if no_epsilon is None:
-            parts["epsilon"] = lambda: _epsilon(scores, keep, delta)
+            parts["epsilon"] = lambda: pool_epsilon(
+                scores, keep, independent=True, delta=delta, confidence=CONFIDENCE
+            )
         figures = side_by_side(lambda part: part(), parts.values(), bytes_each=BYTES_A_SCORE * scores.size)
     by_name = dict(zip(parts, figures, strict=True))
-    fixed = by_name.get("fixed")
+    fixed, bound = by_name.get("fixed"), by_name.get("epsilon")
     if fixed is not None and not np.isfinite(fixed.mean_fpr.value):
         fixed = None  # the other models have too few non-members for one false positive
     j = by_name["youden"].j
@@ -117,32 +119,20 @@ def leakage(
         else {},
         fixed,
         by_name.get("stability"),
-        by_name.get("epsilon"),
+        bound and bound.epsilon,
         no_epsilon,
         proven,
         delta,
     )
 
 
-def _no_epsilon(clusters: int, independent: bool) -> str | None:
-    """Why no epsilon is claimed of so many pairs (or models); None where one may be."""
+def _no_epsilon(independent: bool) -> str | None:
+    """Why no epsilon is claimed; None where one may be."""
     if not independent:
         return (
             "one-run bounds hold where each membership was drawn by a coin of its own, all of one probability, which "
             "is neither known nor was declared of this pool: memberships that look like it may be balanced or chosen"
         )
-    if clusters < 2:
-        return "the threshold is chosen on other targets, and there is one pair (or model) alone"
     if importlib.util.find_spec("jax_privacy") is None:
         return 'the bounds need jax_privacy: pip install "lira[privacy]"'
     return None
-
-
-def _epsilon(scores: np.ndarray, keep: np.ndarray, delta: float) -> float:
-    """The median of the targets' bounds: all bound one epsilon, that of the training.
-
-    If each is too large with probability a, half of them are with probability 2 a at most (Markov), however dependent
-    they are.
-    """
-    each = target_epsilons(scores, keep, independent=True, delta=delta, confidence=1 - (1 - CONFIDENCE) / 2)
-    return float(np.median(each))

@@ -9,6 +9,7 @@ import numpy as np
 from lira.attacks import PValues
 from lira.attacks._pool import MANY_MODELS
 from lira.engine.trained import Check
+from lira.epsilon import EpsilonBound
 from lira.learning.accounting import Guarantee
 from lira.membership import is_paired
 from lira.metrics import (
@@ -34,6 +35,7 @@ __all__ = [
     "LOW_FPR",
     "AttackFigures",
     "Calibrated",
+    "CanaryFigures",
     "Curve",
     "MeanRate",
     "Measured",
@@ -109,6 +111,17 @@ class Calibrated(NamedTuple):
     named: NamedMembers
 
 
+@dataclass(frozen=True, eq=False)
+class CanaryFigures:
+    """What was measured of a pool's canaries, which are in no other figure."""
+
+    kind: str
+    count: int
+    attacks: dict[str, AttackFigures]  # the headline attack, and what a model by itself gives away
+    epsilon: EpsilonBound | None
+    """of the training, by the first of these attacks over all targets; None without `jax_privacy`"""
+
+
 @dataclass(frozen=True)
 class Subject:
     """What was attacked, as far as it is known; accuracies are means over the models, NaN where they are not known."""
@@ -147,6 +160,7 @@ class Measured:
     checks: tuple[Check, ...] = ()
     warnings: tuple[str, ...] = ()  # that were given on the way
     selected: tuple[str, ...] | None = None  # attacks that were asked for; None: all
+    canaries: CanaryFigures | None = None  # None without any
 
     @property
     def curves(self) -> dict[str, Curve]:

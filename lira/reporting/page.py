@@ -116,6 +116,7 @@ def _contents(
         "figures": ("Figures of every attack" if single else "Pooled over targets", True),
         "calibrated": ("Calibrated, example by example", bool(evaluation.calibrated)),
         "implied": ("What the headline attack implies", evaluation.implied is not None),
+        "canaries": ("Canaries", evaluation.canaries is not None),
         "examples": ("Most and least vulnerable examples", "examples" in pictures),
         "vulnerable": (most, records is not None),
         "published": ("Did I reproduce it?", published),

@@ -1,5 +1,6 @@
 """The verbs that end in figures: report a run, or any pool of models, or its examples; compare attacks, or two runs."""
 
+import dataclasses
 import json
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import numpy as np
 from lira.attacks.suite import ATTACKS, Pool, pool_p_values, select_attacks
 from lira.data.dataset import Dataset
 from lira.metrics import Difference, difference
+from lira.reporting.canary_figures import canary_figures
 from lira.reporting.checks import check_run
 from lira.reporting.evaluation import Evaluation, evaluate_pool
 from lira.reporting.measured import LOW_FPR, Subject, measure_attacks, strongest_attack
@@ -67,7 +69,7 @@ def evaluate(
     known = _what_is_known(run, dataset)
     pool = pool_of(run, dataset)
     scores = score(run, dataset, pool=pool, attacks=None if attacks is None else selected)
-    return evaluate_pool(
+    evaluation = evaluate_pool(
         pool,
         scores,
         run.membership,
@@ -84,6 +86,7 @@ def evaluate(
         warnings=warnings,
         proven=proven_of(run.path, run.provenance),
     )
+    return dataclasses.replace(evaluation, canaries=canary_figures(run, evaluation.headline))
 
 
 def report(
@@ -134,7 +137,7 @@ def _what_is_known(run: Run, dataset: Dataset | None) -> dict[str, Any]:
     if dataset is not None:
         run.require_same_data(dataset)
     known: dict[str, Any] = {"models": run.targets.tolist(), "labels": run.labels[at]}
-    if run.is_disjoint:
+    if len(at) < len(run.labels):
         known["indices"] = at
     known["class_names"] = (dataset and dataset.class_names) or run.class_names
     known["files"] = [dataset.files[i] for i in at.tolist()] if dataset and dataset.files else ()
@@ -211,7 +214,8 @@ def compare(run: Run, other: Run | None = None, *, fpr: float = LOW_FPR) -> Diff
 
 def _subject(run: Run) -> Subject:
     """What the verdict says about the run; of models of other code what their source says."""
-    config, (_, N, Q) = run.config, run.phi.shape
+    config, Q = run.config, run.phi.shape[2]
+    N = len(run.labels) - config.num_canaries
     means = {}
     for side in ("in", "out", "test"):
         values = run.accuracy(side, run.targets)
@@ -231,13 +235,16 @@ def _facts(run: Run, pool: Pool) -> dict[str, str]:
     """What the page says about the run."""
     config, done = run.config, run.done
     _, N, Q = run.phi.shape
-    attacked = f", {len(run.audited):,} of them attacked" if run.is_disjoint else ""
+    N -= config.num_canaries
+    attacked = f", {len(run.audited):,} of them attacked" if len(run.audited) < N else ""
     by = f" by {len(run.shadows)} others" if run.num_targets else ""
     facts = {
         "data set": f"{config.dataset}, {N:,} examples{attacked}",
         "shadow models": f"{len(run.targets)} attacked{by}; {np.sum(done == DONE)} done and {np.sum(done == DIVERGED)} "
         f"diverged of {config.num_models} requested",
     }
+    if config.canaries is not None:
+        facts["canaries"] = f"{config.canaries.count:,} more, {config.canaries.kind}, reported by themselves"
     if run.class_names:
         facts["classes"] = ", ".join(run.class_names)
     for side in ("in", "out", "test"):

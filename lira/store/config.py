@@ -10,15 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+import numpy as np
+
+from lira.data.canaries import Canaries
 from lira.data.huggingface import absolute_hub_source
 from lira.data.tables import absolute_source
 from lira.learning.augment import Queries
-from lira.learning.choices import check_choices, check_numbers
-from lira.learning.convolution import Lowering
+from lira.learning.choices import check_numbers
 from lira.learning.recipe import Recipe, check_signals
 from lira.membership import Membership
 from lira.store.checksums import CHECKSUMS, parsed_json, toml_body
 from lira.store.errors import RunError
+from lira.store.execution import Execution
 from lira.store.objects import ObjectPlace, is_url
 from lira.store.places import Place
 
@@ -30,6 +33,7 @@ __all__ = [
     "ConfigError",
     "Execution",
     "absolute",
+    "absolute_canaries",
     "absolute_path",
     "as_dict",
     "as_table",
@@ -58,37 +62,6 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True)
-class Execution:
-    """How stacks are executed. It does not change what a model becomes."""
-
-    width: int = 0
-    """Models in a stack, trained side by side; 0 takes the fastest by measurement."""
-    lowering: Literal["auto", Lowering] = "auto"
-    """How convolutions are computed: xla, per_model, patches, winograd, mixed, or auto for the fastest by measurement."""
-    devices: tuple[int, ...] = ()
-    """Devices of the machine to train on, by index from 0 on; all of them by default."""
-    workers: int = 0
-    """Stacks that each device trains at the same time; 0 is one, or a CPU's share of the cores."""
-    checkpoint_minutes: float = 10.0
-    """Minutes after which stacks in training are written to disk, to go on from there if the process is ended; 0 is never."""
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        for name in ("width", "workers"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"execution.{name} must be 0 (automatic) or more; got {getattr(self, name)}")
-        if not 0 <= self.checkpoint_minutes < math.inf:
-            raise ValueError(
-                f"execution.checkpoint_minutes must be 0 (never) or more; got {self.checkpoint_minutes}"
-            )
-        if min(self.devices, default=0) < 0 or len(set(self.devices)) < len(self.devices):
-            raise ValueError(
-                f"execution.devices must be different indices from 0 on; got {list(self.devices)}"
-            )
-        check_choices(self, "execution")
-
-
-@dataclass(frozen=True)
 class Config:
     """Everything a run needs, as in its config.toml."""
 
@@ -108,6 +81,8 @@ class Config:
     """What to store beside phi, for the attacks that read it: entropy, modified_entropy, logits, and phi@FRACTION, phi
     after that share of training's epochs, as of phi@0.25."""
     membership: Membership = field(default_factory=Membership)
+    canaries: Canaries | None = None
+    """Extra examples that are members by fair coins of their own and reported by themselves; none by default."""
     recipe: Recipe = field(default_factory=Recipe)
     queries: Queries = field(default_factory=Queries)
     execution: Execution = field(default_factory=Execution)
@@ -117,10 +92,28 @@ class Config:
         check_numbers(self)
         if self.dataset != IMPORTED:
             self.membership.check(self.num_models)
+        if self.membership.design == "all" and self.canaries is None:
+            raise ValueError(
+                'membership.design = "all" trains every model on all examples, and canaries alone can be attacked: add '
+                "[canaries]"
+            )
         for name in ("num_examples", "membership_seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
         check_signals(self.signals, self.recipe.epochs)
+
+    @property
+    def num_canaries(self) -> int:
+        """How many of the examples, the last ones, are canaries."""
+        return 0 if self.canaries is None else self.canaries.count
+
+    def share(self, num_examples: int) -> float:
+        """Of all examples, canaries among them, the share that a model is trained on, on average."""
+        return self.membership.share_of(num_examples, self.num_canaries)
+
+    def draw(self, num_examples: int) -> np.ndarray:
+        """The keep mask of all models, bool `[M, N]`, canaries last."""
+        return self.membership.draw(self.membership_seed, self.num_models, num_examples, self.num_canaries)
 
 
 def read_config(path: str | os.PathLike[str]) -> Config:
@@ -243,7 +236,13 @@ def absolute(config: Config) -> Config:
     elif kind in ("csv", "parquet", "hf") and place:
         expanded = absolute_hub_source if kind == "hf" else absolute_source
         config = dataclasses.replace(config, dataset=expanded(config.dataset))
-    return dataclasses.replace(config, data_dir=absolute_path(config.data_dir))
+    canaries = config.canaries and absolute_canaries(config.canaries)
+    return dataclasses.replace(config, data_dir=absolute_path(config.data_dir), canaries=canaries)
+
+
+def absolute_canaries(canaries: Canaries) -> Canaries:
+    """Canaries whose file or run is named by its absolute path."""
+    return dataclasses.replace(canaries, file=absolute_path(canaries.file), run=absolute_path(canaries.run))
 
 
 def absolute_path(place: str) -> str:

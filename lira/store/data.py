@@ -3,14 +3,15 @@
 import warnings
 
 from lira.data.dataset import Dataset
+from lira.data.planting import plant
 from lira.data.sources import load_dataset
-from lira.store.config import ConfigError, read_directory
+from lira.store.config import Config, ConfigError, read_directory
 from lira.store.errors import RunError
 from lira.store.identity import require_recipe
 from lira.store.places import Place
 from lira.store.run import Run
 
-__all__ = ["dataset_if_run", "dataset_if_there", "dataset_of"]
+__all__ = ["dataset_if_run", "dataset_if_there", "dataset_of", "load_configured"]
 
 
 def dataset_of(run: Run) -> Dataset:
@@ -28,7 +29,19 @@ def dataset_of(run: Run) -> Dataset:
             f"{run.path}: its data set was given in memory; go on in Python with "
             f"lira.train(lira.Run.open({str(run.path)!r}, dataset=...), dataset)"
         )
-    return load_dataset(config.dataset, num_examples=config.num_examples, data_dir=config.data_dir)
+    return load_configured(config)
+
+
+def load_configured(config: Config, *, reread: bool = False) -> Dataset:
+    """The data set that a configuration names, with its canaries; `reread` as of `load_dataset`.
+
+    Raises:
+        DataError: it cannot be loaded, or has no such canaries.
+    """
+    dataset = load_dataset(
+        config.dataset, num_examples=config.num_examples, data_dir=config.data_dir, reread=reread
+    )
+    return plant(dataset, config.canaries)
 
 
 def dataset_if_there(run: Run) -> Dataset | None:

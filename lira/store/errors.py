@@ -1,6 +1,6 @@
 """What goes wrong with run directories."""
 
-__all__ = ["RunError", "TakenError", "WaitingWarning"]
+__all__ = ["OutdatedWarning", "RunError", "TakenError", "WaitingWarning"]
 
 
 class RunError(ValueError):
@@ -13,3 +13,7 @@ class TakenError(RunError):
 
 class WaitingWarning(UserWarning):
     """Another process is writing the directory."""
+
+
+class OutdatedWarning(UserWarning):
+    """A run whose models an earlier version evaluated wrongly."""

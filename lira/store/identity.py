@@ -8,12 +8,13 @@ import numpy as np
 from lira.data.dataset import READING, Dataset
 from lira.learning.fingerprint import changed_model, outdated_evaluation
 from lira.learning.learner import Learner
-from lira.store.config import FOREIGN, IMPORTED, Config
+from lira.store.config import FOREIGN, IMPORTED, Config, absolute_canaries
 from lira.store.errors import RunError
 from lira.store.places import Place
 from lira.store.proven import require_same_noise
 
 __all__ = [
+    "require_planted",
     "require_recipe",
     "require_same_data",
     "require_same_labels",
@@ -37,6 +38,16 @@ def require_recipe(path: Place, config: Config, provenance: Mapping[str, Any]) -
         )
 
 
+def require_planted(path: Place, config: Config, dataset: Dataset) -> None:
+    """Raise RunError where the data set does not hold the canaries of the configuration."""
+    planted = None if dataset.canaries is None else absolute_canaries(dataset.canaries)
+    if config.canaries != planted:
+        raise RunError(
+            f"{path}: canaries are {config.canaries} in the configuration and {planted} in the data: "
+            f"lira.plant(dataset, config.canaries) plants them"
+        )
+
+
 def require_trained_pairs(path: Place, config: Config, why: str) -> None:
     """Raise RunError where other code trained the models, or they are no complementary pairs; `why` these are needed."""
     if config.dataset in (IMPORTED, FOREIGN):
@@ -46,6 +57,10 @@ def require_trained_pairs(path: Place, config: Config, why: str) -> None:
         raise RunError(f"{path}: {which} and has no recipe, and {why}")
     if (design := config.membership.design) != "pairs":
         raise RunError(f'{path}: is of membership.design = "{design}", and {why}: name a run of pairs')
+    if config.canaries is not None:
+        raise RunError(
+            f"{path}: holds canaries, whose memberships are no pairs, and {why}: name a run without"
+        )
 
 
 def require_same_data(path: Place, config: Config, provenance: Mapping[str, Any], dataset: Dataset) -> None:
@@ -77,7 +92,7 @@ def require_same_models(path: Place, config: Config, provenance: Mapping[str, An
     """Raise RunError where models trained now would not be as those that are there, naming what differs."""
     if outdated := outdated_evaluation(provenance, config.recipe):
         raise RunError(f"{path}: does not go on: {outdated}, in another directory")
-    learner = Learner.of(config.recipe, dataset, config.membership.share)
+    learner = Learner.of(config.recipe, dataset, config.share(dataset.num_examples))
     require_same_noise(path, provenance, learner.guarantee)
     if change := changed_model(provenance, learner, config.queries, dataset.x):
         raise RunError(

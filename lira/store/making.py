@@ -45,7 +45,7 @@ def make_directory(path: Place, dataset: Dataset, config: Config, keep: np.ndarr
         TakenError: something is there, maybe since a moment ago.
         RunError: it cannot be written.
     """
-    learner = Learner.of(config.recipe, dataset, config.membership.share)
+    learner = Learner.of(config.recipe, dataset, config.share(dataset.num_examples))
     initial = initial_norms(learner, dataset.x)
     provenance = {
         "fingerprints": {
@@ -118,7 +118,7 @@ def grow(path: Place, config: Config) -> None:
 def write_keep(arrays: Arrays, config: Config, start: int) -> None:
     """Draw the memberships, and store those from model `start` on."""
     store = arrays.open("keep")
-    keep = config.membership.draw(config.membership_seed, config.num_models, store.shape[1])
+    keep = config.draw(store.shape[1])
     written(store[start : len(keep)].write(keep[start:]), f"{arrays.run}/arrays/keep")
 
 

@@ -165,8 +165,7 @@ def _memberships(run: Run, keep: np.ndarray | None, each: Finding) -> str:
         raise _restore(run, each, "these memberships were not drawn by a seed")
     store = run.arrays.open("keep")
     if keep is None:
-        config = run.config
-        keep = config.membership.draw(config.membership_seed, config.num_models, store.shape[1])
+        keep = run.config.draw(store.shape[1])
     model = each.model or 0
     aside = set_aside(run.path, each.place)
     store[model].write(keep[model]).result()

@@ -1,8 +1,7 @@
 """The run directory: arrays that anyone can open, and the one sign, `done`, that a model is finished.
 
-Layout under RUN: config.toml (re-running needs nothing else), provenance.json, arrays/ and scores/ (Zarr v3).
-A model's arrays are written first and its `done` last; done rows are never written again. Everything else may vanish
-at any instant, and the same command completes the run.
+Layout under RUN: config.toml (re-running needs nothing else), provenance.json, arrays/ and scores/ (Zarr v3). `done` is
+written last, and done rows never again. Everything else may vanish at any instant: the same command completes the run.
 """
 
 import contextlib
@@ -31,8 +30,9 @@ from lira.store.config import (
     read_directory,
     read_provenance,
 )
-from lira.store.errors import RunError, TakenError
+from lira.store.errors import OutdatedWarning, RunError, TakenError
 from lira.store.identity import (
+    require_planted,
     require_recipe,
     require_same_data,
     require_same_labels,
@@ -44,11 +44,7 @@ from lira.store.making import grow, make_directory, write_provenance
 from lira.store.places import Place, directory_at, is_free, locked
 from lira.store.zarr import StoredSignal, read_rows, write_array
 
-__all__ = ["OutdatedWarning", "Run"]
-
-
-class OutdatedWarning(UserWarning):
-    """A run whose models an earlier version evaluated wrongly."""
+__all__ = ["Run"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -85,11 +81,12 @@ class Run:
         """
         config = Config(
             dataset=dataset.name,
-            num_examples=dataset.num_examples if dataset.name != "memory" else 0,
+            num_examples=dataset.num_loaded if dataset.name != "memory" else 0,
             data_dir=dataset.data_dir,
             num_models=num_models,
             membership_seed=membership_seed,
             membership=membership,
+            canaries=dataset.canaries,
             save_params=save_params,
             signals=signals,
             recipe=recipe,
@@ -133,7 +130,8 @@ class Run:
             return cls.open(path, dataset=dataset)._continue(config, dataset, keep)
         if occupied:
             raise RunError(f"{path}: is not a run directory (it has no config.toml); name a new or empty one")
-        config.recipe.check(dataset.num_examples, dataset.x.shape[1:], config.membership.share)
+        require_planted(path, config, dataset)
+        config.recipe.check(dataset.num_examples, dataset.x.shape[1:], config.share(dataset.num_examples))
         config.queries.check(dataset.x.shape[1:])
         try:
             return cls(path, config, make_directory(path, dataset, config, keep))
@@ -165,7 +163,7 @@ class Run:
         """Where it is and of what, as its configuration has it."""
         config = self.config
         what = "imported models" if self.is_imported else f"{config.recipe.model} models on {config.dataset}"
-        return f"Run({str(self.path)!r}: {config.num_models:,} {what})"
+        return f"Run({str(self.path)!r}: {self.config.num_models:,} {what})"
 
     @property
     def arrays(self) -> Arrays:
@@ -204,7 +202,10 @@ class Run:
         """
         if self.is_imported:
             return bool(self.provenance["source"].get("independent", False))
-        return not self.is_disjoint and "memberships" not in self.provenance["fingerprints"]
+        return (
+            self.config.membership.design != "disjoint"
+            and "memberships" not in self.provenance["fingerprints"]
+        )
 
     @property
     def recipe(self) -> Recipe | None:
@@ -242,11 +243,6 @@ class Run:
         return self.arrays.read("keep", models)
 
     @property
-    def is_disjoint(self) -> bool:
-        """Whether the first models are attacked by others, which never see the examples that are attacked."""
-        return self.config.membership.design == "disjoint"
-
-    @property
     def num_targets(self) -> int:
         """How many models, the first, are attacked by the others and attack none; 0 where every model does both."""
         return self.provenance.get("source", {}).get("targets", self.config.membership.num_targets)
@@ -265,8 +261,14 @@ class Run:
 
     @property
     def audited(self) -> np.ndarray:
-        """Indices of the examples that are attacked, int `[n]`: all, of disjoint pools those that no shadow model saw."""
-        return np.flatnonzero(self.config.membership.audited(self.config.membership_seed, len(self.labels)))
+        """Indices of the examples that are attacked, int `[n]`: all but canaries, of disjoint pools those no shadow model saw."""
+        pool = len(self.labels) - self.config.num_canaries
+        return np.flatnonzero(self.config.membership.audited(self.config.membership_seed, pool))
+
+    @property
+    def canaries(self) -> np.ndarray:
+        """Indices of the canaries, int `[C]`: the last examples, or none."""
+        return np.arange(len(self.labels) - self.config.num_canaries, len(self.labels))
 
     @property
     def membership(self) -> np.ndarray:
@@ -375,14 +377,13 @@ class Run:
         """
         attributes = {"models": self.models.tolist()} | ({} if signals is None else {"signals": signals})
         rows = read_rows(self.path / "scores" / attack, self.targets, attributes)
-        return rows[:, self.audited] if self.is_disjoint and rows is not None else rows
+        return rows if rows is None or len(self.audited) == rows.shape[1] else rows[:, self.audited]
 
     # --- Behind the scenes ------------------------------------------------------------------------------------------
 
     def _continue(self, config: Config, dataset: Dataset, keep: np.ndarray | None) -> "Run":
         """Give the run with a larger `num_models` or another execution; refused where anything else differs."""
         old = self.config
-        # Which data it is of, its fingerprint has told.
         alike = dataclasses.replace(old, **{name: getattr(config, name) for name in FREE})
         if changes := list(differences(alike, config)):
             raise RunError(f"{self.path}: is another run: {'; '.join(changes)}; name another directory")

@@ -131,7 +131,7 @@ def keep_findings(run: Run, keep: np.ndarray | None = None, *, deep: bool = Fals
     if given is not None and fingerprint_of(stored) == given:
         return
     if given is None and not run.is_imported:
-        keep = run.config.membership.draw(run.config.membership_seed, M, stored.shape[1])
+        keep = run.config.draw(stored.shape[1])
     if keep is not None:
         for model in np.flatnonzero((keep != stored).any(axis=1)).tolist():
             yield Finding("broken", f"arrays/keep/c/{model}", "is not what its seed gives", model)

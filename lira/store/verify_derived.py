@@ -20,7 +20,12 @@ from lira.store.zarr import CHECKSUM, metadata_of, open_array
 __all__ = ["document_findings", "score_findings"]
 
 # What stands beside a document that names it.
-BESIDE = {"metrics.json": "report.html", "records.json": "records.csv", "enough.json": "enough.png"}
+BESIDE = {
+    "metrics.json": "report.html",
+    "records.json": "records.csv",
+    "enough.json": "enough.png",
+    "canaries.json": "canaries.html",
+}
 
 
 def score_findings(

@@ -153,7 +153,11 @@ def read_unlearning(path: str | os.PathLike[str], run: str = "") -> UnlearnConfi
     of_pool = {name: value for name, value in table.items() if name not in names}
     base: dict[str, Any] = {"save_params": True}
     # Those of earlier versions have no table [membership].
-    is_whole = all(each.name in of_pool for each in dataclasses.fields(Config) if each.name != "membership")
+    is_whole = all(
+        each.name in of_pool
+        for each in dataclasses.fields(Config)
+        if each.name not in ("membership", "canaries")
+    )
     if not is_whole and isinstance(fields.get("run"), str) and fields["run"]:
         base = as_dict(_run_to_start_from(absolute_path(fields["run"])).config)
     for name, value in of_pool.items():

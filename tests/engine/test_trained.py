@@ -33,8 +33,8 @@ from lira.learning.recipe import Recipe
 from lira.reporting import checks
 from lira.scoring import score
 from lira.store.config import Config, Execution, as_dict
-from lira.store.errors import RunError
-from lira.store.run import OutdatedWarning, Run
+from lira.store.errors import OutdatedWarning, RunError
+from lira.store.run import Run
 
 PAPER = Recipe(
     model="wrn-28-2", epochs=100, batch_size=256, schedule="cos7pi16", warmup=0.01, weight_decay=5e-4, ema=0.999,

@@ -53,7 +53,9 @@ def test_noise_implies_nothing():
 
 def test_a_single_target_has_what_it_can_have():
     found = leakage(SCORES[:1], KEEP[:1], independent=True)
-    assert found.fixed is found.stability is found.epsilon is None
+    assert found.fixed is found.stability is None
+    assert found.epsilon is not None
+    assert 0 < found.epsilon < gaussian_epsilon(D, 1e-5), "one training is enough for a bound"
     j = found.youden.j.value
     assert abs(j - (2 * norm.cdf(D / 2) - 1)) < 0.1
     assert found.information.value > 0

@@ -51,7 +51,9 @@ def test_written_configuration_reads_back_equal(tmp_path):
         dataset='npz:a "quoted" path.npz', recipe=Recipe(ema=0.999, flip=True), signals=("logits",)
     )
     assert read_config(written(tmp_path, tomli_w.dumps(as_dict(config)))) == config
-    assert set(tomllib.loads(tomli_w.dumps(as_dict(config)))) == {f.name for f in dataclasses.fields(Config)}
+    assert set(tomllib.loads(tomli_w.dumps(as_dict(config)))) == {
+        f.name for f in dataclasses.fields(Config)
+    } - {"canaries"}, "a table that is not there"
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

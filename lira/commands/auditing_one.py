@@ -1,0 +1,78 @@
+"""`lira audit-one`: one training, or a few, audited by canaries."""
+
+import argparse
+import dataclasses
+from typing import Annotated
+
+import tyro
+
+from lira.arguments import Options, leaves, make_parser, parse_options
+from lira.commands.terminal import Terminal, common_parser
+from lira.commands.whole import say_mended
+from lira.reporting.one_run import CONFIDENCE, DOCUMENT, PAGE, audit_one
+from lira.store.config import Config, absolute, build, read_table
+from lira.store.data import load_configured
+from lira.store.mend import mend
+from lira.store.places import directory_at
+from lira.store.run import Run
+
+__all__ = ["parser_of", "run"]
+
+# What a configuration of such an audit has where it says nothing else.
+BASE = {"num_models": 1, "membership": {"design": "all"}, "canaries": {}}
+
+
+@dataclasses.dataclass(frozen=True)
+class OneRunOptions(Options):
+    """Of `lira audit-one`."""
+
+    delta: float = 0.0
+    """Of the bounds; 0 takes the recipe's, or 1e-5."""
+    confidence: float = CONFIDENCE
+    """Of each bound by itself."""
+    config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=lambda: build(Config, BASE, "")
+    )
+
+
+def parser_of(verb: str) -> argparse.ArgumentParser:
+    """The options of the command; they are tyro's, and stand here for shell completion."""
+    parser = make_parser(verb, parents=[common_parser()])
+    parser.add_argument("file", metavar="CONFIG.toml", nargs="?", help="the configuration")
+    options = [leaf for cls in OneRunOptions.__mro__[:-1] for leaf in leaves(cls)]
+    own = {name: what for name, _, what in options if name in ("run_dir", "delta", "confidence")}
+    for name, what in {**own, **{name: what for name, _, what in leaves(Config)}}.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", help=what.replace("%", "%%"))
+    return parser
+
+
+def run(verb: str, argv: list[str], terminal: Terminal) -> int:
+    """Train what is missing, audit, write the page; return the exit status."""
+    options = parse_options(verb, argv, OneRunOptions, _read)
+    if options is None:
+        return 0
+    config, path = absolute(options.config), directory_at(options.run_dir)
+    dataset = load_configured(config)
+    if (path / "config.toml").exists():
+        say_mended(mend(options.run_dir, dataset), path, terminal)
+    run = Run.from_config(options.run_dir, dataset, config)
+    audit = audit_one(
+        run,
+        dataset,
+        delta=options.delta or None,
+        confidence=options.confidence,
+        show_progress=terminal.shows_progress,
+        warnings=terminal.shown,
+    )
+    for sentence in audit.sentences:
+        terminal.say(sentence)
+    terminal.files(run.path, (PAGE,))
+    terminal.stored(run.path / DOCUMENT)
+    return 0
+
+
+def _read(path: str) -> Config:
+    """A configuration file in which what makes such an audit may be left out."""
+    table = read_table(path)
+    table["membership"] = {**BASE["membership"], **table.get("membership", {})}
+    return build(Config, {**BASE, **table}, path)

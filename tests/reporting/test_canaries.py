@@ -1,0 +1,243 @@
+"""Canaries of a run, and of one training: apart from the pool's own figures, at chance where models know nothing."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+from jsonschema import Draft202012Validator
+from metrics_schema import SCHEMA
+
+import lira
+from lira.attacks.suite import Pool, attack_pool, select_attacks
+from lira.cli import main
+from lira.data.dataset import Dataset
+from lira.epsilon import canary_epsilons, pool_epsilon
+from lira.membership import canary_mask, keep_mask
+from lira.metrics import roc
+from lira.scoring import canary_pool, pool_of
+from lira.store.config import ConfigError, read_config
+from lira.store.errors import RunError
+
+N, C = 120, 60
+RECIPE = lira.Recipe(epochs=1, batch_size=8)
+CANARIES = lira.Canaries(count=C, kind="blank")
+PAIRS = lira.Membership()
+
+
+def pool_data() -> Dataset:
+    x = np.random.default_rng(0).normal(size=(N, 5)).astype(np.float32)
+    return Dataset(x=x, y=np.arange(N, dtype=np.int32) % 2, num_classes=2, name="memory")
+
+
+def filled(place, models=8, seed=0, *, effect=0.0, membership=PAIRS):
+    """A run whose models know nothing of their memberships but an `effect` on canaries, and its data."""
+    rng, dataset = np.random.default_rng([seed, models]), lira.plant(pool_data(), CANARIES)
+    run = lira.Run.create(
+        place, dataset, RECIPE, num_models=models, membership=membership, membership_seed=seed
+    )
+    hard = rng.normal(size=N + C)
+    for model, keep in enumerate(run.memberships(np.arange(models))):
+        phi = rng.normal(size=N + C) + 2 * hard + rng.normal()
+        phi[N:] += effect * keep[N:]
+        arrays = {"phi": phi, "entropy": rng.exponential(size=N + C), "modified_entropy": np.exp(-phi)}
+        rows = {name: values[:, None].astype(np.float32) for name, values in arrays.items()}
+        run.write_model(model, rows, diverged=False)
+    return run, dataset
+
+
+def quietly(verb, *arguments, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return verb(*arguments, **options)
+
+
+def test_the_pool_is_as_it_would_be_without_canaries_and_these_have_coins_of_their_own(tmp_path):
+    run, _ = filled(tmp_path / "run")
+    keep = run.memberships(np.arange(8))
+    np.testing.assert_array_equal(keep[:, :N], keep_mask(0, 8, N))
+    np.testing.assert_array_equal(keep[:, N:], canary_mask(0, 8, C))
+    np.testing.assert_array_equal(run.audited, np.arange(N))
+    np.testing.assert_array_equal(run.canaries, np.arange(N, N + C))
+    assert run.membership.shape == (8, N)
+    pool = pool_of(run)
+    assert pool.leave == "pair"
+    assert pool.signals["phi"].shape == (8, N, 1)
+    grown = lira.Run.create(tmp_path / "run", lira.plant(pool_data(), CANARIES), RECIPE, num_models=10)
+    np.testing.assert_array_equal(grown.memberships(np.arange(8)), keep)
+
+
+def test_canaries_of_models_that_know_nothing_are_at_chance():
+    """Thirty pools of 16 models: how many others hold a canary tells nothing, for its coins are independent."""
+    attacks = select_attacks(["lira_online_fixed", "lira_offline_fixed", "difficulty_calibration"])
+    found: dict[str, list] = {}
+    for seed in range(30):
+        rng, keep = np.random.default_rng(seed), canary_mask(seed, 16, C)
+        phi = rng.normal(size=(16, C, 1)) + 2 * rng.normal(size=(C, 1)) + rng.normal(size=(16, 1, 1))
+        pool = Pool({"phi": phi.astype(np.float32)}, keep, independent=True)
+        assert pool.leave == "independent"
+        for name, scores in quietly(attack_pool, pool, attacks).items():
+            curve = roc(scores, keep)
+            found.setdefault(name, []).append((curve.auc, curve.tpr_at(0.05).tpr))
+    assert found.keys() == attacks.keys()
+    for name, each in found.items():
+        # Without a model on one side of some canary, as in one of ten such pools, an attack is left out.
+        assert len(each) > 20, name
+        figures = np.array(each)
+        off = (figures.mean(axis=0) - (0.5, 0.05)) / (figures.std(axis=0, ddof=1) / np.sqrt(len(each)) + 3e-3)
+        assert (np.abs(off) < 4.5).all(), (name, figures.mean(axis=0))
+
+
+def test_the_report_has_canaries_by_themselves(tmp_path):
+    run, dataset = filled(tmp_path / "run", 16, effect=4.0)
+    asked = ["difficulty_calibration", "global_threshold"]
+    evaluation = quietly(lira.report, run, dataset, attacks=asked, headline=asked[0])
+    document = json.loads((run.path / "metrics.json").read_text())
+    assert not list(Draft202012Validator(SCHEMA).iter_errors(document))
+    assert document["num_examples"] == document["subject"]["num_examples"] == N
+    assert abs(document["attacks"][asked[0]]["auc"] - 0.5) < 0.08, "the pool's models know nothing"
+    found = document["canaries"]
+    assert (found["kind"], found["count"]) == ("blank", C)
+    assert list(found["attacks"]) == asked
+    assert found["attacks"][asked[0]]["auc"] > 0.7
+    member = run.keep[:, run.canaries]
+    scores = quietly(attack_pool, canary_pool(run), select_attacks(asked[:1]))[asked[0]]
+    bound = pool_epsilon(scores, member, independent=True, fair=True, delta=1e-5)
+    assert found["epsilon"]["at_least"] == pytest.approx(bound.epsilon)
+    assert bound.epsilon > 0.2
+    assert len((run.path / "records.csv").read_text().splitlines()) == N + 1
+    assert "each a member of each model by a fair coin of its own" in (run.path / "report.html").read_text()
+    assert evaluation.canaries is not None
+    assert not [each for each in lira.verify(run.path, dataset=dataset, deep=True) if each.status == "broken"]
+
+
+def test_accuracies_and_losses_are_of_the_pool_alone_and_canaries_are_learned(tmp_path):
+    """Trained really; of two classes an example is classified right where phi is positive."""
+    dataset = lira.plant(pool_data(), CANARIES)
+    run = lira.Run.create(tmp_path / "run", dataset, RECIPE, num_models=4)
+    quietly(lira.train, run, dataset, show_progress=False)
+    phi, keep = np.asarray(run.phi)[:, :N, 0].astype(float), run.keep[:, :N]
+    for side, among in (("in", keep), ("out", ~keep)):
+        expected = [np.mean(values[held] > 0) for values, held in zip(phi, among, strict=True)]
+        np.testing.assert_allclose(run.accuracy(side), expected, rtol=1e-6)
+    expected = [np.logaddexp(0, -values[held]).mean() for values, held in zip(phi, keep, strict=True)]
+    np.testing.assert_allclose(run.losses("in"), expected, rtol=1e-5)
+    plain = lira.Run.create(tmp_path / "plain", pool_data(), RECIPE, num_models=4)
+    assert "canaries" not in plain.provenance["configuration"]
+    assert "canaries" not in (tmp_path / "plain/config.toml").read_text()
+    with pytest.raises(RunError, match="is a run of other data"):
+        lira.Run.create(tmp_path / "plain", dataset, RECIPE, num_models=4)
+    with pytest.raises(RunError, match="holds canaries, whose memberships are no pairs"):
+        run.require_trained_pairs("unlearning is of pairs")
+
+
+# --- One training ---------------------------------------------------------------------------------------------------
+
+
+def test_an_audit_of_one_training_is_what_its_canaries_say(tmp_path):
+    design = lira.Membership("all", num_targets=2)
+    run, dataset = filled(tmp_path / "run", 5, effect=4.0, membership=design)
+    assert run.keep[:, :N].all()
+    audit = lira.audit_one(run, dataset, show_progress=False)
+    phi, member = np.asarray(run.phi, np.float64)[..., 0], run.keep[:2, N:]
+    scores = phi[:2, N:] - phi[2:, N:].mean(axis=0)
+    np.testing.assert_allclose(audit.scores, scores)
+    expected = canary_epsilons(scores, member, delta=1e-5, fair=True)
+    assert audit.bounds == expected
+    assert audit.bounds["one_run"].epsilon > 0.5
+    document = json.loads((run.path / "canaries.json").read_text())
+    assert document["epsilon"]["one_run"]["at_least"] == expected["one_run"].epsilon
+    assert document["proven"] is None
+    assert any("2503.07199" in limit for limit in document["limits"])
+    page = (run.path / "canaries.html").read_text()
+    assert "2503.07199" in page
+    assert f"{expected['one_run'].epsilon:.2f}" in str(audit)
+    with pytest.raises(RunError, match="canaries alone can be attacked: lira audit-one does"):
+        lira.report(run, dataset)
+    few, data = filled(tmp_path / "pairs", 4)
+    with pytest.raises(
+        RunError, match=r'is of membership\.design = "pairs", whose canaries its report shows'
+    ):
+        lira.audit_one(few, data)
+
+
+def test_a_bound_above_what_is_proven_is_said_so():
+    from lira.learning.accounting import Guarantee
+
+    rng = np.random.default_rng(0)
+    coins = rng.random(400) < 0.5
+    proven = Guarantee(epsilon=1.0, delta=1e-5, noise=1.0, clip=1.0, steps=1, rate=1.0, max_batch=1)
+    found = lira.audit_canaries(coins + 0.1 * rng.normal(size=400), coins, fair=True, proven=proven)
+    assert found.contradicts
+    assert "MORE than the proven 1.00" in str(found)
+    noise = lira.audit_canaries(rng.normal(size=400), coins, fair=True, proven=proven)
+    assert not noise.contradicts
+    assert "Nothing was found" in str(noise)
+
+
+def test_audit_one_on_the_command_line(tmp_path, capsys):
+    x = np.random.default_rng(0).normal(size=(N, 5)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x, y=np.arange(N) % 2)
+    config = tmp_path / "one.toml"
+    config.write_text(
+        f'dataset = "npz:{tmp_path}/data.npz"\n[canaries]\ncount = 60\nkind = "blank"\n'
+        f"[recipe]\nepochs = 1\nbatch_size = 8\n"
+    )
+    run = str(tmp_path / "run")
+    for expected in (0, 0):  # the second time nothing is trained
+        assert main(["audit-one", str(config), "--run-dir", run, "--json"]) == expected
+        document = json.loads(capsys.readouterr().out)
+    assert (document["num_trainings"], document["num_canaries"]) == (1, 60)
+    assert main(["plan", str(config), "--membership.design", "all", "--num-models", "1"]) == 0
+    assert "every model is trained on all examples" in capsys.readouterr().out
+    for flags, message in (
+        (["--canaries.count", "0"], "canaries.count must be at least 1; got 0"),
+        (["--canaries.count", "-1"], "canaries.count must be at least 1; got -1"),
+        (["--canaries.count", "1000"], "takes at most 120"),
+        (["--canaries.kind", "own"], "canaries.file is needed"),
+    ):
+        assert main(["audit-one", str(config), "--run-dir", str(tmp_path / "none"), *flags]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+        assert not (tmp_path / "none").exists()
+
+
+def test_anyones_canaries_on_the_command_line(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    coins = rng.random(500) < 0.5
+    scores = rng.normal(size=500) + 2 * coins
+    np.save(tmp_path / "scores.npy", scores)
+    np.savetxt(tmp_path / "coins.csv", coins, fmt="%d")
+    np.save(tmp_path / "wrong.npy", coins[:-1])
+    files = ["--canaries", str(tmp_path / "scores.npy"), "--coins", str(tmp_path / "coins.csv")]
+    assert main(["audit", *files, "--fair", "--delta", "1e-6", "--out", str(tmp_path / "out"), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    expected = canary_epsilons(scores, coins, delta=1e-6, fair=True)
+    assert {name: each["at_least"] for name, each in document["epsilon"].items()} == {
+        name: pytest.approx(bound.epsilon) for name, bound in expected.items()
+    }
+    assert (tmp_path / "out/canaries.html").is_file()
+    for arguments, message in (
+        (files[:2], "--canaries is given without --coins"),
+        ([*files[:2], "--coins", str(tmp_path / "wrong.npy")], "must hold 0 and 1"),
+        ([*files, "--keep", "k.npy"], "--keep is not for --canaries"),
+        (["--phi", "p.npy"], "--keep is needed"),
+        (["--phi", "p.npy", "--keep", "k.npy", "--fair"], "--fair is for --canaries only"),
+    ):
+        assert main(["audit", *arguments, "--out", str(tmp_path / "none")]) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "none").exists()
+
+
+def test_a_configuration_names_its_mistakes(tmp_path):
+    file = tmp_path / "run.toml"
+    for text, message in (
+        ("canaries = 3", r"'canaries' must be a table, \[canaries\]"),
+        ("[canaries]\ncuont = 3", "did you mean 'canaries.count'"),
+        ('[membership]\ndesign = "all"', r"canaries alone can be attacked: add \[canaries\]"),
+        ("[canaries]\ncount = 0", "canaries.count must be at least 1; got 0"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            read_config(file)
