@@ -24,7 +24,7 @@ class Learner:
 
     module: nn.Module  # (x, train) -> logits [batch, C]
     recipe: Recipe
-    total_steps: int  # of the whole training, which the schedule spans
+    total_steps: int  # that the schedule spans: of the whole training, or of more where it stops early
     # What it runs on, as JAX names it: cpu, gpu or tpu. Here alone JAX is asked; all else is told.
     platform: str = field(default_factory=jax.default_backend)
     imitation: Imitation | None = None  # by which loss a target is imitated; None learns the labels
@@ -37,8 +37,9 @@ class Learner:
         Raises:
             ValueError: there is no such model, or it does not take these data.
         """
-        steps = steps_per_epoch(dataset.num_examples, recipe.batch_size, share) * recipe.epochs
-        module = build_model(recipe.model, dataset.num_classes)
+        epochs = recipe.schedule_epochs or recipe.epochs
+        steps = steps_per_epoch(dataset.num_examples, recipe.batch_size, share) * epochs
+        module = build_model(recipe.model, dataset.num_classes, recipe.dropout)
         check_shapes(module, recipe.model, dataset)
         return cls(module, recipe, steps, share=share)
 

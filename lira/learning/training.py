@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lira.learning.augment import mixed
 from lira.learning.averages import moved_toward, zero_average
 from lira.learning.forward import Array, as_input, augmented, compute_dtype, forward
 from lira.learning.imitation import answers_to_imitate, loss_of_imitation
 from lira.learning.learner import Learner
-from lira.learning.losses import cross_entropy
+from lira.learning.losses import cross_entropy, of_mixture
 from lira.learning.packing import pack, unpack
 from lira.learning.recipe import learning_rate, optimizer, steps_per_epoch
 
@@ -163,8 +164,12 @@ def _packed_step(
     recipe, x, y = learner.recipe, jnp.asarray(x), jnp.asarray(y)
     augment_key, dropout_key = jax.random.split(key)
     images, labels = augmented(recipe, augment_key, x[batch]), y[batch]
+    losses = partial(cross_entropy, smoothing=recipe.label_smoothing)
+    if recipe.mixup:
+        mixup_key, dropout_key = jax.random.split(dropout_key)
+        images, *mixture = mixed(mixup_key, as_input(images, jnp.float32), recipe.mixup)
+        losses = partial(of_mixture, losses, *mixture)
     before = unpack(state.statistics, like.statistics)
-    losses = cross_entropy
     if learner.imitation is not None:
         target = answers_to_imitate(learner.module, recipe, taught, batch, images)
         losses = partial(loss_of_imitation, learner.imitation, target=target)

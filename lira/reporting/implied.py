@@ -28,7 +28,7 @@ from lira.metrics import (
 from lira.metrics.curve import BYTES_A_SCORE
 from lira.parallel import side_by_side
 
-__all__ = ["Leakage", "leakage"]
+__all__ = ["DELTA", "Leakage", "leakage", "pool_epsilon", "why_no_epsilon"]
 
 PRIORS = (0.5, 0.1, 0.01)
 DELTA = 1e-5
@@ -85,9 +85,9 @@ def leakage(scores: np.ndarray, keep: np.ndarray, *, fpr: float = 1e-3, independ
             parts["fixed"] = lambda: fixed_threshold(scores, keep, fpr)
             if clusters >= 2 * MIN_CLUSTERS:
                 parts["stability"] = lambda: stability(scores, keep, fpr=fpr)
-        no_epsilon = _no_epsilon(clusters, independent)
+        no_epsilon = why_no_epsilon(clusters, independent)
         if no_epsilon is None:
-            parts["epsilon"] = lambda: _epsilon(scores, keep)
+            parts["epsilon"] = lambda: pool_epsilon(scores, keep, delta=DELTA, confidence=CONFIDENCE)
         figures = side_by_side(lambda part: part(), parts.values(), bytes_each=BYTES_A_SCORE * scores.size)
     by_name = dict(zip(parts, figures, strict=True))
     fixed = by_name.get("fixed")
@@ -110,7 +110,7 @@ def leakage(scores: np.ndarray, keep: np.ndarray, *, fpr: float = 1e-3, independ
     )
 
 
-def _no_epsilon(clusters: int, independent: bool) -> str | None:
+def why_no_epsilon(clusters: int, independent: bool) -> str | None:
     """Why no epsilon is claimed of so many pairs (or models); None where one may be."""
     if not independent:
         return (
@@ -124,11 +124,17 @@ def _no_epsilon(clusters: int, independent: bool) -> str | None:
     return None
 
 
-def _epsilon(scores: np.ndarray, keep: np.ndarray) -> float:
-    """The median of the targets' bounds: all bound one epsilon, that of the training.
+def pool_epsilon(scores: np.ndarray, keep: np.ndarray, *, delta: float, confidence: float) -> float:
+    """A lower bound on the epsilon of the training: the median of the targets' one-run bounds, all of which bound it.
 
     If each is too large with probability a, half of them are with probability 2 a at most (Markov), however dependent
     they are.
+
+    Args:
+        scores: float `[T, N]`, as `leakage` takes them, of memberships by independent coins, see `why_no_epsilon`.
+        keep: bool `[T, N]`.
+        delta: in (0, 1).
+        confidence: of the median, in (0.5, 1).
     """
-    each = target_epsilons(scores, keep, independent=True, delta=DELTA, confidence=1 - (1 - CONFIDENCE) / 2)
+    each = target_epsilons(scores, keep, independent=True, delta=delta, confidence=1 - (1 - confidence) / 2)
     return float(np.median(each))

@@ -253,7 +253,7 @@ def _facts(run: Run, pool: Pool) -> dict[str, str]:
             facts |= {name: value for name, value in known.items() if value}
         else:
             queries = config.queries
-            facts["queries"] = f"{Q} (mirror {queries.mirror}, shift {queries.shift})"
+            facts["queries"] = f"{Q} ({named_values(dataclasses.asdict(queries))})"
             facts["recipe"] = named_values(dataclasses.asdict(config.recipe))
         facts["training"] = "; ".join(
             f"{s['models']} models in {s['seconds']:.0f} s on {s['device']}"

@@ -1,5 +1,6 @@
 """Is this the run's data, and would models trained now be as those that are there? Refused where not, naming what differs."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from lira.data.dataset import READING, Dataset
 from lira.learning.fingerprint import changed_model, outdated_evaluation
 from lira.learning.learner import Learner
-from lira.store.config import FOREIGN, IMPORTED, Config
+from lira.store.config import FOREIGN, FREE, IMPORTED, Config, differences
 from lira.store.errors import RunError
 from lira.store.places import Place
 
@@ -17,6 +18,7 @@ __all__ = [
     "require_same_data",
     "require_same_labels",
     "require_same_models",
+    "require_same_settings",
     "require_trained_pairs",
     "usable_models",
 ]
@@ -34,6 +36,14 @@ def require_recipe(path: Place, config: Config, provenance: Mapping[str, Any]) -
             f"{path}: its models are trained by a function of yours, and it has no recipe: call lira.audit_estimator or "
             f"lira.audit_training again to train more"
         )
+
+
+def require_same_settings(path: Place, there: Config, config: Config) -> None:
+    """Raise RunError where a run's configuration differs from another in what decides its models, naming the fields."""
+    # Which data it is of, its fingerprint tells.
+    alike = dataclasses.replace(there, **{name: getattr(config, name) for name in FREE})
+    if changes := list(differences(alike, config)):
+        raise RunError(f"{path}: is another run: {'; '.join(changes)}; name another directory")
 
 
 def require_trained_pairs(path: Place, config: Config, why: str) -> None:

@@ -1,0 +1,201 @@
+"""What a grid's page and document say: sentences, differences, how to read them, and all figures as JSON."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lira.metrics import Estimate
+from lira.reporting.document import operating_point, with_interval
+from lira.reporting.figures import known, percent, rate, signed
+from lira.reporting.grid_figures import GridDifference, GridFigures
+from lira.reporting.grid_plots import accuracy_label
+from lira.reporting.page import embedded, named_values, render_page
+from lira.store.config import Config
+from lira.store.run import Run
+
+__all__ = ["grid_document", "grid_page", "in_sentences"]
+
+
+def in_sentences(grid: GridFigures) -> list[str]:
+    """The findings, in plain words: the front first."""
+    S, front = len(grid.settings), grid.front
+    others = f"the other {S - len(front)}" if S - len(front) > 1 else "the other one"
+    what = f"in {accuracy_label(grid)} and leakage at once"
+    beaten = (
+        f", and {others} {'are' if S - len(front) > 1 else 'is'} beaten by one of them"
+        if len(front) < S
+        else ""
+    )
+    sentences = [f"On the front, beaten by no other setting {what}: {'; '.join(front)}{beaten}."]
+    sentences += [_in_words(grid, name) for name in front if name != grid.reference]
+    if (broken := _above_proof(grid)) and grid.no_epsilon is None:
+        sentences.append(
+            f"Measured above the proven epsilon: {', '.join(broken)}. Chance does so in one grid of 20; else the training is "
+            f"not what its proof is of."
+        )
+    return sentences
+
+
+def _in_words(grid: GridFigures, name: str) -> str:
+    """A setting on the front beside the reference."""
+    each, base, less = (
+        grid.settings[name],
+        grid.settings[grid.reference],
+        grid.difference(name, grid.reference),
+    )
+    points = f"{signed(less.accuracy, 1, scale=100)} points of accuracy"
+    if each.tpr is None or base.tpr is None:
+        return f"{name} beside {grid.reference}: AUC {each.auc.value:.3f} for {base.auc.value:.3f}, {points}."
+    certain = "" if _beyond(less.tpr) else ", a difference within its interval"
+    return (
+        f"{name} beside {grid.reference}: TPR {rate(each.tpr).value} for {rate(base.tpr).value} at {100 * each.tpr.fpr:g} % "
+        f"FPR{certain}, {points}."
+    )
+
+
+def _above_proof(grid: GridFigures) -> list[str]:
+    """Settings whose lower bound exceeds what was proven."""
+    return [
+        name
+        for name, each in grid.settings.items()
+        if each.proven is not None and each.epsilon is not None and each.epsilon > each.proven.epsilon
+    ]
+
+
+def grid_page(
+    grid: GridFigures, picture: bytes, config: Config, runs: Mapping[str, Run], warnings: Sequence[str]
+) -> str:
+    """The page. Everything that comes from outside is escaped by the template."""
+    return render_page(
+        "grid.html.j2",
+        title="Utility against leakage: a grid of settings",
+        grid=grid,
+        sentences=in_sentences(grid),
+        accuracy=accuracy_label(grid),
+        picture=embedded(picture),
+        bounded=grid.no_epsilon is None,
+        proven=any(each.proven is not None for each in grid.settings.values()),
+        infinity=float("inf"),
+        differences={
+            name: _cells(grid, grid.difference(name, grid.reference))
+            for name in grid.settings
+            if name != grid.reference
+        },
+        reading=_reading(grid),
+        facts=_facts(config, runs),
+        warnings=warnings,
+    )
+
+
+def _cells(grid: GridFigures, less: GridDifference) -> list[tuple[str, str, bool]]:
+    """Of a row of differences: value, interval, and whether 0 lies beyond it."""
+    parts = [(less.accuracy, 2, 100.0), (less.tpr, 3, 100.0), (less.auc, 3, 1.0)]
+    cells = []
+    for estimate, digits, scale in parts if grid.fpr is not None else (parts[0], parts[2]):
+        value, _, interval = signed(estimate, digits, scale=scale).partition(" ")
+        cells.append((value, interval.strip("[]"), _beyond(estimate)))
+    return cells
+
+
+def _beyond(estimate: Estimate) -> bool:
+    return estimate.low > 0 or estimate.high < 0
+
+
+def _reading(grid: GridFigures) -> dict[str, str]:
+    """What the figures are, and how far they hold where one setting is chosen from several."""
+    S = len(grid.settings)
+    reading = {
+        "The attacker": "knows the setting: the shadow models that the attack learns from are trained and asked by it, too. "
+        "Masked confidences are attacked as they are released. An attack that is made for one defence may find more.",
+        "Intervals": f"of TPR, AUC and differences: {grid.interval}. Each is by itself: of {S} settings one interval in 20 "
+        f"misses by chance, and none is corrected for choosing among them.",
+        "The front": "is chosen from the very figures that stand beside it, so its settings look somewhat better here than they "
+        "would in new models. Settings whose paired difference lies within its interval are not told apart.",
+    }
+    if grid.no_epsilon is None:
+        reading["Measured epsilon"] = (
+            f"a lower bound on that of a training, from memberships as independent coins (Steinke et al. 2023), the median over "
+            f"targets, with thresholds from other targets. Each holds with {percent(grid.confidence)}, so that all {S} hold "
+            f"together with 95 %, whichever one is picked. One attack was used, declared before."
+        )
+    if guarantees := [each.proven for each in grid.settings.values() if each.proven is not None]:
+        kinds = ", ".join(dict.fromkeys(f"{each.adjacency}" for each in guarantees))
+        reading["Proven epsilon"] = (
+            f"an upper bound on that of one training by one setting (adjacency: {kinds}), at the same delta as the measured one. "
+            f"Choosing a setting by looking at its models is not accounted for. It holds for randomness that stays secret: the "
+            f"seeds of these runs are published with them, so these models are for audits, not for release."
+        )
+    return reading
+
+
+def _facts(config: Config, runs: Mapping[str, Run]) -> dict[str, str]:
+    """What the page says about the runs."""
+    seconds = {
+        name: sum(each["seconds"] for each in run.provenance["sessions"]) for name, run in runs.items()
+    }
+    facts = {
+        "data set": config.dataset,
+        "models": f"{config.num_models} of each setting, memberships by seed {config.membership_seed}: "
+        f"{config.membership.in_words()}",
+        "recipe of the configuration": named_values(dataclasses.asdict(config.recipe)),
+        "queries of the configuration": named_values(dataclasses.asdict(config.queries)),
+        "training": "; ".join(f"{name} {each:.0f} s" for name, each in seconds.items()),
+    }
+    return {**facts, "versions": named_values(next(iter(runs.values())).provenance["versions"])}
+
+
+def grid_document(
+    grid: GridFigures, over: Mapping[str, Sequence[Any]], failed: Mapping[str, str]
+) -> dict[str, Any]:
+    """The content of grid.json."""
+    return {
+        "description": "of settings on the same memberships; rates are fractions, differences the first less the second",
+        "over": {field: [_plain(value) for value in values] for field, values in over.items()},
+        "attack": grid.attack,
+        "fpr": grid.fpr,
+        "accuracy_on": grid.side,
+        "interval": grid.interval,
+        "interval_is": "of each figure by itself, not corrected for choosing among settings",
+        "num_models": grid.num_models,
+        "num_examples": grid.num_examples,
+        "front": list(grid.front),
+        "reference": grid.reference,
+        "epsilon_confidence": {
+            "each": grid.confidence,
+            "all_together": 1 - len(grid.settings) * (1 - grid.confidence),
+        },
+        "no_epsilon": grid.no_epsilon,
+        "settings": {
+            name: {
+                "values": {field: _plain(value) for field, value in each.values.items()},
+                "directory": each.directory,
+                "accuracy": known(each.accuracy),
+                "accuracy_spread": known(each.spread),
+                "accuracy_in": known(each.accuracy_in),
+                "tpr_at_fpr": None if each.tpr is None else operating_point(each.tpr),
+                **with_interval("auc", each.auc),
+                "epsilon_at_least": each.epsilon,
+                "epsilon_proven": None if each.proven is None else _plain(each.proven.epsilon),
+                "delta": each.delta,
+            }
+            for name, each in grid.settings.items()
+        },
+        "differences": [
+            {
+                "of": later,
+                "less": earlier,
+                **with_interval("accuracy", each.accuracy),
+                **with_interval("tpr", each.tpr),
+                **with_interval("auc", each.auc),
+            }
+            for (later, earlier), each in grid.differences.items()
+        ],
+        "failed": dict(failed),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON holds it; infinity in words."""
+    return str(value) if isinstance(value, float) and not np.isfinite(value) else value

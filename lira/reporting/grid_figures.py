@@ -1,0 +1,209 @@
+"""What a grid's settings come to on the same targets: utility against leakage, differences pair by pair, the front."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lira.metrics import Difference, Estimate, OperatingPoint, roc
+from lira.metrics._shared import UNDEFINED, cluster_margin, clusters_of
+from lira.metrics.comparison import Compared, compared, difference_of_curves
+from lira.reporting.implied import DELTA, pool_epsilon, why_no_epsilon
+from lira.reporting.measured import FPRS, LOW_FPR, interval_note
+
+__all__ = ["GridDifference", "GridFigures", "Measurement", "SettingFigures", "measure_grid", "pareto_front"]
+
+# With which probability all lower bounds of a grid hold together.
+CONFIDENCE = 0.95
+
+
+class Measurement(NamedTuple):
+    """What is known of one setting's models, before anything is measured on them."""
+
+    values: Mapping[str, Any]  # of the fields that are varied
+    directory: str  # of its run, within the grid's
+    targets: np.ndarray  # int [T], ascending
+    scores: np.ndarray  # float [T, N], of the grid's attack
+    keep: np.ndarray  # bool [T, N]
+    accuracy: np.ndarray  # float [T], on the test set, or on examples that a model was not trained on
+    accuracy_in: np.ndarray  # float [T], on members
+    proven: Any = None  # lira.learning.privacy.Guarantee; None without one
+
+
+@dataclass(frozen=True)
+class SettingFigures:
+    """What was measured of one setting."""
+
+    values: Mapping[str, Any]
+    directory: str
+    accuracy: float  # mean over the models
+    spread: float  # their standard deviation; NaN of one
+    accuracy_in: float
+    tpr: OperatingPoint | None  # at the grid's FPR; None where none can be resolved
+    auc: Estimate
+    epsilon: float | None  # a lower bound on that of the training, at `delta`; None where none is claimed
+    delta: float
+    proven: Any  # its Guarantee; None without one
+
+    @property
+    def leakage(self) -> float:
+        """What the front is of, beside accuracy: the TPR, or the AUC where that cannot be resolved."""
+        return self.auc.value if self.tpr is None else self.tpr.tpr
+
+
+class GridDifference(NamedTuple):
+    """One setting less another on the same targets, with 95 % intervals of the paired difference."""
+
+    accuracy: Estimate
+    tpr: Estimate  # NaN where it cannot be resolved
+    auc: Estimate
+
+
+@dataclass(frozen=True)
+class GridFigures:
+    """What was measured of all settings, on the targets that are usable in each."""
+
+    settings: dict[str, SettingFigures]
+    differences: dict[
+        tuple[str, str], GridDifference
+    ]  # of a setting and one before it: the first less the second
+    reference: str  # with which all others are compared
+    front: tuple[str, ...]  # settings that no other one beats in accuracy and leakage at once
+    attack: str
+    fpr: float | None  # of the TPRs; None where no listed one from 0.1 % on can be resolved
+    side: str  # of the accuracies: "test" or "out"
+    interval: str  # what the intervals of TPR and AUC are
+    num_models: int
+    num_examples: int
+    confidence: float  # of each lower bound by itself
+    no_epsilon: str | None  # why none is claimed; None where one is
+
+    def difference(self, a: str, b: str) -> GridDifference:
+        """Setting a less setting b."""
+        if (a, b) in self.differences:
+            return self.differences[a, b]
+        return GridDifference(*(_negative(each) for each in self.differences[b, a]))
+
+
+def measure_grid(
+    measured: Mapping[str, Measurement],
+    *,
+    attack: str,
+    side: str,
+    reference: str = "",
+    independent: bool = False,
+) -> GridFigures:
+    """Measure settings that were attacked by the same attack on the same memberships.
+
+    Lower bounds on epsilon hold all together with 95 %: with S settings each by itself with 1 - 5 % / S (Bonferroni), so
+    that one may be picked. Intervals of TPRs, AUCs and differences are each by itself.
+
+    Args:
+        measured: by setting, one or more.
+        attack: whose scores they are.
+        side: which examples the accuracies are on, test or out.
+        reference: the setting that others are compared with; the first where it is none of them.
+        independent: whether memberships are known to be independent coins, see `implied.leakage`.
+
+    Raises:
+        ValueError: no target is usable in all of them, or their memberships differ.
+    """
+    targets = _common_targets(measured)
+    settings, curves, margins = {}, {}, {}
+    first = next(iter(measured.values()))
+    keep = first.keep[np.isin(first.targets, targets)]
+    group = clusters_of(keep)
+    why = why_no_epsilon(int(group[-1]) + 1, independent)
+    fpr = next((each for each in FPRS if each >= LOW_FPR and each * np.sum(~keep) >= 1), None)
+    deltas = [each.proven.delta for each in measured.values() if each.proven is not None]
+    confidence = 1 - (1 - CONFIDENCE) / len(measured)
+    for name, each in measured.items():
+        rows = np.isin(each.targets, targets)
+        if not np.array_equal(each.keep[rows], keep):
+            raise ValueError(f"setting {name} has other memberships: settings are compared on the same ones")
+        scores, accuracy = each.scores[rows], each.accuracy[rows].astype(np.float64)
+        curve = roc(scores, keep)
+        delta = each.proven.delta if each.proven is not None else deltas[0] if deltas else DELTA
+        settings[name] = SettingFigures(
+            each.values,
+            each.directory,
+            float(accuracy.mean()),
+            float(np.std(accuracy, ddof=1)) if len(accuracy) > 1 else float("nan"),
+            float(each.accuracy_in[rows].mean()),
+            None if fpr is None else curve.tpr_at(fpr),
+            curve.auc_interval(),
+            None if why else pool_epsilon(scores, keep, delta=delta, confidence=confidence),
+            delta,
+            each.proven,
+        )
+        curves[name] = compared(curve, LOW_FPR if fpr is None else fpr)
+        margins[name] = np.bincount(group, accuracy) / np.bincount(group)
+    names = list(settings)
+    on_front = pareto_front(
+        np.array([each.accuracy for each in settings.values()]),
+        np.array([each.leakage for each in settings.values()]),
+    )
+    return GridFigures(
+        settings,
+        {
+            (later, earlier): _difference(
+                curves[later], curves[earlier], margins[later] - margins[earlier], fpr is not None
+            )
+            for earlier, later in itertools.combinations(names, 2)
+        },
+        reference if reference in settings else names[0],
+        tuple(name for name, is_on in zip(names, on_front, strict=True) if is_on),
+        attack,
+        fpr,
+        side,
+        interval_note(keep),
+        len(keep),
+        keep.shape[1],
+        confidence,
+        why,
+    )
+
+
+def pareto_front(utility: Sequence[float] | np.ndarray, leakage: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Which points no other one beats: none has as much utility and as little leakage, and more or less of one.
+
+    Args:
+        utility: float `[S]`, higher is better.
+        leakage: float `[S]`, lower is better.
+
+    Returns:
+        bool `[S]`; false where either is NaN.
+
+    >>> pareto_front([0.9, 0.8, 0.8], [0.1, 0.02, 0.05]).tolist()
+    [True, True, False]
+    """
+    u, v = np.asarray(utility, float), np.asarray(leakage, float)
+    as_good = (u[:, None] >= u) & (v[:, None] <= v)  # [other, point]
+    better = (u[:, None] > u) | (v[:, None] < v)
+    return ~(as_good & better).any(axis=0) & ~np.isnan(u) & ~np.isnan(v)
+
+
+def _common_targets(measured: Mapping[str, Measurement]) -> np.ndarray:
+    """The targets that are usable in every setting, int `[T]`."""
+    each = [measurement.targets for measurement in measured.values()]
+    common = each[0]
+    for other in each[1:]:
+        common = np.intersect1d(common, other)
+    if not len(common):
+        raise ValueError("no model is usable in every setting: nothing is to be compared")
+    return common
+
+
+def _difference(a: Compared, b: Compared, accuracies: np.ndarray, resolved: bool) -> GridDifference:
+    """Of two settings: their curves, and the difference in accuracy of each cluster of targets."""
+    if a.num_clusters < 2:  # the draws of one target's members are not the same for both
+        a = a._replace(resampled=None)
+    curves: Difference = difference_of_curves(a, b)
+    accuracy = Estimate.around(float(accuracies.mean()), cluster_margin(accuracies), -1, 1)
+    return GridDifference(accuracy, curves.tpr if resolved else UNDEFINED, curves.auc)
+
+
+def _negative(estimate: Estimate) -> Estimate:
+    return Estimate(-estimate.value, -estimate.high, -estimate.low)
