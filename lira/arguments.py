@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from lira.store.config import Config, ConfigError
+from lira.store.config import Config, ConfigError, table_of
 from lira.store.places import directory_at
 from lira.unlearning.config import UnlearnConfig
 
@@ -182,14 +182,37 @@ def _config_file(argv: list[str]) -> str:
 
 def _with_flags(options: Given, flags: list[str], prog: str) -> Given | None:
     """Overlay the flags, one for every field; None if help was asked for. Tyro's box of an error becomes one line."""
+    options = dataclasses.replace(options, config=_with_tables(options.config, flags))
     stderr = io.StringIO()
     with contextlib.redirect_stderr(stderr):
         try:
-            return tyro.cli(type(options), default=options, args=flags, prog=prog, description="")
+            # A table that is not there has no flags, and is no subcommand.
+            config = (tyro.conf.AvoidSubcommands,)
+            return tyro.cli(
+                type(options), default=options, args=flags, prog=prog, description="", config=config
+            )
         except SystemExit as stop:
             if stop.code == 0:
                 return None
             raise ConfigError(_unboxed(stderr.getvalue())) from stop
+
+
+def _with_tables(config: Any, flags: list[str], prefix: str = "--") -> Any:
+    """The configuration with those tables in it, at their defaults, that it may lack and a flag is of; for help with all.
+
+    Their fields are unchecked until the flags are laid over them.
+    """
+    tables = {}
+    for each in dataclasses.fields(config):
+        value, name = getattr(config, each.name), f"{prefix}{each.name.replace('_', '-')}."
+        if dataclasses.is_dataclass(value):
+            # The fields of `pool` stand beside the others.
+            tables[each.name] = _with_tables(value, flags, prefix if each.name == "pool" else name)
+        elif value is None and any(flag.startswith(name) or flag in ("-h", "--help") for flag in flags):
+            tables[each.name] = object.__new__(table := table_of(each.type))
+            for field in dataclasses.fields(table):
+                object.__setattr__(tables[each.name], field.name, field.default)
+    return dataclasses.replace(config, **tables)
 
 
 def _unboxed(box: str) -> str:
@@ -212,10 +235,8 @@ def leaves(cls: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
     docs = _docstrings(cls)
     for each in dataclasses.fields(cls):
         default = each.default if each.default is not dataclasses.MISSING else None
-        if each.default_factory is not dataclasses.MISSING:
-            default = each.default_factory()
-        if dataclasses.is_dataclass(default):
-            yield from leaves(type(default), f"{prefix}{each.name}.")
+        if (table := table_of(each.type)) is not None:
+            yield from leaves(table, f"{prefix}{each.name}.")
         else:
             yield f"{prefix}{each.name}", default, docs.get(each.name, "")
 

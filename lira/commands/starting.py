@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +45,18 @@ def run(verb: str, argv: list[str], terminal: Terminal) -> int:
 
 
 def config_text(dataset: str = Config.dataset) -> str:
-    """A configuration with every field at its default, and what it is above it."""
-    lines, table = ["# A configuration of lira; every field may be left out."], ""
+    """A configuration with every field at its default, and what it is above it; tables that are not there by default as comments."""
+    lines, table, off = ["# A configuration of lira; every field may be left out."], "", ""
     for name, default, what in leaves(Config):
         section, _, key = name.rpartition(".")
         if section != table:
-            lines += ["", f"[{section}]"]
+            off = "# " if attrgetter(section)(Config()) is None else ""
+            lines += ["", f"{off}[{section}]"]
             table = section
         value = dataset if name == "dataset" else default
         # On one line: tomli_w breaks lists.
         shown = f"[{', '.join(map(_as_toml, value))}]" if isinstance(value, tuple) else _as_toml(value)
-        lines += [f"# {what}", f"{key} = {shown}"]
+        lines += [f"# {what}", f"{off}{key} = {shown}"]
     return "\n".join(lines) + "\n"
 
 

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from lira.learning.augment import check_augmentation
 from lira.learning.choices import check_choices
+from lira.learning.privacy import Privacy
 from lira.signals import checkpoint_fraction, checkpoints, entropy, modified_entropy
 
 __all__ = [
@@ -79,6 +80,8 @@ class Recipe:
     """Of the computation: float32 (NVIDIA GPUs take its products in TF32) or bfloat16. Weights, statistics and queries: float32."""
     seed: int = 0
     """Model m draws all its randomness from (seed, m). Membership has a seed of its own."""
+    privacy: Privacy | None = None
+    """Private training, in a table of its own; none by default."""
 
     def __post_init__(self) -> None:
         """Check the fields."""

@@ -41,6 +41,7 @@ __all__ = [
     "read_directory",
     "read_provenance",
     "read_table",
+    "table_of",
 ]
 
 # The data set of a run whose models other code trained: it has no recipe, and its memberships are of any design.
@@ -254,9 +255,11 @@ def absolute_path(place: str) -> str:
     return os.path.abspath(os.path.expanduser(os.path.expandvars(place)))
 
 
-def as_dict(config: Config) -> dict[str, Any]:
-    """The configuration as nested plain values, in TOML's order: plain keys before tables."""
-    return dataclasses.asdict(config)
+def as_dict(config: Any) -> dict[str, Any]:
+    """A dataclass of configuration as nested plain values, without the tables that it does not have."""
+    return dataclasses.asdict(
+        config, dict_factory=lambda fields: {name: value for name, value in fields if value is not None}
+    )
 
 
 def as_table(config: Config) -> dict[str, Any]:
@@ -268,15 +271,22 @@ def as_table(config: Config) -> dict[str, Any]:
 
 
 def deciding(config: Config) -> dict[str, Any]:
-    """The fields that decide what a model becomes and what is stored of it, as nested plain values."""
-    return {name: value for name, value in as_dict(config).items() if name not in FREE}
+    """The fields that decide what a model becomes and what is stored of it, as JSON may hold them."""
+    return {name: _finite(value) for name, value in as_dict(config).items() if name not in FREE}
+
+
+def _finite(value: Any) -> Any:
+    """Nested plain values with the word for infinite numbers, which JSON does not know."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    return "inf" if value == math.inf else value
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
     """Name each field in which two values of one dataclass differ: `recipe.epochs is 50 there and 60 here`."""
     for each in dataclasses.fields(old):
         before, now = getattr(old, each.name), getattr(new, each.name)
-        if dataclasses.is_dataclass(before):
+        if dataclasses.is_dataclass(before) and dataclasses.is_dataclass(now):
             yield from differences(before, now, f"{prefix}{each.name}.")
         elif before != now:
             yield f"{prefix}{each.name} is {before!r} there and {now!r} here"
@@ -307,10 +317,10 @@ def build(
         if key not in known:
             raise ConfigError(f"{path}: unknown key {prefix + key!r}{_nearest(key, known, prefix, also)}")
         expected = known[key].type
-        if isinstance(expected, type) and dataclasses.is_dataclass(expected):
+        if (inner := table_of(expected)) is not None:
             if not isinstance(value, dict):
-                raise ConfigError(f"{path}: {prefix + key!r} must be a table, [{key}]; got {value!r}")
-            values[key] = build(expected, value, path, f"{key}.")
+                raise ConfigError(f"{path}: {prefix + key!r} must be a table, [{prefix}{key}]; got {value!r}")
+            values[key] = build(inner, value, path, f"{prefix}{key}.")
         else:
             values[key] = _typed(value, expected, path, prefix + key)
     try:
@@ -321,8 +331,16 @@ def build(
         raise ConfigError(f"{path}: {error}") from error
 
 
+def table_of(kind: Any) -> Any:
+    """The dataclass that a field of this type is a table of, also where there may be none; None for plain values."""
+    for each in (kind, *get_args(kind)):
+        if isinstance(each, type) and dataclasses.is_dataclass(each):
+            return each
+    return None
+
+
 def _typed(value: Any, expected: Any, path: str, key: str) -> Any:
-    if expected is float and type(value) is int:
+    if expected is float and (type(value) is int or value == "inf"):
         return float(value)
     if get_origin(expected) is tuple:
         each, names = get_args(expected)[0], {str: "strings", int: "whole numbers"}
@@ -349,8 +367,8 @@ def _nearest(key: str, known: dict[str, Any], prefix: str, also: Sequence[str]) 
     names = {name: name for name in (*(prefix + name for name in known), *also)}
     if not prefix:
         for name, each in known.items():
-            if dataclasses.is_dataclass(each.type):
-                names |= {f"{name}.{inner.name}": inner.name for inner in dataclasses.fields(each.type)}
+            if (table := table_of(each.type)) is not None:
+                names |= {f"{name}.{inner.name}": inner.name for inner in dataclasses.fields(table)}
     plain = {name.rpartition(".")[2]: name for name in reversed(names)}
     close = difflib.get_close_matches(key, plain, n=1)
     return (

@@ -165,7 +165,7 @@ def read_unlearning(path: str | os.PathLike[str], run: str = "") -> UnlearnConfi
 
 def as_table(config: UnlearnConfig) -> dict[str, Any]:
     """The configuration as it is written: nested plain values, those of `pool` beside the others."""
-    table = dataclasses.asdict(config)
+    table = as_dict(config)
     return {**table.pop("pool"), **table}
 
 
