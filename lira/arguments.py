@@ -73,6 +73,8 @@ class GridOptions(Options):
 
     over: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A field of recipe or queries and its values, FIELD=VALUE,VALUE,...; several of them: every combination."""
+    apart: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Vary one field at a time, beside the configuration as it stands, in place of every combination."""
     attacks: tuple[str, ...] = ()
     """Report these attacks alone."""
     headline: str = ""

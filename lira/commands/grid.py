@@ -18,6 +18,7 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
     parser = make_parser(verb, parents=[common_parser()])
     parser.add_argument("file", metavar="CONFIG.toml", nargs="?", help="the configuration")
     parser.add_argument("--over", metavar="FIELD=V,V,...", action="append", help="a field and its values")
+    parser.add_argument("--apart", action="store_true", help="vary one field at a time")
     parser.add_argument("--tensorboard", action="store_true", help=TENSORBOARD)
     for name in ("run-dir", "attacks", "headline", *(name for name, _, _ in leaves(Config))):
         parser.add_argument(f"--{name.replace('_', '-')}")
@@ -35,6 +36,7 @@ def run(verb: str, argv: list[str], terminal: Terminal) -> int:
             options.run_dir,
             options.config,
             over,
+            apart=options.apart,
             attacks=options.attacks or None,
             headline=options.headline or None,
             show_progress=terminal.shows_progress,

@@ -12,6 +12,8 @@ from typing import Any, get_args
 from lira.data.dataset import Dataset
 from lira.engine.plan import Plan, plan
 from lira.engine.progress import duration, size_in_words
+from lira.learning.accounting import guarantee
+from lira.learning.learner import Learner
 from lira.store.config import Config, ConfigError, as_dict, build, read_directory
 from lira.store.identity import require_same_settings
 from lira.store.places import Place
@@ -19,6 +21,8 @@ from lira.store.run import Run
 
 __all__ = ["GridPlan", "Setting", "parse_over", "plan_grid", "require_same_runs", "settings_of"]
 
+# The setting in which nothing is varied, where fields are varied one at a time.
+BASE = "base"
 # Tables whose fields may be varied; what is wrong with all others.
 VARIED = ("recipe", "queries")
 OF_MEMBERSHIPS = ("dataset", "num_examples", "data_dir", "membership_seed", "membership")
@@ -100,12 +104,13 @@ def _value(text: str) -> Any:
     return table["x"]
 
 
-def settings_of(base: Config, over: Mapping[str, Sequence[Any]]) -> list[Setting]:
+def settings_of(base: Config, over: Mapping[str, Sequence[Any]], *, apart: bool = False) -> list[Setting]:
     """Every combination of the values of the fields `over`, the last field varied fastest.
 
     Args:
         base: all other fields.
         over: values by field, as of `{"recipe.weight_decay": [0.0, 5e-4]}`.
+        apart: vary one field at a time in place of that: the base first, then each value of each field by itself.
 
     Raises:
         ConfigError: there is no such field, or one that may not differ between settings; a value does not fit, or is
@@ -119,17 +124,22 @@ def settings_of(base: Config, over: Mapping[str, Sequence[Any]]) -> list[Setting
             raise ConfigError(f"--over {field} has no values")
     last = [field.rpartition(".")[2] for field in over]
     short = {field: name if last.count(name) == 1 else field for field, name in zip(over, last, strict=True)}
+    if apart:
+        combinations = [{}, *({field: value} for field, values in over.items() for value in values)]
+    else:
+        combinations = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
     settings: dict[str, Setting] = {}
-    for values in itertools.product(*over.values()):
+    for values in combinations:
         table = as_dict(base)
-        for field, value in zip(over, values, strict=True):
+        for field, value in values.items():
             _put(table, field, value)
         config = build(Config, table, "--over")
-        typed = {field: _at(config, field) for field in over}
-        name = ", ".join(f"{short[field]}={_text(value)}" for field, value in typed.items())
+        typed = {field: _at(config, field) for field in values}
+        name = ", ".join(f"{short[field]}={_text(value)}" for field, value in typed.items()) or BASE
         if name in settings:
             raise ConfigError(f"--over gives {name} twice")
-        settings[name] = Setting(name, typed, config)
+        if not (apart and values and config == base):
+            settings[name] = Setting(name, typed, config)
     return list(settings.values())
 
 
@@ -208,14 +218,23 @@ def plan_grid(path: Place | None, settings: Sequence[Setting], dataset: Dataset)
     Raises:
         ConfigError: a setting's models cannot be trained on these data; it is named.
     """
+    for each in settings:
+        try:
+            _check(each.config, dataset)
+        except ValueError as error:
+            raise ConfigError(f"setting {each.name}: {error}") from error
     plans = {}
     for each in settings:
         place = None if path is None else path / each.directory
         there = place is not None and (place / "config.toml").exists()
-        try:
-            plans[each.name] = plan(
-                each.config, dataset, Run.open(place, dataset) if place and there else None
-            )
-        except ValueError as error:
-            raise ConfigError(f"setting {each.name}: {error}") from error
+        plans[each.name] = plan(each.config, dataset, Run.open(place, dataset) if place and there else None)
     return GridPlan(plans)
+
+
+def _check(config: Config, dataset: Dataset) -> None:
+    """Raise ValueError, before anything is compiled, where models of this configuration cannot be trained on these data."""
+    share = config.membership.share
+    config.recipe.check(dataset.num_examples, dataset.x.shape[1:], share)
+    config.queries.check(dataset.x.shape[1:], dataset.num_classes)
+    Learner.of(config.recipe, dataset, share)
+    guarantee(config.recipe, dataset.num_examples, share)

@@ -99,6 +99,10 @@ class Recipe:
         for name in ("momentum", "ema", "warmup", "dropout", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"recipe.{name} must be in [0, 1); got {getattr(self, name)}")
+        if self.mixup and self.privacy is not None:
+            raise ValueError(
+                "recipe.mixup mixes examples, and recipe.privacy bounds what a single one adds to a gradient: leave one out"
+            )
         for name in ("weight_decay", "mixup", "crop_pad", "seed"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"recipe.{name} must not be negative; got {getattr(self, name)}")

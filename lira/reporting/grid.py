@@ -17,9 +17,10 @@ from lira.data.sources import load_dataset
 from lira.engine.fill import train
 from lira.engine.grid import GridPlan, Setting, plan_grid, require_same_runs, settings_of
 from lira.engine.progress import Progress
+from lira.learning.accounting import guarantee
 from lira.reporting.grid_document import grid_document, grid_page, in_sentences
 from lira.reporting.grid_figures import GridFigures, Measurement, measure_grid
-from lira.reporting.grid_plots import plot_grid
+from lira.reporting.grid_plots import panels, plot_grid
 from lira.reporting.measured import headline_attack
 from lira.reporting.reports import report, reported
 from lira.reporting.write import png, write_document
@@ -53,6 +54,7 @@ def grid(
     config: Config,
     over: Mapping[str, Sequence[Any]],
     *,
+    apart: bool = False,
     dataset: Dataset | None = None,
     attacks: Sequence[str] | None = None,
     headline: str | None = None,
@@ -70,6 +72,7 @@ def grid(
         path: of the grid's directory, in which each setting has a run directory of its own.
         config: all fields that are not varied.
         over: values by field of `recipe` or `queries`, as of `{"recipe.weight_decay": [0.0, 5e-4]}`.
+        apart: vary one field at a time, beside the configuration as it stands, in place of every combination.
         dataset: the data; None loads those that the configuration names.
         attacks: names of those to run; None: all.
         headline: the attack by which settings are compared; None: by the number of models, see `headline_attack`.
@@ -87,7 +90,7 @@ def grid(
     if headline is not None and headline not in ATTACKS:
         select_attacks([headline])  # raises, naming the nearest
     config, path = absolute(config), directory_at(path)
-    settings = settings_of(config, over)
+    settings = settings_of(config, over, apart=apart)
     require_same_runs(path, settings)
     if dataset is None:
         dataset = load_dataset(config.dataset, num_examples=config.num_examples, data_dir=config.data_dir)
@@ -163,6 +166,7 @@ def _measured(
             run.membership,
             run.accuracy(side, run.targets),
             run.accuracy("in", run.targets),
+            guarantee(run.config.recipe, len(run.labels), run.config.membership.share),
         )
     return measure_grid(
         measured,
@@ -183,10 +187,11 @@ def _write(
     warnings: Iterable[str],
 ) -> None:
     """Write grid.png, report.html and, last, grid.json."""
-    picture = png(plot_grid(figures))
+    pictures = {name: png(plot_grid(figures, [name])) for name in panels(figures)}
+    picture = png(plot_grid(figures)) if len(pictures) > 1 else pictures["leakage"]
     left_out = [f"setting {name} is left out: {why}" for name, why in failed.items()]
     said = list(dict.fromkeys([*left_out, *warnings]))
-    page = grid_page(figures, picture, config, runs, said)
+    page = grid_page(figures, pictures, config, runs, said)
     places = [f"{each.directory}/scores/{figures.attack}" for each in figures.settings.values()]
     arrays = {place: stored_fingerprint(path, place) for place in places}
     document = grid_document(figures, over, failed)

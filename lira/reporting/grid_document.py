@@ -10,7 +10,7 @@ from lira.metrics import Estimate
 from lira.reporting.document import operating_point, with_interval
 from lira.reporting.figures import known, percent, rate, signed
 from lira.reporting.grid_figures import GridDifference, GridFigures
-from lira.reporting.grid_plots import accuracy_label
+from lira.reporting.grid_plots import accuracy_label, fields_varied
 from lira.reporting.page import embedded, named_values, render_page
 from lira.store.config import Config
 from lira.store.run import Run
@@ -19,18 +19,19 @@ __all__ = ["grid_document", "grid_page", "in_sentences"]
 
 
 def in_sentences(grid: GridFigures) -> list[str]:
-    """The findings, in plain words: the front first."""
-    S, front = len(grid.settings), grid.front
-    others = f"the other {S - len(front)}" if S - len(front) > 1 else "the other one"
-    what = f"in {accuracy_label(grid)} and leakage at once"
-    beaten = (
-        f", and {others} {'are' if S - len(front) > 1 else 'is'} beaten by one of them"
-        if len(front) < S
-        else ""
-    )
-    sentences = [f"On the front, beaten by no other setting {what}: {'; '.join(front)}{beaten}."]
+    """The findings, in plain words: the front first, then each setting on it beside the reference."""
+    S = len(grid.settings)
+    front = sorted(grid.front, key=lambda name: -grid.settings[name].accuracy)
+    if S == 1:
+        sentences = [f"One setting, {grid.reference}: there is nothing to compare."]
+    elif len(front) == 1:
+        sentences = [f"{front[0]} is more accurate and leaks less than every other setting."]
+    else:
+        sentences = [
+            f"On the front are {len(front)} of {S} settings: no other one is as accurate and leaks less."
+        ]
     sentences += [_in_words(grid, name) for name in front if name != grid.reference]
-    if (broken := _above_proof(grid)) and grid.no_epsilon is None:
+    if broken := _above_proof(grid):
         sentences.append(
             f"Measured above the proven epsilon: {', '.join(broken)}. Chance does so in one grid of 20; else the training is "
             f"not what its proof is of."
@@ -65,7 +66,11 @@ def _above_proof(grid: GridFigures) -> list[str]:
 
 
 def grid_page(
-    grid: GridFigures, picture: bytes, config: Config, runs: Mapping[str, Run], warnings: Sequence[str]
+    grid: GridFigures,
+    pictures: Mapping[str, bytes],
+    config: Config,
+    runs: Mapping[str, Run],
+    warnings: Sequence[str],
 ) -> str:
     """The page. Everything that comes from outside is escaped by the template."""
     return render_page(
@@ -74,7 +79,8 @@ def grid_page(
         grid=grid,
         sentences=in_sentences(grid),
         accuracy=accuracy_label(grid),
-        picture=embedded(picture),
+        pictures={name: embedded(content) for name, content in pictures.items()},
+        fields=", ".join(fields_varied(grid)),
         bounded=grid.no_epsilon is None,
         proven=any(each.proven is not None for each in grid.settings.values()),
         infinity=float("inf"),

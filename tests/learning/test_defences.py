@@ -46,6 +46,12 @@ def smoothed(labels, classes, smoothing):
     return (1 - smoothing) * np.eye(classes)[labels] + smoothing / classes
 
 
+def trained(learner, state, key, epochs, steps):
+    """A model after some epochs of so many steps, and their losses."""
+    train = jax.jit(partial(train_epochs, learner), static_argnums=3)
+    return train(state, key, 0, epochs, steps, X, Y, KEEP)
+
+
 # --- In training ------------------------------------------------------------------------------------------------------
 
 
@@ -91,7 +97,7 @@ def test_step_by_mixed_examples_and_smoothed_labels_against_numpy(monkeypatch):
         lambda key, images, alpha: Mixed(0.3 * images + 0.7 * images[partners], partners, 0.3),
     )
     state = init_model(learner, key, X)
-    found, losses = train_epochs(learner, state, key, 0, 1, 1, X, Y, KEEP)
+    found, losses = trained(learner, state, key, 1, 1)
     batch = np.asarray(epoch_order(learner, key, 0, KEEP))
     x = 0.3 * X[batch].astype(np.float64) + 0.7 * X[batch][partners]
     target = 0.3 * smoothed(Y[batch], 3, 0.2) + 0.7 * smoothed(Y[batch][partners], 3, 0.2)
@@ -140,7 +146,7 @@ def test_early_stopping_is_the_beginning_of_a_longer_training():
     for recipe in (whole, early):
         learner = dataclasses.replace(Learner.of(recipe, data), module=Linear())
         key = learner.key(0)
-        states.append(train_epochs(learner, init_model(learner, key, X), key, 0, 2, 4, X, Y, KEEP)[0].params)
+        states.append(trained(learner, init_model(learner, key, X), key, 2, 4)[0].params)
         learners.append(learner)
     assert jax.tree.all(jax.tree.map(np.array_equal, *states))
     assert learners[0].total_steps == learners[1].total_steps == 16
@@ -164,6 +170,16 @@ def released(logits, temperature, decimals, top_k):
     return known
 
 
+def answered(logits, labels, **masks):
+    """Phi and entropy of masked logits."""
+
+    def both(logits, labels):
+        masked = masked_logits(logits, **masks)
+        return logit_scaled_confidence(masked, labels), entropy(masked)
+
+    return jax.tree.map(np.asarray, jax.jit(both)(jnp.asarray(logits, jnp.float32), jnp.asarray(labels)))
+
+
 @pytest.mark.parametrize("temperature", [0.5, 3.0])
 @pytest.mark.parametrize("decimals", [0, 1, 3])
 @pytest.mark.parametrize("top_k", [0, 1, 5])
@@ -175,36 +191,35 @@ def test_masked_phi_against_released_probabilities(temperature, decimals, top_k)
         logits, labels = logits[clear], labels[clear]
     logits, labels = logits[:100], labels[:100]
     assert len(logits) == 100
-    masked = masked_logits(
-        jnp.asarray(logits, jnp.float32), temperature=temperature, decimals=decimals, top_k=top_k
-    )
-    assert masked.dtype == jnp.float32
+    phi, h = answered(logits, labels, temperature=temperature, decimals=decimals, top_k=top_k)
+    assert phi.dtype == np.float32
     known = np.stack([released(row, temperature, decimals, top_k) for row in logits])
     of_label = known[np.arange(len(known)), labels]
     expected = np.log(of_label) - np.log(known.sum(axis=1) - of_label)
-    np.testing.assert_allclose(logit_scaled_confidence(masked, labels), expected, rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(phi, expected, rtol=2e-5, atol=2e-5)
     p = known / known.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(entropy(masked), -(p * np.log(p)).sum(axis=1), rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(h, -(p * np.log(p)).sum(axis=1), rtol=2e-5, atol=2e-5)
 
 
 def test_withheld_and_rounded_confidences_saturate_nowhere_and_hide_no_nan():
-    sure = jnp.asarray([[90.0, 0, 0, 0], [200.0, 0, 0, 0], [jnp.nan, 0, 0, 0]])
-    labels = jnp.zeros(3, int)
-    plain = logit_scaled_confidence(sure, labels)
-    np.testing.assert_allclose(logit_scaled_confidence(masked_logits(sure, top_k=1), labels), plain)
-    rounded = np.asarray(logit_scaled_confidence(masked_logits(sure, decimals=2), labels))
+    sure, labels = [[90.0, 0, 0, 0], [200.0, 0, 0, 0], [np.nan, 0, 0, 0]], [0, 0, 0]
+    np.testing.assert_array_equal(answered(sure, labels, top_k=1)[0], answered(sure, labels)[0])
+    rounded = answered(sure, labels, decimals=2)[0]
     np.testing.assert_allclose(rounded[:2], np.log(1 / (3 * 0.0025)), rtol=1e-6)  # both are rounded to 1
     assert np.isnan(rounded[2])
     # A label that is not released is not told from others that are not, and hides how unlikely it is.
-    wrong = jnp.asarray([[5.0, 1, -3, 2], [5.0, -3, 1, 2]])
-    hidden = logit_scaled_confidence(masked_logits(wrong, top_k=2), jnp.ones(2, int))
+    wrong = [[5.0, 1, -3, 2], [5.0, -3, 1, 2]]
+    hidden = answered(wrong, [1, 1], top_k=2)[0]
     np.testing.assert_allclose(hidden[0], hidden[1], rtol=1e-6)
 
 
 def test_every_signal_is_of_what_is_released_and_accuracy_is_not():
     module, queries = Linear(), Queries(decimals=1, temperature=8.0)
     variables = jax.tree.map(lambda leaf: 3 * leaf, module.init(jax.random.key(0), X, train=False))
-    ask = partial(query, module, signals=("entropy", "logits"), variables=variables, x=X, y=Y)
+
+    def ask(queries):
+        return jax.jit(partial(query, module, queries, ("entropy", "logits")))(variables, X, Y)
+
     plain, right = ask(Queries())
     answers, correct = ask(queries)
     np.testing.assert_array_equal(correct, right)  # though rounding makes ties
