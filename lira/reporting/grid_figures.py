@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lira.metrics import Difference, Estimate, OperatingPoint, roc
+from lira.learning.accounting import Guarantee
+from lira.metrics import Difference, Estimate, OperatingPoint, Roc, roc
 from lira.metrics._shared import UNDEFINED, cluster_margin, clusters_of
 from lira.metrics.comparison import Compared, compared, difference_of_curves
 from lira.reporting.implied import DELTA, pool_epsilon, why_no_epsilon
@@ -29,7 +30,7 @@ class Measurement(NamedTuple):
     keep: np.ndarray  # bool [T, N]
     accuracy: np.ndarray  # float [T], on the test set, or on examples that a model was not trained on
     accuracy_in: np.ndarray  # float [T], on members
-    proven: Any = None  # lira.learning.privacy.Guarantee; None without one
+    proven: Guarantee | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class SettingFigures:
     auc: Estimate
     epsilon: float | None  # a lower bound on that of the training, at `delta`; None where none is claimed
     delta: float
-    proven: Any  # its Guarantee; None without one
+    proven: Guarantee | None
 
     @property
     def leakage(self) -> float:
@@ -111,50 +112,38 @@ def measure_grid(
         ValueError: no target is usable in all of them, or their memberships differ.
     """
     targets = _common_targets(measured)
-    settings, curves, margins = {}, {}, {}
     first = next(iter(measured.values()))
     keep = first.keep[np.isin(first.targets, targets)]
     group = clusters_of(keep)
     why = why_no_epsilon(int(group[-1]) + 1, independent)
     fpr = next((each for each in FPRS if each >= LOW_FPR and each * np.sum(~keep) >= 1), None)
-    deltas = [each.proven.delta for each in measured.values() if each.proven is not None]
+    default = next((each.proven.delta for each in measured.values() if each.proven is not None), DELTA)
     confidence = 1 - (1 - CONFIDENCE) / len(measured)
+    settings, curves, accuracies = {}, {}, {}
     for name, each in measured.items():
         rows = np.isin(each.targets, targets)
         if not np.array_equal(each.keep[rows], keep):
             raise ValueError(f"setting {name} has other memberships: settings are compared on the same ones")
-        scores, accuracy = each.scores[rows], each.accuracy[rows].astype(np.float64)
-        curve = roc(scores, keep)
-        delta = each.proven.delta if each.proven is not None else deltas[0] if deltas else DELTA
-        settings[name] = SettingFigures(
-            each.values,
-            each.directory,
-            float(accuracy.mean()),
-            float(np.std(accuracy, ddof=1)) if len(accuracy) > 1 else float("nan"),
-            float(each.accuracy_in[rows].mean()),
-            None if fpr is None else curve.tpr_at(fpr),
-            curve.auc_interval(),
-            None if why else pool_epsilon(scores, keep, delta=delta, confidence=confidence),
+        curve = roc(each.scores[rows], keep)
+        delta = default if each.proven is None else each.proven.delta
+        settings[name] = _figures(
+            each,
+            rows,
+            curve,
+            fpr,
+            None if why else pool_epsilon(each.scores[rows], keep, delta=delta, confidence=confidence),
             delta,
-            each.proven,
         )
         curves[name] = compared(curve, LOW_FPR if fpr is None else fpr)
-        margins[name] = np.bincount(group, accuracy) / np.bincount(group)
-    names = list(settings)
-    on_front = pareto_front(
-        np.array([each.accuracy for each in settings.values()]),
-        np.array([each.leakage for each in settings.values()]),
-    )
+        accuracies[name] = np.bincount(group, each.accuracy[rows]) / np.bincount(group)
     return GridFigures(
         settings,
         {
-            (later, earlier): _difference(
-                curves[later], curves[earlier], margins[later] - margins[earlier], fpr is not None
-            )
-            for earlier, later in itertools.combinations(names, 2)
+            (b, a): _difference(curves[b], curves[a], accuracies[b] - accuracies[a], fpr is not None)
+            for a, b in itertools.combinations(settings, 2)
         },
-        reference if reference in settings else names[0],
-        tuple(name for name, is_on in zip(names, on_front, strict=True) if is_on),
+        reference if reference in settings else next(iter(settings)),
+        _front(settings),
         attack,
         fpr,
         side,
@@ -164,6 +153,36 @@ def measure_grid(
         confidence,
         why,
     )
+
+
+def _figures(
+    measured: Measurement,
+    rows: np.ndarray,
+    curve: Roc,
+    fpr: float | None,
+    epsilon: float | None,
+    delta: float,
+) -> SettingFigures:
+    """Of one setting over some of its targets, bool `rows [T]`."""
+    accuracy = measured.accuracy[rows].astype(np.float64)
+    return SettingFigures(
+        measured.values,
+        measured.directory,
+        float(accuracy.mean()),
+        float(np.std(accuracy, ddof=1)) if len(accuracy) > 1 else float("nan"),
+        float(measured.accuracy_in[rows].mean()),
+        None if fpr is None else curve.tpr_at(fpr),
+        curve.auc_interval(),
+        epsilon,
+        delta,
+        measured.proven,
+    )
+
+
+def _front(settings: Mapping[str, SettingFigures]) -> tuple[str, ...]:
+    """The settings on the front, in their order."""
+    accuracies, leakages = zip(*((each.accuracy, each.leakage) for each in settings.values()), strict=True)
+    return tuple(name for name, on in zip(settings, pareto_front(accuracies, leakages), strict=True) if on)
 
 
 def pareto_front(utility: Sequence[float] | np.ndarray, leakage: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import json
 import re
-from types import SimpleNamespace
 from urllib.parse import quote
 
 import numpy as np
@@ -12,6 +11,7 @@ from scipy import stats
 import lira
 from lira.cli import main
 from lira.epsilon import target_epsilons
+from lira.learning.accounting import Guarantee
 from lira.membership import keep_mask
 from lira.reporting.grid_document import grid_document, in_sentences
 from lira.reporting.grid_figures import Measurement, measure_grid, pareto_front
@@ -67,7 +67,7 @@ def test_each_setting_is_a_run_and_one_that_fails_is_named(place, first):
         assert each["accuracy_spread"] == pytest.approx(run.accuracy("out").std(ddof=1))
     np.testing.assert_array_equal(runs[0].keep, runs[1].keep)
     # The paired difference is what `lira compare` tells.
-    scores = [run.scores(document["attack"]) for run in runs]
+    scores = [np.asarray(run.scores(document["attack"])) for run in runs]
     less = lira.metrics.difference(scores[1], scores[0], runs[0].keep, fpr=document["fpr"])
     (found,) = document["differences"]
     assert (found["of"], found["less"]) == ("learning_rate=0.01", "learning_rate=0.2")
@@ -138,7 +138,7 @@ def measurement(shift, accuracy, seed, proven=None):
     rng = np.random.default_rng(seed)
     scores = rng.normal(size=(T, N)) + shift * KEEP
     accuracies = accuracy + 0.01 * rng.normal(size=T)
-    guarantee = proven and SimpleNamespace(epsilon=proven, delta=2e-5, adjacency="add or remove one example")
+    guarantee = None if proven is None else Guarantee(proven, 2e-5, 1.0, 1.0, 100, 0.1, 20)
     return Measurement(
         {"recipe.a": shift},
         f"a={shift}",
