@@ -24,7 +24,7 @@ from lira.learning.convolution import LOWERINGS
 from lira.learning.learner import Learner, model_keys
 from lira.learning.recipe import steps_per_epoch
 from lira.learning.training import variable_shapes
-from lira.store.config import Config, Execution
+from lira.store.config import Config, Execution, as_dict
 from lira.store.places import write_atomically
 
 __all__ = ["programs_for", "seconds_per_step"]
@@ -226,7 +226,7 @@ def _fitting(compiled: Callable[[str, int], Programs], lowering: str, width: int
 
 def _cache_file(learner: Learner, dataset: Dataset, execution: Execution) -> Path:
     """A file for everything that the fastest width may depend on: all of the recipe but what costs no step anything."""
-    fields = dataclasses.asdict(learner.recipe).items()
+    fields = as_dict(learner.recipe).items()
     cost = {name: value for name, value in fields if name not in COSTLESS} | {"ema": learner.recipe.ema > 0}
     devices = devices_of(execution.devices)
     stacks = stacks_at_a_time(learner.platform, len(devices))

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from lira.data.dataset import Dataset
+from lira.learning.accounting import Guarantee, guarantee
 from lira.learning.forward import Array
 from lira.learning.imitation import Imitation
 from lira.learning.models import build_model
 from lira.learning.recipe import Recipe, steps_per_epoch
-from lira.learning.shapes import check_shapes
+from lira.learning.shapes import check_private, check_shapes
 
 __all__ = ["Learner", "model_key", "model_keys"]
 
@@ -29,19 +30,24 @@ class Learner:
     platform: str = field(default_factory=jax.default_backend)
     imitation: Imitation | None = None  # by which loss a target is imitated; None learns the labels
     share: float = 0.5  # of the examples, that a model is trained on, on average
+    guarantee: Guarantee | None = None  # what is proven of it, where its recipe has privacy
 
     @classmethod
     def of(cls, recipe: Recipe, dataset: Dataset, share: float = 0.5) -> "Learner":
         """That of a recipe on a share of a data set.
 
         Raises:
-            ValueError: there is no such model, or it does not take these data.
+            ValueError: there is no such model, it does not take these data, or it cannot be trained with privacy.
+            ImportError: the recipe has privacy, and what that needs is not installed.
         """
         epochs = recipe.schedule_epochs or recipe.epochs
         steps = steps_per_epoch(dataset.num_examples, recipe.batch_size, share) * epochs
         module = build_model(recipe.model, dataset.num_classes, recipe.dropout)
         check_shapes(module, recipe.model, dataset)
-        return cls(module, recipe, steps, share=share)
+        if recipe.privacy is not None:
+            check_private(module, recipe.model, dataset)
+        proven = guarantee(recipe, dataset.num_examples, share)
+        return cls(module, recipe, steps, share=share, guarantee=proven)
 
     def key(self, index: Array | int) -> jax.Array:
         """That of model `index`, see `model_key`."""

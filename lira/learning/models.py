@@ -123,17 +123,24 @@ class ResNet18(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """WRN-depth-widen (Zagoruyko & Komodakis 2016), pre-activation, without dropout; depth = 6n + 4."""
+    """WRN-depth-widen (Zagoruyko & Komodakis 2016), pre-activation, without dropout; depth = 6n + 4.
+
+    With `groups`, GroupNorm of so many in place of BatchNorm: no example then touches another, as private training needs
+    (De et al. 2022, arXiv 2204.13650, who take 16, and standardise weights too).
+    """
 
     num_classes: int
     depth: int = 28
     widen: int = 2
+    groups: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Logits `[batch, num_classes]`."""
         # The constants of the LiRA paper's code, as is the output layer's initialisation.
         norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5)
+        if self.groups:
+            norm = partial(nn.GroupNorm, num_groups=self.groups)
         x = _Conv(16)(x)
         for stage, base in enumerate((16, 32, 64)):
             channels = base * self.widen
@@ -184,6 +191,7 @@ _NAMED = {
 def build_model(name: str, num_classes: int, dropout: float = 0.0) -> nn.Module:
     """Make a module by name: mlp, cnn, cnn-small, cnn-fast, resnet18, wrn-DEPTH-WIDEN, or a dotted path such as `my_models.Net`.
 
+    wrn-DEPTH-WIDEN-gn has GroupNorm of 16 groups in place of BatchNorm.
     The current directory is importable; a class of the running script is `__main__.Net`. A module of one's own is a
     flax linen class that takes `num_classes`; an nnx module comes in through flax's `flax.nnx.bridge.ToLinen`.
     A rate of dropout above 0 is for models with a field of that name: mlp, cnn, cnn-small, or one of your own.
@@ -201,13 +209,13 @@ def build_model(name: str, num_classes: int, dropout: float = 0.0) -> nn.Module:
         return module.clone(dropout=dropout)
     if name in _NAMED:
         return _NAMED[name](num_classes=num_classes)
-    if match := re.fullmatch(r"wrn-(\d+)-(\d+)", name):
-        depth, widen = map(int, match.groups())
+    if match := re.fullmatch(r"wrn-(\d+)-(\d+)(-gn)?", name):
+        depth, widen = int(match[1]), int(match[2])
         if depth < 10 or (depth - 4) % 6 or widen < 1:
             raise ValueError(
                 f"model {name!r}: a wide ResNet's depth is 6n + 4 (10, 16, 22, 28 ...), its width 1 or more"
             )
-        return WideResNet(num_classes=num_classes, depth=depth, widen=widen)
+        return WideResNet(num_classes=num_classes, depth=depth, widen=widen, groups=16 if match[3] else 0)
     cls = import_dotted(name, "model", [*_NAMED, "wrn-28-2"], "a flax module")
     if not (inspect.isclass(cls) and issubclass(cls, nn.Module)):
         raise ValueError(f"model {name!r}: is not a flax.linen.Module class")

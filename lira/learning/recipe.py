@@ -43,7 +43,7 @@ class Recipe:
     """Everything that decides what one shadow model becomes. How it is executed is not part of it."""
 
     model: str = "mlp"
-    """mlp, cnn, cnn-small, cnn-fast, resnet18, wrn-DEPTH-WIDTH, or the dotted path of your own flax module."""
+    """mlp, cnn, cnn-small, cnn-fast, resnet18, wrn-DEPTH-WIDTH (-gn: with GroupNorm), or the dotted path of your own flax module."""
     epochs: int = 50
     """Passes over a model's members."""
     schedule_epochs: int = 0

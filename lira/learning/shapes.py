@@ -2,7 +2,7 @@
 
 import sysconfig
 import traceback
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import flax.linen as nn
@@ -13,7 +13,7 @@ from flax.errors import InvalidRngError
 from lira.data.dataset import Dataset
 from lira.learning.forward import apply_module, as_input
 
-__all__ = ["ModelError", "check_shapes"]
+__all__ = ["ModelError", "check_private", "check_shapes"]
 
 # An even number might be what a stride leaves of an axis that is none of images.
 BATCH = 7
@@ -76,6 +76,22 @@ def _check(
                 f"model {name!r}: returns {what} {when} for {BATCH} examples of {data}{_hint(shape)}: it must return logits "
                 f"[batch, num_classes], here {[BATCH, num_classes]}"
             )
+
+
+def check_private(module: nn.Module, name: str, dataset: Dataset) -> None:
+    """Raise ModelError where a module of which `check_shapes` holds mixes the examples of a batch, as BatchNorm does.
+
+    What it keeps beside its parameters it has from batches, and no gradient is then of one example alone.
+    """
+    batch = jax.eval_shape(partial(as_input, dtype=jnp.float32), dataset.x[:1])
+    kept = sorted(
+        jax.eval_shape(partial(module.init, train=False), jax.random.key(0), batch).keys() - {"params"}
+    )
+    if kept:
+        raise ModelError(
+            f"model {name!r}: has BatchNorm or the like ({', '.join(kept)}), which mixes the examples of a batch, and "
+            f"recipe.privacy clips the gradient of each alone: take GroupNorm or no norms, as of wrn-16-4-gn, cnn or mlp"
+        )
 
 
 def _hint(shape: tuple[int, ...]) -> str:

@@ -14,6 +14,7 @@ from lira.learning.forward import Array, as_input, augmented, compute_dtype, for
 from lira.learning.imitation import answers_to_imitate, loss_of_imitation
 from lira.learning.learner import Learner
 from lira.learning.losses import cross_entropy, of_mixture
+from lira.learning.noised import in_microbatches, microbatch_size, noised_sum, poisson_batch
 from lira.learning.packing import pack, unpack
 from lira.learning.recipe import learning_rate, optimizer, steps_per_epoch
 
@@ -114,10 +115,19 @@ def train_epochs(
 
 
 def epoch_order(learner: Learner, key: jax.Array, epoch: Array | int, keep: Array) -> jax.Array:
-    """The examples of one epoch in order, int32 `[steps * batch]`: a random permutation of the members that wraps."""
+    """The examples of one epoch in order, int32 `[steps * batch]`: a random permutation of the members that wraps.
+
+    In private training each step takes members by coins: `[steps * max_batch]`, see `poisson_batch`.
+    """
     size = learner.recipe.batch_size
-    count = steps_per_epoch(len(keep), size, learner.share) * size
-    return random_order(_epoch_keys(key, epoch)[0], keep, count)
+    steps = steps_per_epoch(len(keep), size, learner.share)
+    order_key = _epoch_keys(key, epoch)[0]
+    if learner.recipe.privacy is None:
+        return random_order(order_key, keep, steps * size)
+    assert learner.guarantee is not None
+    step_keys = jax.random.split(order_key, steps)
+    # One after the other, for each looks at all of the pool.
+    return jax.lax.map(partial(poisson_batch, learner.guarantee, members=keep), step_keys).ravel()
 
 
 def random_order(key: jax.Array, members: Array, count: int) -> jax.Array:
@@ -143,7 +153,7 @@ def train_step(
     taught: Any = None,
 ) -> tuple[ModelState, jax.Array]:
     """Train one model for step `step` of an epoch in the order of `epoch_order`; return its new state and the loss."""
-    size = learner.recipe.batch_size
+    size = learner.recipe.batch_size if learner.guarantee is None else learner.guarantee.max_batch
     batch = jax.lax.dynamic_slice_in_dim(jnp.asarray(order), step * size, size)
     step_key = _step_key(key, epoch, step)
     packed, loss = _packed_step(learner, state, _packed(learner, state), step_key, batch, x, y, taught)
@@ -162,24 +172,11 @@ def _packed_step(
 ) -> tuple[ModelState, jax.Array]:
     """Train a packed state, whose trees are those of `like`, on the examples `batch [batch]`; `key` is the step's."""
     recipe, x, y = learner.recipe, jnp.asarray(x), jnp.asarray(y)
-    augment_key, dropout_key = jax.random.split(key)
-    images, labels = augmented(recipe, augment_key, x[batch]), y[batch]
-    losses = partial(cross_entropy, smoothing=recipe.label_smoothing)
-    if recipe.mixup:
-        mixup_key, dropout_key = jax.random.split(dropout_key)
-        images, *mixture = mixed(mixup_key, as_input(images, jnp.float32), recipe.mixup)
-        losses = partial(of_mixture, losses, *mixture)
-    before = unpack(state.statistics, like.statistics)
-    if learner.imitation is not None:
-        target = answers_to_imitate(learner.module, recipe, taught, batch, images)
-        losses = partial(loss_of_imitation, learner.imitation, target=target)
-
-    def loss_of(params: Any) -> tuple[jax.Array, Any]:
-        logits, updated = forward(learner.module, recipe, {"params": params, **before}, images, dropout_key)
-        return losses(logits, labels=labels).mean(), updated
-
-    params = unpack(state.params, like.params)
-    (loss, after), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
+    params, before = unpack(state.params, like.params), unpack(state.statistics, like.statistics)
+    if recipe.privacy is None:
+        (loss, after), gradient = _gradient(learner, params, before, key, batch, x, y, taught)
+    else:
+        (loss, gradient), after = _private_gradient(learner, params, key, batch, x, y), before
     packed_gradient = pack(gradient, like.params, learner.platform)
     with jax.named_scope("optimizer"):
         update = _optimizer_of(learner).update
@@ -193,6 +190,64 @@ def _packed_step(
         with jax.named_scope("averages"):
             average = jax.tree.map(partial(moved_toward, recipe.ema), average, (params, statistics))
     return ModelState(params, statistics, optimizer_state, average, state.step + 1), loss
+
+
+def _gradient(
+    learner: Learner,
+    params: Any,
+    before: Any,
+    key: jax.Array,
+    batch: jax.Array,
+    x: jax.Array,
+    y: jax.Array,
+    taught: Any,
+) -> tuple[tuple[jax.Array, Any], Any]:
+    """The mean loss of the examples `batch [batch]`, the statistics after them, and the gradient."""
+    recipe = learner.recipe
+    augment_key, dropout_key = jax.random.split(key)
+    images, labels = augmented(recipe, augment_key, x[batch]), y[batch]
+    losses = partial(cross_entropy, smoothing=recipe.label_smoothing)
+    if recipe.mixup:
+        mixup_key, dropout_key = jax.random.split(dropout_key)
+        images, *mixture = mixed(mixup_key, as_input(images, jnp.float32), recipe.mixup)
+        losses = partial(of_mixture, losses, *mixture)
+    if learner.imitation is not None:
+        target = answers_to_imitate(learner.module, recipe, taught, batch, images)
+        losses = partial(loss_of_imitation, learner.imitation, target=target)
+
+    def loss_of(params: Any) -> tuple[jax.Array, Any]:
+        logits, updated = forward(learner.module, recipe, {"params": params, **before}, images, dropout_key)
+        return losses(logits, labels=labels).mean(), updated
+
+    return jax.value_and_grad(loss_of, has_aux=True)(params)
+
+
+def _private_gradient(
+    learner: Learner, params: Any, key: jax.Array, batch: jax.Array, x: jax.Array, y: jax.Array
+) -> tuple[jax.Array, Any]:
+    """The loss and the noised gradient of the examples `batch [max_batch]`, N where none is.
+
+    Both are divided by the size that a batch has on average, for the number of examples in one is not to be known.
+    """
+    recipe, guarantee = learner.recipe, learner.guarantee
+    assert recipe.privacy is not None
+    assert guarantee is not None
+    copies = recipe.privacy.multiplicity
+    size = microbatch_size(params, guarantee.max_batch, learner.platform)
+    batch = in_microbatches(batch, size, fill=len(y))
+
+    def loss_of(params: Any, image: jax.Array, label: jax.Array, key: jax.Array) -> jax.Array:
+        """Over so many augmentations of one example as its gradient is averaged over."""
+        augment_key, dropout_key = jax.random.split(key)
+        images = augmented(recipe, augment_key, jnp.broadcast_to(image, (copies, *image.shape)))
+        logits, _ = forward(learner.module, recipe, {"params": params}, images, dropout_key)
+        return cross_entropy(logits, jnp.broadcast_to(label, copies), recipe.label_smoothing).mean()
+
+    noise_key, example_key = jax.random.split(key)
+    # Where none is, the last of all.
+    examples = x[batch], y[batch], jax.random.split(example_key, len(batch))
+    total, loss = noised_sum(loss_of, guarantee, noise_key, params, examples, batch == len(y), size)
+    return loss / recipe.batch_size, jax.tree.map(lambda leaf: leaf / recipe.batch_size, total)
 
 
 # --- Packed for a program: a model's many small arrays as a few long ones --------------------------------------------

@@ -4,9 +4,9 @@ import contextlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
-import re
 import tomllib
 import warnings
 
