@@ -193,6 +193,9 @@ def _candidates(
     widths = [execution.width] if execution.width else grown
     if execution.lowering != "auto":
         return [(execution.lowering, widths)]
+    if learner.recipe.privacy and learner.platform == "cpu":
+        # Single examples' gradients fill the caches: no wider stack was faster, nor another convolution.
+        return [("patches", [execution.width or 1])]
     if all(leaf.ndim <= 2 for leaf in jax.tree.leaves(variable_shapes(learner, dataset.x)["params"])):
         if learner.platform != "cpu" and not execution.width:
             widths = [widest >> shift for shift in range(0, widest.bit_length(), 2)]
@@ -201,6 +204,9 @@ def _candidates(
         in_float32 = learner.recipe.precision == "float32"
         lowerings = ("mixed", "winograd", "patches") if in_float32 else ("patches", "xla")
         return [(lowering, widths) for lowering in lowerings]
+    if learner.recipe.privacy:
+        # A microbatch fills the device as a stack does; a convolution for each model would be one for each example.
+        return [("xla", [execution.width or 1])]
     several = execution.width or min(SEVERAL, widest)
     one = [("xla", [1])] if execution.width <= 1 else []
     return [*one, ("per_model", [several])] if several > 1 else one

@@ -114,7 +114,8 @@ def train(
             run,
             dataset,
             prepare,
-            attempts=ATTEMPTS,
+            # Noise of another seed would tell that the first attempt diverged, and be accounted for twice.
+            attempts=1 if run.config.recipe.privacy else ATTEMPTS,
             inspect=_inspect,
             among=among,
             checkpoints=checkpoints,
@@ -126,7 +127,7 @@ def train(
     if made and len(diverged):
         mates = " with their mates" if run.config.membership.design == "pairs" else ""
         warnings.warn(
-            f"{len(diverged)} of {run.config.num_models} models diverged twice and are left out of the attacks"
+            f"{len(diverged)} of {run.config.num_models} models diverged{'' if run.config.recipe.privacy else ' twice'} and are left out of the attacks"
             f"{mates}: {', '.join(map(str, diverged))}; {_what_would_help(run, dataset)}",
             DivergedWarning,
             stacklevel=2,

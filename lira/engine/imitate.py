@@ -191,11 +191,16 @@ def imitate_target(
         Their run: phi `[K, N, Q]`, keep `[K, N]`.
 
     Raises:
-        RunError: the directory is of other imitators or data, or another process is writing it.
+        RunError: the run's recipe is private; the directory is of other imitators or data, or another process is
+            writing it.
 
     Warns:
         DivergedWarning: naming imitators that stopped being finite.
     """
+    if run.config.recipe.privacy:
+        raise RunError(
+            f"{run.path}: has recipe.privacy, and imitators learn without noise: imitate a target of a run without it"
+        )
     config = _config_of(run, len(keep))
     imitators = Run.from_config(path, dataset, config, keep=keep)
 

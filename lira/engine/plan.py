@@ -10,6 +10,7 @@ from lira.engine.checkpoints import Checkpoints
 from lira.engine.device import device_name, devices_of
 from lira.engine.progress import duration, size_in_words
 from lira.engine.trained import check_averaging
+from lira.learning.accounting import guarantee
 from lira.learning.recipe import checkpoint_epochs, steps_per_epoch
 from lira.store.config import Config
 from lira.store.run import Run
@@ -38,6 +39,7 @@ class Plan:
     device: str
     warning: str = ""
     design: str = ""  # of the memberships, in words; empty for pairs
+    privacy: str = ""  # what is proven of every model, in words; empty where nothing is
 
     def __str__(self) -> str:
         """Two lines for a terminal."""
@@ -52,6 +54,7 @@ class Plan:
             f"{memory} on {'each' if each else 'the'} device, {size_in_words(self.bytes_on_disk)} on disk and "
             f"{size_in_words(self.bytes_of_scores)} for the scores of each attack{checkpoints}"
             + (f"\nmemberships are {self.design}" if self.design else "")
+            + (f"\nprivate training proves {self.privacy}" if self.privacy else "")
             + (f"\n{self.why}" if self.why else "")
             + (f"\nwarning: {self.warning}" if self.warning else "")
         )
@@ -78,6 +81,7 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None, among: np.nda
         dataset.num_classes if name == "logits" else 1 for name in config.signals
     )
     row = values * len(queries.views) * 4 + dataset.num_examples
+    proven = guarantee(recipe, dataset.num_examples, config.membership.share)
     averaging = check_averaging(recipe, steps)
     execution = config.execution
     seconds, kept, programs, devices = 0.0, 0, None, devices_of(execution.devices)
@@ -108,6 +112,7 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None, among: np.nda
         why=programs.why if programs else "",
         device=device_name(devices),
         warning=averaging.sentence if averaging and averaging.status != "ok" else "",
+        privacy="" if proven is None else str(proven),
         design="" if config.membership.design == "pairs" else _design_in_words(config, dataset.num_examples),
     )
 

@@ -1,12 +1,12 @@
 """A run as the directory of the code of Carlini et al. 2022."""
 
-import dataclasses
 import json
 import os
 from typing import Any
 
 import numpy as np
 
+from lira.store.config import as_dict
 from lira.store.errors import RunError
 from lira.store.places import directory_at, new_directory
 from lira.store.run import Run
@@ -68,7 +68,7 @@ def _hparams(run: Run, model: int) -> dict[str, Any]:
         recipe = dict(run.provenance["source"].get("hparams", {}))
     else:
         recipe = {
-            **dataclasses.asdict(run.config.recipe),
+            **as_dict(run.config.recipe),
             "arch": run.config.recipe.model,
             "dataset": run.config.dataset,
         }

@@ -15,6 +15,7 @@ from lira.reporting.measured import AttackFigures, Calibrated, Measured, Subject
 from lira.reporting.records import INTERVAL, Records, column_meanings
 from lira.reporting.unlearning_evaluation import UnlearningEvaluation
 from lira.reporting.verdict import verdict
+from lira.store.config import in_json
 from lira.versions import __version__
 
 __all__ = [
@@ -199,6 +200,7 @@ def _implied(implied: Leakage) -> dict[str, Any]:
         and {**with_interval("pearson", between.pearson), **with_interval("spearman", between.spearman)},
         "epsilon": epsilon,
         "no_epsilon": implied.no_epsilon,
+        "proven": implied.proven and in_json(dataclasses.asdict(implied.proven)),
     }
 
 

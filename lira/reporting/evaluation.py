@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 
 from lira.attacks.suite import ATTACKS, Attack, Pool, missing_signals, pool_p_values
 from lira.engine.trained import Check
+from lira.learning.accounting import Guarantee
 from lira.metrics import Estimate, OperatingPoint
 from lira.reporting.measured import Measured, Subject, calibrate, lowest_resolved, measure
 from lira.reporting.plots import ROC_SIZE, plot_attacks, plot_examples, plot_roc, unstyled
@@ -176,6 +177,7 @@ def evaluate_pool(
     selected: Collection[str] | None = None,
     facts: Mapping[str, str] | None = None,
     warnings: Iterable[str] = (),
+    proven: Guarantee | None = None,
 ) -> Evaluation:
     """Measure every attack on any pool, and every example by itself.
 
@@ -194,6 +196,7 @@ def evaluate_pool(
         selected: names of the attacks that were asked for; None: all.
         facts: what to say about the pool on its page, in order.
         warnings: for the top of the page; read last, so that they may grow until then.
+        proven: of every model, where their training was private.
 
     Raises:
         ValueError: as `measured.measure`.
@@ -202,7 +205,13 @@ def evaluate_pool(
     # In this order, so that little is held when a large curve is.
     checks = tuple(checks)
     measured = measure(
-        scores, member, indices, independent=pool.independent, headline=headline, num_shadows=len(pool.keep)
+        scores,
+        member,
+        indices,
+        independent=pool.independent,
+        headline=headline,
+        num_shadows=len(pool.keep),
+        proven=proven,
     )
     calibrated, p_value = calibrate(pool_p_values(pool, attacks), member)
     records = records_of(

@@ -17,7 +17,6 @@ from lira.data.sources import load_dataset
 from lira.engine.fill import train
 from lira.engine.grid import GridPlan, Setting, plan_grid, require_same_runs, settings_of
 from lira.engine.progress import Progress
-from lira.learning.accounting import guarantee
 from lira.reporting.grid_document import grid_document, grid_page, in_sentences
 from lira.reporting.grid_figures import GridFigures, Measurement, measure_grid
 from lira.reporting.grid_plots import panels, plot_grid
@@ -30,6 +29,7 @@ from lira.store.config import Config, absolute
 from lira.store.errors import RunError
 from lira.store.mend import mend
 from lira.store.places import Place, directory_at
+from lira.store.proven import proven_of
 from lira.store.run import Run
 
 __all__ = ["Grid", "grid"]
@@ -166,7 +166,7 @@ def _measured(
             run.membership,
             run.accuracy(side, run.targets),
             run.accuracy("in", run.targets),
-            guarantee(run.config.recipe, len(run.labels), run.config.membership.share),
+            proven_of(run.path, run.provenance),
         )
     return measure_grid(
         measured,

@@ -12,7 +12,7 @@ from lira.reporting.figures import known, percent, rate, signed
 from lira.reporting.grid_figures import GridDifference, GridFigures
 from lira.reporting.grid_plots import accuracy_label, fields_varied
 from lira.reporting.page import embedded, named_values, render_page
-from lira.store.config import Config
+from lira.store.config import Config, as_dict
 from lira.store.run import Run
 
 __all__ = ["grid_document", "grid_page", "in_sentences"]
@@ -145,7 +145,7 @@ def _facts(config: Config, runs: Mapping[str, Run]) -> dict[str, str]:
         "data set": config.dataset,
         "models": f"{config.num_models} of each setting, memberships by seed {config.membership_seed}: "
         f"{config.membership.in_words()}",
-        "recipe of the configuration": named_values(dataclasses.asdict(config.recipe)),
+        "recipe of the configuration": named_values(as_dict(config.recipe)),
         "queries of the configuration": named_values(dataclasses.asdict(config.queries)),
         "training": "; ".join(f"{name} {each:.0f} s" for name, each in seconds.items()),
     }

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lira.epsilon import target_epsilons
+from lira.learning.accounting import Guarantee
 from lira.metrics import (
     MIN_CLUSTERS,
     Estimate,
@@ -53,11 +54,20 @@ class Leakage:
     """A lower bound on that of the training, from the one-run bounds of all targets; None where none is claimed."""
     no_epsilon: str | None
     """Why none is claimed; None where one is."""
+    proven: Guarantee | None = None
+    """What is proven of the training; the bound is at its delta."""
     delta: float = DELTA
     confidence: float = CONFIDENCE
 
 
-def leakage(scores: np.ndarray, keep: np.ndarray, *, fpr: float = 1e-3, independent: bool = False) -> Leakage:
+def leakage(
+    scores: np.ndarray,
+    keep: np.ndarray,
+    *,
+    fpr: float = 1e-3,
+    independent: bool = False,
+    proven: Guarantee | None = None,
+) -> Leakage:
     """Work out what the scores of one attack imply.
 
     Args:
@@ -66,11 +76,13 @@ def leakage(scores: np.ndarray, keep: np.ndarray, *, fpr: float = 1e-3, independ
         fpr: of the operating points, a fraction.
         independent: whether it is known, or was declared, that the memberships are independent coins of one
             probability, see `Pool.independent`: no epsilon is claimed otherwise.
+        proven: of every model, where that is known.
 
     Raises:
         ValueError: shapes disagree, or a score is NaN.
     """
     scores, keep = np.asarray(scores), np.asarray(keep)
+    delta = DELTA if proven is None else proven.delta
     with warnings.catch_warnings():
         # An undefined figure is NaN or None here.
         warnings.simplefilter("ignore", UndefinedMetricWarning)
@@ -87,7 +99,7 @@ def leakage(scores: np.ndarray, keep: np.ndarray, *, fpr: float = 1e-3, independ
                 parts["stability"] = lambda: stability(scores, keep, fpr=fpr)
         no_epsilon = why_no_epsilon(clusters, independent)
         if no_epsilon is None:
-            parts["epsilon"] = lambda: pool_epsilon(scores, keep, delta=DELTA, confidence=CONFIDENCE)
+            parts["epsilon"] = lambda: pool_epsilon(scores, keep, delta=delta, confidence=CONFIDENCE)
         figures = side_by_side(lambda part: part(), parts.values(), bytes_each=BYTES_A_SCORE * scores.size)
     by_name = dict(zip(parts, figures, strict=True))
     fixed = by_name.get("fixed")
@@ -107,6 +119,8 @@ def leakage(scores: np.ndarray, keep: np.ndarray, *, fpr: float = 1e-3, independ
         by_name.get("stability"),
         by_name.get("epsilon"),
         no_epsilon,
+        proven,
+        delta,
     )
 
 

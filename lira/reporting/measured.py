@@ -9,6 +9,7 @@ import numpy as np
 from lira.attacks import PValues
 from lira.attacks._pool import MANY_MODELS
 from lira.engine.trained import Check
+from lira.learning.accounting import Guarantee
 from lira.membership import is_paired
 from lira.metrics import (
     MIN_CLUSTERS,
@@ -158,6 +159,7 @@ def measure(
     calibrated: Mapping[str, Calibrated] | None = None,
     headline: str | None = None,
     num_shadows: int | None = None,
+    proven: Guarantee | None = None,
 ) -> Measured:
     """Measure every attack, and what the headline attack implies.
 
@@ -170,6 +172,7 @@ def measure(
         calibrated: of the same targets, from `calibrate`; None goes without.
         headline: the attack that leads; None: `headline_attack` of pools of `num_shadows` models.
         num_shadows: models of the pool that attacks, targets among them; None: the targets alone.
+        proven: as in `leakage`.
 
     Raises:
         ValueError: there is no attack, or not the headline's; shapes disagree, or a score is NaN.
@@ -185,7 +188,7 @@ def measure(
     headline = headline or headline_attack(scores, T if num_shadows is None else num_shadows)
     attacks, implied = measure_attacks(scores, keep), None
     if 0 < members < keep.size:
-        implied = leakage(scores[headline], keep, fpr=LOW_FPR, independent=independent)
+        implied = leakage(scores[headline], keep, fpr=LOW_FPR, independent=independent, proven=proven)
     return Measured(
         interval_note(keep),
         T,

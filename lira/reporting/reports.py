@@ -1,6 +1,5 @@
 """The verbs that end in figures: report a run, or any pool of models, or its examples; compare attacks, or two runs."""
 
-import dataclasses
 import json
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
@@ -20,11 +19,19 @@ from lira.reporting.verdict import as_verdict
 from lira.reporting.write import stored_scores, write_records
 from lira.scoring import pool_of, score, score_each
 from lira.store.arrays import DIVERGED, DONE
+from lira.store.config import as_dict
+from lira.store.proven import proven_of
 from lira.store.run import Run
 from lira.store.verify_derived import document_findings
 
 __all__ = ["Differences", "compare", "evaluate", "records", "report", "reported"]
 
+# What a proof does not say, for the page of private training.
+CAVEATS = (
+    "of one training, its settings fixed beforehand: choosing among settings by their results is not accounted for, and "
+    "losses and accuracies are told without noise. Whoever knows a run's seeds, which its configuration holds, knows the "
+    "noise: then nothing is proven of models that are given away, and the guarantee is for audits"
+)
 # Whose p-values are exact example by example.
 LIRA_P_VALUES = {name: ATTACKS[name] for name in ("lira_online", "lira_offline")}
 
@@ -75,6 +82,7 @@ def evaluate(
         selected=attacks,
         facts=_facts(run, pool),
         warnings=warnings,
+        proven=proven_of(run.path, run.provenance),
     )
 
 
@@ -254,7 +262,9 @@ def _facts(run: Run, pool: Pool) -> dict[str, str]:
         else:
             queries = config.queries
             facts["queries"] = f"{Q} ({named_values(dataclasses.asdict(queries))})"
-            facts["recipe"] = named_values(dataclasses.asdict(config.recipe))
+            facts["recipe"] = named_values(as_dict(config.recipe))
+            if (proven := proven_of(run.path, run.provenance)) is not None:
+                facts["privacy"] = f"{proven}; {CAVEATS}"
         facts["training"] = "; ".join(
             f"{s['models']} models in {s['seconds']:.0f} s on {s['device']}"
             for s in run.provenance["sessions"]

@@ -1,6 +1,5 @@
 """What an unlearning found, for people: metrics.json, figures, a table and a self-contained page."""
 
-import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -28,6 +27,7 @@ from lira.reporting.unlearning_evaluation import UnlearningEvaluation, evaluate_
 from lira.reporting.unlearning_plots import method_row, plot_methods, plot_requests
 from lira.reporting.unlearning_tables import page_cards
 from lira.reporting.write import png, write_document
+from lira.store.config import as_dict
 from lira.unlearning.directory import Measurements, Unlearning, measurements
 
 __all__ = ["exposed_figure", "report_unlearning", "write_unlearning_report"]
@@ -112,7 +112,7 @@ def _facts(unlearning: Unlearning) -> dict[str, str]:
         "data set": f"{config.pool.dataset}, {requests.shape[1]:,} examples",
         "models": f"{config.pool.num_models} of each kind and request, from {before.path}",
         "forget set": f"{forgotten}, {', '.join(str(each.sum()) for each in requests)} examples",
-        "recipe": named_values(dataclasses.asdict(config.pool.recipe)),
+        "recipe": named_values(as_dict(config.pool.recipe)),
         **{
             f"method {name}": named_values(config.method[name])
             for name in config.methods

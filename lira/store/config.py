@@ -36,6 +36,7 @@ __all__ = [
     "build",
     "deciding",
     "differences",
+    "in_json",
     "read_checked_table",
     "read_config",
     "read_directory",
@@ -272,13 +273,13 @@ def as_table(config: Config) -> dict[str, Any]:
 
 def deciding(config: Config) -> dict[str, Any]:
     """The fields that decide what a model becomes and what is stored of it, as JSON may hold them."""
-    return {name: _finite(value) for name, value in as_dict(config).items() if name not in FREE}
+    return {name: in_json(value) for name, value in as_dict(config).items() if name not in FREE}
 
 
-def _finite(value: Any) -> Any:
+def in_json(value: Any) -> Any:
     """Nested plain values with the word for infinite numbers, which JSON does not know."""
     if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
+        return {name: in_json(each) for name, each in value.items()}
     return "inf" if value == math.inf else value
 
 

@@ -12,6 +12,7 @@ from lira.learning.learner import Learner
 from lira.store.config import FOREIGN, FREE, IMPORTED, Config, differences
 from lira.store.errors import RunError
 from lira.store.places import Place
+from lira.store.proven import require_same_noise
 
 __all__ = [
     "require_recipe",
@@ -87,6 +88,7 @@ def require_same_models(path: Place, config: Config, provenance: Mapping[str, An
     if outdated := outdated_evaluation(provenance, config.recipe):
         raise RunError(f"{path}: does not go on: {outdated}, in another directory")
     learner = Learner.of(config.recipe, dataset, config.membership.share)
+    require_same_noise(path, provenance, learner.guarantee)
     if change := changed_model(provenance, learner, config.queries, dataset.x):
         raise RunError(
             f"{path}: model {learner.recipe.model} has changed since the run began: {change}; restore its code or name "

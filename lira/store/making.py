@@ -13,6 +13,7 @@ from lira.store.checksums import CHECKSUMS, json_with_checksum, toml_with_checks
 from lira.store.config import Config, as_table, deciding, read_directory
 from lira.store.errors import RunError
 from lira.store.places import Place, new_directory, write_atomically
+from lira.store.proven import as_record
 from lira.store.zarr import written
 from lira.versions import versions
 
@@ -33,6 +34,8 @@ ARRAYS = "arrays"
 ROWS = "rows"
 # Whose versions provenance.json names.
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "tensorstore")
+# And of runs whose recipe has privacy.
+PRIVACY_PACKAGES = ("jax_privacy", "dp_accounting")
 
 
 def make_directory(path: Place, dataset: Dataset, config: Config, keep: np.ndarray | None) -> dict[str, Any]:
@@ -56,7 +59,8 @@ def make_directory(path: Place, dataset: Dataset, config: Config, keep: np.ndarr
         # Names of directories may be in another encoding.
         "class_names": [name.encode("utf-8", "backslashreplace").decode() for name in dataset.class_names],
         CHECKSUMS: True,
-        "versions": versions(*PACKAGES),
+        **as_record(learner.guarantee),
+        "versions": versions(*PACKAGES, *(PRIVACY_PACKAGES if learner.guarantee else ())),
         "sessions": [],
     }
     if keep is not None:
