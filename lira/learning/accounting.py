@@ -26,7 +26,7 @@ ACCOUNTANT = "privacy loss distributions of Poisson-sampled Gaussians (dp_accoun
 # Losses are rounded up to whole multiples of this, in units of 1 / noise.
 INTERVAL = 1e-3
 # Noise is derived from epsilon in thousandths, rounded up, up to this.
-MAX_NOISE = 1e4
+MAX_NOISE = 1e3
 # Of delta, what batches that are cut off at their largest size may take.
 TRUNCATION_SHARE = 0.01
 # Uniform numbers in float32 are multiples of this.
@@ -64,8 +64,7 @@ def guarantee(recipe: Recipe, num_examples: int, share: float = 0.5) -> Guarante
     A pure function of its arguments: no model's data or number of members goes into it.
 
     Raises:
-        ValueError: no noise gives the recipe's epsilon.
-        ImportError: `dp_accounting` is missing.
+        ValueError: no noise gives the recipe's epsilon, or `dp_accounting` is missing.
     """
     privacy = recipe.privacy
     if privacy is None:
@@ -102,7 +101,7 @@ def poisson_epsilon(noise: float, rate: float, steps: int, delta: float) -> floa
         delta: in (0, 1).
 
     Raises:
-        ImportError: `dp_accounting` is missing.
+        ValueError: `dp_accounting` is missing.
     """
     accounting = _dp_accounting()
     accountant = accounting.pld.PLDAccountant(
@@ -151,5 +150,5 @@ def _dp_accounting() -> Any:
     try:
         import dp_accounting
     except ImportError as error:
-        raise ImportError('recipe.privacy needs jax_privacy: pip install "lira[privacy]"') from error
+        raise ValueError('recipe.privacy needs jax_privacy: pip install "lira[privacy]"') from error
     return dp_accounting

@@ -38,7 +38,6 @@ class Learner:
 
         Raises:
             ValueError: there is no such model, it does not take these data, or it cannot be trained with privacy.
-            ImportError: the recipe has privacy, and what that needs is not installed.
         """
         epochs = recipe.schedule_epochs or recipe.epochs
         steps = steps_per_epoch(dataset.num_examples, recipe.batch_size, share) * epochs

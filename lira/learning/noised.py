@@ -57,8 +57,11 @@ def noised_sum(
         size: examples at a time, see `microbatch_size`; those of which all are absent cost nothing where they are last,
             see `in_microbatches`.
     """
-    jax_privacy = _jax_privacy()
-    clipped = jax_privacy.clipping.clipped_grad(
+    # Whoever has accounted for it has them: an extra.
+    from jax_privacy.clipping import clipped_grad
+    from jax_privacy.noise_addition import gaussian_privatizer
+
+    clipped = clipped_grad(
         loss_of,
         l2_clip_norm=guarantee.clip,
         batch_argnums=tuple(range(1, 1 + len(examples))),
@@ -68,9 +71,7 @@ def noised_sum(
     )
     total, each = clipped(params, *examples, is_padding_example=absent)
     if guarantee.noise:
-        privatizer = jax_privacy.noise_addition.gaussian_privatizer(
-            stddev=guarantee.noise * guarantee.clip, prng_key=key
-        )
+        privatizer = gaussian_privatizer(stddev=guarantee.noise * guarantee.clip, prng_key=key)
         # As one vector: a program with a draw for each leaf takes several times as long to compile.
         vector, unravel = ravel_pytree(total)
         total = unravel(privatizer.update(vector, privatizer.init(vector))[0])
@@ -91,12 +92,3 @@ def in_microbatches(batch: jax.Array, size: int, fill: int) -> jax.Array:
     """
     filled = jnp.pad(batch, (0, -len(batch) % size), constant_values=fill)
     return filled.reshape(-1, size).T.ravel()
-
-
-def _jax_privacy() -> Any:
-    try:
-        import jax_privacy.clipping
-        import jax_privacy.noise_addition
-    except ImportError as error:
-        raise ImportError('recipe.privacy needs jax_privacy: pip install "lira[privacy]"') from error
-    return jax_privacy
