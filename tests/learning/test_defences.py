@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import lira
 from lira.data.dataset import Dataset
 from lira.learning import training
 from lira.learning.augment import Mixed, Queries, mixed
@@ -18,10 +19,12 @@ from lira.learning.learner import Learner, model_key
 from lira.learning.losses import cross_entropy, of_mixture
 from lira.learning.masking import masked_logits
 from lira.learning.models import MLP, build_model
+from lira.learning.privacy import Privacy
 from lira.learning.recipe import Recipe, learning_rate
 from lira.learning.training import epoch_order, init_model, train_epochs
 from lira.signals import entropy, logit_scaled_confidence
 from lira.store.config import Config
+from lira.store.errors import RunError
 
 rng = np.random.default_rng(0)
 X: np.ndarray = rng.normal(size=(40, 5)).astype(np.float32)
@@ -240,6 +243,10 @@ def test_every_signal_is_of_what_is_released_and_accuracy_is_not():
         (partial(Recipe, mixup=-1.0), "recipe.mixup must not be negative; got -1.0"),
         (partial(Recipe, mixup=float("nan")), "recipe.mixup must not be negative; got nan"),
         (partial(Recipe, epochs=9, schedule_epochs=8), "at least recipe.epochs, 9, .*; got 8"),
+        (
+            partial(Recipe, mixup=0.2, privacy=Privacy(epsilon=1.0)),
+            "recipe.mixup mixes examples, .*: leave one out",
+        ),
         (partial(Queries, temperature=0.0), "queries.temperature must be positive; got 0.0"),
         (partial(Queries, temperature=float("nan")), "queries.temperature must be positive; got nan"),
         (partial(Queries, decimals=8), "queries.decimals must be 1 to 7, .*; got 8"),
@@ -255,3 +262,15 @@ def test_bad_values_are_one_line(make, message):
     with pytest.raises(ValueError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"recipe": Recipe(batch_size=5, mixup=0.2)}, {"queries": Queries(top_k=1)}]
+)
+def test_what_a_target_does_not_say_is_not_imitated(fields, tmp_path):
+    data = Dataset(X, Y, 3, "memory")
+    run = lira.Run.create(
+        tmp_path / "run", data, **{"recipe": Recipe(batch_size=5), "num_models": 4, **fields}
+    )
+    with pytest.raises(RunError, match="its recipe mixes examples, or its queries mask confidences"):
+        lira.imitate(run, data, target=0)
