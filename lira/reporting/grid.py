@@ -3,6 +3,7 @@
 Layout under GRID: a run directory for each setting, named by it, and of them all grid.json, grid.png and report.html.
 """
 
+import json
 import os
 import warnings as python_warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -167,6 +168,7 @@ def _measured(
             run.accuracy(side, run.targets),
             run.accuracy("in", run.targets),
             proven_of(run.path, run.provenance),
+            _tprs(run),
         )
     return measure_grid(
         measured,
@@ -175,6 +177,16 @@ def _measured(
         reference=next((each.name for each in settings if each.config == config), ""),
         independent=all(run.independent for run in runs.values()),
     )
+
+
+def _tprs(run: Run) -> dict[float, dict[str, float]]:
+    """The pooled TPR of every attack that the run's report has, by FPR."""
+    found: dict[float, dict[str, float]] = {}
+    for name, each in json.loads((run.path / "metrics.json").read_bytes())["attacks"].items():
+        for fpr, point in each["tpr_at_fpr"].items():
+            if point["tpr"] is not None:
+                found.setdefault(float(fpr), {})[name] = point["tpr"]
+    return found
 
 
 def _write(

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,10 +15,34 @@ from lira.metrics.comparison import Compared, compared, difference_of_curves
 from lira.reporting.implied import DELTA, pool_epsilon, why_no_epsilon
 from lira.reporting.measured import FPRS, LOW_FPR, interval_note
 
-__all__ = ["GridDifference", "GridFigures", "Measurement", "SettingFigures", "measure_grid", "pareto_front"]
+__all__ = [
+    "CONFIDENCE",
+    "Bound",
+    "GridDifference",
+    "GridFigures",
+    "Measurement",
+    "SettingFigures",
+    "Strongest",
+    "measure_grid",
+    "pareto_front",
+]
 
-# With which probability all lower bounds of a grid hold together.
+# Of a lower bound by itself, and of all those of a grid together.
 CONFIDENCE = 0.95
+
+
+class Strongest(NamedTuple):
+    """The strongest of a setting's attacks, chosen by the figure itself."""
+
+    attack: str
+    tpr: float  # at the grid's FPR
+
+
+class Bound(NamedTuple):
+    """A lower bound on the epsilon of a setting's training."""
+
+    alone: float  # with 95 %, by itself
+    together: float  # so that those of all settings hold together with 95 %
 
 
 class Measurement(NamedTuple):
@@ -31,6 +56,9 @@ class Measurement(NamedTuple):
     accuracy: np.ndarray  # float [T], on the test set, or on examples that a model was not trained on
     accuracy_in: np.ndarray  # float [T], on members
     proven: Guarantee | None = None
+    tprs: Mapping[float, Mapping[str, float]] = MappingProxyType(
+        {}
+    )  # of every attack, by FPR where it is resolved
 
 
 @dataclass(frozen=True)
@@ -44,7 +72,8 @@ class SettingFigures:
     accuracy_in: float
     tpr: OperatingPoint | None  # at the grid's FPR; None where none can be resolved
     auc: Estimate
-    epsilon: float | None  # a lower bound on that of the training, at `delta`; None where none is claimed
+    strongest: Strongest | None  # None where it is not known
+    epsilon: Bound | None  # at `delta`; None where none is claimed
     delta: float
     proven: Guarantee | None
 
@@ -78,7 +107,7 @@ class GridFigures:
     interval: str  # what the intervals of TPR and AUC are
     num_models: int
     num_examples: int
-    confidence: float  # of each lower bound by itself
+    confidence: float  # of each `Bound.together`
     no_epsilon: str | None  # why none is claimed; None where one is
 
     def difference(self, a: str, b: str) -> GridDifference:
@@ -98,8 +127,8 @@ def measure_grid(
 ) -> GridFigures:
     """Measure settings that were attacked by the same attack on the same memberships.
 
-    Lower bounds on epsilon hold all together with 95 %: with S settings each by itself with 1 - 5 % / S (Bonferroni), so
-    that one may be picked. Intervals of TPRs, AUCs and differences are each by itself.
+    A lower bound on epsilon is given by itself, with 95 %, and such that those of all S settings hold together with 95 %,
+    each with 1 - 5 % / S (Bonferroni), so that one may be picked. Intervals of TPRs, AUCs and differences are each by itself.
 
     Args:
         measured: by setting, one or more.
@@ -118,7 +147,7 @@ def measure_grid(
     why = why_no_epsilon(int(group[-1]) + 1, independent)
     fpr = next((each for each in FPRS if each >= LOW_FPR and each * np.sum(~keep) >= 1), None)
     default = next((each.proven.delta for each in measured.values() if each.proven is not None), DELTA)
-    confidence = 1 - (1 - CONFIDENCE) / len(measured)
+    levels = CONFIDENCE, 1 - (1 - CONFIDENCE) / len(measured)
     settings, curves, accuracies = {}, {}, {}
     for name, each in measured.items():
         rows = np.isin(each.targets, targets)
@@ -131,7 +160,9 @@ def measure_grid(
             rows,
             curve,
             fpr,
-            None if why else pool_epsilon(each.scores[rows], keep, delta=delta, confidence=confidence),
+            None
+            if why
+            else Bound(*(pool_epsilon(each.scores[rows], keep, delta=delta, confidence=c) for c in levels)),
             delta,
         )
         curves[name] = compared(curve, LOW_FPR if fpr is None else fpr)
@@ -150,7 +181,7 @@ def measure_grid(
         interval_note(keep),
         len(keep),
         keep.shape[1],
-        confidence,
+        levels[1],
         why,
     )
 
@@ -160,7 +191,7 @@ def _figures(
     rows: np.ndarray,
     curve: Roc,
     fpr: float | None,
-    epsilon: float | None,
+    epsilon: Bound | None,
     delta: float,
 ) -> SettingFigures:
     """Of one setting over some of its targets, bool `rows [T]`."""
@@ -173,10 +204,16 @@ def _figures(
         float(measured.accuracy_in[rows].mean()),
         None if fpr is None else curve.tpr_at(fpr),
         curve.auc_interval(),
+        _strongest(measured.tprs.get(fpr, {})) if fpr is not None else None,
         epsilon,
         delta,
         measured.proven,
     )
+
+
+def _strongest(tprs: Mapping[str, float]) -> Strongest | None:
+    """The largest of TPRs by attack; None without any."""
+    return max((Strongest(name, tpr) for name, tpr in tprs.items()), key=lambda each: each.tpr, default=None)
 
 
 def _front(settings: Mapping[str, SettingFigures]) -> tuple[str, ...]:

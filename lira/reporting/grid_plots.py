@@ -97,16 +97,16 @@ def _draw_epsilon(ax: Axes, grid: GridFigures) -> None:
     marks, proofs = {}, []
     for name, each in grid.settings.items():
         if each.epsilon is not None:
-            value = Estimate(each.epsilon, np.nan, np.nan)
+            value = Estimate(each.epsilon.alone, np.nan, np.nan)
             _draw_point(ax, name, each, value, "^", filled=name in grid.front)
-            marks[name] = each.accuracy, each.epsilon
+            marks[name] = each.accuracy, each.epsilon.alone
         if each.proven is not None and np.isfinite(each.proven.epsilon):
             proofs.append((each.accuracy, each.proven.epsilon))
     if proofs:
         x, y = np.array(sorted(proofs)).T
         ax.plot(x, y, "_-", color=PROVEN_COLOR, markersize=12, markeredgewidth=2, linewidth=1.4, gid="proven")
         ax.plot([], [], "_-", color=PROVEN_COLOR, label="proven: at most")
-    ax.plot([], [], "^", color=FRONT_COLOR, label="measured: at least (together 95 %)")
+    ax.plot([], [], "^", color=FRONT_COLOR, label="measured: at least (95 % each)")
     highest = max([1.0, *(y for _, y in marks.values()), *(y for _, y in proofs)])
     ax.set_yscale("symlog", linthresh=1, linscale=1.2, base=2)
     ax.set_yticks([tick for tick in EPSILON_TICKS if tick <= 2 * highest], minor=False)

@@ -69,13 +69,13 @@ def grid_table(grid: GridFigures) -> Table:
     """What became of each setting of a grid."""
     fpr = "TPR" if grid.fpr is None else f"TPR at\n{100 * grid.fpr:g} % FPR"
     on = "test" if grid.side == "test" else "others"
-    headers = (f"accuracy,\n{on}", fpr, "AUC", "epsilon,\nmeasured", "epsilon,\nproven", "front")
+    headers = (f"accuracy,\n{on}", fpr, "strongest", "AUC", "epsilon,\nmeasured", "epsilon,\nproven", "front")
     result = make_table(
-        f"{len(grid.settings)} settings, by {grid.attack}",
+        f"{len(grid.settings)} settings, by {grid.attack}, and the strongest of all attacks",
         Column("setting", overflow="fold"),
         *(Column(header, justify="right", no_wrap=True) for header in headers),
         caption=f"Below an accuracy: models' standard deviation, in points. Intervals: {grid.interval}, each by itself. "
-        f"Measured epsilons hold all together with 95 %.",
+        f"Below a measured epsilon: so that those of all settings hold together with 95 %.",
     )
     for name, each in grid.settings.items():
         accuracy = Cell(percent(each.accuracy), "" if np.isnan(each.spread) else f"{100 * each.spread:.1f}")
@@ -83,8 +83,11 @@ def grid_table(grid: GridFigures) -> Table:
             Text(name),
             text(accuracy),
             text(Cell("unresolvable") if each.tpr is None else rate(each.tpr)),
+            "-" if each.strongest is None else percent(each.strongest.tpr),
             text(share(each.auc)),
-            "-" if each.epsilon is None else f"{each.epsilon:.2f}",
+            "-"
+            if each.epsilon is None
+            else text(Cell(f"{each.epsilon.alone:.2f}", f"{each.epsilon.together:.2f}")),
             "-" if each.proven is None else f"{each.proven.epsilon:.3g}",
             "yes" if name in grid.front else "",
         )
