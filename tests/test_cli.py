@@ -163,6 +163,19 @@ def test_flags_overlay_the_file(config, capsys):
         (["--recipe.batch-size", "99"], "recipe.batch_size is 99, but a model has only about 50 members"),
         (["--recipe.model", "mpl"], "unknown model 'mpl', did you mean 'mlp'"),
         (["--queries.shift", "5"], "reflect at most 4 pixels of 5 x 5; got 5"),
+        (
+            ["--recipe.privacy.epsilon", "1e-5"],
+            "epsilon is 1e-05, and in 10 steps .*: raise it, or train for fewer",
+        ),
+        (
+            ["--recipe.privacy.epsilon", "1", "--recipe.privacy.clip", "0"],
+            "privacy.clip must be positive; got 0",
+        ),
+        (["--recipe.privacy.clip", "1"], "recipe.privacy needs epsilon or noise"),
+        (
+            ["--recipe.privacy.noise", "1", "--recipe.model", "resnet18"],
+            "'resnet18': has BatchNorm .*wrn-16-4-gn",
+        ),
         (["--dataset", "npz:/nowhere.npz"], "/nowhere.npz"),
         (["--dataset", "digitz"], "unknown data set 'digitz'"),
         (["--dataset", "npz:$NOT_SET_ANYWHERE/x.npz"], r"\$NOT_SET_ANYWHERE"),

@@ -20,6 +20,7 @@ from lira.learning.augment import Queries
 from lira.learning.evaluation import query
 from lira.learning.learner import Learner, model_keys
 from lira.learning.models import build_model
+from lira.learning.privacy import Privacy
 from lira.learning.recipe import Recipe
 from lira.learning.training import variable_shapes
 from lira.store.config import Config, Execution
@@ -143,7 +144,8 @@ def test_what_costs_no_step_anything_is_no_question_and_everything_else_is(monke
     for field in dataclasses.fields(Recipe):
         if field.name == "model":
             continue
-        other = {int: 1, float: 0.5, bool: True, str: ""}.get(field.type) or get_args(field.type)[-1]
+        other = {int: 1, float: 0.5, bool: True, "privacy": Privacy(noise=1.0)}
+        other = other.get(field.type) or other.get(field.name) or get_args(field.type)[-1]
         changed = dataclasses.replace(RECIPE, **{field.name: other})
         known = calibrate._cache_file(Learner.of(changed, dataset()), dataset(), AUTO).exists()
         assert known == (field.name in calibrate.COSTLESS), field.name

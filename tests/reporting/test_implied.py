@@ -5,6 +5,9 @@ import pytest
 from scipy.stats import norm
 
 from lira.epsilon import gaussian_epsilon, target_epsilons
+from lira.learning.accounting import guarantee
+from lira.learning.privacy import Privacy
+from lira.learning.recipe import Recipe
 from lira.membership import keep_mask
 from lira.metrics import roc
 from lira.reporting.implied import leakage
@@ -78,3 +81,12 @@ def test_no_epsilon_is_claimed_where_the_coins_may_be_of_another_design():
     found = leakage(SCORES, KEEP)
     assert found.epsilon is None
     assert "neither known nor was declared" in str(found.no_epsilon)
+
+
+def test_the_bound_is_at_the_delta_of_the_proof():
+    proven = guarantee(Recipe(batch_size=20, epochs=1, privacy=Privacy(noise=2.0, delta=1e-3)), N)
+    found = leakage(SCORES, KEEP, independent=True, proven=proven)
+    epsilons = target_epsilons(SCORES, KEEP, independent=True, delta=1e-3, confidence=0.975)
+    assert found.epsilon == pytest.approx(np.median(epsilons))
+    assert found.delta == 1e-3
+    assert found.proven == proven

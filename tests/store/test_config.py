@@ -1,4 +1,6 @@
 import dataclasses
+import json
+import math
 import tomllib
 from pathlib import Path
 
@@ -6,9 +8,10 @@ import pytest
 import tomli_w
 
 from lira.learning.models import build_model
+from lira.learning.privacy import Privacy
 from lira.learning.recipe import Recipe
 from lira.membership import Membership
-from lira.store.config import Config, ConfigError, as_dict, differences, read_config
+from lira.store.config import Config, ConfigError, as_dict, build, deciding, differences, read_config
 from lira.unlearning.config import is_unlearning, read_unlearning
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.toml"))
@@ -154,3 +157,32 @@ def test_brackets_beyond_depth_and_numbers_beyond_bits_are_one_line(tmp_path):
             read_config(place)
     place.write_text(f"[recipe]\nseed = {2**63 - 1}")
     assert read_config(place).recipe.seed == 2**63 - 1
+
+
+def test_a_table_that_may_be_absent_is_read_written_and_compared(tmp_path):
+    text = "[recipe]\nepochs = 3\n[recipe.privacy]\nepsilon = inf\nclip = 1"
+    config = read_config(written(tmp_path, text))
+    assert config.recipe.privacy == Privacy(epsilon=math.inf)
+    assert read_config(written(tmp_path, tomli_w.dumps(as_dict(config)))) == config
+    # JSON has no infinity.
+    decided = json.loads(json.dumps(deciding(config), allow_nan=False))
+    assert build(Config, decided, "provenance.json").recipe == config.recipe
+    plain = Config(recipe=Recipe(epochs=3))
+    assert "privacy" not in as_dict(plain)["recipe"]
+    assert list(differences(plain, config)) == [
+        f"recipe.privacy is None there and {config.recipe.privacy!r} here"
+    ]
+    assert list(differences(config, plain)) == [
+        f"recipe.privacy is {config.recipe.privacy!r} there and None here"
+    ]
+    for changed, message in (
+        (
+            text.replace("clip", "clp"),
+            r"unknown key 'recipe.privacy.clp': did you mean 'recipe.privacy.clip'",
+        ),
+        (text.replace("clip = 1", "clip = 'a'"), r"'recipe.privacy.clip' must be a number; got 'a'"),
+        ("[recipe]\nprivacy = 3", r"'recipe.privacy' must be a table, \[recipe.privacy\]; got 3"),
+        (text + "\nnoise = 2.0", "needs epsilon or noise, and not both"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            read_config(written(tmp_path, changed))
