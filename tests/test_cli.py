@@ -30,6 +30,9 @@ learning_rate = 0.05
 width = 8
 """
 
+# What processes of their own are asked for, which compile everything anew.
+FEW_ATTACKS = ["--attacks", "lira_online_fixed", "global_threshold"]
+
 pytestmark = pytest.mark.filterwarnings("ignore::lira.attacks.FewModelsWarning")
 
 
@@ -123,7 +126,7 @@ def test_shares_of_a_run_by_name_and_by_the_scheduler(tmp_path, config, capsys, 
 def test_two_processes_on_one_directory(tmp_path, config):
     """The same command twice, from the making of the directory on: each model is stored once, and both end well."""
     place = tmp_path / "run"
-    command = [sys.executable, "-m", "lira", "run", str(config), "--run-dir", str(place)]
+    command = [sys.executable, "-m", "lira", "run", str(config), "--run-dir", str(place), *FEW_ATTACKS]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
     for process in both:
         _, error = process.communicate(timeout=300)
@@ -377,6 +380,7 @@ def test_ctrl_c_leaves_a_run_that_resumes(tmp_path, config):
         str(config),
     ]
     command += ["--run-dir", str(tmp_path / "run"), "--recipe.epochs", "150", "--execution.width", "1"]
+    command += FEW_ATTACKS
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

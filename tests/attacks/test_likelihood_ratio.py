@@ -127,8 +127,8 @@ def test_leaving_one_out_of_a_balanced_pool_equals_a_refit_at_equal_counts(seed,
 def test_leaving_one_out_of_independent_masks_equals_a_refit(seed, size, name, convention):
     """Paper: the target only. Original: then cut to the smallest counts, which the naive version does itself."""
     (M, Q), rng = size, np.random.default_rng(seed)
-    phi, _ = pool(seed, 2 * M, 80, Q)
-    keep = rng.uniform(size=(2 * M, 80)) < 0.5
+    phi, _ = pool(seed, 2 * M, 40, Q)
+    keep = rng.uniform(size=(2 * M, 40)) < 0.5
     keep[:3], keep[3:6] = True, False  # at least three on each side, so that a variance is always there
     assume(have_independent_counts(keep))
     scores = getattr(attacks, name)(phi, keep, leave="independent", convention=convention)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from test_fill import dataset
+from small_runs import dataset
 
 from lira.engine import fill
 from lira.engine.device import this_device

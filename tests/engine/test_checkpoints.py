@@ -7,12 +7,14 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_runs import dataset
 
 from lira.engine import checkpoints as checkpoints_module
 from lira.engine.checkpoints import Begun, Checkpoints, CheckpointWarning, Kept
@@ -25,7 +27,6 @@ from lira.store import checkpoints as stored
 from lira.store.checksums import json_with_checksum
 from lira.store.config import Execution
 from lira.store.run import Run
-from tests.engine.test_fill import dataset
 
 # Batch statistics, averages and momentum are all state that a checkpoint must hold.
 RECIPE = Recipe(
@@ -146,15 +147,17 @@ def test_a_stack_goes_on_from_where_it_was_cut_off(begun, uninterrupted):
 
 
 KILLED = """
-import os, signal
-from tests.engine.test_checkpoints import Run, cut_off, dataset, sys
+import os, signal, sys
+sys.path.insert(0, sys.argv[2])
+from tests.engine.test_checkpoints import Run, cut_off, dataset
 cut_off(Run.open(sys.argv[1], dataset()), 0, how=lambda: os.kill(os.getpid(), signal.SIGKILL))
 """
 
 
 def test_a_process_that_is_killed_in_mid_stack_loses_nothing_but_minutes(tmp_path, uninterrupted):
     run = made(tmp_path / "run")
-    child = subprocess.run([sys.executable, "-W", "ignore", "-c", KILLED, run.path], check=False)
+    command = [sys.executable, "-W", "ignore", "-c", KILLED, run.path, str(Path(__file__).parents[1])]
+    child = subprocess.run(command, check=False)
     assert child.returncode == -signal.SIGKILL
     assert not run.done.any()
     assert finished(run) == {0: AT, 3: 0}

@@ -1,7 +1,5 @@
 import dataclasses
 import json
-import os
-import re
 import signal
 import subprocess
 import sys
@@ -10,57 +8,26 @@ import warnings
 from pathlib import Path
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_runs import RECIPE, N, dataset, finished, made
 
-from lira import attacks, scoring
-from lira.attacks.suite import ATTACKS, missing_signals
-from lira.data.dataset import Dataset
 from lira.engine import fill as engine_fill
-from lira.engine import plan as plan_module
-from lira.engine.calibrate import programs_for
 from lira.engine.fill import DivergedWarning, train
 from lira.engine.plan import plan
-from lira.learning.augment import Queries
 from lira.learning.convolution import LOWERINGS
 from lira.learning.evaluation import evaluated, query
 from lira.learning.learner import Learner, model_key
-from lira.learning.recipe import Recipe, steps_per_epoch
+from lira.learning.recipe import Recipe
 from lira.learning.training import init_model, train_epochs
 from lira.membership import Membership
 from lira.reporting.checks import check_run
-from lira.scoring import pool_of, score
+from lira.scoring import score
 from lira.store.arrays import DIVERGED
-from lira.store.config import Config, Execution
+from lira.store.config import Execution
 from lira.store.errors import RunError
 from lira.store.run import Run
-from lira.store.zarr import StoredSignal
-
-N = 120
-RECIPE = Recipe(epochs=3, batch_size=10, learning_rate=0.05)
-OF_CHECKPOINTS = {name for name, attack in ATTACKS.items() if attack.signal == "trajectory"}
-
-
-def dataset(test=True):
-    rng = np.random.default_rng(0)
-    y = np.arange(N, dtype=np.int32) % 3
-    y_test = np.arange(30, dtype=np.int32) % 3
-
-    def images(labels):
-        noise = rng.integers(0, 200, (len(labels), 6, 6, 1))
-        return (noise + 20 * labels[:, None, None, None]).astype(np.uint8)
-
-    x, x_test = images(y), images(y_test)
-    return Dataset(
-        x=x,
-        y=y,
-        num_classes=3,
-        name="memory",
-        x_test=x_test if test else None,
-        y_test=y_test if test else None,
-    )
 
 
 class Fragile(nn.Module):
@@ -73,19 +40,6 @@ class Fragile(nn.Module):
         logits = nn.Dense(self.num_classes)(x.reshape(len(x), -1))
         luck = self.param("luck", nn.initializers.normal(1.0), ())
         return jnp.where(luck > 0.4, jnp.nan, logits)
-
-
-def made(tmp_path, name="run", **changes):
-    # A pinned width: nothing is calibrated but where a test asks for it.
-    pinned = {"queries": Queries(mirror=True), "execution": Execution(width=6)}
-    arguments = {"recipe": RECIPE, "num_models": 6, **pinned, **changes}
-    return Run.create(tmp_path / name, dataset(), arguments.pop("recipe"), **arguments)
-
-
-def finished(tmp_path, name="run", **changes):
-    run = made(tmp_path, name, **changes)
-    train(run, dataset(), show_progress=False)
-    return run
 
 
 def test_trained_run_holds_what_its_models_answer(tmp_path):
@@ -174,79 +128,6 @@ def test_signals_by_name_are_stored_and_no_others(tmp_path):
         made(tmp_path, signals=())
 
 
-class Normed(nn.Module):
-    """With norms, whose statistics belong to the weights that are asked."""
-
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, x, train):
-        x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(nn.Dense(8)(x.reshape(len(x), -1)))
-        return nn.Dense(self.num_classes)(nn.relu(x))
-
-
-@pytest.mark.parametrize(("ema", "fraction", "epochs"), [(0.0, 0.75, 3), (0.9, 0.25, 1)])
-def test_checkpoints_are_what_training_that_ends_there_gives(tmp_path, ema, fraction, epochs):
-    """By a run of fewer epochs, where learning rates know no end; and the end is the same to the last bit without them."""
-    net = "tests.engine.test_fill.Normed"
-    recipe = Recipe(net, epochs=4, batch_size=10, learning_rate=0.05, schedule="constant", ema=ema)
-    looked_at = finished(tmp_path, "with", recipe=recipe, signals=("phi@0.75", "entropy", "phi@0.25"))
-    plain = finished(tmp_path, "without", recipe=recipe, signals=("entropy",))
-    for name in ("phi", "entropy", "phi_test", "loss_in", "loss_last_epoch", "accuracy_in"):
-        kept, alone = (np.asarray(run.arrays.read(name)) for run in (looked_at, plain))
-        np.testing.assert_array_equal(kept, alone, err_msg=name)
-    assert not plain.holds("phi@0.25")
-    short = finished(tmp_path, "short", recipe=dataclasses.replace(recipe, epochs=epochs))
-    stored = looked_at.signal(f"phi@{fraction}")
-    assert stored.shape == (6, N, 2)
-    np.testing.assert_array_equal(np.asarray(stored), np.asarray(short.phi))
-
-
-def test_checkpoints_go_by_the_schedule_of_the_whole_training(tmp_path):
-    """By hand, a model at a time: two of three epochs of a cosine's learning rates."""
-    recipe = dataclasses.replace(RECIPE, ema=0.8)
-    run, data = finished(tmp_path, recipe=recipe, signals=("phi@0.6",)), dataset()
-    learner, steps = Learner.of(recipe, data), steps_per_epoch(N, recipe.batch_size)
-
-    @jax.jit
-    def by_hand(model, keep):
-        key = learner.key(model)
-        state = init_model(learner, key, data.x[:1])
-        for epoch in range(2):
-            state, _ = train_epochs(learner, state, key, epoch, 1, steps, data.x, data.y, keep)
-        variables = evaluated(learner, run.config.queries, state, key, data.x, keep)
-        return query(learner.module, run.config.queries, (), variables, data.x, data.y)[0]["phi"]
-
-    expected = np.stack([by_hand(m, keep) for m, keep in enumerate(run.keep)])
-    stored = np.asarray(run.signal("phi@0.6"))
-    np.testing.assert_allclose(stored, expected, rtol=1e-4, atol=1e-4)
-    assert np.abs(stored - np.asarray(run.phi)).mean() > 0.05
-
-
-def test_a_call_of_several_epochs_ends_at_every_checkpoint(tmp_path, monkeypatch):
-    """As on an accelerator, where four short epochs are one call, and two where a checkpoint lies between them."""
-    recipe = dataclasses.replace(RECIPE, epochs=4)
-    on_cpu = finished(tmp_path, "cpu", recipe=recipe, signals=("phi@0.5",))
-    learner_of = Learner.of
-    monkeypatch.setattr(Learner, "of", lambda *data: dataclasses.replace(learner_of(*data), platform="gpu"))
-    run = made(tmp_path, recipe=recipe, signals=("phi@0.5",))
-    assert programs_for(run.config, dataset(), 6).epochs == 2
-    assert programs_for(dataclasses.replace(run.config, signals=()), dataset(), 6).epochs == 4
-    train(run, dataset(), show_progress=False)
-    for name in ("phi", "phi@0.5"):
-        stored, expected = (np.asarray(each.signal(name)) for each in (run, on_cpu))
-        np.testing.assert_allclose(stored, expected, rtol=1e-3, atol=1e-3)
-
-
-def test_a_run_with_checkpoints_grows_and_refuses_others(tmp_path):
-    signals = ("phi@0.3", "phi@0.6")
-    made(tmp_path, num_models=4, signals=signals)
-    grown = made(tmp_path, num_models=8, signals=signals)
-    assert grown.arrays.open("phi@0.3").shape == (8, N, 2)
-    with pytest.raises(RunError, match=r"signals is \('phi@0.3', 'phi@0.6'\) there and \('phi@0.3',\) here"):
-        made(tmp_path, num_models=8, signals=("phi@0.3",))
-
-
 def test_what_a_model_becomes_does_not_depend_on_its_stack(tmp_path):
     """Width 1, 4 with a short last stack, and 6: equal up to the order of float32 sums over 18 steps."""
     phis = [np.asarray(finished(tmp_path, f"w{w}", execution=Execution(width=w)).phi) for w in (1, 4, 6)]
@@ -306,7 +187,7 @@ def test_kill_9_leaves_a_run_that_resumes(tmp_path):
     whole = finished(tmp_path, "whole", num_models=models, execution=Execution(width=1))
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[2])\n"
-        "from test_fill import *\n"
+        "from small_runs import *\n"
         "write = Run.write_model\n"
         "Run.write_model = lambda *args, **options: (time.sleep(0.3), write(*args, **options))\n"
         "run = Run.create(sys.argv[1], dataset(), RECIPE, num_models=8, queries=Queries(mirror=True), execution=Execution(width=1))\n"
@@ -314,7 +195,7 @@ def test_kill_9_leaves_a_run_that_resumes(tmp_path):
     )
     path, states = tmp_path / "killed", [0]
     for _ in range(2):
-        command = [sys.executable, "-c", code, str(path), os.path.dirname(__file__)]
+        command = [sys.executable, "-c", code, str(path), str(Path(__file__).parents[1])]
         process = subprocess.Popen(command)
         while process.poll() is None:
             done = int((Run.open(path).done > 0).sum()) if (path / "config.toml").exists() else 0
@@ -402,110 +283,6 @@ def test_diverged_models_are_named_and_their_pairs_left_out(tmp_path):
         train(alone, dataset(), show_progress=False)
     np.testing.assert_array_equal(alone.done, run.done)
     np.testing.assert_allclose(np.asarray(alone.phi), np.asarray(run.phi), rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.filterwarnings("ignore::lira.attacks.FewModelsWarning")
-def test_scores_are_those_of_the_attacks_and_computed_once(tmp_path, monkeypatch):
-    run = finished(tmp_path, signals=(*Config.signals, "phi@0.3"))
-    scores = score(run)
-    assert list(scores) == [name for name, attack in ATTACKS.items() if "features" not in attack.needs]
-    scores = score(run, dataset())
-    assert list(scores) == list(ATTACKS), "those read the data set"
-    phi = np.asarray(run.phi)
-    np.testing.assert_array_equal(scores["lira_online"], attacks.lira_online(phi, run.keep))
-    monkeypatch.setattr(scoring, "ATTACKS", dict.fromkeys(ATTACKS, None))
-    for name, stored in score(run).items():
-        np.testing.assert_array_equal(stored, scores[name])
-
-
-@pytest.mark.filterwarnings("ignore::lira.attacks.FewModelsWarning")
-def test_signals_are_read_once_where_they_fit_and_in_blocks_elsewhere(tmp_path, monkeypatch):
-    run = finished(tmp_path, signals=(*Config.signals, "phi@0.3"))
-    reads = []
-    read = StoredSignal._read
-    monkeypatch.setattr(
-        StoredSignal,
-        "_read",
-        lambda self, *part: reads.append(self.where.rsplit("/", 1)[1]) or read(self, *part),
-    )
-    scores = score(run)
-    assert sorted(reads) == ["entropy", "modified_entropy", "phi", "phi@0.3", "phi_test"]
-    monkeypatch.setattr(scoring, "HELD", 0)
-    monkeypatch.setattr(Run, "scores", lambda self, name, signals=None: None)
-    assert isinstance(scoring._held(pool_of(run)).signals["phi"], StoredSignal)
-    for name, values in score(run).items():
-        np.testing.assert_array_equal(values, scores[name])
-
-
-def test_features_are_computed_by_who_reads_them(tmp_path, monkeypatch):
-    run = finished(tmp_path)
-    pool = pool_of(run, dataset())
-    expected = scoring._features(dataset().x, dataset().y, dataset().num_classes)
-    np.testing.assert_array_equal(np.asarray(pool.features), expected)
-    monkeypatch.setattr(scoring, "_features", None)
-    assert missing_signals(pool_of(run, dataset())).keys() == OF_CHECKPOINTS
-
-
-def test_features_are_patch_means_and_labels():
-    """16 x 16 pixels are 8 x 8 patches of 2 x 2, and 6 x 6 stay as they are; vectors are not touched."""
-    x = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
-    y = np.arange(5) % 3
-    features = scoring._features(x, y, 3)
-    patches = x.astype(np.float64).reshape(5, 8, 2, 8, 2, 3).mean(axis=(2, 4)).reshape(5, -1)
-    np.testing.assert_allclose(features[:, :-3], patches, rtol=1e-6)
-    np.testing.assert_array_equal(features[:, -3:], np.eye(3)[y])
-    np.testing.assert_array_equal(scoring._features(x[:, :6, :6], y, 3)[:, :-3], x[:, :6, :6].reshape(5, -1))
-    vectors = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
-    np.testing.assert_array_equal(scoring._features(vectors, y, 3)[:, :-3], vectors)
-
-
-def test_too_few_pairs_are_said(tmp_path):
-    run = made(tmp_path, num_models=4)
-    with pytest.raises(
-        RunError, match="has 0 complete pairs of models, and the attacks need two: train it first"
-    ):
-        score(run)
-    train(run, dataset(), show_progress=False)
-    with pytest.warns(UserWarning, match="is left out") as said:
-        scores = score(run)
-    left_out = {"lira_online", "lira_online_multivariate", "lira_offline", "pmia_class"}
-    assert all(
-        re.search(r"(lira_o\w+|pmia) needs 2 (IN|OUT) models for every example", str(w.message)) for w in said
-    )
-    assert {str(each.message).split()[0] for each in said} == left_out
-    unread = {name for name, attack in ATTACKS.items() if "features" in attack.needs}
-    assert set(ATTACKS) - set(scores) == left_out | unread | OF_CHECKPOINTS
-
-
-@pytest.mark.filterwarnings("ignore::lira.attacks.FewModelsWarning")
-def test_plan_counts_models_images_and_bytes(tmp_path):
-    run = made(tmp_path, signals=("logits", "phi@0.3", "phi@0.6"))
-    cost = plan(run.config, dataset(), run)
-    assert (cost.models, cost.of) == (6, 6)
-    assert cost.images == 6 * 3 * (N // 2 // 10) * 10
-    assert cost.seconds > 0
-    train(run, dataset(), show_progress=False)
-    stored = sum(
-        p.stat().st_size
-        for p in Path(run.path / "arrays").rglob("*")
-        if p.is_file() and p.name != "zarr.json"
-    )
-    assert cost.bytes_on_disk == pytest.approx(stored, rel=0.1)
-    score(run)
-    scored = [p.stat().st_size for p in Path(run.path / "scores/lira_online/c").rglob("*") if p.is_file()]
-    assert cost.bytes_of_scores == pytest.approx(sum(scored), rel=0.1)
-    assert plan(run.config, dataset(), run).models == 0
-    assert "6 of 6 models to train" in str(cost)
-
-
-def test_plan_counts_the_sweeps_of_checkpoints(tmp_path, monkeypatch):
-    """A query costs a third of a training step's image: two more sweeps of two views of the pool, not of the test set."""
-    monkeypatch.setattr(plan_module, "seconds_per_step", lambda *_: 1.0)
-    seconds = {}
-    for name, signals in (("without", ()), ("with", ("phi@0.3", "phi@0.6"))):
-        config = made(tmp_path, name, signals=signals, execution=Execution(width=6, workers=1)).config
-        seconds[name] = plan(config, dataset()).seconds
-    assert seconds["with"] - seconds["without"] == pytest.approx(2 * 2 * N / 10 / 3)
 
 
 def test_other_data_is_refused_before_anything_is_trained(tmp_path):

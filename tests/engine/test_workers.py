@@ -22,10 +22,11 @@ def found(tmp_path_factory):
     out = tmp_path_factory.mktemp("devices")
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     here = Path(__file__)
+    path = os.pathsep.join([str(here.parents[1]), os.environ.get("PYTHONPATH", "")])
     subprocess.run(
         [sys.executable, here.parent / "eight_devices.py", out],
         check=True,
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path},
         cwd=here.parents[2],
     )
     return json.loads((out / "found.json").read_text())

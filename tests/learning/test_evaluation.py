@@ -215,10 +215,11 @@ def test_evaluated_models_are_no_worse_than_the_raw_ones_dense(precision):
     recipe = Recipe(
         epochs=150, batch_size=64, schedule="cos7pi16", warmup=0.01, weight_decay=2e-3, ema=0.9976, precision=precision
     )  # fmt: skip
-    found = accuracies(Deep(10), recipe, 1797, 6)
+    models = 6 if precision == "float32" else 4  # bfloat16 is emulated on CPUs: 3 s a model
+    found = accuracies(Deep(10), recipe, 1797, models)
     for statistics in ("averaged", "recomputed"):
         gain = found[statistics] - found["raw"]
-        assert gain.mean() > -2 * gain.std(ddof=1) / np.sqrt(6), found
+        assert gain.mean() > -2 * gain.std(ddof=1) / np.sqrt(models), found
     loss = found["averaged"] - found["mixed"]
     assert loss.mean() > max(0.02, 4 * loss.std(ddof=1) / np.sqrt(6)), found
     assert found["mixed"].mean() < found["raw"].mean(), found
