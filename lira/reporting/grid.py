@@ -19,7 +19,7 @@ from lira.engine.fill import train
 from lira.engine.grid import GridPlan, Setting, plan_grid, require_same_runs, settings_of
 from lira.engine.progress import Progress
 from lira.reporting.grid_document import grid_document, grid_page, in_sentences
-from lira.reporting.grid_figures import GridFigures, Measurement, measure_grid
+from lira.reporting.grid_figures import AttackRate, GridFigures, Measurement, measure_grid
 from lira.reporting.grid_plots import panels, plot_grid
 from lira.reporting.measured import headline_attack
 from lira.reporting.reports import report, reported
@@ -168,7 +168,7 @@ def _measured(
             run.accuracy(side, run.targets),
             run.accuracy("in", run.targets),
             proven_of(run.path, run.provenance),
-            _tprs(run),
+            _rates(run),
         )
     return measure_grid(
         measured,
@@ -179,13 +179,14 @@ def _measured(
     )
 
 
-def _tprs(run: Run) -> dict[float, dict[str, float]]:
+def _rates(run: Run) -> dict[float, list[AttackRate]]:
     """The pooled TPR of every attack that the run's report has, by FPR."""
-    found: dict[float, dict[str, float]] = {}
+    found: dict[float, list[AttackRate]] = {}
     for name, each in json.loads((run.path / "metrics.json").read_bytes())["attacks"].items():
         for fpr, point in each["tpr_at_fpr"].items():
             if point["tpr"] is not None:
-                found.setdefault(float(fpr), {})[name] = point["tpr"]
+                ends = (np.nan if point[end] is None else point[end] for end in ("low", "high"))
+                found.setdefault(float(fpr), []).append(AttackRate(name, point["tpr"], *ends))
     return found
 
 

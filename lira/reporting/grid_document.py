@@ -51,7 +51,7 @@ def _in_words(grid: GridFigures, name: str) -> str:
         return f"{name} beside {grid.reference}: AUC {each.auc.value:.3f} for {base.auc.value:.3f}, {points}."
     certain = "" if _beyond(less.tpr) else ", a difference within its interval"
     more = ""
-    if each.strongest is not None and each.strongest.tpr > each.tpr.high:
+    if each.strongest is not None and each.strongest.low > each.tpr.high:
         more = f" But {each.strongest.attack} finds {percent(each.strongest.tpr)} there."
     return (
         f"{name} beside {grid.reference}: TPR {rate(each.tpr).value} for {rate(base.tpr).value} at {100 * each.tpr.fpr:g} % "
@@ -187,7 +187,10 @@ def grid_document(
                 "accuracy_in": known(each.accuracy_in),
                 "tpr_at_fpr": None if each.tpr is None else operating_point(each.tpr),
                 **with_interval("auc", each.auc),
-                "strongest": None if each.strongest is None else each.strongest._asdict(),
+                "strongest": each.strongest
+                and {
+                    name: known(v) if name != "attack" else v for name, v in each.strongest._asdict().items()
+                },
                 "epsilon_at_least": None if each.epsilon is None else each.epsilon._asdict(),
                 "epsilon_proven": None if each.proven is None else _plain(each.proven.epsilon),
                 "delta": each.delta,

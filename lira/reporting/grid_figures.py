@@ -17,12 +17,12 @@ from lira.reporting.measured import FPRS, LOW_FPR, interval_note
 
 __all__ = [
     "CONFIDENCE",
+    "AttackRate",
     "Bound",
     "GridDifference",
     "GridFigures",
     "Measurement",
     "SettingFigures",
-    "Strongest",
     "measure_grid",
     "pareto_front",
 ]
@@ -31,11 +31,13 @@ __all__ = [
 CONFIDENCE = 0.95
 
 
-class Strongest(NamedTuple):
-    """The strongest of a setting's attacks, chosen by the figure itself."""
+class AttackRate(NamedTuple):
+    """An attack's TPR at some FPR, with its 95 % interval; NaN where there is none."""
 
     attack: str
-    tpr: float  # at the grid's FPR
+    tpr: float
+    low: float
+    high: float
 
 
 class Bound(NamedTuple):
@@ -56,9 +58,8 @@ class Measurement(NamedTuple):
     accuracy: np.ndarray  # float [T], on the test set, or on examples that a model was not trained on
     accuracy_in: np.ndarray  # float [T], on members
     proven: Guarantee | None = None
-    tprs: Mapping[float, Mapping[str, float]] = MappingProxyType(
-        {}
-    )  # of every attack, by FPR where it is resolved
+    # Of every attack, by FPR where it is resolved.
+    rates: Mapping[float, Sequence[AttackRate]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class SettingFigures:
     accuracy_in: float
     tpr: OperatingPoint | None  # at the grid's FPR; None where none can be resolved
     auc: Estimate
-    strongest: Strongest | None  # None where it is not known
+    strongest: AttackRate | None  # of all attacks, chosen by the figure itself; None where none is known
     epsilon: Bound | None  # at `delta`; None where none is claimed
     delta: float
     proven: Guarantee | None
@@ -204,16 +205,11 @@ def _figures(
         float(measured.accuracy_in[rows].mean()),
         None if fpr is None else curve.tpr_at(fpr),
         curve.auc_interval(),
-        _strongest(measured.tprs.get(fpr, {})) if fpr is not None else None,
+        None if fpr is None else max(measured.rates.get(fpr, ()), key=lambda rate: rate.tpr, default=None),
         epsilon,
         delta,
         measured.proven,
     )
-
-
-def _strongest(tprs: Mapping[str, float]) -> Strongest | None:
-    """The largest of TPRs by attack; None without any."""
-    return max((Strongest(name, tpr) for name, tpr in tprs.items()), key=lambda each: each.tpr, default=None)
 
 
 def _front(settings: Mapping[str, SettingFigures]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from urllib.parse import quote
 
 import numpy as np
@@ -14,7 +15,7 @@ from lira.epsilon import target_epsilons
 from lira.learning.accounting import Guarantee
 from lira.membership import keep_mask
 from lira.reporting.grid_document import grid_document, in_sentences
-from lira.reporting.grid_figures import Measurement, measure_grid, pareto_front
+from lira.reporting.grid_figures import AttackRate, Measurement, measure_grid, pareto_front
 from lira.reporting.grid_plots import plot_grid
 
 CONFIG = """
@@ -133,6 +134,9 @@ T, N = 16, 500
 KEEP = keep_mask(3, T, N)
 
 
+RATES = [AttackRate("lira", 0.9, 0.8, 0.95), AttackRate("other", 0.999, 0.998, 1.0)]
+
+
 def measurement(shift, accuracy, seed, proven=None):
     """Scores of which those of members are higher by `shift`."""
     rng = np.random.default_rng(seed)
@@ -154,7 +158,7 @@ def measurement(shift, accuracy, seed, proven=None):
 @pytest.fixture(scope="module")
 def made_up():
     measured = {
-        "a=2": measurement(4.0, 0.9, 0, float("inf"))._replace(tprs={1e-3: {"lira": 0.9, "other": 0.999}}),
+        "a=2": measurement(4.0, 0.9, 0, float("inf"))._replace(rates={1e-3: RATES}),
         "a=1": measurement(2.0, 0.7, 1, 0.01),
         "a=0": measurement(0.0, 0.8, 2, 1.0),
     }
@@ -176,6 +180,7 @@ def test_lower_bounds_hold_together_and_are_at_the_proofs_delta(made_up):
         assert grid.settings[name].delta == 2e-5
     alone, together = zip(*(each.epsilon for each in grid.settings.values()), strict=True)
     assert alone[0] > together[0] > together[1] > together[2] == 0
+    assert "But other finds 99.9 % there." in in_sentences(replace(grid, reference="a=0"))[1]
     assert "Measured above the proven epsilon: a=1." in in_sentences(grid)[-1]
 
 
@@ -232,7 +237,7 @@ def test_document_is_json_and_picture_has_every_setting(made_up):
     assert document["over"] == {"recipe.a": [2.0, "inf"]}
     assert document["settings"]["a=2"]["epsilon_proven"] == "inf"
     assert document["epsilon_confidence"]["together_each"] == pytest.approx(1 - 0.05 / 3)
-    assert document["settings"]["a=2"]["strongest"] == {"attack": "other", "tpr": 0.999}
+    assert document["settings"]["a=2"]["strongest"] == RATES[1]._asdict()
     leakage, epsilon = plot_grid(grid).axes
     for ax in (leakage, epsilon):
         assert {line.get_gid() for line in ax.lines} >= set(grid.settings)
