@@ -99,7 +99,9 @@ def programs_for(
         programs = _fitting(compiled, kept["lowering"], min(kept["width"], share))
         if programs is not None:
             return programs._replace(why="measured before: " + kept["why"])
-    fastest, tried, stopped = _fastest(candidates, compiled, dataset, recipe.batch_size, models * images)
+    fastest, tried, stopped = _fastest(
+        candidates, compiled, dataset, recipe.batch_size, models * images, config.membership.share
+    )
     if fastest is None:
         raise ValueError(
             f"not even one {recipe.model} at batch size {recipe.batch_size} fits on the device: lower recipe.batch_size"
@@ -117,6 +119,7 @@ def _fastest(
     dataset: Dataset,
     batch_size: int,
     images: float,
+    share: float,
 ) -> tuple[Programs | None, list[str], bool]:
     """The fastest of the candidates, what was found of each, and whether some were left out.
 
@@ -133,7 +136,7 @@ def _fastest(
                 if width < widths[-1]:
                     break
                 continue
-            step = seconds_per_step(candidate, dataset)
+            step = seconds_per_step(candidate, dataset, share)
             now = batch_size * candidate.models / step
             tried.append(f"{lowering} {width}: {now:,.0f}")
             if fastest is None or now > speed:
@@ -147,12 +150,15 @@ def _fastest(
     return fastest, tried, False
 
 
-def seconds_per_step(programs: Programs, dataset: Dataset) -> float:
-    """Time of one training step of a device's stacks, over as many steps as take half a second, or as a call takes."""
+def seconds_per_step(programs: Programs, dataset: Dataset, share: float = 0.5) -> float:
+    """Time of one training step of a device's stacks, over as many steps as take half a second, or as a call takes.
+
+    Models hold a `share` of the examples: in private training a step takes the longer the more there are.
+    """
     device = this_device()
     keys = model_keys(0, range(programs.width))
     x, y = jnp.asarray(dataset.x), jnp.asarray(dataset.y)
-    keep = jnp.ones((programs.width, len(y)), bool)
+    keep = jnp.tile(jnp.arange(len(y)) < share * len(y), (programs.width, 1))
     states = [programs.init(keys, x[:1]) for _ in range(programs.workers)]
     count = 1
 

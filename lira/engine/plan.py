@@ -88,7 +88,7 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None, among: np.nda
     if len(missing):
         begun = Checkpoints(run, 0).execution(missing) if run else None
         programs = programs_for(config, dataset, len(missing), begun=begun)
-        per_step = seconds_per_step(programs, dataset)
+        per_step = seconds_per_step(programs, dataset, config.membership.share)
         rounds = -(-len(missing) // (programs.models * len(devices)))
         # A query costs a forward pass, a third of a training step's work.
         asked = sides + dataset.num_examples * len(checkpoint_epochs(config.signals, recipe.epochs))

@@ -52,7 +52,7 @@ def speeds(monkeypatch, by_width):
     """Pretend that a stack of each width trains so many images a second; return the widths that were measured."""
     measured = []
 
-    def seconds(programs, data):
+    def seconds(programs, data, share):
         measured.append(programs.width)
         # In steps of milliseconds: long ones would end the search.
         return RECIPE.batch_size * programs.width / by_width[programs.width] / 1e6
