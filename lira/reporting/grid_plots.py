@@ -11,7 +11,7 @@ from lira.reporting.grid_figures import GridFigures, SettingFigures
 from lira.reporting.inks import COLORS
 from lira.reporting.plots import style, unstyled
 
-__all__ = ["accuracy_label", "fields_varied", "panels", "plot_grid"]
+__all__ = ["accuracy_label", "fields_varied", "panels", "plot_grid", "spread"]
 
 FRONT_COLOR, OTHER_COLOR, PROVEN_COLOR = COLORS[0], COLORS[4], COLORS[1]
 # Where epsilon's axis has its marks; it is linear up to 1, so that a bound of 0 has its place.
@@ -143,16 +143,33 @@ def _draw_point(
 
 
 def _name_points(ax: Axes, grid: GridFigures, points: dict[str, tuple[float, float]]) -> None:
-    """Write each setting's values, or its name, beside its point: towards the middle, alternately above and below."""
+    """Write each setting's values, or its name, beside its point, towards the middle; a line leads where it had to move."""
     middle, alike = np.mean(ax.get_xlim()), bool(fields_varied(grid))
-    for number, (name, (x, y)) in enumerate(sorted(points.items(), key=lambda item: item[1])):
-        above, left = number % 2 == 0, x > middle
-        ax.annotate(
-            ", ".join(part.partition("=")[2] for part in name.split(", ")) if alike else name,
-            (x, y),
-            (-6 if left else 6, 5 if above else -5),
-            textcoords="offset points",
-            ha="right" if left else "left",
-            va="bottom" if above else "top",
-            fontsize=8.5,
-        ).set_in_layout(False)
+    for left in (False, True):
+        names = sorted(
+            (name for name, (x, _) in points.items() if (x > middle) == left),
+            key=lambda name: points[name][1],
+        )
+        if not names:
+            continue
+        places = ax.transAxes.inverted().transform(ax.transData.transform([points[name] for name in names]))
+        for name, (x, _), y in zip(names, places, spread(places[:, 1]), strict=True):
+            ax.annotate(
+                ", ".join(part.partition("=")[2] for part in name.split(", ")) if alike else name,
+                points[name],
+                (x - 0.03 if left else x + 0.03, y),
+                textcoords="axes fraction",
+                ha="right" if left else "left",
+                va="center",
+                fontsize=8.5,
+                arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3},
+            ).set_in_layout(False)
+
+
+def spread(heights: np.ndarray, gap: float = 0.037) -> np.ndarray:
+    """Ascending heights of labels in an axes, moved as a whole and apart until they are `gap` from each other, within it."""
+    count = np.arange(len(heights))
+    apart = np.maximum.accumulate(heights - gap * count) + gap * count
+    apart -= np.mean(apart - heights)
+    inside = np.maximum(apart, 0.03 + gap * count)
+    return np.minimum(inside, 0.93 - gap * count[::-1])

@@ -16,7 +16,7 @@ from lira.learning.accounting import Guarantee
 from lira.membership import keep_mask
 from lira.reporting.grid_document import grid_document, in_sentences
 from lira.reporting.grid_figures import AttackRate, Measurement, measure_grid, pareto_front
-from lira.reporting.grid_plots import plot_grid
+from lira.reporting.grid_plots import plot_grid, spread
 
 CONFIG = """
 dataset = "digits"
@@ -244,3 +244,11 @@ def test_document_is_json_and_picture_has_every_setting(made_up):
     (proven,) = (line for line in epsilon.lines if line.get_gid() == "proven")
     points = {(grid.settings[name].accuracy, bound) for name, bound in (("a=1", 0.01), ("a=0", 1.0))}
     assert {tuple(point) for point in np.asarray(proven.get_xydata()).tolist()} == points
+
+
+def test_names_of_close_points_stand_apart():
+    heights = np.array([0.1, 0.5, 0.5, 0.51, 0.52, 0.9, 0.95])
+    places = spread(heights)
+    assert (np.diff(places) > 0.0369).all()
+    assert 0.03 <= places[0] < places[-1] <= 0.93
+    np.testing.assert_allclose(spread(np.array([0.2, 0.4])), [0.2, 0.4])
