@@ -17,11 +17,16 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
     """Its options, which are tyro's, for shell completion."""
     parser = make_parser(verb, parents=[common_parser()])
     parser.add_argument("file", metavar="CONFIG.toml", nargs="?", help="the configuration")
-    parser.add_argument("--over", metavar="FIELD=V,V,...", action="append", help="a field and its values")
+    parser.add_argument("--over", metavar="FIELD=V,V", action="append", help="a field and its values")
     parser.add_argument("--apart", action="store_true", help="vary one field at a time")
     parser.add_argument("--tensorboard", action="store_true", help=TENSORBOARD)
-    for name in ("run-dir", "attacks", "headline", *(name for name, _, _ in leaves(Config))):
-        parser.add_argument(f"--{name.replace('_', '-')}")
+    own = {
+        "run-dir": "the grid's directory, with a run in it for each setting",
+        "attacks": "report these attacks alone",
+        "headline": "the attack by which settings are compared",
+    }
+    for name, what in (*own.items(), *((name, what) for name, _, what in leaves(Config))):
+        parser.add_argument(f"--{name.replace('_', '-')}", help=what.replace("%", "%%"))
     return parser
 
 
