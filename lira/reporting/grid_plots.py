@@ -153,7 +153,7 @@ def _name_points(ax: Axes, grid: GridFigures, points: dict[str, tuple[float, flo
         if not names:
             continue
         places = ax.transAxes.inverted().transform(ax.transData.transform([points[name] for name in names]))
-        for name, (x, _), y in zip(names, places, spread(places[:, 1]), strict=True):
+        for name, (x, _), y in zip(names, places, spread(places[:, 1] + 0.028), strict=True):
             ax.annotate(
                 ", ".join(part.partition("=")[2] for part in name.split(", ")) if alike else name,
                 points[name],
@@ -162,6 +162,7 @@ def _name_points(ax: Axes, grid: GridFigures, points: dict[str, tuple[float, flo
                 ha="right" if left else "left",
                 va="center",
                 fontsize=8.5,
+                bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.6},
                 arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3},
             ).set_in_layout(False)
 
