@@ -119,7 +119,8 @@ def _reading(grid: GridFigures) -> dict[str, str]:
     S = len(grid.settings)
     reading = {
         "The attacker": "knows the setting: the shadow models that the attack learns from are trained and asked by it, too. "
-        "Masked confidences are attacked as they are released. One attack, declared before, is compared over all settings; the "
+        "Masked confidences are attacked as they are released. One attack is compared over all settings: that which the "
+        "number of models declares, unless another was named. The "
         "strongest of all that were run on a setting stands beside it, chosen by that very figure. An attack that is made for "
         "one defence may find more.",
         "Intervals": f"of TPR, AUC and differences: {grid.interval}. Each is by itself: of {S} settings one interval in 20 "
@@ -131,8 +132,8 @@ def _reading(grid: GridFigures) -> dict[str, str]:
         reading["Measured epsilon"] = (
             f"a lower bound on that of a training, from memberships as independent coins (Steinke et al. 2023), the median over "
             f"targets, with thresholds from other targets. It holds with 95 % by itself. Together: each with "
-            f"{percent(grid.confidence)}, so that all {S} hold with 95 %, whichever one is picked. One attack was used, declared "
-            f"before."
+            f"{percent(grid.confidence)}, so that all {S} hold with 95 %, whichever one is picked. They are of "
+            f"the one attack that is compared; naming it after a look at scores is not corrected for."
         )
     if guarantees := [each.proven for each in grid.settings.values() if each.proven is not None]:
         kinds = ", ".join(dict.fromkeys(f"{each.adjacency}" for each in guarantees))
