@@ -25,7 +25,7 @@ __all__ = ["GridPlan", "Setting", "parse_over", "plan_grid", "require_same_runs"
 BASE = "base"
 # Tables whose fields may be varied; what is wrong with all others.
 VARIED = ("recipe", "queries")
-OF_MEMBERSHIPS = ("dataset", "num_examples", "data_dir", "membership_seed", "membership")
+OF_MEMBERSHIPS = ("dataset", "num_examples", "data_dir", "membership_seed", "membership", "canaries")
 WHY_NOT = {
     "num_models": "settings are compared model by model, so all have as many; lira enough says how many are enough",
     **dict.fromkeys(
