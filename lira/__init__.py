@@ -17,7 +17,7 @@ What there is; `help(lira.train)` says more of each:
 
     data and models     load_dataset, Dataset, Recipe, Queries, Membership, keep_mask
     a run of models     Run, Config, Execution, plan, train, Progress, tensorboard, verify, mend
-    what is found       evaluate, Evaluation, report, score, records, check, enough, compare
+    what is found       evaluate, Evaluation, report, score, records, check, enough, compare, grid, Grid
     other models        audit_estimator, audit_training, audit (anyone's confidences), import_run, export_carlini,
                         imitate, Imitation
     canaries            Canaries, plant, audit_one (one training), audit_canaries (anyone's), audit_step
@@ -59,6 +59,7 @@ if TYPE_CHECKING:  # at run time each is imported when it is first asked for: ja
     from lira.reporting.checks import check_run as check
     from lira.reporting.enough import enough
     from lira.reporting.evaluation import Evaluation
+    from lira.reporting.grid import Grid, grid
     from lira.reporting.imitation import imitate
     from lira.reporting.mending import mend
     from lira.reporting.one_run import audit_canaries, audit_one
@@ -80,6 +81,7 @@ __all__ = [
     "Evaluation",
     "Execution",
     "Forget",
+    "Grid",
     "Imitation",
     "Membership",
     "Progress",
@@ -103,6 +105,7 @@ __all__ = [
     "evaluate",
     "export_carlini",
     "forgetting",
+    "grid",
     "imitate",
     "import_run",
     "keep_mask",
@@ -132,6 +135,7 @@ _WHERE = {
     "Evaluation": "lira.reporting.evaluation",
     "Execution": "lira.store.config",
     "Forget": "lira.unlearning.config",
+    "Grid": "lira.reporting.grid",
     "Imitation": "lira.learning.imitation",
     "Membership": "lira.membership",
     "Progress": "lira.engine.progress",
@@ -154,6 +158,7 @@ _WHERE = {
     "evaluate": "lira.reporting.reports",
     "export_carlini": "lira.exchange.export",
     "forgetting": "lira.forgetting",
+    "grid": "lira.reporting.grid",
     "imitate": "lira.reporting.imitation",
     "import_run": "lira.exchange.layouts",
     "keep_mask": "lira.membership",

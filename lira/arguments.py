@@ -19,6 +19,7 @@ from lira.store.places import directory_at
 from lira.unlearning.config import UnlearnConfig
 
 __all__ = [
+    "GridOptions",
     "Options",
     "RunOptions",
     "UnlearnOptions",
@@ -67,6 +68,21 @@ class RunOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True)
+class GridOptions(Options):
+    """Of `lira grid`."""
+
+    over: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A field of recipe or queries and its values, FIELD=VALUE,VALUE,...; several of them: every combination."""
+    apart: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Vary one field at a time, beside the configuration as it stands, in place of every combination."""
+    attacks: tuple[str, ...] = ()
+    """Report these attacks alone."""
+    headline: str = ""
+    """The attack by which settings are compared; empty: by the number of models."""
+    config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
+
+
+@dataclasses.dataclass(frozen=True)
 class UnlearnOptions(Options):
     """Of `lira unlearn`."""
 
@@ -75,7 +91,7 @@ class UnlearnOptions(Options):
     )
 
 
-Given = TypeVar("Given", RunOptions, UnlearnOptions)
+Given = TypeVar("Given", RunOptions, GridOptions, UnlearnOptions)
 
 
 def make_parser(verb: str, **options: Any) -> argparse.ArgumentParser:

@@ -57,6 +57,11 @@ COMMANDS = {
     "compare": Command(
         "results", "RUN [RUN]", "differences between attacks, or between runs, with intervals"
     ),
+    "grid": Command(
+        "grid",
+        "CONFIG.toml --run-dir GRID --over recipe.weight_decay=0,5e-4 [--over ...]",
+        "settings side by side on the same memberships: utility against leakage",
+    ),
     "imitate": Command(
         "foreign", "RUN (--target T | --logits F --member F)", "attack one model by models that imitate it"
     ),

@@ -41,7 +41,10 @@ GROWTH = 4
 # are as many times as long to compile.
 SEVERAL = 4
 # Fields of a recipe by whose value no step takes longer.
-COSTLESS = {"epochs", "learning_rate", "schedule", "warmup", "momentum", "weight_decay", "statistics", "seed"}
+COSTLESS = {
+    *("epochs", "schedule_epochs", "learning_rate", "schedule", "warmup", "momentum", "weight_decay"),
+    *("label_smoothing", "statistics", "seed"),
+}
 
 
 def programs_for(

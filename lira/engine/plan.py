@@ -72,7 +72,7 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None, among: np.nda
     recipe, queries = config.recipe, config.queries
     share = config.share(dataset.num_examples)
     recipe.check(dataset.num_examples, dataset.x.shape[1:], share)
-    queries.check(dataset.x.shape[1:])
+    queries.check(dataset.x.shape[1:], dataset.num_classes)
     missing = np.arange(config.num_models) if among is None else among
     if run is not None:
         missing = missing[run.done[missing] == 0]

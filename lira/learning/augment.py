@@ -1,14 +1,14 @@
 """Images as training sees them (random flips and shifts) and as the attack asks about them (aligned queries)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lira.learning.choices import check_choices
 
-__all__ = ["ORIGINAL_BATCH", "Queries", "augment", "query_views"]
+__all__ = ["ORIGINAL_BATCH", "Mixed", "Queries", "augment", "mixed", "query_views"]
 
 Convention = Literal["paper", "original"]
 # Consecutive examples that the released code (inference.py) normalises together; the last batch is what remains.
@@ -20,7 +20,7 @@ class Queries:
     """The views of an example that every model is queried with, the same ones in the same order, the clean one first.
 
     Q = (1 + mirror) (2 shift + 1)^2: 1, 2, 18 or more. They should match the training augmentation; that mismatch
-    costs the attack most (Carlini et al. 2022, section VI-B).
+    costs the attack most (Carlini et al. 2022, section VI-B). What models answer may be masked: see `masked_logits`.
     """
 
     mirror: bool = False
@@ -29,12 +29,26 @@ class Queries:
     """Add all shifts by up to this many pixels along both axes, the border filled by reflection."""
     convention: Convention = "paper"
     """paper (evaluation mode), or original for the released code's: weights as trained, norms by batches of 5,000."""
+    temperature: float = 1.0
+    """What logits are divided by before confidences are released."""
+    decimals: int = 0
+    """Decimals that released confidences are rounded to, 1 to 7; 0 releases them as they are."""
+    top_k: int = 0
+    """Classes whose confidences are released, the most likely ones; 0 is all of them."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
         check_choices(self, "queries")
         if self.shift < 0:
             raise ValueError(f"queries.shift must not be negative; got {self.shift}")
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"queries.temperature must be positive; got {self.temperature}")
+        if not 0 <= self.decimals <= 7:
+            raise ValueError(
+                f"queries.decimals must be 1 to 7, which float32 confidences hold, or 0 for all; got {self.decimals}"
+            )
+        if self.top_k < 0:
+            raise ValueError(f"queries.top_k must be 0 (all classes) or more; got {self.top_k}")
 
     @property
     def views(self) -> list[tuple[bool, int, int]]:
@@ -43,11 +57,20 @@ class Queries:
         mirrors = (False, True) if self.mirror else (False,)
         return [(mirrored, down, right) for down in reach for right in reach for mirrored in mirrors]
 
-    def check(self, example_shape: tuple[int, ...]) -> None:
-        """Raise ValueError if examples of this shape have no such views."""
+    @property
+    def masked(self) -> bool:
+        """Whether confidences are released otherwise than the model has them."""
+        return self.temperature != 1 or self.decimals > 0 or self.top_k > 0
+
+    def check(self, example_shape: tuple[int, ...], num_classes: int) -> None:
+        """Raise ValueError if examples of this shape have no such views, or there are not so many classes."""
         _check_image(
             "queries.mirror and queries.shift", self.mirror or self.shift > 0, self.shift, example_shape
         )
+        if self.top_k >= num_classes:
+            raise ValueError(
+                f"queries.top_k must be below the {num_classes} classes of these data, or 0 for all; got {self.top_k}"
+            )
 
 
 def check_augmentation(flip: bool, crop_pad: int, example_shape: tuple[int, ...]) -> None:
@@ -76,6 +99,25 @@ def augment(key: jax.Array, image: jax.Array, *, flip: bool, crop_pad: int) -> j
         padded = jnp.pad(image, ((crop_pad, crop_pad), (crop_pad, crop_pad), (0, 0)), mode="reflect")
         image = jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
     return image
+
+
+class Mixed(NamedTuple):
+    """A batch as mixup trains on it: `share` of it is in its own order. Its loss is `losses.of_mixture`."""
+
+    images: jax.Array  # float32 [batch, ...]
+    partners: jax.Array  # int32 [batch], the positions in the batch that it was mixed with
+    share: jax.Array  # float32, in [0, 1]
+
+
+def mixed(key: jax.Array, images: jax.Array, alpha: float) -> Mixed:
+    """A batch of float `[batch, ...]` mixed with itself in another order (Zhang et al. 2018, arXiv 1710.09412).
+
+    One share for the whole batch, drawn from Beta(alpha, alpha), as in the authors' code.
+    """
+    share_key, order_key = jax.random.split(key)
+    share = jax.random.beta(share_key, alpha, alpha, dtype=jnp.float32)
+    partners = jax.random.permutation(order_key, len(images))
+    return Mixed(share * images + (1 - share) * images[partners], partners, share)
 
 
 def query_views(examples: jax.Array, queries: Queries) -> jax.Array:

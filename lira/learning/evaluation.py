@@ -11,6 +11,7 @@ from lira.learning.augment import Queries, query_views
 from lira.learning.averages import is_float, zero_average
 from lira.learning.forward import Array, Variables, apply_module, as_input, augmented
 from lira.learning.learner import Learner
+from lira.learning.masking import masked_logits
 from lira.learning.recipe import SIGNALS, Recipe, steps_per_epoch
 from lira.learning.training import ModelState, random_order
 from lira.signals import is_correct, logit_scaled_confidence
@@ -134,7 +135,7 @@ def query(
 
     Args:
         module: flax module.
-        queries: the Q views.
+        queries: the Q views, and how the answers are masked, which all signals are then of.
         signals: what to return beside phi, of `SIGNALS`.
         variables: of the model, as `evaluated` gives them.
         x: `[n, ...]`.
@@ -160,7 +161,12 @@ def query(
                 module, variables, as_input(views.reshape(Q * n, *x.shape[1:]), jnp.float32), None
             )
     logits = jnp.asarray(logits, jnp.float32).reshape(Q, n, -1)
+    correct = is_correct(logits[0], y)  # whatever is released: the class that it would have named
+    if queries.masked:
+        logits = masked_logits(
+            logits, temperature=queries.temperature, decimals=queries.decimals, top_k=queries.top_k
+        )
     labels = jnp.broadcast_to(y, (Q, n))
     answers = {"phi": logit_scaled_confidence(logits, labels)}
     answers |= {name: SIGNALS[name](logits, labels) for name in signals}
-    return {name: jnp.swapaxes(values, 0, 1) for name, values in answers.items()}, is_correct(logits[0], y)
+    return {name: jnp.swapaxes(values, 0, 1) for name, values in answers.items()}, correct

@@ -25,7 +25,7 @@ class Learner:
 
     module: nn.Module  # (x, train) -> logits [batch, C]
     recipe: Recipe
-    total_steps: int  # of the whole training, which the schedule spans
+    total_steps: int  # that the schedule spans: of the whole training, or of more where it stops early
     # What it runs on, as JAX names it: cpu, gpu or tpu. Here alone JAX is asked; all else is told.
     platform: str = field(default_factory=jax.default_backend)
     imitation: Imitation | None = None  # by which loss a target is imitated; None learns the labels
@@ -39,8 +39,9 @@ class Learner:
         Raises:
             ValueError: there is no such model, it does not take these data, or it cannot be trained with privacy.
         """
-        steps = steps_per_epoch(dataset.num_examples, recipe.batch_size, share) * recipe.epochs
-        module = build_model(recipe.model, dataset.num_classes)
+        epochs = recipe.schedule_epochs or recipe.epochs
+        steps = steps_per_epoch(dataset.num_examples, recipe.batch_size, share) * epochs
+        module = build_model(recipe.model, dataset.num_classes, recipe.dropout)
         check_shapes(module, recipe.model, dataset)
         if recipe.privacy is not None:
             check_private(module, recipe.model, dataset)

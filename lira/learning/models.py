@@ -61,18 +61,24 @@ def _max_pool_backward(which: jax.Array, gradient: jax.Array) -> tuple[jax.Array
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
+def _dropped(x: jax.Array, rate: float, train: bool) -> jax.Array:
+    """Dropout within a compact module; nothing at all at a rate of 0."""
+    return nn.Dropout(rate, deterministic=not train)(x) if rate else x
+
+
 class MLP(nn.Module):
     """Two hidden layers on the flattened input."""
 
     num_classes: int
     hidden: Sequence[int] = (128, 128)
+    dropout: float = 0.0  # after each hidden layer
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Logits `[batch, num_classes]`."""
         x = x.reshape(len(x), -1)
         for width in self.hidden:
-            x = nn.relu(nn.Dense(width)(x))
+            x = _dropped(nn.relu(nn.Dense(width)(x)), self.dropout, train)
         return nn.Dense(self.num_classes)(x)
 
 
@@ -85,13 +91,14 @@ class CNN(nn.Module):
     num_classes: int
     channels: Sequence[int] = (32, 64, 128)
     strides: Sequence[int] = (1, 2, 2)
+    dropout: float = 0.0  # before the dense layer
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Logits `[batch, num_classes]`."""
         for channels, strides in zip(self.channels, self.strides, strict=True):
             x = nn.relu(nn.Conv(channels, (3, 3), strides=strides)(x))
-        return nn.Dense(self.num_classes)(x.reshape(len(x), -1))
+        return nn.Dense(self.num_classes)(_dropped(x.reshape(len(x), -1), self.dropout, train))
 
 
 class ResNet18(nn.Module):
@@ -181,16 +188,25 @@ _NAMED = {
 }
 
 
-def build_model(name: str, num_classes: int) -> nn.Module:
+def build_model(name: str, num_classes: int, dropout: float = 0.0) -> nn.Module:
     """Make a module by name: mlp, cnn, cnn-small, cnn-fast, resnet18, wrn-DEPTH-WIDEN, or a dotted path such as `my_models.Net`.
 
     wrn-DEPTH-WIDEN-gn has GroupNorm of 16 groups in place of BatchNorm.
     The current directory is importable; a class of the running script is `__main__.Net`. A module of one's own is a
     flax linen class that takes `num_classes`; an nnx module comes in through flax's `flax.nnx.bridge.ToLinen`.
+    A rate of dropout above 0 is for models with a field of that name: mlp, cnn, cnn-small, or one of your own.
 
     Raises:
-        ValueError: no such name, or the path does not lead to such a class.
+        ValueError: no such name, the path does not lead to such a class, or the model has no dropout.
     """
+    if dropout:
+        module = build_model(name, num_classes)
+        if not hasattr(module, "dropout"):
+            raise ValueError(
+                f"recipe.dropout is {dropout}, but model {name!r} has no dropout: take mlp, cnn or cnn-small, a module of "
+                f"your own with a field `dropout: float`, or leave it at 0"
+            )
+        return module.clone(dropout=dropout)
     if name in _NAMED:
         return _NAMED[name](num_classes=num_classes)
     if match := re.fullmatch(r"wrn-(\d+)-(\d+)(-gn)?", name):

@@ -46,6 +46,8 @@ class Recipe:
     """mlp, cnn, cnn-small, cnn-fast, resnet18, wrn-DEPTH-WIDTH (-gn: with GroupNorm), or the dotted path of your own flax module."""
     epochs: int = 50
     """Passes over a model's members."""
+    schedule_epochs: int = 0
+    """Epochs that the schedule spans where training stops before its end, after `epochs` of them; 0 is `epochs`."""
     batch_size: int = 64
     """Examples a step."""
     optimizer: Optimizer = "sgd"
@@ -55,11 +57,17 @@ class Recipe:
     schedule: Schedule = "cosine"
     """cosine (to 0), cos7pi16 (the LiRA paper's, to 0.2 of the peak) or constant."""
     warmup: float = 0.0
-    """Share of all steps over which the learning rate rises linearly from 0."""
+    """Share of the schedule's steps over which the learning rate rises linearly from 0."""
     momentum: float = 0.9
     """Of sgd; adam and adamw use 0.9 and 0.999."""
     weight_decay: float = 0.0
     """On weights, not on biases and norms; added to the gradient (sgd, adam) or decoupled (adamw)."""
+    dropout: float = 0.0
+    """Share of units dropped in training: mlp's after each hidden layer, cnn's and cnn-small's before the last one."""
+    label_smoothing: float = 0.0
+    """Share of a label that training spreads evenly over all classes (Szegedy et al. 2016)."""
+    mixup: float = 0.0
+    """Alpha of Beta(alpha, alpha), by which each step mixes a batch with itself in another order (Zhang et al. 2018); 0 is off."""
     ema: float = 0.0
     """Decay of the moving average of the weights that is evaluated in their place (the paper: 0.999); 0 is off."""
     statistics: Statistics = "recomputed"
@@ -83,10 +91,19 @@ class Recipe:
                 raise ValueError(f"recipe.{name} must be at least 1; got {getattr(self, name)}")
         if not 0 < self.learning_rate < float("inf"):
             raise ValueError(f"recipe.learning_rate must be positive; got {self.learning_rate}")
-        for name in ("momentum", "ema", "warmup"):
+        if self.schedule_epochs and self.schedule_epochs < self.epochs:
+            raise ValueError(
+                f"recipe.schedule_epochs must be 0 (as recipe.epochs) or at least recipe.epochs, {self.epochs}, after which "
+                f"training stops; got {self.schedule_epochs}"
+            )
+        for name in ("momentum", "ema", "warmup", "dropout", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"recipe.{name} must be in [0, 1); got {getattr(self, name)}")
-        for name in ("weight_decay", "crop_pad", "seed"):
+        if self.mixup and self.privacy is not None:
+            raise ValueError(
+                "recipe.mixup mixes examples, and recipe.privacy bounds what a single one adds to a gradient: leave one out"
+            )
+        for name in ("weight_decay", "mixup", "crop_pad", "seed"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"recipe.{name} must not be negative; got {getattr(self, name)}")
 

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lira.learning.augment import mixed
 from lira.learning.averages import moved_toward, zero_average
 from lira.learning.forward import Array, as_input, augmented, compute_dtype, forward
 from lira.learning.imitation import answers_to_imitate, loss_of_imitation
 from lira.learning.learner import Learner
-from lira.learning.losses import cross_entropy
+from lira.learning.losses import cross_entropy, of_mixture
 from lira.learning.noised import in_microbatches, microbatch_size, noised_sum, poisson_batch
 from lira.learning.packing import pack, unpack
 from lira.learning.recipe import learning_rate, optimizer, steps_per_epoch
@@ -205,7 +206,11 @@ def _gradient(
     recipe = learner.recipe
     augment_key, dropout_key = jax.random.split(key)
     images, labels = augmented(recipe, augment_key, x[batch]), y[batch]
-    losses = cross_entropy
+    losses = partial(cross_entropy, smoothing=recipe.label_smoothing)
+    if recipe.mixup:
+        mixup_key, dropout_key = jax.random.split(dropout_key)
+        images, *mixture = mixed(mixup_key, as_input(images, jnp.float32), recipe.mixup)
+        losses = partial(of_mixture, losses, *mixture)
     if learner.imitation is not None:
         target = answers_to_imitate(learner.module, recipe, taught, batch, images)
         losses = partial(loss_of_imitation, learner.imitation, target=target)
@@ -236,7 +241,7 @@ def _private_gradient(
         augment_key, dropout_key = jax.random.split(key)
         images = augmented(recipe, augment_key, jnp.broadcast_to(image, (copies, *image.shape)))
         logits, _ = forward(learner.module, recipe, {"params": params}, images, dropout_key)
-        return cross_entropy(logits, labels=jnp.broadcast_to(label, copies)).mean()
+        return cross_entropy(logits, jnp.broadcast_to(label, copies), recipe.label_smoothing).mean()
 
     noise_key, example_key = jax.random.split(key)
     # Where none is, the last of all.

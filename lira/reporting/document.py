@@ -24,8 +24,10 @@ __all__ = [
     "differences_document",
     "learning_document",
     "metrics_document",
+    "operating_point",
     "records_document",
     "unlearning_document",
+    "with_interval",
 ]
 
 
@@ -61,7 +63,7 @@ def metrics_document(evaluation: Measured) -> dict[str, Any]:
 def differences_document(differences: Mapping[str, Difference]) -> dict[str, Any]:
     """Paired differences by attack."""
     return {
-        name: {"fpr": each.fpr, **_estimate("tpr", each.tpr), **_estimate("auc", each.auc)}
+        name: {"fpr": each.fpr, **with_interval("tpr", each.tpr), **with_interval("auc", each.auc)}
         for name, each in differences.items()
     }
 
@@ -135,22 +137,22 @@ def _learning_point(point: LearningPoint) -> dict[str, Any]:
     return {
         "num_models": int(point.num_models),
         "num_subpools": int(point.num_subpools),
-        "tpr_at_fpr": _point(point.tpr),
-        **_estimate("auc", point.auc),
-        **_estimate("shortfall", point.shortfall.tpr),
+        "tpr_at_fpr": operating_point(point.tpr),
+        **with_interval("auc", point.auc),
+        **with_interval("shortfall", point.shortfall.tpr),
     }
 
 
 def _attack(figures: AttackFigures) -> dict[str, Any]:
     means = {
-        f"{fpr:g}": {**_estimate("tpr", each.tpr, ""), "status": each.status, "floor": known(each.floor)}
+        f"{fpr:g}": {**with_interval("tpr", each.tpr, ""), "status": each.status, "floor": known(each.floor)}
         for fpr, each in figures.mean_tpr_at.items()
     }
     return {
-        **_estimate("auc", figures.auc),
-        **_estimate("balanced_accuracy", figures.balanced_accuracy),
+        **with_interval("auc", figures.auc),
+        **with_interval("balanced_accuracy", figures.balanced_accuracy),
         "tpr_at_fpr": _plain(figures.tpr_at),
-        "mean_over_targets": {**_estimate("auc", figures.mean_auc), "tpr_at_fpr": means},
+        "mean_over_targets": {**with_interval("auc", figures.mean_auc), "tpr_at_fpr": means},
         "num_examples_left_out": len(figures.left_out),
     }
 
@@ -159,8 +161,8 @@ def _calibrated(figures: Calibrated) -> dict[str, Any]:
     named = figures.named
     points = {
         f"{fpr:g}": {
-            **_estimate("tpr", each.tpr, ""),
-            **_estimate("realised_fpr", each.realised_fpr),
+            **with_interval("tpr", each.tpr, ""),
+            **with_interval("realised_fpr", each.realised_fpr),
             "status": each.status,
             "floor": each.floor,
         }
@@ -170,8 +172,8 @@ def _calibrated(figures: Calibrated) -> dict[str, Any]:
         "tpr_at_fpr": points,
         "named_members": {
             "false_discovery_rate": named.rate,
-            **_estimate("named_per_target", named.named),
-            **_estimate("false_share", named.false_share),
+            **with_interval("named_per_target", named.named),
+            **with_interval("false_share", named.false_share),
             "share_of_targets": named.targets,
         },
     }
@@ -206,22 +208,22 @@ def _implied(implied: Leakage) -> dict[str, Any]:
             "confidence": implied.confidence,
             "at_least": implied.epsilon,
         }
-    j = {**_estimate("j", implied.youden.j, ""), "optimistic": known(implied.youden.optimistic)}
+    j = {**with_interval("j", implied.youden.j, ""), "optimistic": known(implied.youden.optimistic)}
     return {
         "fpr": implied.fpr,
         "youden_j": j,
-        "information_at_least": _estimate("bits", implied.information, ""),
-        "bayes_error_at_most": _estimate("error", implied.bayes_error, ""),
-        "mutual_information": _estimate("bits", implied.mutual_information, ""),
+        "information_at_least": with_interval("bits", implied.information, ""),
+        "bayes_error_at_most": with_interval("error", implied.bayes_error, ""),
+        "mutual_information": with_interval("bits", implied.mutual_information, ""),
         "ppv": _plain(implied.ppv),
         "fixed_threshold": fixed
         and {
-            **_estimate("fpr", fixed.mean_fpr),
-            **_estimate("tpr", fixed.mean_tpr),
+            **with_interval("fpr", fixed.mean_fpr),
+            **with_interval("tpr", fixed.mean_tpr),
             "largest_fpr": float(np.max(fixed.target_fpr)),
         },
         "stability": between
-        and {**_estimate("pearson", between.pearson), **_estimate("spearman", between.spearman)},
+        and {**with_interval("pearson", between.pearson), **with_interval("spearman", between.spearman)},
         "epsilon": epsilon,
         "no_epsilon": implied.no_epsilon,
         "proven": implied.proven and in_json(dataclasses.asdict(implied.proven)),
@@ -230,7 +232,7 @@ def _implied(implied: Leakage) -> dict[str, Any]:
 
 def _method(figures: MethodFigures) -> dict[str, Any]:
     reference = figures.retrained
-    tprs = {f"{fpr:g}": _estimate("tpr", tpr, "") for fpr, tpr in reference.tpr_at_fpr.items()}
+    tprs = {f"{fpr:g}": with_interval("tpr", tpr, "") for fpr, tpr in reference.tpr_at_fpr.items()}
     return _plain(
         {
             "verdict": figures.verdict,
@@ -280,12 +282,12 @@ def _plain(value: Any) -> Any:
     """Figures at any depth as mappings; of named tuples the fields are the keys, FPRs become text."""
     match value:
         case Estimate():
-            return _estimate("value", value, "")
+            return with_interval("value", value, "")
         case OperatingPoint():
-            return _point(value)
+            return operating_point(value)
         case NormalisedPsi():
             return {
-                **_estimate("value", value.estimate, ""),
+                **with_interval("value", value.estimate, ""),
                 "status": "ok" if value.is_resolved else "not resolved",
                 "difference": _plain(value.difference),
                 "denominator": _plain(value.denominator),
@@ -302,7 +304,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _estimate(name: str, estimate: Estimate, prefix: str | None = None) -> dict[str, float | None]:
+def with_interval(name: str, estimate: Estimate, prefix: str | None = None) -> dict[str, float | None]:
     """`{name: value, name_low: ..., name_high: ...}`, or with another `prefix` than `name_` to low and high."""
     prefix = f"{name}_" if prefix is None else prefix
     return {
@@ -312,7 +314,7 @@ def _estimate(name: str, estimate: Estimate, prefix: str | None = None) -> dict[
     }
 
 
-def _point(point: OperatingPoint) -> dict[str, Any]:
+def operating_point(point: OperatingPoint) -> dict[str, Any]:
     """What a TPR at an FPR is, and how far it can be trusted."""
     return {
         "tpr": known(point.tpr),

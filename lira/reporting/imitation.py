@@ -109,8 +109,8 @@ def imitate(
 
     Raises:
         ValueError: an argument is none of these, or arrays do not fit the run.
-        RunError: the run was imported, the target is not usable, no other models are, or the directory is of another
-            imitation.
+        RunError: the run was imported, mixes examples or masks confidences, the target is not usable, no other models
+            are, or the directory is of another imitation.
         UnfitPoolError: the memberships of a model of the run give `member` away.
 
     Warns:
@@ -121,6 +121,11 @@ def imitate(
     run.require_trained_pairs(
         "imitators are trained on half of the examples, by its recipe, beside complementary pairs"
     )
+    if run.config.recipe.mixup or run.config.queries.masked:
+        raise RunError(
+            f"{run.path}: its recipe mixes examples, or its queries mask confidences, and imitators learn from a target's "
+            f"own logits of one example each: imitate a run without recipe.mixup and queries.temperature, decimals and top_k"
+        )
     run = Run.open(run.path, dataset)
     if target is not None and logits is None and member is None:
         others = _others(run, target)

@@ -29,7 +29,7 @@ from lira.metrics import (
 from lira.metrics.curve import BYTES_A_SCORE
 from lira.parallel import side_by_side
 
-__all__ = ["Leakage", "leakage"]
+__all__ = ["DELTA", "Leakage", "leakage", "pool_epsilon", "why_no_epsilon"]
 
 PRIORS = (0.5, 0.1, 0.01)
 DELTA = 1e-5
@@ -97,7 +97,7 @@ def leakage(
             parts["fixed"] = lambda: fixed_threshold(scores, keep, fpr)
             if clusters >= 2 * MIN_CLUSTERS:
                 parts["stability"] = lambda: stability(scores, keep, fpr=fpr)
-        no_epsilon = _no_epsilon(independent)
+        no_epsilon = why_no_epsilon(independent)
         if no_epsilon is None:
             parts["epsilon"] = lambda: pool_epsilon(
                 scores, keep, independent=True, delta=delta, confidence=CONFIDENCE
@@ -126,7 +126,7 @@ def leakage(
     )
 
 
-def _no_epsilon(independent: bool) -> str | None:
+def why_no_epsilon(independent: bool) -> str | None:
     """Why no epsilon is claimed; None where one may be."""
     if not independent:
         return (

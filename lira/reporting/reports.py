@@ -270,7 +270,7 @@ def _facts(run: Run, pool: Pool) -> dict[str, str]:
             facts |= {name: value for name, value in known.items() if value}
         else:
             queries = config.queries
-            facts["queries"] = f"{Q} (mirror {queries.mirror}, shift {queries.shift})"
+            facts["queries"] = f"{Q} ({named_values(as_dict(queries))})"
             facts["recipe"] = named_values(as_dict(config.recipe))
             if (proven := proven_of(run.path, run.provenance)) is not None:
                 facts["privacy"] = f"{proven}; {CAVEATS}"

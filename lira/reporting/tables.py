@@ -12,6 +12,7 @@ from rich.text import Text
 
 from lira.metrics import Difference, LearningPoint, OperatingPoint, enough_models
 from lira.reporting.figures import Cell, percent, rate, share, signed
+from lira.reporting.grid_figures import GridFigures
 from lira.reporting.measured import FPRS, Measured
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "fitted",
     "footnotes",
     "fpr_header",
+    "grid_table",
     "learning_table",
     "make_table",
     "text",
@@ -60,6 +62,35 @@ def differences_table(differences: Mapping[str, Difference], title: str) -> Tabl
     )
     for name, each in differences.items():
         result.add_row(Text(name), Text(signed(each.tpr, 2, scale=100)), Text(signed(each.auc, 4)))
+    return result
+
+
+def grid_table(grid: GridFigures) -> Table:
+    """What became of each setting of a grid."""
+    fpr = "TPR" if grid.fpr is None else f"TPR at\n{100 * grid.fpr:g} % FPR"
+    on = "test" if grid.side == "test" else "others"
+    headers = (f"accuracy,\n{on}", fpr, "strongest", "AUC", "epsilon,\nmeasured", "epsilon,\nproven", "front")
+    result = make_table(
+        f"{len(grid.settings)} settings, by {grid.attack}, and the strongest of all attacks",
+        Column("setting", overflow="fold"),
+        *(Column(header, justify="right", no_wrap=True) for header in headers),
+        caption=f"Below an accuracy: models' standard deviation, in points. Intervals: {grid.interval}, each by itself. "
+        f"Below a measured epsilon: so that those of all settings hold together with 95 %.",
+    )
+    for name, each in grid.settings.items():
+        accuracy = Cell(percent(each.accuracy), "" if np.isnan(each.spread) else f"{100 * each.spread:.1f}")
+        result.add_row(
+            Text(name),
+            text(accuracy),
+            text(Cell("unresolvable") if each.tpr is None else rate(each.tpr)),
+            "-" if each.strongest is None else percent(each.strongest.tpr),
+            text(share(each.auc)),
+            "-"
+            if each.epsilon is None
+            else text(Cell(f"{each.epsilon.alone:.2f}", f"{each.epsilon.together:.2f}")),
+            "-" if each.proven is None else f"{each.proven.epsilon:.3g}",
+            "yes" if name in grid.front else "",
+        )
     return result
 
 

@@ -101,6 +101,10 @@ class Config:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
         check_signals(self.signals, self.recipe.epochs)
+        if self.recipe.dropout and self.queries.convention == "original":
+            raise ValueError(
+                'queries.convention = "original" asks models in training mode, in which recipe.dropout drops: leave one out'
+            )
 
     @property
     def num_canaries(self) -> int:

@@ -1,5 +1,6 @@
 """Is this the run's data, and would models trained now be as those that are there? Refused where not, naming what differs."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from lira.data.dataset import READING, Dataset
 from lira.learning.fingerprint import changed_model, outdated_evaluation
 from lira.learning.learner import Learner
-from lira.store.config import FOREIGN, IMPORTED, Config, absolute_canaries
+from lira.store.config import FOREIGN, FREE, IMPORTED, Config, absolute_canaries, differences
 from lira.store.errors import RunError
 from lira.store.places import Place
 from lira.store.proven import require_same_noise
@@ -19,6 +20,7 @@ __all__ = [
     "require_same_data",
     "require_same_labels",
     "require_same_models",
+    "require_same_settings",
     "require_trained_pairs",
     "usable_models",
 ]
@@ -46,6 +48,14 @@ def require_planted(path: Place, config: Config, dataset: Dataset) -> None:
             f"{path}: canaries are {config.canaries} in the configuration and {planted} in the data: "
             f"lira.plant(dataset, config.canaries) plants them"
         )
+
+
+def require_same_settings(path: Place, there: Config, config: Config) -> None:
+    """Raise RunError where a run's configuration differs from another in what decides its models, naming the fields."""
+    # Which data it is of, its fingerprint tells.
+    alike = dataclasses.replace(there, **{name: getattr(config, name) for name in FREE})
+    if changes := list(differences(alike, config)):
+        raise RunError(f"{path}: is another run: {'; '.join(changes)}; name another directory")
 
 
 def require_trained_pairs(path: Place, config: Config, why: str) -> None:

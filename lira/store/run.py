@@ -21,12 +21,10 @@ from lira.membership import Membership
 from lira.store.arrays import DONE, Arrays, fingerprint_of
 from lira.store.config import (
     FOREIGN,
-    FREE,
     IMPORTED,
     Config,
     Execution,
     absolute,
-    differences,
     read_directory,
     read_provenance,
 )
@@ -37,6 +35,7 @@ from lira.store.identity import (
     require_same_data,
     require_same_labels,
     require_same_models,
+    require_same_settings,
     require_trained_pairs,
     usable_models,
 )
@@ -132,7 +131,7 @@ class Run:
             raise RunError(f"{path}: is not a run directory (it has no config.toml); name a new or empty one")
         require_planted(path, config, dataset)
         config.recipe.check(dataset.num_examples, dataset.x.shape[1:], config.share(dataset.num_examples))
-        config.queries.check(dataset.x.shape[1:])
+        config.queries.check(dataset.x.shape[1:], dataset.num_classes)
         try:
             return cls(path, config, make_directory(path, dataset, config, keep))
         except TakenError:
@@ -384,9 +383,7 @@ class Run:
     def _continue(self, config: Config, dataset: Dataset, keep: np.ndarray | None) -> "Run":
         """Give the run with a larger `num_models` or another execution; refused where anything else differs."""
         old = self.config
-        alike = dataclasses.replace(old, **{name: getattr(config, name) for name in FREE})
-        if changes := list(differences(alike, config)):
-            raise RunError(f"{self.path}: is another run: {'; '.join(changes)}; name another directory")
+        require_same_settings(self.path, old, config)
         given = self.provenance["fingerprints"].get("memberships")
         if given != (None if keep is None else fingerprint_of(keep)):
             raise RunError(f"{self.path}: is a run of other memberships; name another directory")

@@ -55,7 +55,7 @@ class Unlearning:
                 f"{path}: is not an unlearning directory (it has no config.toml); name a new or empty one"
             )
         config.pool.recipe.check(dataset.num_examples, dataset.x.shape[1:])
-        config.pool.queries.check(dataset.x.shape[1:])
+        config.pool.queries.check(dataset.x.shape[1:], dataset.num_classes)
         requests = draw_requests(config, dataset, first_memberships(config, dataset))
         check_methods(config, dataset, requests, config.methods)
         with new_directory(path) as making:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Column
 
 from lira import cli
-from lira.arguments import RunOptions, UnlearnOptions, leaves
+from lira.arguments import GridOptions, RunOptions, UnlearnOptions, leaves
 from lira.cli import main
 from lira.commands import COMMANDS
 from lira.commands.starting import config_text
@@ -112,7 +112,7 @@ def test_help_needs_no_file_and_describes_every_option(verb, capsys):
 
 
 def test_every_option_is_described():
-    for make in (RunOptions, UnlearnOptions):
+    for make in (RunOptions, GridOptions, UnlearnOptions):
         own = [leaf for cls in make.__mro__[:-1] for leaf in leaves(cls)]
         docs = {name: what for name, _, what in own if what}
         assert {name for name, _, _ in own} - docs.keys() <= {"config", "config.pool"}, make

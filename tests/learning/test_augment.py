@@ -68,11 +68,11 @@ def test_nothing_asked_changes_nothing():
 
 def test_images_are_needed_and_reflection_is_bounded():
     with pytest.raises(ValueError, match=r"queries.mirror and queries.shift need images.*shape \[64\]"):
-        Queries(mirror=True).check((64,))
+        Queries(mirror=True).check((64,), 10)
     with pytest.raises(ValueError, match=r"recipe.flip and recipe.crop_pad need images"):
         check_augmentation(True, 0, (64,))
     with pytest.raises(ValueError, match=r"reflect at most 5 pixels of 6 x 7; got 6"):
         check_augmentation(False, 6, (6, 7, 3))
     with pytest.raises(ValueError, match=r"queries.shift must not be negative; got -1"):
         Queries(shift=-1)
-    Queries(shift=5).check((6, 7, 3))
+    Queries(shift=5).check((6, 7, 3), 10)

@@ -61,7 +61,7 @@ def test_every_experiment_can_be_read(path):
     config = read_unlearning(path).pool if is_unlearning(path) else read_config(path)
     if config.dataset.endswith("cifar10"):
         config.recipe.check(50_000, (32, 32, 3))
-        config.queries.check((32, 32, 3))
+        config.queries.check((32, 32, 3), 10)
     build_model(config.recipe.model, 10)
 
 
