@@ -170,7 +170,7 @@ def test_the_sum_is_of_clipped_gradients():
         np.testing.assert_allclose(total[name], value, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(loss, losses, rtol=1e-5)
     # A step may take nobody.
-    empty, loss = noised_sum(loss_of, proven(), jax.random.key(0), PARAMS, (X, Y), np.ones(B, bool), 4)
+    empty, loss = noised_sum(loss_of, proven(), jax.random.key(0), PARAMS, (X, Y), jnp.ones(B, bool), 4)
     assert loss == 0
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(empty))
 
