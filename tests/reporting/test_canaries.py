@@ -219,10 +219,11 @@ def test_anyones_canaries_on_the_command_line(tmp_path, capsys):
     }
     assert (tmp_path / "out/canaries.html").is_file()
     for arguments, message in (
-        (files[:2], "--canaries is given without --coins"),
+        (files[:2], "the following arguments are required: --coins"),
         ([*files[:2], "--coins", str(tmp_path / "wrong.npy")], "must hold 0 and 1"),
         ([*files, "--keep", "k.npy"], "--keep is not for --canaries"),
-        (["--phi", "p.npy"], "--keep is needed"),
+        (["--phi", "p.npy"], "the following arguments are required: --keep"),
+        ([*files, "--delta", "0"], "delta must be positive"),
         (["--phi", "p.npy", "--keep", "k.npy", "--fair"], "--fair is for --canaries only"),
     ):
         assert main(["audit", *arguments, "--out", str(tmp_path / "none")]) == 2
