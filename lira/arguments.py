@@ -14,12 +14,14 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from lira.store.config import Config, ConfigError, table_of
+from lira.store.config import Config, ConfigError, build, table_of
 from lira.store.places import directory_at
 from lira.unlearning.config import UnlearnConfig
 
 __all__ = [
+    "ONE_RUN",
     "GridOptions",
+    "OneRunOptions",
     "Options",
     "RunOptions",
     "UnlearnOptions",
@@ -91,7 +93,24 @@ class UnlearnOptions(Options):
     )
 
 
-Given = TypeVar("Given", RunOptions, GridOptions, UnlearnOptions)
+# What a configuration of an audit of one training has where it says nothing else.
+ONE_RUN = {"num_models": 1, "membership": {"design": "all"}, "canaries": {}}
+
+
+@dataclasses.dataclass(frozen=True)
+class OneRunOptions(Options):
+    """Of `lira audit-one`."""
+
+    delta: float = 0.0
+    """Of the bounds; 0 takes the recipe's, or 1e-5."""
+    confidence: float = 0.95
+    """Of each bound by itself."""
+    config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=lambda: build(Config, ONE_RUN, "")
+    )
+
+
+Given = TypeVar("Given", RunOptions, GridOptions, UnlearnOptions, OneRunOptions)
 
 
 def make_parser(verb: str, **options: Any) -> argparse.ArgumentParser:

@@ -414,7 +414,7 @@ def test_target_bounds_name_bad_arguments():
     keep = keep_mask(0, 4, 20)
     scores = np.zeros(keep.shape)
     with pytest.raises(ValueError, match=r"method must be .one_run. or .one_run_fdp.*got .gdp."):
-        target_epsilons(scores, keep, independent=True, delta=DELTA, method="gdp")
+        target_epsilons(scores, keep, independent=True, delta=DELTA, method="gdp")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="delta must be positive for one-run bounds"):
         target_epsilons(scores, keep, independent=True, delta=0)
     with pytest.raises(ValueError, match=r"chosen_from must be the number of bounds .* from 1; got 0"):

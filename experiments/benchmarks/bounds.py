@@ -23,7 +23,7 @@ from lira.epsilon import canary_epsilons, epsilon_bounds, gaussian_epsilon, pool
 DELTA = 1e-5
 EXAMPLES = 500
 ATTACKS = 10
-THRESHOLDS = np.linspace(-1, 2.5, 8)
+THRESHOLDS = np.linspace(-1, 2.5, 8).tolist()
 Bounds = Mapping[str, float]
 
 

@@ -1,15 +1,11 @@
 """`lira audit-one`: one training, or a few, audited by canaries."""
 
 import argparse
-import dataclasses
-from typing import Annotated
 
-import tyro
-
-from lira.arguments import Options, leaves, make_parser, parse_options
+from lira.arguments import ONE_RUN, OneRunOptions, leaves, make_parser, parse_options
 from lira.commands.terminal import Terminal, common_parser
 from lira.commands.whole import say_mended
-from lira.reporting.one_run import CONFIDENCE, DOCUMENT, PAGE, audit_one
+from lira.reporting.one_run import DOCUMENT, PAGE, audit_one
 from lira.store.config import Config, absolute, build, read_table
 from lira.store.data import load_configured
 from lira.store.mend import mend
@@ -17,22 +13,6 @@ from lira.store.places import directory_at
 from lira.store.run import Run
 
 __all__ = ["parser_of", "run"]
-
-# What a configuration of such an audit has where it says nothing else.
-BASE = {"num_models": 1, "membership": {"design": "all"}, "canaries": {}}
-
-
-@dataclasses.dataclass(frozen=True)
-class OneRunOptions(Options):
-    """Of `lira audit-one`."""
-
-    delta: float = 0.0
-    """Of the bounds; 0 takes the recipe's, or 1e-5."""
-    confidence: float = CONFIDENCE
-    """Of each bound by itself."""
-    config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(
-        default_factory=lambda: build(Config, BASE, "")
-    )
 
 
 def parser_of(verb: str) -> argparse.ArgumentParser:
@@ -74,5 +54,5 @@ def run(verb: str, argv: list[str], terminal: Terminal) -> int:
 def _read(path: str) -> Config:
     """A configuration file in which what makes such an audit may be left out."""
     table = read_table(path)
-    table["membership"] = {**BASE["membership"], **table.get("membership", {})}
-    return build(Config, {**BASE, **table}, path)
+    table["membership"] = {**ONE_RUN["membership"], **table.get("membership", {})}
+    return build(Config, {**ONE_RUN, **table}, path)

@@ -95,17 +95,17 @@ def _add_audit(parser: argparse.ArgumentParser) -> None:
 
 
 def _audit(arguments: argparse.Namespace, terminal: Terminal) -> None:
-    given = {name: value for name, value in own(arguments).items() if value not in (None, False)}
-    out = directory_at(given.pop("out"))
-    strangers = [name for name in given if (name in OF_CANARIES) != ("canaries" in given)]
-    if strangers or ("keep" not in given) != ("canaries" in given):
-        name = strangers[0].replace("_", "-") if strangers else "keep"
-        raise ConfigError(
-            f"lira audit: --{name} is {'not for' if strangers else 'needed without'} --canaries"
-            if "canaries" in given
-            else f"lira audit: --{name} is {'for --canaries only' if strangers else 'needed'}"
-        )
-    if "canaries" in given:
+    given = {
+        name: value for name, value in own(arguments).items() if value is not None and value is not False
+    }
+    out, of_canaries = directory_at(given.pop("out")), "canaries" in given
+    for name in given:
+        if (name in OF_CANARIES) != of_canaries:
+            which = "not for --canaries" if of_canaries else "for --canaries only"
+            raise ConfigError(f"lira audit: --{name.replace('_', '-')} is {which}")
+    if (needed := "coins" if of_canaries else "keep") not in given:
+        raise ConfigError(f"lira audit: the following arguments are required: --{needed}")
+    if of_canaries:
         _audit_canaries(given, out, terminal)
         return
     terminal.result(out, audit(out, **given, warnings=terminal.shown))

@@ -64,7 +64,7 @@ def epsilon_bounds(
             raise ValueError(f"{name} must be at least two numbers [n] without NaN; got shape {side.shape}")
         sides.append(side)
     a = level_of(delta, confidence, chosen_from)
-    inside, outside, thresholds = _ranked(*sides, threshold)
+    inside, outside, thresholds = _ranked(sides[0], sides[1], threshold)
     auditor = library.CanaryScoreAuditor(inside, outside)
     strategies = [library.Split(seed=seed)]
     if thresholds is not None:

@@ -28,14 +28,14 @@ def canary_figures(run: Run, headline: str) -> CanaryFigures | None:
         canary_pool(run), {name: selected[name] for name in dict.fromkeys([headline, *selected])}
     )
     bound, privacy = None, run.config.recipe.privacy
-    if scores and importlib.util.find_spec("jax_privacy") is not None:
-        first = np.asarray(next(iter(scores.values())))
+    of_all = next((name for name, each in scores.items() if not np.isnan(each).any()), None)
+    if of_all is not None and importlib.util.find_spec("jax_privacy") is not None:
         bound = pool_epsilon(
-            first,
+            scores[of_all],
             member,
             independent=True,
             fair=True,
             delta=privacy.delta if privacy else DELTA,
             confidence=CONFIDENCE,
         )
-    return CanaryFigures(canaries.kind, canaries.count, measure_attacks(scores, member), bound)
+    return CanaryFigures(canaries.kind, canaries.count, measure_attacks(scores, member), bound, of_all)

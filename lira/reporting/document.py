@@ -185,6 +185,7 @@ def _canaries(figures: CanaryFigures) -> dict[str, Any]:
         "count": figures.count,
         "attacks": {name: _attack(each) for name, each in figures.attacks.items()},
         "epsilon": None if figures.epsilon is None else bound_document(figures.epsilon),
+        "epsilon_attack": None if figures.epsilon is None else figures.epsilon_attack,
     }
 
 

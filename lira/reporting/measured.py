@@ -119,7 +119,9 @@ class CanaryFigures:
     count: int
     attacks: dict[str, AttackFigures]  # the headline attack, and what a model by itself gives away
     epsilon: EpsilonBound | None
-    """of the training, by the first of these attacks over all targets; None without `jax_privacy`"""
+    """of the training, by `epsilon_attack` over all targets; None without `jax_privacy`, or such an attack"""
+    epsilon_attack: str | None
+    """the first that scores all canaries: coins of those that were chosen by their counts are not fair"""
 
 
 @dataclass(frozen=True)

@@ -72,8 +72,9 @@ class CanaryAudit:
     def ceiling(self) -> float:
         """The bound of canaries all of which are told apart: no more can be shown by so many."""
         bound, all_known = self.bounds["one_run"], self.member.astype(float)
-        levels = {"delta": bound.delta, "confidence": bound.confidence}
-        return canary_epsilons(all_known, self.member, fair=self.fair, **levels)["one_run"].epsilon
+        return canary_epsilons(
+            all_known, self.member, delta=bound.delta, confidence=bound.confidence, fair=self.fair
+        )["one_run"].epsilon
 
     @property
     def contradicts(self) -> bool:
@@ -295,7 +296,7 @@ def _histograms(scores: np.ndarray, member: np.ndarray) -> Figure:
     finite = np.clip(scores, *np.quantile(scores, [0.002, 0.998], method="nearest"))
     edges = np.histogram_bin_edges(finite[np.isfinite(finite)], 60)
     for held, color, name in ((True, "#D55E00", "members"), (False, "#0072B2", "not members")):
-        ax.hist(finite[member == held], edges, color=color, alpha=0.55, label=name)
+        ax.hist(finite[member == held], edges.tolist(), color=color, alpha=0.55, label=name)
     ax.set(xlabel="score", ylabel="canaries")
     ax.legend(frameon=False, fontsize=8)
     style(ax, 8)

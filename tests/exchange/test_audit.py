@@ -391,7 +391,10 @@ BAD = {
         "--target-population is given without --population",
     ),
     "two kinds": ({"phi": PHI, "losses": np.abs(PHI), "keep": KEEP}, "not allowed with argument"),
-    "no kind": ({"keep": KEEP}, "one of the arguments --phi --logits --confidences --losses is required"),
+    "no kind": (
+        {"keep": KEEP},
+        "one of the arguments --phi --logits --confidences --losses --canaries is required",
+    ),
     "no keep": ({"phi": PHI}, "the following arguments are required: --keep"),
     "an unknown flag": ({"phi": PHI, "keep": KEEP, "shadow": PHI}, "unknown argument '--shadow'"),
     "no such file": ({"phi": "absent.npy", "keep": KEEP}, "absent.npy: there is no such file"),
