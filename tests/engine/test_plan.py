@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from small_runs import N, dataset, made
 
+from lira.attacks.suite import ATTACKS
 from lira.engine import plan as plan_module
 from lira.engine.fill import train
 from lira.engine.plan import plan
@@ -26,7 +27,7 @@ def test_plan_counts_models_images_and_bytes(tmp_path):
         if p.is_file() and p.name != "zarr.json"
     )
     assert cost.bytes_on_disk == pytest.approx(stored, rel=0.1)
-    score(run)
+    score(run, attacks={"lira_online": ATTACKS["lira_online"]})
     scored = [p.stat().st_size for p in Path(run.path / "scores/lira_online/c").rglob("*") if p.is_file()]
     assert cost.bytes_of_scores == pytest.approx(sum(scored), rel=0.1)
     assert plan(run.config, dataset(), run).models == 0

@@ -144,7 +144,7 @@ def test_what_costs_no_step_anything_is_no_question_and_everything_else_is(monke
     for field in dataclasses.fields(Recipe):
         if field.name == "model":
             continue
-        other = {int: 1, float: 0.5, bool: True, "privacy": Privacy(noise=1.0)}
+        other = {int: 3, float: 0.5, bool: True, "privacy": Privacy(noise=1.0)}
         other = other.get(field.type) or other.get(field.name) or get_args(field.type)[-1]
         changed = dataclasses.replace(RECIPE, **{field.name: other})
         known = calibrate._cache_file(Learner.of(changed, dataset()), dataset(), AUTO).exists()

@@ -21,6 +21,6 @@ def test_mean_over_targets_is_the_mean_of_single_curves(seed, ties):
     margin = stats.t.ppf(0.975, 3) * aucs.reshape(4, 2).mean(axis=1).std(ddof=1) / 2
     assert mean["auc"].high - mean["auc"].low == pytest.approx(2 * margin)
     for fpr in (0.05, 0.2, 1.0):
-        tprs = [single.tpr_at(fpr).tpr for single in singles]
+        tprs = [single.realised_tpr(fpr) for single in singles]
         assert mean["tpr_at_fpr"][fpr].value == pytest.approx(np.mean(tprs), abs=1e-12)
     assert np.isnan(mean["tpr_at_fpr"][0.001].value), "no target can resolve it"
