@@ -52,7 +52,12 @@ def run(verb: str, argv: list[str], terminal: Terminal) -> int:
 
 
 def _read(path: str) -> Config:
-    """A configuration file in which what makes such an audit may be left out."""
+    """A configuration file in which what makes such an audit may be left out.
+
+    One of a pool will do: its `num_models` are shadow models, of which such an audit needs none.
+    """
     table = read_table(path)
+    if table.get("membership", {}).get("design") != ONE_RUN["membership"]["design"]:
+        table.pop("num_models", None)
     table["membership"] = {**ONE_RUN["membership"], **table.get("membership", {})}
     return build(Config, {**ONE_RUN, **table}, path)

@@ -179,7 +179,7 @@ def test_audit_one_on_the_command_line(tmp_path, capsys):
     np.savez(tmp_path / "data.npz", x=x, y=np.arange(N) % 2)
     config = tmp_path / "one.toml"
     config.write_text(
-        f'dataset = "npz:{tmp_path}/data.npz"\n[canaries]\ncount = 60\nkind = "blank"\n'
+        f'dataset = "npz:{tmp_path}/data.npz"\nnum_models = 64\n[canaries]\ncount = 60\nkind = "blank"\n'
         f"[recipe]\nepochs = 1\nbatch_size = 8\n"
     )
     run = str(tmp_path / "run")
