@@ -25,10 +25,10 @@ def in_sentences(grid: GridFigures) -> list[str]:
     if S == 1:
         sentences = [f"One setting, {grid.reference}: there is nothing to compare."]
     elif len(front) == 1:
-        sentences = [f"{front[0]} is more accurate and leaks less than every other setting."]
+        sentences = [_best_in_words(grid, front[0])]
     else:
         sentences = [
-            f"On the front are {len(front)} of {S} settings: no other one is as accurate and leaks less."
+            f"On the front are {len(front)} of {S} settings: by its points no other one is as accurate and leaks less."
         ]
     sentences += [_in_words(grid, name) for name in front if name != grid.reference]
     if broken := _above_proof(grid):
@@ -37,6 +37,17 @@ def in_sentences(grid: GridFigures) -> list[str]:
             f"not what its proof is of."
         )
     return sentences
+
+
+def _best_in_words(grid: GridFigures, name: str) -> str:
+    """A setting that is alone on the front, and how far the others are really behind it."""
+    less = [grid.difference(name, other) for other in grid.settings if other != name]
+    leakage = [each.auc if grid.settings[name].tpr is None else each.tpr for each in less]
+    accurate, private = sum(each.accuracy.low > 0 for each in less), sum(each.high < 0 for each in leakage)
+    return (
+        f"{name} is the most accurate and leaks least by its points. Beyond the interval of the difference it is more "
+        f"accurate than {accurate} of the {len(less)} other settings, and leaks less than {private}."
+    )
 
 
 def _in_words(grid: GridFigures, name: str) -> str:

@@ -214,6 +214,22 @@ def test_front_is_what_no_other_setting_beats(made_up):
     assert pareto_front([np.nan, 1.0], [0.0, np.nan]).tolist() == [False, False]
 
 
+def test_the_best_by_its_points_is_not_said_to_be_better_than_what_lies_within_its_interval():
+    """Of two settings of one distribution one happens to be ahead in both; a third is worse really."""
+
+    def drawn(seed):
+        alike = {name: measurement(0.0, 0.8, [seed, i]) for i, name in enumerate("ab")}
+        return measure_grid({**alike, "worse": measurement(4.0, 0.6, 3)}, attack="lira_online", side="out")
+
+    grid = next(grid for grid in map(drawn, range(20)) if len(grid.front) == 1)
+    (best,) = grid.front
+    assert best in "ab"
+    assert in_sentences(grid)[0] == (
+        f"{best} is the most accurate and leaks least by its points. Beyond the interval of the difference it is more "
+        f"accurate than 1 of the 2 other settings, and leaks less than 1."
+    )
+
+
 def test_other_memberships_and_targets_of_one_setting_alone():
     one, other = measurement(1.0, 0.9, 0), measurement(0.0, 0.9, 1)
     fewer = other._replace(
