@@ -9,7 +9,7 @@ import io
 import itertools
 import re
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
 import tyro
@@ -25,6 +25,7 @@ __all__ = [
     "Options",
     "RunOptions",
     "UnlearnOptions",
+    "add_fields",
     "flag_value",
     "leaves",
     "make_parser",
@@ -260,6 +261,19 @@ def leaves(cls: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
             yield from leaves(table, f"{prefix}{each.name}.")
         else:
             yield f"{prefix}{each.name}", default, docs.get(each.name, "")
+
+
+def add_fields(parser: argparse.ArgumentParser, own: Mapping[str, str], *more: tuple[str, Any, str]) -> None:
+    """The options of a command with a configuration, which tyro parses, as shell completion offers them.
+
+    Args:
+        parser: of the command; it gets the file and a flag for every field.
+        own: the command's own options, and what they are.
+        more: fields beside those of a run's configuration, as of `leaves`.
+    """
+    parser.add_argument("file", metavar="CONFIG.toml", nargs="?", help="the configuration")
+    for name, what in (*own.items(), *((name, what) for name, _, what in (*leaves(Config), *more))):
+        parser.add_argument(f"--{name.replace('_', '-')}", help=what.replace("%", "%%"))
 
 
 def _docstrings(cls: type) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from lira.arguments import ONE_RUN, OneRunOptions, leaves, make_parser, parse_options
+from lira.arguments import ONE_RUN, OneRunOptions, add_fields, leaves, make_parser, parse_options
 from lira.commands.terminal import Terminal, common_parser
 from lira.commands.whole import say_mended
 from lira.reporting.one_run import DOCUMENT, PAGE, audit_one
@@ -18,11 +18,10 @@ __all__ = ["parser_of", "run"]
 def parser_of(verb: str) -> argparse.ArgumentParser:
     """The options of the command; they are tyro's, and stand here for shell completion."""
     parser = make_parser(verb, parents=[common_parser()])
-    parser.add_argument("file", metavar="CONFIG.toml", nargs="?", help="the configuration")
     options = [leaf for cls in OneRunOptions.__mro__[:-1] for leaf in leaves(cls)]
-    own = {name: what for name, _, what in options if name in ("run_dir", "delta", "confidence")}
-    for name, what in {**own, **{name: what for name, _, what in leaves(Config)}}.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", help=what.replace("%", "%%"))
+    add_fields(
+        parser, {name: what for name, _, what in options if name in ("run_dir", "delta", "confidence")}
+    )
     return parser
 
 

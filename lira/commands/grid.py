@@ -2,13 +2,13 @@
 
 import argparse
 
-from lira.arguments import GridOptions, leaves, make_parser, parse_options
+from lira.arguments import GridOptions, add_fields, make_parser, parse_options
 from lira.commands.events import TENSORBOARD, events
 from lira.commands.terminal import Terminal, common_parser
 from lira.engine.grid import parse_over
 from lira.reporting.grid import grid
 from lira.reporting.tables import grid_table
-from lira.store.config import Config, read_config
+from lira.store.config import read_config
 
 __all__ = ["parser_of", "run"]
 
@@ -16,7 +16,6 @@ __all__ = ["parser_of", "run"]
 def parser_of(verb: str) -> argparse.ArgumentParser:
     """Its options, which are tyro's, for shell completion."""
     parser = make_parser(verb, parents=[common_parser()])
-    parser.add_argument("file", metavar="CONFIG.toml", nargs="?", help="the configuration")
     parser.add_argument("--over", metavar="FIELD=V,V", action="append", help="a field and its values")
     parser.add_argument("--apart", action="store_true", help="vary one field at a time")
     parser.add_argument("--tensorboard", action="store_true", help=TENSORBOARD)
@@ -25,8 +24,7 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
         "attacks": "report these attacks alone",
         "headline": "the attack by which settings are compared",
     }
-    for name, what in (*own.items(), *((name, what) for name, _, what in leaves(Config))):
-        parser.add_argument(f"--{name.replace('_', '-')}", help=what.replace("%", "%%"))
+    add_fields(parser, own)
     return parser
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lira.arguments import RunOptions, leaves, make_parser, parse_all, parse_options
+from lira.arguments import RunOptions, add_fields, make_parser, parse_all, parse_options
 from lira.attacks.suite import select_attacks
 from lira.commands.events import TENSORBOARD, events
 from lira.commands.terminal import Terminal, common_parser
@@ -18,7 +18,7 @@ from lira.engine.plan import plan
 from lira.engine.progress import Progress
 from lira.engine.share import models_in_words, models_of_process
 from lira.reporting.reports import report, reported
-from lira.store.config import Config, absolute, read_config, read_directory
+from lira.store.config import absolute, read_config, read_directory
 from lira.store.data import dataset_of, load_configured
 from lira.store.mend import mend
 from lira.store.places import directory_at
@@ -41,11 +41,9 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
         )
         parser.add_argument("--tensorboard", action="store_true", help=TENSORBOARD)
         return parser
-    parser.add_argument("file", metavar="CONFIG.toml", nargs="?", help="the configuration")
     names = ["run-dir", "models", "share", "attacks", "headline"]
     parser.add_argument("--tensorboard", action="store_true", help=TENSORBOARD)
-    for name, what in (*((name, "") for name in names), *((name, what) for name, _, what in leaves(Config))):
-        parser.add_argument(f"--{name.replace('_', '-')}", help=what.replace("%", "%%"))
+    add_fields(parser, dict.fromkeys(names, ""))
     return parser
 
 

@@ -3,14 +3,14 @@
 import argparse
 import warnings
 
-from lira.arguments import UnlearnOptions, flag_value, leaves, make_parser, parse_options
+from lira.arguments import UnlearnOptions, add_fields, flag_value, leaves, make_parser, parse_options
 from lira.commands.events import TENSORBOARD, events
 from lira.commands.terminal import Terminal, common_parser
 from lira.commands.whole import say_mended
 from lira.data.sources import load_dataset
 from lira.reporting.unlearning import report_unlearning
 from lira.reporting.unlearning_tables import page_cards, verdicts_table
-from lira.store.config import Config, ConfigError
+from lira.store.config import ConfigError
 from lira.store.places import directory_at
 from lira.unlearning.config import Forget, read_unlearning, resolved, with_options
 from lira.unlearning.directory import Unlearning
@@ -24,12 +24,8 @@ __all__ = ["parser_of", "plan_or_unlearn", "run"]
 def parser_of(verb: str) -> argparse.ArgumentParser:
     """Its options, which are tyro's, for shell completion."""
     parser = make_parser(verb, parents=[common_parser()])
-    parser.add_argument("file", metavar="CONFIG.toml", nargs="?", help="the configuration")
     parser.add_argument("--tensorboard", action="store_true", help=TENSORBOARD)
-    for name in ("run-dir", "run", "methods"):
-        parser.add_argument(f"--{name}")
-    for name, _, what in (*leaves(Config), *leaves(Forget, "forget.")):
-        parser.add_argument(f"--{name.replace('_', '-')}", help=what.replace("%", "%%"))
+    add_fields(parser, dict.fromkeys(("run-dir", "run", "methods"), ""), *leaves(Forget, "forget."))
     return parser
 
 

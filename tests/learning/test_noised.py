@@ -178,10 +178,13 @@ def test_the_sum_is_of_clipped_gradients():
 # --- Noise -----------------------------------------------------------------------------------------------------------
 
 
+def flat(tree):
+    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+
+
 @partial(jax.jit, static_argnums=0)
 def noises(guarantee, keys):
     """What is added to the sum, by key: `[keys, P]`."""
-    flat = lambda tree: jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])  # noqa: E731
     absent = jnp.zeros(B, bool)
     plain = flat(per_example(dataclasses.replace(guarantee, noise=0.0), keys[0], X, absent))
     return jax.vmap(lambda key: flat(per_example(guarantee, key, X, absent)) - plain)(keys)
