@@ -110,6 +110,22 @@ def test_the_report_has_canaries_by_themselves(tmp_path):
     assert not [each for each in lira.verify(run.path, dataset=dataset, deep=True) if each.status == "broken"]
 
 
+def test_no_bound_is_of_an_attack_that_leaves_canaries_out_by_their_counts(tmp_path):
+    """Of eight models: coins of the canaries that have enough on each side are no longer fair."""
+    run, dataset = filled(tmp_path / "run", 8, effect=4.0)
+    asked = ["lira_online_fixed", "global_threshold"]
+    quietly(lira.report, run, dataset, attacks=asked, headline=asked[0])
+    found = json.loads((run.path / "metrics.json").read_text())["canaries"]
+    left_out = {name: each["num_examples_left_out"] for name, each in found["attacks"].items()}
+    assert 0 < left_out[asked[0]] < C / 2
+    assert left_out[asked[1]] == 0
+    assert found["epsilon_attack"] == asked[1]
+    member = run.keep[:, run.canaries]
+    scores = np.asarray(run.phi, np.float64)[:, run.canaries, 0]
+    bound = pool_epsilon(scores, member, independent=True, fair=True, delta=1e-5)
+    assert found["epsilon"]["at_least"] == pytest.approx(bound.epsilon)
+
+
 def test_accuracies_and_losses_are_of_the_pool_alone_and_canaries_are_learned(tmp_path):
     """Trained really; of two classes an example is classified right where phi is positive."""
     dataset = lira.plant(pool_data(), CANARIES)
