@@ -291,7 +291,7 @@ def _raw(seed: int, key: int, purpose: int, count: int) -> np.ndarray:
 
 def is_paired(keep: np.ndarray) -> bool:
     """Whether the rows of `keep` (bool `[M, N]`) are complementary pairs (2p, 2p + 1)."""
-    return len(keep) % 2 == 0 and bool(np.array_equal(keep[1::2], ~keep[::2]))
+    return len(keep) % 2 == 0 and bool((keep[1::2] != keep[::2]).all())
 
 
 def pair_rows(keep: np.ndarray) -> np.ndarray:

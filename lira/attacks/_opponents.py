@@ -202,14 +202,16 @@ def opponents_of(
     keep = np.asarray(keep)
     M, N, _ = check_pool(phi, keep, target, leave)
     every = np.arange(M if target is None else target.shape[0])
-    counts = np.stack([keep.sum(axis=0), M - keep.sum(axis=0)])  # [2, N]
+    paired = target is None and leave == "pair"
+    inside = np.full(N, M // 2) if paired else keep.sum(axis=0)
+    counts = np.stack([inside, M - inside])  # [2, N]
     cut = in_row_order or _needs_cut(keep, target is not None, leave)
     fewest, total, either = counts.min(axis=1), counts.sum(axis=1), M
     groups = [Group(every)]
     if target is not None:
         if cut:
             groups = [Group(every, tuple(fewest))]
-    elif leave == "pair":
+    elif paired:
         fewest, total, either = fewest - 1, total - N, M - 2
     else:
         check_relations(keep)
