@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lira.membership import is_paired, pair_rows
+from lira.parallel import side_by_side
 from lira.signals import Array, SignalArray, native_floats
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "check_pool",
     "check_population",
     "device_for",
+    "each_block",
+    "host",
     "read_block",
     "read_where_it_is",
     "scoring",
@@ -181,10 +184,15 @@ def device_for(*signals: SignalArray | None) -> Any:
     default = jax.local_devices()[0]
     if default.platform == "cpu" or sum(math.prod(s.shape) for s in given) >= ACCELERATOR_ELEMENTS:
         return default
+    return host()
+
+
+def host() -> Any:
+    """The CPU, or where JAX_PLATFORMS names accelerators alone the first of those."""
     try:
         return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS names accelerators alone
-        return default
+    except RuntimeError:
+        return jax.local_devices()[0]
 
 
 def _on_accelerator() -> bool:
@@ -209,6 +217,11 @@ def blocks(M: int, N: int, Q: int) -> Iterator[tuple[slice, np.ndarray]]:
     for start in range(0, N, size):
         begin = min(start, N - size)
         yield slice(begin, begin + size), np.arange(begin, begin + size) >= start
+
+
+def each_block(work: Callable[[slice], None], M: int, N: int, Q: int) -> None:
+    """Call `work` with every block of examples, on all cores: for what NumPy computes, which takes one."""
+    side_by_side(lambda part: work(part[0]), list(blocks(M, N, Q)))
 
 
 def read_block(signal: SignalArray, examples: slice, name: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from lira.attacks._pool import Leave, SignalArray, UnfitPoolError, blocks, check_pool, read_block, scoring
+from lira.attacks._pool import Leave, SignalArray, UnfitPoolError, check_pool, each_block, read_block
 from lira.attacks.multivariate import lira_online_multivariate
 from lira.signals import checkpoints
 
@@ -74,12 +74,14 @@ def lt_iqr(
     M, N, count = check_pool(flat, np.asarray(keep), outside, leave, "trajectory", "stages and queries")
     attacked, name = (flat, "trajectory") if outside is None else (outside, "target")
     scores = np.empty((attacked.shape[0], N), np.float32)
-    with scoring(flat, outside):
-        for examples, _ in blocks(max(M, len(scores)), N, count):
-            phi = read_block(attacked, examples, name).astype(np.float64)
-            losses = np.logaddexp(0.0, -phi).reshape(*phi.shape[:2], stages, -1).mean(axis=3)
-            low, high = np.quantile(losses, (0.25, 0.75), axis=-1)
-            scores[:, examples] = high - low
+
+    def score(examples: slice) -> None:
+        phi = read_block(attacked, examples, name).astype(np.float64)
+        losses = np.logaddexp(0.0, -phi).reshape(*phi.shape[:2], stages, -1).mean(axis=3)
+        low, high = np.quantile(losses, (0.25, 0.75), axis=-1)
+        scores[:, examples] = high - low
+
+    each_block(score, max(M, len(scores)), N, count)
     return scores
 
 
