@@ -56,7 +56,9 @@ def measure(run: Run, targets: list[int], imitators: int, methods: list[str], pl
     tprs = {name: np.array([each.realised_tpr(LOW) for each in found]) for name, found in curves.items()}
     rows = []
     for name in curves:
-        total = 3 * imitators if name == "imia" or name.endswith(f"_of_{3 * imitators}") else imitators
+        total = {"imia": 3, "imia_nonadaptive": 2}.get(name, 1) * imitators
+        if "_of_" in name:
+            total = int(name.split("_of_")[1])
         pooled = roc(np.stack([each.scores[name] for each in done]), member).tpr_at(POOLED)
         gain = tprs[name] - tprs[f"lira_online_fixed_of_{total}"]
         rows.append(
