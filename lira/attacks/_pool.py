@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -32,6 +32,8 @@ __all__ = [
     "host",
     "read_block",
     "read_where_it_is",
+    "require_arrays",
+    "require_numbers",
     "scoring",
 ]
 
@@ -95,6 +97,7 @@ def check_pool(
 
     `name` and `last` are what the signal and its last axis are called where an attack takes another than phi.
     """
+    require_arrays({name: phi, "keep": keep, "target": target})
     if len(phi.shape) != 3:
         raise ValueError(f"{name} must be [models, examples, {last}]; got shape {tuple(phi.shape)}")
     M, N, Q = phi.shape
@@ -111,6 +114,15 @@ def check_pool(
     if target is None:
         _check_design(keep, leave)
     return M, N, Q
+
+
+def require_arrays(arguments: Mapping[str, object]) -> None:
+    """Raise ValueError where one is a list or the like, whose shape nobody knows before it is read."""
+    for name, array in arguments.items():
+        if array is not None and not hasattr(array, "shape"):
+            raise ValueError(
+                f"{name} must be an array; got a {type(array).__name__}: pass numpy.asarray of it"
+            )
 
 
 def _check_design(keep: np.ndarray, leave: Leave) -> None:
@@ -136,6 +148,7 @@ def check_population(
 ) -> None:
     """Check what an attack is told of its population; without one, the pool must hold other examples than x."""
     M, N, Q = shape
+    require_arrays({"population": population, "target_population": target_population})
     if target is None and target_population is not None:
         raise ValueError("target_population is for outside targets: pass target too, or only population")
     expected = {"population": (population, M, "models")}
@@ -157,6 +170,13 @@ def check_population(
             "the population is the pool less x itself, and the pool has one example: pass population, or use "
             "global_threshold, which needs none"
         )
+
+
+def require_numbers(scores: np.ndarray) -> np.ndarray:
+    """The scores; ValueError where one is NaN, which would be taken for that of an example that is left out."""
+    if np.isnan(scores).any():
+        raise ValueError("a score is NaN although phi is finite: phi is too large for float64 arithmetic")
+    return scores
 
 
 # --- On what device -------------------------------------------------------------------------------------------------

@@ -15,7 +15,16 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from lira.attacks._opponents import check_relations
-from lira.attacks._pool import Leave, SignalArray, UnfitPoolError, blocks, check_pool, each_block, read_block
+from lira.attacks._pool import (
+    Leave,
+    SignalArray,
+    UnfitPoolError,
+    blocks,
+    check_pool,
+    each_block,
+    read_block,
+    require_arrays,
+)
 
 __all__ = ["classifier_features", "shadow_classifier"]
 
@@ -118,6 +127,7 @@ def classifier_features(
     >>> classifier_features(np.zeros((4, 5, 2), np.float32)).shape
     (4, 5, 6)
     """
+    require_arrays({"phi": phi, "entropy": entropy, "logits": logits})
     shape = tuple(phi.shape)
     if len(shape) != 3:
         raise ValueError(f"phi must be [models, examples, queries]; got shape {shape}")

@@ -32,6 +32,7 @@ from lira.attacks._pool import (
     advice_on_few,
     blocks,
     read_block,
+    require_numbers,
     scoring,
 )
 from lira.parallel import side_by_side
@@ -108,7 +109,7 @@ def pmia(
                 values, known = _score(block, centre, spread, variances, proxies.hold_x)
                 _require_proxies(np.asarray(known), examples)
                 scores[group.rows, examples] = values
-    return scores
+    return require_numbers(scores)
 
 
 def _require_proxies(known: np.ndarray, examples: slice) -> None:
