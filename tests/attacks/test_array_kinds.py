@@ -118,6 +118,9 @@ def test_lists_are_refused_by_name(plain):
                 _scores(plain, np.ndarray.tolist, (name,), outside=outside)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:overflow encountered:RuntimeWarning", "ignore:invalid value:RuntimeWarning"
+)
 def test_what_is_too_large_for_float64_is_refused_and_never_nan(plain):
     """NaN is the score of an example that is left out."""
 
