@@ -4,7 +4,8 @@ Command:   lira run experiments/digits.toml --run-dir RUN --num-models 80
            python experiments/benchmarks/imitation.py RUN --imitators 10 20 --targets 8 --out FILE.json
 Duration:  digits, 8 targets: ten minutes on one busy CPU core.
 Expected:  of IMIA's paper (arXiv 2509.06796) a TPR at low FPR several times that of LiRA with the same number of models.
-Measured:  experiments/benchmarks/imitation_digits_cpu.json, table in experiments/benchmarks/README.md.
+Measured:  experiments/benchmarks/imitation_digits_cpu.json, with --methods imia imia_pivots
+           imitation_nonadaptive_digits_cpu.json, tables in experiments/benchmarks/README.md.
 
 Targets are of different pairs, the first models of the pairs at the end of the run, which are among nobody's shadow models.
 Means over targets with their standard deviation; the TPR at 0.1 % FPR is pooled over targets, for one of digits alone does
@@ -56,7 +57,9 @@ def measure(run: Run, targets: list[int], imitators: int, methods: list[str], pl
     tprs = {name: np.array([each.realised_tpr(LOW) for each in found]) for name, found in curves.items()}
     rows = []
     for name in curves:
-        total = 3 * imitators if name == "imia" or name.endswith(f"_of_{3 * imitators}") else imitators
+        total = {"imia": 3, "imia_nonadaptive": 2}.get(name, 1) * imitators
+        if "_of_" in name:
+            total = int(name.split("_of_")[1])
         pooled = roc(np.stack([each.scores[name] for each in done]), member).tpr_at(POOLED)
         gain = tprs[name] - tprs[f"lira_online_fixed_of_{total}"]
         rows.append(

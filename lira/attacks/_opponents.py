@@ -19,6 +19,7 @@ from lira.attacks._pool import (
     blocks,
     check_pool,
     read_where_it_is,
+    require_numbers,
     scoring,
 )
 from lira.membership import have_independent_counts, related_rows
@@ -163,6 +164,9 @@ class Opponents:
 
         Returns:
             `[T, N]`.
+
+        Raises:
+            ValueError: a score is NaN, for phi is too large.
         """
         scores = np.empty((self.num_targets, self.keep.shape[1]), dtype)
         with scoring(self.phi, self.target):
@@ -170,7 +174,7 @@ class Opponents:
                 score = scorer(group)
                 walk = self.blocks(group, transform, shape)
                 _store(scores, ((group.rows, examples, score(block)) for examples, block in walk))
-        return scores
+        return require_numbers(scores)
 
 
 def opponents_of(

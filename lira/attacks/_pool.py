@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lira.membership import is_paired, pair_rows
+from lira.parallel import side_by_side
 from lira.signals import Array, SignalArray, native_floats
 
 __all__ = [
@@ -27,8 +28,12 @@ __all__ = [
     "check_pool",
     "check_population",
     "device_for",
+    "each_block",
+    "host",
     "read_block",
     "read_where_it_is",
+    "require_arrays",
+    "require_numbers",
     "scoring",
 ]
 
@@ -92,6 +97,7 @@ def check_pool(
 
     `name` and `last` are what the signal and its last axis are called where an attack takes another than phi.
     """
+    require_arrays({name: phi, "keep": keep, "target": target})
     if len(phi.shape) != 3:
         raise ValueError(f"{name} must be [models, examples, {last}]; got shape {tuple(phi.shape)}")
     M, N, Q = phi.shape
@@ -108,6 +114,15 @@ def check_pool(
     if target is None:
         _check_design(keep, leave)
     return M, N, Q
+
+
+def require_arrays(arguments: Mapping[str, object]) -> None:
+    """Raise ValueError where one is a list or the like, whose shape nobody knows before it is read."""
+    for name, array in arguments.items():
+        if array is not None and not hasattr(array, "shape"):
+            raise ValueError(
+                f"{name} must be an array; got a {type(array).__name__}: pass numpy.asarray of it"
+            )
 
 
 def _check_design(keep: np.ndarray, leave: Leave) -> None:
@@ -133,6 +148,7 @@ def check_population(
 ) -> None:
     """Check what an attack is told of its population; without one, the pool must hold other examples than x."""
     M, N, Q = shape
+    require_arrays({"population": population, "target_population": target_population})
     if target is None and target_population is not None:
         raise ValueError("target_population is for outside targets: pass target too, or only population")
     expected = {"population": (population, M, "models")}
@@ -154,6 +170,13 @@ def check_population(
             "the population is the pool less x itself, and the pool has one example: pass population, or use "
             "global_threshold, which needs none"
         )
+
+
+def require_numbers(scores: np.ndarray) -> np.ndarray:
+    """The scores; ValueError where one is NaN, which would be taken for that of an example that is left out."""
+    if np.isnan(scores.min(initial=0)):  # NaN where any is, in a fifth of the time
+        raise ValueError("a score is NaN although phi is finite: phi is too large for float64 arithmetic")
+    return scores
 
 
 # --- On what device -------------------------------------------------------------------------------------------------
@@ -181,10 +204,15 @@ def device_for(*signals: SignalArray | None) -> Any:
     default = jax.local_devices()[0]
     if default.platform == "cpu" or sum(math.prod(s.shape) for s in given) >= ACCELERATOR_ELEMENTS:
         return default
+    return host()
+
+
+def host() -> Any:
+    """The CPU, or where JAX_PLATFORMS names accelerators alone the first of those."""
     try:
         return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS names accelerators alone
-        return default
+    except RuntimeError:
+        return jax.local_devices()[0]
 
 
 def _on_accelerator() -> bool:
@@ -209,6 +237,11 @@ def blocks(M: int, N: int, Q: int) -> Iterator[tuple[slice, np.ndarray]]:
     for start in range(0, N, size):
         begin = min(start, N - size)
         yield slice(begin, begin + size), np.arange(begin, begin + size) >= start
+
+
+def each_block(work: Callable[[slice], None], M: int, N: int, Q: int) -> None:
+    """Call `work` with every block of examples, on all cores: for what NumPy computes, which takes one."""
+    side_by_side(lambda part: work(part[0]), list(blocks(M, N, Q)))
 
 
 def read_block(signal: SignalArray, examples: slice, name: str) -> np.ndarray:

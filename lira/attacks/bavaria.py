@@ -89,7 +89,8 @@ def _prior(sums: PooledSums) -> Prior:
     """Pooled mean and total variance of a side for each target, `[T]`."""
     models = np.maximum(sums.models, 1)  # of the IN side there may be none offline
     mean = sums.total / models
-    variance = sums.squares / models - np.square(mean)
+    with np.errstate(over="ignore", invalid="ignore"):  # scores that come to nothing are refused as such
+        variance = sums.squares / models - np.square(mean)
     return mean, np.where(variance > 0, variance, 1.0)
 
 

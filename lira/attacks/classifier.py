@@ -15,7 +15,16 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from lira.attacks._opponents import check_relations
-from lira.attacks._pool import Leave, SignalArray, UnfitPoolError, blocks, check_pool, read_block
+from lira.attacks._pool import (
+    Leave,
+    SignalArray,
+    UnfitPoolError,
+    blocks,
+    check_pool,
+    each_block,
+    read_block,
+    require_arrays,
+)
 
 __all__ = ["classifier_features", "shadow_classifier"]
 
@@ -85,11 +94,14 @@ def shadow_classifier(
     classifiers = _fit(features, keep, taught, kind, seed)
     scores = np.empty((M if target is None else target.shape[0], N), np.float32)
     source, name = (features, "features") if target is None else (target, "target")
-    for examples, _ in blocks(max(M, len(scores)), N, F):
+
+    def score(examples: slice) -> None:
         block = read_block(source, examples, name)
         for rows, classifier in zip(attacked, classifiers, strict=True):
             flat = block[rows].reshape(-1, F).astype(np.float64)
             scores[rows, examples] = classifier.decision_function(flat).reshape(len(rows), -1)
+
+    each_block(score, max(M, len(scores)), N, F)
     return scores
 
 
@@ -115,6 +127,7 @@ def classifier_features(
     >>> classifier_features(np.zeros((4, 5, 2), np.float32)).shape
     (4, 5, 6)
     """
+    require_arrays({"phi": phi, "entropy": entropy, "logits": logits})
     shape = tuple(phi.shape)
     if len(shape) != 3:
         raise ValueError(f"phi must be [models, examples, queries]; got shape {shape}")

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_matrix
-from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
 from lira.attacks._moments import SD_FLOOR, float64, median, middle, moments, pooled_sums
+from lira.attacks._nearest import nearest_others
 from lira.attacks._opponents import Group, Opponents, opponents_of
 from lira.attacks._parted import Block, Side
 from lira.attacks._pool import (
@@ -32,8 +32,10 @@ from lira.attacks._pool import (
     advice_on_few,
     blocks,
     read_block,
+    require_numbers,
     scoring,
 )
+from lira.parallel import side_by_side
 from lira.signals import native_floats
 
 __all__ = ["pmia"]
@@ -107,7 +109,7 @@ def pmia(
                 values, known = _score(block, centre, spread, variances, proxies.hold_x)
                 _require_proxies(np.asarray(known), examples)
                 scores[group.rows, examples] = values
-    return scores
+    return require_numbers(scores)
 
 
 def _require_proxies(known: np.ndarray, examples: slice) -> None:
@@ -167,7 +169,7 @@ def _neighbours(features: np.ndarray, N: int) -> _Proxies:
         row = np.argwhere(~np.isfinite(features))[0][0]
         raise ValueError(f"features has a value that is not finite in row {row}")
     standard = StandardScaler().fit_transform(features).astype(np.float32)
-    others = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(standard).kneighbors(return_distance=False)
+    others = nearest_others(standard, NEIGHBOURS)
     starts = np.arange(0, N * NEIGHBOURS + 1, NEIGHBOURS)
     members = csr_matrix((np.ones(others.size), others.ravel(), starts), shape=(N, N))
     return _Proxies(members, np.arange(N), hold_x=False)
@@ -228,18 +230,35 @@ def _squares(values: Array, inside: Side, fresh: Array) -> jax.Array:
 
 def _summed(members: csr_matrix, parts: Iterator[tuple[slice, np.ndarray]]) -> np.ndarray:
     """`members @ rows` for rows `[N, ...]` that come in blocks of examples, float64 `[R, ...]`."""
-    columns, total, waiting = members.tocsc(), 0.0, []
+    columns, total = members.tocsc(), np.zeros(())
+    for at, rows in _slabs(parts):
+        if not total.ndim:
+            total = np.zeros((members.get_shape()[0], *rows.shape[1:]))
+        _add_product(total, columns[:, at].tocsr(), rows)
+    return total
 
-    def product() -> np.ndarray:
-        at = np.concatenate([np.arange(examples.start, examples.stop) for examples, _ in waiting])
-        rows = np.concatenate([rows for _, rows in waiting])
-        return (columns[:, at] @ rows.reshape(len(at), -1)).reshape(-1, *rows.shape[1:])
 
-    for part in parts:
-        waiting.append(part)
-        if sum(len(rows) for _, rows in waiting) >= SLAB:
-            total, waiting = total + product(), []
-    return np.asarray(total + product() if waiting else total)
+def _slabs(parts: Iterator[tuple[slice, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Numbers of examples and their rows, of some blocks at a time."""
+    numbers, rows = [], []
+    for examples, part in parts:
+        numbers += range(examples.start, examples.stop)
+        rows.append(part)
+        if len(numbers) >= SLAB:
+            yield np.array(numbers), np.concatenate(rows)
+            numbers, rows = [], []
+    if numbers:
+        yield np.array(numbers), np.concatenate(rows)
+
+
+def _add_product(total: np.ndarray, held: csr_matrix, rows: np.ndarray) -> None:
+    """Add `held @ rows` to `total`, some of its rows at a time on each core."""
+    flat = rows.reshape(len(rows), -1)
+
+    def add(at: slice) -> None:
+        total[at] += (held[at] @ flat).reshape(-1, *rows.shape[1:])
+
+    side_by_side(add, [slice(start, start + SLAB) for start in range(0, len(total), SLAB)])
 
 
 def _fixed_variances(opponents: Opponents, group: Group) -> tuple[np.ndarray, np.ndarray]:

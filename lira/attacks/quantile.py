@@ -181,20 +181,38 @@ def _fit(design: _Design, values: np.ndarray) -> tuple[_Linear, _Linear]:
 def _ridge(design: _Design, outputs: np.ndarray) -> tuple[_Linear, np.ndarray]:
     """Fit each output with the penalty that leaves it the least leave-one-out error; also return its residuals."""
     mean = outputs.mean(axis=0)
-    rotated = design.left.T @ (outputs - mean)
-    least = np.full(len(mean), np.inf)
-    chosen, residuals = np.empty_like(rotated), np.empty_like(outputs)
-    for penalty in PENALTIES:
-        shrink = np.square(design.singular) / (np.square(design.singular) + penalty)
-        # Leaving one out divides its residual by 1 - leverage (the mean has 1 / Z of it).
-        leverage = 1 / len(outputs) + np.square(design.left) @ shrink
-        left_out = outputs - mean - design.left @ (shrink[:, None] * rotated)
-        left_out /= (1 - leverage)[:, None]
-        error = np.mean(np.square(left_out), axis=0)
-        better = error < least
-        least[better] = error[better]
-        residuals[:, better] = left_out[:, better]
-        slopes = design.singular / (np.square(design.singular) + penalty)
-        chosen[:, better] = slopes[:, None] * rotated[:, better]
+    centred = outputs - mean
+    rotated = design.left.T @ centred
+    squares = np.square(centred)
+    penalties = [_Penalty(design, penalty) for penalty in PENALTIES]
+    best = np.argmin([penalty.errors(design, centred, rotated, squares) for penalty in penalties], axis=0)
+    chosen, residuals = np.empty_like(rotated), centred
+    for index, penalty in enumerate(penalties):
+        at = np.flatnonzero(best == index)
+        chosen[:, at] = penalty.slopes[:, None] * rotated[:, at]
+        fitted = design.left @ (penalty.shrink[:, None] * rotated[:, at])
+        residuals[:, at] = (centred[:, at] - fitted) * penalty.weights[:, None]
     weights = design.right.T @ chosen
     return _Linear(weights, mean - design.centre @ weights), residuals
+
+
+class _Penalty:
+    """What one penalty makes of a design."""
+
+    def __init__(self, design: _Design, penalty: float) -> None:
+        squares = np.square(design.singular)
+        self.shrink = squares / (squares + penalty)
+        self.slopes = design.singular / (squares + penalty)
+        # Leaving one out divides its residual by 1 - leverage (the mean has 1 / Z of it).
+        self.weights = 1 / (1 - 1 / len(design.left) - np.square(design.left) @ self.shrink)
+
+    def errors(
+        self, design: _Design, centred: np.ndarray, rotated: np.ndarray, squares: np.ndarray
+    ) -> np.ndarray:
+        """Each output's sum of squared leave-one-out residuals, `[K]`: multiplied out, so that no residual is stored."""
+        weights = np.square(self.weights)[:, None]
+        weighted = design.left * weights
+        fitted = self.shrink[:, None] * rotated
+        crossed = weighted.T @ centred
+        quadratic = (design.left.T @ weighted) @ fitted
+        return np.square(self.weights) @ squares + (fitted * (quadratic - 2 * crossed)).sum(axis=0)

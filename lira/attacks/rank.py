@@ -18,9 +18,9 @@ from lira.attacks._pool import (
     Leave,
     SignalArray,
     UnfitPoolError,
-    blocks,
     check_pool,
     check_population,
+    each_block,
     read_block,
 )
 from lira.parallel import side_by_side
@@ -83,8 +83,12 @@ def attack_p(
 def _losses(signal: SignalArray, name: str) -> np.ndarray:
     """Mean loss over queries, float64 `[rows, examples]`."""
     result = np.empty(signal.shape[:2])
-    for examples, _ in blocks(*signal.shape):
+
+    def fill(examples: slice) -> None:
         result[:, examples] = losses(read_block(signal, examples, name))[..., 0]
+
+    M, N, Q = signal.shape
+    each_block(fill, M, N, Q)
     return result
 
 

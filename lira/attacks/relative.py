@@ -17,7 +17,15 @@ from scipy.special import expit
 from lira.attacks._averages import count, log_confidence, log_mean, total
 from lira.attacks._opponents import Group, Opponents, opponents_of
 from lira.attacks._parted import Block
-from lira.attacks._pool import Array, Leave, SignalArray, UnfitPoolError, check_population, scoring
+from lira.attacks._pool import (
+    Array,
+    Leave,
+    SignalArray,
+    UnfitPoolError,
+    check_population,
+    require_numbers,
+    scoring,
+)
 from lira.parallel import side_by_side
 
 __all__ = ["informia_offline", "informia_online", "rmia_offline", "rmia_online"]
@@ -26,6 +34,8 @@ __all__ = ["informia_offline", "informia_online", "rmia_offline", "rmia_online"]
 DEFAULT_A = 0.3
 # Ratios that differ by less from gamma differ by rounding.
 ROUNDING = 1e-12
+# The number before 1, for ratios whose part of a step float64 rounds to a whole one.
+LARGEST_PART = 1 - 2.0**-53
 
 
 def rmia_online(
@@ -265,7 +275,8 @@ def _odds_beaten(ratios: np.ndarray, population: np.ndarray | None, gamma: float
             beaten -= itself
         # R is next to 1 wherever all models are sure: the root is steep there.
         root = np.sign(ratio) * np.sqrt(np.abs(ratio))
-        part = root / (1 + np.abs(root))
+        part = np.sign(root) * (1 - 1 / (1 + np.abs(root)))  # short of 1, so that nothing is divided by 0
+        part = np.clip(part, -LARGEST_PART, LARGEST_PART)
         scores[row, order] = _increasing(
             (beaten + 0.5 + 0.5 * part) / (points - beaten + 0.5 - 0.5 * part), ratio
         )
@@ -284,13 +295,13 @@ def _increasing(values: np.ndarray, by: np.ndarray) -> np.ndarray:
 
 def _above_points(ratios: np.ndarray, points: np.ndarray) -> np.ndarray:
     """The scores of InfoRMIA, from log R(x) `[T, N]` and log R(z) `[T, Z]` of held-out points."""
-    return (ratios - points.mean(axis=1, keepdims=True)).astype(np.float32)
+    return require_numbers((ratios - points.mean(axis=1, keepdims=True)).astype(np.float32))
 
 
 def _above_the_others(ratios: np.ndarray, others: np.ndarray) -> np.ndarray:
     """The scores of InfoRMIA where the population is the pool less x itself, whose log R(z) `[T, N]` are `others`."""
     without_x = (others.sum(axis=1, keepdims=True) - others) / (others.shape[1] - 1)
-    return (ratios - without_x).astype(np.float32)
+    return require_numbers((ratios - without_x).astype(np.float32))
 
 
 # --- The offline constant -------------------------------------------------------------------------------------------

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from lira.attacks._pool import Leave, SignalArray, UnfitPoolError, blocks, check_pool, read_block, scoring
+from lira.attacks._pool import (
+    Leave,
+    SignalArray,
+    UnfitPoolError,
+    check_pool,
+    each_block,
+    read_block,
+    require_arrays,
+)
 from lira.attacks.multivariate import lira_online_multivariate
 from lira.signals import checkpoints
 
@@ -34,6 +42,7 @@ def phi_trajectory(signals: Mapping[str, SignalArray]) -> SignalArray:
     (4, 5, 3, 2)
     """
     stages = {name: signals[name] for name in (*checkpoints(signals), "phi")}
+    require_arrays(stages)
     for name, stage in stages.items():
         if tuple(stage.shape) != tuple(stages["phi"].shape):
             raise ValueError(f"{name} must be of phi's shape {stages['phi'].shape}; got {stage.shape}")
@@ -74,12 +83,14 @@ def lt_iqr(
     M, N, count = check_pool(flat, np.asarray(keep), outside, leave, "trajectory", "stages and queries")
     attacked, name = (flat, "trajectory") if outside is None else (outside, "target")
     scores = np.empty((attacked.shape[0], N), np.float32)
-    with scoring(flat, outside):
-        for examples, _ in blocks(max(M, len(scores)), N, count):
-            phi = read_block(attacked, examples, name).astype(np.float64)
-            losses = np.logaddexp(0.0, -phi).reshape(*phi.shape[:2], stages, -1).mean(axis=3)
-            low, high = np.quantile(losses, (0.25, 0.75), axis=-1)
-            scores[:, examples] = high - low
+
+    def score(examples: slice) -> None:
+        phi = read_block(attacked, examples, name).astype(np.float64)
+        losses = np.logaddexp(0.0, -phi).reshape(*phi.shape[:2], stages, -1).mean(axis=3)
+        low, high = np.quantile(losses, (0.25, 0.75), axis=-1)
+        scores[:, examples] = high - low
+
+    each_block(score, max(M, len(scores)), N, count)
     return scores
 
 
@@ -120,6 +131,7 @@ def _flattened(
     trajectory: SignalArray, target: SignalArray | None
 ) -> tuple[int, SignalArray, SignalArray | None]:
     """S, and pool `[M, N, S Q]` and targets `[T, N, S Q]`, a query of a stage beside the other queries of that stage."""
+    require_arrays({"trajectory": trajectory, "target": target})
     shape = tuple(trajectory.shape)
     if len(shape) != 4:
         raise ValueError(f"trajectory must be [models, examples, stages, queries]; got shape {shape}")

@@ -160,7 +160,9 @@ def _imitate(arguments: argparse.Namespace, terminal: Terminal) -> None:
     given = {name: value for name in IMIA_OPTIONS if (value := getattr(arguments, name)) is not None}
     if given and "imia" not in arguments.methods:
         raise ConfigError(f"lira imitate: --{next(iter(given))} is of imia, which is not among the methods")
-    forms = {**METHODS, "imia": dataclasses.replace(default, **given)}
+    imia = dataclasses.replace(default, **given)
+    pivots = dataclasses.replace(METHODS["imia_pivots"], warmup=imia.warmup)  # from its end on they differ
+    forms = {**METHODS, "imia": imia, "imia_pivots": pivots}
     arrays: dict[str, Any] = {
         name: None if (file := getattr(arguments, name)) is None else np.asarray(read_array(file))
         for name in ("logits", "member")

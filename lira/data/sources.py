@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from lira.data.tables import load_table
 from lira.data.tfds import load_tfds
 
 __all__ = ["load_archive", "load_dataset"]
+# What an archive may hold besides its arrays.
+NAMES = ("class_names", "files")
 _FORMS = {
     "digits": "digits",
     "npz": "npz:PATH",
@@ -32,7 +35,7 @@ def load_dataset(source: str, *, num_examples: int = 0, data_dir: str = "", rere
     Args:
         source: one of
             `digits`: scikit-learn's 1,797 digits, uint8 `[1797, 8, 8, 1]`, without a held-out set;
-            `npz:PATH`: arrays x, y and optionally x_test, y_test, as `Dataset.from_arrays` takes them;
+            `npz:PATH`: arrays x, y and optionally x_test, y_test, as `Dataset.from_arrays` takes them, and words class_names, files;
             `csv:PATH[,label=NAME][,standardise]...`, `parquet:PATH...`: a table with named columns, see `lira.data.tables`;
             `folder:PATH`: images `train/<class>/*` and optionally `test/<class>/*`, all of one size;
             `tfds:NAME[/CONFIG][:VERSION]`: splits `train` and optionally `test` of a tensorflow-datasets data
@@ -107,7 +110,15 @@ def _load_digits() -> Dataset:
 
 
 def _load_npz(path: str) -> Dataset:
-    return Dataset.from_arrays(**load_archive(path), name=f"npz:{os.path.abspath(path)}")
+    arrays: dict[str, Any] = load_archive(path, (*ARRAYS, *NAMES))
+    for key in NAMES:
+        if key in arrays and (arrays[key].dtype.kind != "U" or arrays[key].ndim != 1):
+            raise DataError(
+                f"{path}: {key} must be words, [{'classes' if key == 'class_names' else 'examples'}]; "
+                f"got {arrays[key].dtype} of shape {arrays[key].shape}: use np.array([...], dtype=str)"
+            )
+        arrays[key] = arrays[key].tolist() if key in arrays else ()
+    return Dataset.from_arrays(**arrays, name=f"npz:{os.path.abspath(path)}")
 
 
 def load_archive(path: str, names: Sequence[str] = ARRAYS) -> dict[str, np.ndarray]:

@@ -27,7 +27,7 @@ from lira.engine.programs import Programs, compile_imitation
 from lira.engine.progress import Progress
 from lira.engine.stacked import made_when_called
 from lira.engine.sweep import sweep_program
-from lira.learning.imitation import Imitation
+from lira.learning.imitation import Imitation, pivots_of
 from lira.learning.learner import Learner
 from lira.learning.training import variable_shapes
 from lira.signals import logit_scaled_confidence
@@ -174,7 +174,8 @@ def imitate_target(
     """Train the missing ones of some models that imitate a target, by the recipe of a run. Interrupt it at any point.
 
     The warm-up is the program of ordinary models, so that until its end an imitator is, to the last bit, an ordinary model of
-    its seed and members. It then differs by its loss alone: order, augmentation, learning rates and averages go on.
+    its seed and members. It then differs by its loss alone, or by what it is still trained on, see `Imitation.loss`: order,
+    augmentation, learning rates and averages go on.
 
     Args:
         path: of the imitators' own run directory, made or gone on with.
@@ -207,6 +208,9 @@ def imitate_target(
     def prepare(missing: int, widest: int) -> tuple[Programs, Learn]:
         warmup = imitation.warmup_epochs(config.recipe.epochs)
         programs = programs_for(config, dataset, missing, widest, ends=(warmup,) if warmup else ())
+        if imitation.loss == "pivots":
+            programs = _on_pivots(programs, warmup, pivots_of(teacher.phi[:, 0], dataset.y))
+            return programs, partial(train_stack, imitators, programs, checkpoints)
         learner = dataclasses.replace(Learner.of(config.recipe, dataset), imitation=imitation)
         taught = teacher.logits if teacher.variables is None else teacher.variables
         taught = jax.device_put(taught, this_device())
@@ -241,6 +245,18 @@ def imitate_target(
             stacklevel=2,
         )
     return imitators
+
+
+def _on_pivots(programs: Programs, warmup: int, pivots: np.ndarray) -> Programs:
+    """Programs that after the warm-up know nothing of a model's members but those among `pivots`, bool `[N]`."""
+
+    def train(state: Any, keys: jax.Array, first: int, steps: int, x: Any, y: Any, keep: jax.Array) -> Any:
+        return programs.train(state, keys, first, steps, x, y, keep if first < warmup else keep & pivots)
+
+    def evaluate(state: Any, keys: jax.Array, x: Any, keep: jax.Array) -> Any:
+        return programs.evaluate(state, keys, x, keep & pivots)
+
+    return programs._replace(train=train, evaluate=evaluate)
 
 
 def _digest(teacher: Teacher) -> str:

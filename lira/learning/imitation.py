@@ -1,4 +1,4 @@
-"""Losses of a model that imitates a target's logits (IMIA, arXiv 2509.06796; GLiRA, arXiv 2405.07562)."""
+"""Losses of a model that imitates a target's logits (IMIA, arXiv 2509.06796; GLiRA, arXiv 2405.07562), and IMIA's pivots."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -6,21 +6,23 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lira.learning.choices import check_choices
 from lira.learning.forward import Array, forward
 from lira.learning.losses import cross_entropy, divergence
 from lira.learning.recipe import Recipe
 
-__all__ = ["Imitation", "answers_to_imitate", "imitation_loss", "loss_of_imitation"]
+__all__ = ["Imitation", "answers_to_imitate", "imitation_loss", "loss_of_imitation", "pivots_of"]
 
 
 @dataclass(frozen=True)
 class Imitation:
     """How a model imitates a target: by which loss, after how long a warm-up on the labels alone."""
 
-    loss: Literal["imia", "mse", "kl"] = "imia"
-    """imia (`imitation_loss`), mse (of logits, mean over classes) or kl (of the target's probabilities from the model's)."""
+    loss: Literal["imia", "mse", "kl", "pivots"] = "imia"
+    """imia (`imitation_loss`), mse (of logits, mean over classes) or kl (of the target's probabilities from the model's);
+    pivots goes on with the labels, of the examples of `pivots_of` alone"""
     warmup: float = 0.25
     """Share of the epochs that are trained on labels alone, by cross-entropy."""
     weight: float = 5.0
@@ -69,6 +71,28 @@ def imitation_loss(
     squares = jnp.square((logits - target) / temperature)
     imitation = (weights * squares).mean(axis=-1) / weights.mean(axis=-1)
     return 0.5 * imitation + 0.5 * cross_entropy(logits, labels)
+
+
+def pivots_of(phi: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """IMIA's pivot examples: of each class the half that the target has the lowest cross-entropy at, and one at least.
+
+    Args:
+        phi: `[N]`, logit-scaled confidences of the target, which fall as the cross-entropy rises and do not saturate.
+        labels: int `[N]`.
+
+    Returns:
+        bool `[N]`. Of equal phi the first example's counts as higher.
+
+    >>> pivots_of(np.array([1.0, 2.0, -3.0]), np.array([0, 0, 1]))
+    array([False,  True,  True])
+    """
+    labels = np.asarray(labels)
+    order = np.lexsort((-np.asarray(phi), labels))  # by class, the surest first
+    _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    rank = np.arange(len(order)) - np.repeat(starts, counts)
+    chosen = np.zeros(len(order), bool)
+    chosen[order] = rank < np.repeat(np.maximum(counts // 2, 1), counts)
+    return chosen
 
 
 def loss_of_imitation(imitation: Imitation, logits: Array, target: Array, labels: Array) -> jax.Array:

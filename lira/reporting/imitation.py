@@ -23,11 +23,11 @@ from lira.attacks import (
     lira_online,
     lira_online_fixed,
 )
-from lira.attacks.imitation import imia
+from lira.attacks.imitation import imia, imia_nonadaptive
 from lira.data.dataset import Dataset
 from lira.engine.imitate import SAME_PHI, Teacher, imitate_target, outside_teacher, teacher_of
 from lira.engine.progress import Progress
-from lira.learning.imitation import Imitation
+from lira.learning.imitation import Imitation, pivots_of
 from lira.membership import imitator_mask, related_rows
 from lira.reporting.document import metrics_document
 from lira.reporting.evaluation import Evaluation
@@ -43,10 +43,12 @@ from lira.store.zarr import open_array, read_store, write_array
 
 __all__ = ["METHODS", "Imitated", "imitate"]
 
-# IMIA of its paper; GLiRA of its authors' code: squared differences of logits after 5 % of labels alone, or the divergence of
+# IMIA of its paper, and what its non-adaptive form needs beside: the same models, from the end of the warm-up on trained
+# further on pivots. GLiRA of its authors' code: squared differences of logits after 5 % of labels alone, or the divergence of
 # Kullback and Leibler from the start, which is plain distillation too.
 METHODS = {
     "imia": Imitation(),
+    "imia_pivots": Imitation("pivots"),
     "glira_mse": Imitation("mse", warmup=0.05),
     "glira_kl": Imitation("kl", warmup=0.0),
 }
@@ -82,10 +84,12 @@ def imitate(
     """Attack one target by models that imitate it, and by LiRA with as many ordinary models; resumable.
 
     Attacks: `imia` (the paper's adaptive form: IN values are those of ordinary models, as many an example as there are
-    imitators, so that it consults three times as many models in all), `glira_mse` and `glira_mse_fixed` (offline LiRA against OUT models that were
+    imitators, so that it consults three times as many models in all), `imia_nonadaptive` (IN values are those of models that
+    were trained further on pivots, other examples of the class; by the methods `imia` and `imia_pivots` together, twice as
+    many models), `glira_mse` and `glira_mse_fixed` (offline LiRA against OUT models that were
     distilled from the target), `glira_kl`, `glira_kl_fixed` and `attack_d` (the rank of the target's loss among those of
     plain distillation, arXiv 2111.09679); and LiRA's four forms with as many models of the run as there are imitators, and
-    with three times as many, as `imia` consults. Ordinary models are the first of the run but the target's pair; a smaller
+    with three times as many, as `imia` consults (twice as many, too, where its non-adaptive form is asked for). Ordinary models are the first of the run but the target's pair; a smaller
     run gives fewer.
 
     Where this differs from IMIA's authors' code (zealscott/IMIA): squares weigh w and not w^2; the last epoch is taken and
@@ -118,59 +122,29 @@ def imitate(
             among the imitators and is made again.
     """
     methods = _methods(methods)
-    run.require_trained_pairs(
-        "imitators are trained on half of the examples, by its recipe, beside complementary pairs"
-    )
-    if run.config.recipe.mixup or run.config.queries.masked:
-        raise RunError(
-            f"{run.path}: its recipe mixes examples, or its queries mask confidences, and imitators learn from a target's "
-            f"own logits of one example each: imitate a run without recipe.mixup and queries.temperature, decimals and top_k"
-        )
+    _require_imitable(run)
     run = Run.open(run.path, dataset)
-    if target is not None and logits is None and member is None:
-        others = _others(run, target)
-        place, answers = f"target_{target}", answers_of(run.signal("phi", np.array([target])))
-        held, number = run.memberships(np.array([target]))[0], target
-        find = partial(teacher_of, run, dataset, target)
-    elif target is None and logits is not None and member is not None:
-        teacher, held = outside_teacher(run, dataset, logits), _member(member, dataset.num_examples)
-        others, answers, number = run.models, answers_of(logits), 0
-        if (related := related_rows(run.memberships(others), held[None])) is not None:
-            raise UnfitPoolError(
-                f"model {others[related[1]]} of {run.path} gives member away: it was trained on much the same, or the "
-                f"opposite; make a run with another membership_seed"
-            )
-        place, find = f"logits_{answers[:8]}", lambda: teacher
-    else:
-        raise ValueError("give either target, a model of the run, or logits and member of another model")
-    if len(others) < 2:
+    asked = _asked(run, dataset, target, logits, member)
+    if len(asked.others) < 2:
         raise RunError(f"{run.path}: has no models but the target's pair: train more, lira train {run.path}")
-    keep = imitator_mask(seed, number, num_imitators, dataset.num_examples)
-    path = run.path / "imitations" / place if out is None else directory_at(out)
+    keep = imitator_mask(seed, asked.number, num_imitators, dataset.num_examples)
+    path = run.path / "imitations" / asked.place if out is None else directory_at(out)
     _open(
         path,
-        {"target": place, "answers": answers, "num_imitators": num_imitators, "seed": seed},
+        {"target": asked.place, "answers": asked.answers, "num_imitators": num_imitators, "seed": seed},
         {name: dataclasses.asdict(each) for name, each in methods.items()},
     )
     known = None if target is None else np.asarray(run.signal("phi", np.array([target])))[0]
-    for sentence in mend_imitation(path, dataset, keep, find, known, held):
+    for sentence in mend_imitation(path, dataset, keep, asked.find, known, asked.member):
         warnings.warn(f"{path}: {sentence}", stacklevel=2)
-    teacher = _teacher(path, run, dataset, methods, find, held)
+    teacher = _teacher(path, run, dataset, methods, asked)
+    said = {"show_progress": show_progress, "progress": progress}
     imitators = {
-        name: imitate_target(
-            path / name,
-            run,
-            dataset,
-            teacher,
-            how,
-            keep,
-            verb=f"imitating, {name}",
-            show_progress=show_progress,
-            progress=progress,
-        )
+        name: imitate_target(path / name, run, dataset, teacher, how, keep, verb=f"imitating, {name}", **said)
         for name, how in methods.items()
     }
-    return _measured(path, run, imitators, teacher, held, others[: 3 * num_imitators], target)
+    others = asked.others[: 3 * num_imitators]
+    return _measured(path, run, dataset.y, imitators, teacher, asked.member, others, target)
 
 
 # --- What is asked for -----------------------------------------------------------------------------------------------
@@ -180,7 +154,57 @@ def _methods(methods: Sequence[str] | Mapping[str, Imitation]) -> dict[str, Imit
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods:
         raise ValueError(f"methods must be among {', '.join(METHODS)}; got {', '.join(unknown) or 'none'}")
+    if "imia_pivots" in methods and "imia" not in methods:
+        raise ValueError(
+            "imia_pivots are the IN models of imia_nonadaptive, whose OUT models are imia's: name imia too"
+        )
     return dict(methods) if isinstance(methods, Mapping) else {name: METHODS[name] for name in methods}
+
+
+def _require_imitable(run: Run) -> None:
+    """Raise RunError where models of such a run cannot be imitated."""
+    run.require_trained_pairs(
+        "imitators are trained on half of the examples, by its recipe, beside complementary pairs"
+    )
+    if run.config.recipe.mixup or run.config.queries.masked:
+        raise RunError(
+            f"{run.path}: its recipe mixes examples, or its queries mask confidences, and imitators learn from a target's "
+            f"own logits of one example each: imitate a run without recipe.mixup and queries.temperature, decimals and top_k"
+        )
+
+
+class _Asked(NamedTuple):
+    """Who is to be attacked, and who serves."""
+
+    place: str  # what its directory is called
+    answers: str  # their fingerprint
+    number: int  # of the target's draws
+    member: np.ndarray  # bool [N]
+    others: np.ndarray  # int [m], the ordinary models that may serve
+    find: Callable[[], Teacher]
+
+
+def _asked(
+    run: Run, dataset: Dataset, target: int | None, logits: np.ndarray | None, member: np.ndarray | None
+) -> _Asked:
+    """A model of the run, or anyone's."""
+    if target is not None and logits is None and member is None:
+        row = np.array([target])
+        others = _others(run, target)
+        answers, held = answers_of(run.signal("phi", row)), run.memberships(row)[0]
+        return _Asked(
+            f"target_{target}", answers, target, held, others, partial(teacher_of, run, dataset, target)
+        )
+    if target is not None or logits is None or member is None:
+        raise ValueError("give either target, a model of the run, or logits and member of another model")
+    teacher, held = outside_teacher(run, dataset, logits), _member(member, dataset.num_examples)
+    others, answers = run.models, answers_of(logits)
+    if (related := related_rows(run.memberships(others), held[None])) is not None:
+        raise UnfitPoolError(
+            f"model {others[related[1]]} of {run.path} gives member away: it was trained on much the same, or the "
+            f"opposite; make a run with another membership_seed"
+        )
+    return _Asked(f"logits_{answers[:8]}", answers, 0, held, others, lambda: teacher)
 
 
 def _others(run: Run, target: int) -> np.ndarray:
@@ -245,8 +269,7 @@ def _teacher(
     run: Run,
     dataset: Dataset,
     methods: Mapping[str, Imitation],
-    find: Callable[[], Teacher],
-    member: np.ndarray,
+    asked: _Asked,
 ) -> Teacher:
     """The target as it was when its imitation began; found anew only where it is asked in training."""
     store, recipe = path / "target", run.config.recipe
@@ -260,9 +283,9 @@ def _teacher(
     run.require_same_models(dataset)
     if stored is not None and not (recipe.flip or recipe.crop_pad):
         return stored
-    found = find()
+    found = asked.find()
     if stored is None:
-        write_target(path, found, member)
+        write_target(path, found, asked.member)
         return found
     if np.abs(found.phi - stored.phi).max() > SAME_PHI:
         raise RunError(
@@ -277,6 +300,7 @@ def _teacher(
 def _measured(
     path: Place,
     run: Run,
+    labels: np.ndarray,
     imitators: dict[str, Run],
     teacher: Teacher,
     member: np.ndarray,
@@ -289,7 +313,7 @@ def _measured(
     scores, consulted = {}, {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FewModelsWarning)  # LiRA with one variance stands beside
-        for name, models, attack in _attacks(teacher.phi, said, shadows, held):
+        for name, models, attack in _attacks(teacher.phi, labels, said, shadows, held):
             try:
                 scores[name] = np.asarray(attack(), np.float32).reshape(-1)
                 consulted[name] = models
@@ -313,6 +337,7 @@ def _measured(
 
 def _attacks(
     phi: np.ndarray,
+    labels: np.ndarray,
     imitators: Mapping[str, tuple[np.ndarray, np.ndarray]],
     shadows: np.ndarray,
     held: np.ndarray,
@@ -329,12 +354,18 @@ def _attacks(
                 partial(imia, phi, theirs, keep, shadows[few], held[few]),
             )
             continue
+        if name == "imia_pivots":
+            pivots = pivots_of(phi[:, 0], labels)
+            attack = partial(imia_nonadaptive, phi, *imitators["imia"], theirs, keep, pivots, labels)
+            yield "imia_nonadaptive", {"imitators": len(imitators["imia"][0]) + len(theirs)}, attack
+            continue
         arguments = {"phi": theirs, "keep": keep, "target": phi[None]}
         yield name, models, partial(lira_offline, **arguments)
         yield f"{name}_fixed", models, partial(lira_offline_fixed, **arguments)
         if name == "glira_kl":
             yield "attack_d", models, partial(attack_r, **arguments)
-    for count in sorted({min(most, len(shadows)), len(shadows)}):
+    pivoted = {2 * most} if "imia_pivots" in imitators else set()  # as imia_nonadaptive consults
+    for count in sorted({min(each, len(shadows)) for each in (most, len(shadows), *pivoted)}):
         few = slice(count)
         for name, attack in LIRA.items():
             arguments = {"phi": shadows[few], "keep": held[few], "target": phi[None]}

@@ -196,15 +196,12 @@ class Run:
     def independent(self) -> bool:
         """Whether the memberships are known to be independent coins, or were declared so of imported ones.
 
-        Those of pairs are, one model of each; of disjoint pools only those of half of the examples, and nothing is
-        claimed of them.
+        Those of pairs are, one model of each; of disjoint pools the targets' at the examples that are attacked, which are the
+        ones that any claim is about: shadow models know nothing of these coins.
         """
         if self.is_imported:
             return bool(self.provenance["source"].get("independent", False))
-        return (
-            self.config.membership.design != "disjoint"
-            and "memberships" not in self.provenance["fingerprints"]
-        )
+        return "memberships" not in self.provenance["fingerprints"]
 
     @property
     def recipe(self) -> Recipe | None:

@@ -108,3 +108,38 @@ def test_nor_do_those_of_outside_targets(plain):
     expected = _scores(plain, np.asarray, SOME, outside=True)
     for kind, convert in SINGLE.items():
         _assert_equal(_scores(plain, convert, SOME, outside=True), expected, kind)
+
+
+def test_lists_are_refused_by_name(plain):
+    """Not by an attribute that they lack."""
+    for outside in (False, True):
+        for name in SOME:
+            with pytest.raises(ValueError, match=r"must be an array; got a list: pass numpy.asarray"):
+                _scores(plain, np.ndarray.tolist, (name,), outside=outside)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:overflow encountered:RuntimeWarning", "ignore:invalid value:RuntimeWarning"
+)
+def test_what_is_too_large_for_float64_is_refused_and_never_nan(plain):
+    """NaN is the score of an example that is left out."""
+
+    def said(name):
+        try:
+            scores = _scores(plain, lambda values: values.astype(np.float64) * 1e300, (name,))[name]
+        except ValueError as error:
+            return str(error)
+        return "NaN" if np.isnan(scores).any() else ""
+
+    answers = {name: said(name) for name in ATTACKS}
+    for name in ("lira_online", "lira_online_multivariate", "bavaria_online", "pmia_class"):
+        assert "phi is too large for float64" in answers[name], name
+    assert "NaN" not in answers.values()
+
+
+@pytest.mark.parametrize("name", ["rmia_online", "rmia_offline"])
+def test_ratios_of_any_size_in_float32_have_finite_scores(plain, name):
+    """From log R of 1e32 on a step's part was a whole one, and odds were divided by 0."""
+    found = _scores(plain, lambda values: (values * 1e37).astype(np.float32), (name,))[name]
+    assert np.isfinite(found).all()
+    assert (found > 0).all()

@@ -29,6 +29,28 @@ def test_npz_gives_back_what_was_saved(tmp_path, monkeypatch):
     assert_same(load_dataset("npz:~/a.npz"), saved)
 
 
+def test_an_npz_file_may_hold_names(tmp_path):
+    """Of classes and of the examples' files: records show them. A part of the examples has its own files."""
+    arrays = {"x": np.arange(12.0).reshape(6, 2), "y": np.arange(6) % 2}
+    files = [f"{letter}.png" for letter in "abcdef"]
+    np.savez(tmp_path / "a.npz", **arrays, class_names=["cat", "dog"], files=files)
+    loaded = load_dataset(f"npz:{tmp_path}/a.npz")
+    assert (loaded.class_names, loaded.files) == (("cat", "dog"), tuple(files))
+    assert all(type(name) is str for name in (*loaded.class_names, *loaded.files))
+    assert load_dataset(f"npz:{tmp_path}/a.npz", num_examples=4).files == tuple(files[:4])
+    np.savez(tmp_path / "b.npz", **arrays)
+    assert load_dataset(f"npz:{tmp_path}/b.npz").fingerprint == loaded.fingerprint
+    for key, bad, message in (
+        ("class_names", [0, 1], r"class_names must be words, \[classes\]; got int64 of shape \(2,\)"),
+        ("class_names", ["cat"], "class_names holds 1 names for 2"),
+        ("files", [files], r"files must be words, \[examples\]"),
+        ("files", files[1:], "files holds 5 names for 6"),
+    ):
+        np.savez(tmp_path / "c.npz", **{**arrays, key: np.array(bad)})
+        with pytest.raises(DataError, match=message):
+            load_dataset(f"npz:{tmp_path}/c.npz")
+
+
 def test_unfit_npz_files(tmp_path):
     path = tmp_path / "a.npz"
     source = f"npz:{path}"
@@ -43,7 +65,9 @@ def test_unfit_npz_files(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         load_dataset(source)
     np.savez(path, x=np.ones((2, 2)), labels=[0, 1])
-    with pytest.raises(DataError, match="holds labels: the valid names are x, y, x_test, y_test"):
+    with pytest.raises(
+        DataError, match="holds labels: the valid names are x, y, x_test, y_test, class_names, files"
+    ):
         load_dataset(source)
     np.savez(path, x=np.ones((2, 2)))
     with pytest.raises(DataError, match="lacks y"):

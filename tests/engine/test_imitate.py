@@ -10,7 +10,7 @@ from lira.engine import imitate
 from lira.engine.calibrate import programs_for
 from lira.engine.fill import train
 from lira.learning.augment import Queries
-from lira.learning.imitation import Imitation
+from lira.learning.imitation import Imitation, pivots_of
 from lira.learning.learner import model_keys
 from lira.learning.recipe import Recipe
 from lira.membership import imitator_mask
@@ -152,6 +152,24 @@ def test_imitators_come_closer_to_the_target_and_a_killed_run_gives_the_same(tmp
         imitate.imitate_target(
             tmp_path / "made", *arguments[:-1], imitator_mask(3, 3, 6, N), show_progress=False
         )
+
+
+def test_what_is_trained_further_sees_pivots_alone(tmp_path, run, teacher):
+    """Images of members that are no pivots are changed: they matter to the warm-up, and to nothing after it."""
+    keep = imitator_mask(2, 3, 6, N)
+    others = keep[0] & ~pivots_of(teacher.phi[:, 0], dataset().y)
+    changed = dataset().x.copy()
+    changed[others] = 255 - changed[others]
+    changed = Dataset.from_arrays(changed, dataset().y)
+
+    def phi(name, data, warmup):
+        made = imitate.imitate_target(
+            tmp_path / name, run, data, teacher, Imitation("pivots", warmup), keep, show_progress=False
+        )
+        return np.asarray(made.phi)[0, ~others]
+
+    np.testing.assert_array_equal(phi("one", dataset(), 0.0), phi("two", changed, 0.0))
+    assert (phi("three", dataset(), 0.25) != phi("four", changed, 0.25)).any()
 
 
 def test_anyones_logits_that_cannot_be_imitated_are_refused(tmp_path, run):

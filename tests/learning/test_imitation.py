@@ -129,7 +129,7 @@ def test_a_step_goes_down_the_gradient_of_the_formula(imitation, asked):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"loss": "hinge"}, "imitation.loss must be one of imia, mse, kl; got 'hinge'"),
+        ({"loss": "hinge"}, "imitation.loss must be one of imia, mse, kl, pivots; got 'hinge'"),
         ({"warmup": 1.0}, r"imitation.warmup must be in \[0, 1\); got 1.0"),
         ({"weight": 0.0}, "imitation.weight must be positive; got 0.0"),
         ({"temperature": float("nan")}, "imitation.temperature must be positive; got nan"),

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import lira
-from lira.attacks import rmia_offline
+from lira.attacks import lira_offline_fixed, rmia_offline
 from lira.attacks.suite import ATTACKS, attack_pool, call_attack
 from lira.data.dataset import Dataset
-from lira.membership import audited_half
+from lira.epsilon import pool_epsilon
+from lira.membership import audited_half, disjoint_mask
 from lira.metrics import roc, scored_part
 from lira.reporting.checks import check_run
 from lira.reporting.implied import leakage
@@ -159,7 +160,7 @@ def test_a_report_of_a_disjoint_pool(tmp_path):
     member = run.memberships(np.arange(4))[:, half]
     assert metrics["models"] == [0, 1, 2, 3]
     assert (metrics["num_examples"], metrics["num_members"]) == (half.sum(), member.sum())
-    assert metrics["implied"]["epsilon"] is None
+    assert metrics["implied"]["epsilon"]["at_least"] > 0.5, metrics["implied"]["epsilon"]
     for name, each in metrics["attacks"].items():
         scores = read_store(open_array(run.path / "scores" / name), name)
         assert np.isnan(scores[4:]).all()
@@ -188,6 +189,22 @@ def test_a_report_of_a_disjoint_pool(tmp_path):
     grown.write_model(M, rows, diverged=False)
     assert not reported(grown)
     assert grown.scores("lira_offline") is None
+
+
+@pytest.mark.parametrize("fraction", [0.3, 0.5])
+def test_epsilon_of_a_disjoint_pool_is_below_the_truth(fraction):
+    """Each example by a Gaussian mechanism of its own: mu = 2 is an epsilon of 10.0 at delta 1e-5, and 0 is none."""
+    found: dict[float, list[float]] = {0.0: [], 2.0: []}
+    for seed in range(10):
+        rng, half = np.random.default_rng(seed), audited_half(seed, 2000)
+        member = disjoint_mask(seed, 12, 2000, 4, fraction)[:4, half]
+        shadows = rng.normal(size=(8, half.sum(), 1))
+        for mu, bounds in found.items():
+            phi = rng.normal(size=member.shape) + mu * member
+            scores = lira_offline_fixed(shadows, np.zeros(shadows.shape[:2], bool), target=phi[..., None])
+            bounds.append(pool_epsilon(scores, member, independent=True, delta=1e-5).epsilon)
+    assert max(found[0.0]) == 0
+    assert 0.5 < np.mean(found[2.0]) <= max(found[2.0]) < 10
 
 
 def test_disjoint_pools_with_a_test_set_take_it_for_their_population(tmp_path):

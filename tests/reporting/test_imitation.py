@@ -7,7 +7,9 @@ import pytest
 
 import lira
 from lira.attacks import UnfitPoolError
+from lira.attacks.imitation import imia_nonadaptive
 from lira.cli import main
+from lira.learning.imitation import pivots_of
 from lira.membership import imitator_mask, keep_mask
 from lira.reporting import imitation
 from lira.store.errors import RunError
@@ -169,7 +171,7 @@ def test_a_target_that_knows_nothing_is_no_better_than_chance(run, tmp_path, cap
     assert main([*command, "--methods", "glira_kl", "--weight", "2"]) == 2
     assert "--weight is of imia, which is not among the methods" in capsys.readouterr().err
     assert main([*command, "--methods", "imis"]) == 2
-    assert "methods must be among imia, glira_mse, glira_kl; got imis" in capsys.readouterr().err
+    assert "methods must be among imia, imia_pivots, glira_mse, glira_kl; got imis" in capsys.readouterr().err
 
 
 def test_memberships_of_imitators_know_nothing_of_a_target():
@@ -226,3 +228,26 @@ def test_a_target_whose_pair_is_all_that_there_is_is_refused(tmp_path):
         few.write_model(model, rows, diverged=False)
     with pytest.raises(RunError, match="has no models but the target's pair"):
         lira.imitate(few, data(), target=0)
+
+
+def test_the_nonadaptive_form_goes_by_models_that_were_trained_further_on_pivots(run, found, capsys):
+    """By the command, into the directory of the other form, whose imitators serve both."""
+    command = ["imitate", str(run.path), "--target", "5", "--num-imitators", "4", "--methods"]
+    assert main([*command, "imia", "imia_pivots"]) == 0
+    assert "imia_nonadaptive" in capsys.readouterr().out
+    document = json.loads((found.path / "metrics.json").read_text())
+    assert document["consulted"]["imia_nonadaptive"] == {"imitators": 8}
+    scores = np.asarray(open_array(found.path / "scores/imia_nonadaptive").read().result())[0]
+    area, error = auc(scores, found.member)
+    assert document["attacks"]["imia_nonadaptive"]["auc"] == pytest.approx(area, rel=1e-6)
+    assert area > 0.5 + 4.5 * error
+    stored = [Run.open(found.path / name) for name in ("imia", "imia_pivots")]
+    assert (stored[0].keep == stored[1].keep).all()
+    phi, labels = np.asarray(run.phi)[5], data().y
+    out, further = (np.asarray(each.phi) for each in stored)
+    keep, pivots = stored[0].keep, pivots_of(phi[:, 0], labels)
+    expected = imia_nonadaptive(phi, out, keep, further, keep, pivots, labels)
+    np.testing.assert_array_equal(scores, expected)
+    assert not lira.verify(found.path, data(), deep=True)
+    assert main([*command, "imia_pivots"]) == 2
+    assert "whose OUT models are imia's: name imia too" in capsys.readouterr().err

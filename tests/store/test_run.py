@@ -79,7 +79,7 @@ def test_a_disjoint_run_grows_by_shadow_models_and_not_by_targets(tmp_path):
     disjoint = Membership("disjoint", 0.6, 2)
     run = made(tmp_path, membership=disjoint, num_models=8)
     write(run, *range(8))
-    assert not run.independent
+    assert run.independent, "the targets' coins, at the examples that are attacked"
     grown = made(tmp_path, membership=disjoint, num_models=16)
     np.testing.assert_array_equal(grown.keep, run.keep)
     np.testing.assert_array_equal(grown.memberships(np.arange(16)), disjoint_mask(0, 16, N, 2, 0.6))
