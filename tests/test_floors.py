@@ -9,7 +9,7 @@ import lira
 ROOT = Path(lira.__file__).parent
 # From the ground up; rooms of one floor are beside each other, in an order in which they may import too.
 FLOORS = (
-    ("versions", "stopping", "cache", "parallel", "signals", "membership", "data"),  # ground
+    ("versions", "faults", "stopping", "cache", "parallel", "signals", "membership", "data"),  # ground
     ("metrics", "epsilon", "attacks", "forgetting"),  # mathematics on arrays
     ("learning", "unlearners"),  # one model as a pure function
     ("store",),  # what is on disk
