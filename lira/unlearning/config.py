@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 
 from lira.data.dataset import Dataset
-from lira.learning.choices import check_choices, check_numbers
+from lira.fields import check_fields
 from lira.membership import keep_mask
 from lira.signals import checkpoints
 from lira.store.config import (
@@ -67,8 +67,7 @@ class Forget:
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        check_choices(self, "forget")
-        check_numbers(self, "forget.")
+        check_fields(self, "forget.")
         for name in ("size", "requests"):
             if getattr(self, name) < 1:
                 raise ValueError(
@@ -104,6 +103,7 @@ class UnlearnConfig:
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        check_fields(self)
         if not self.pool.save_params:
             raise ValueError("save_params must be true: unlearning starts from the saved parameters")
         if self.pool.membership.design != "pairs":
