@@ -11,7 +11,7 @@ import numpy as np
 
 from lira.data.canaries import TAKEN, Canaries
 
-__all__ = ["ARRAYS", "READING", "DataError", "Dataset"]
+__all__ = ["ARRAYS", "READING", "DataError", "Dataset", "is_lost_in_float32"]
 
 ARRAYS = ("x", "y", "x_test", "y_test")
 # Version of the rules by which files and arrays become examples: one more whenever the same source would give others.
@@ -258,6 +258,14 @@ def _as_pixels(x: np.ndarray, name: str) -> np.ndarray:
             f"scale them to floats in [-1, 1]"
         )
     return x.astype(np.uint8)
+
+
+def is_lost_in_float32(values: np.ndarray) -> bool:
+    """Whether numbers differ, and float32 holds fewer than 16 steps between the least and the largest of them."""
+    low, high = values.min(), values.max()
+    if low == high:
+        return False
+    return float(high - low) < 16 * float(np.spacing(np.float32(max(abs(float(low)), abs(float(high))))))
 
 
 def _is_number(name: str) -> bool:
