@@ -17,8 +17,8 @@ ARRAYS = ("x", "y", "x_test", "y_test")
 # Version of the rules by which files and arrays become examples: one more whenever the same source would give others.
 # Part of every cache key, and kept with every run. 2: opaque alpha is dropped, bytes are images alone, whole numbers of
 # images are bytes or 16 bits (1: transparent pixels became black, tables of bytes were scaled, such images were not).
-# 3: colours of 16 bits a channel are refused (2: their lower 8 bits were dropped).
-READING = 3
+# 3: colours of 16 bits a channel are refused (2: their lower 8 bits were dropped). 4: images are turned as their EXIF says.
+READING = 4
 
 
 class DataError(ValueError):

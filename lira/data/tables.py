@@ -107,7 +107,8 @@ def parse_source(source: str, others: tuple[str, ...] = ("test",)) -> TableSourc
         found[name] = value
     choice = Choice(
         label=unquote(found.get("label", "")),
-        **{name: name in found for name in FLAGS},
+        standardise="standardise" in found,
+        decimal_comma="decimal_comma" in found,
         **{name: _names(found.get(name, "")) for name in ("features", "drop", "categorical")},
     )
     return TableSource(kind, place, choice, {name: unquote(found[name]) for name in others if name in found})
