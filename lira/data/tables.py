@@ -22,8 +22,9 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
+from lira.data.arrays import is_lost_in_float32
 from lira.data.columns import EMPTY, NESTED, Column, with_points
-from lira.data.dataset import DataError, Dataset, is_lost_in_float32
+from lira.data.dataset import DataError, Dataset
 from lira.data.delimited import is_unnamed, read_rows, split_header
 from lira.data.paths import expand, one_line
 
