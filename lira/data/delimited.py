@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lira.data.paths import one_line
 
-__all__ = ["is_number", "is_unnamed", "read_rows", "separator_of", "split_header"]
+__all__ = ["SEPARATORS", "is_number", "is_unnamed", "read_rows", "separator_of", "split_header"]
 
 SEPARATORS = ",;\t|"
 # Columns that pandas has named, of an index or of nothing at all.
