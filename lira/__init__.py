@@ -24,7 +24,8 @@ What there is; `help(lira.train)` says more of each:
     unlearning          Unlearning, UnlearnConfig, Forget, plan_unlearning, unlearn, report_unlearning
     on plain arrays     attacks, metrics, epsilon, forgetting, plot_roc, plot_attacks
 
-The verbs of the command line are functions here. No module beside this one may bear the name of one: importing it would
+Import by name, `from lira import Recipe, train`: what there is is imported when it is asked for, and a star knows of none of
+it. The verbs of the command line are functions here. No module beside this one may bear the name of one: importing it would
 put the module in the function's place.
 """
 
@@ -74,58 +75,59 @@ if TYPE_CHECKING:  # at run time each is imported when it is first asked for: ja
     from lira.unlearning.plan import plan_unlearning
     from lira.unlearning.protocol import unlearn
 
-__all__ = [
-    "Canaries",
-    "Config",
-    "Dataset",
-    "Evaluation",
-    "Execution",
-    "Forget",
-    "Grid",
-    "Imitation",
-    "Membership",
-    "Progress",
-    "Queries",
-    "Recipe",
-    "Run",
-    "UnlearnConfig",
-    "Unlearning",
-    "__version__",
-    "attacks",
-    "audit",
-    "audit_canaries",
-    "audit_estimator",
-    "audit_one",
-    "audit_step",
-    "audit_training",
-    "check",
-    "compare",
-    "enough",
-    "epsilon",
-    "evaluate",
-    "export_carlini",
-    "forgetting",
-    "grid",
-    "imitate",
-    "import_run",
-    "keep_mask",
-    "load_dataset",
-    "mend",
-    "metrics",
-    "plan",
-    "plan_unlearning",
-    "plant",
-    "plot_attacks",
-    "plot_roc",
-    "records",
-    "report",
-    "report_unlearning",
-    "score",
-    "tensorboard",
-    "train",
-    "unlearn",
-    "verify",
-]
+    # To type checkers alone: where modules have it, help(lira) prints every function whole, 1,800 lines.
+    __all__ = [
+        "Canaries",
+        "Config",
+        "Dataset",
+        "Evaluation",
+        "Execution",
+        "Forget",
+        "Grid",
+        "Imitation",
+        "Membership",
+        "Progress",
+        "Queries",
+        "Recipe",
+        "Run",
+        "UnlearnConfig",
+        "Unlearning",
+        "__version__",
+        "attacks",
+        "audit",
+        "audit_canaries",
+        "audit_estimator",
+        "audit_one",
+        "audit_step",
+        "audit_training",
+        "check",
+        "compare",
+        "enough",
+        "epsilon",
+        "evaluate",
+        "export_carlini",
+        "forgetting",
+        "grid",
+        "imitate",
+        "import_run",
+        "keep_mask",
+        "load_dataset",
+        "mend",
+        "metrics",
+        "plan",
+        "plan_unlearning",
+        "plant",
+        "plot_attacks",
+        "plot_roc",
+        "records",
+        "report",
+        "report_unlearning",
+        "score",
+        "tensorboard",
+        "train",
+        "unlearn",
+        "verify",
+    ]
 
 # Where each name is, and what it is called there; modules are themselves.
 _WHERE = {
@@ -193,5 +195,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """What there is, imported or not."""
-    return sorted({*globals(), *__all__})
+    """What there is, imported or not, without what this module itself uses."""
+    return sorted({*_WHERE, *(name for name in globals() if name.startswith("__"))})

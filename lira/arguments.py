@@ -14,7 +14,8 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from lira.store.config import Config, ConfigError, build, table_of
+from lira.fields import table_of
+from lira.store.config import Config, ConfigError, build
 from lira.store.places import directory_at
 from lira.unlearning.config import UnlearnConfig
 

@@ -49,13 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _failed(error: Exception) -> int:
     """Say what went wrong; return the exit status."""
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+    from lira.faults import is_out_of_memory, report_of, whose
+
+    if is_out_of_memory(error):
         return _error(f"out of memory: {error}")
     if "Unable to initialize backend" in str(error):
         named = os.environ.get("JAX_PLATFORMS", "")
         return _error(f"JAX finds no device, and JAX_PLATFORMS is {named!r}: unset it, or name cpu: {error}")
-    from lira.commands.faults import report_of, whose
-
     of = whose(error)
     if of == "input":
         return _error(str(error))

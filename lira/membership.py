@@ -1,9 +1,11 @@
 """Which model is trained on which example: complementary pairs, independent coins, disjoint halves, all with canaries."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
+
+from lira.fields import check_fields
 
 __all__ = [
     "Design",
@@ -56,10 +58,7 @@ class Membership:
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        if self.design not in get_args(Design):
-            raise ValueError(
-                f"membership.design must be one of {', '.join(get_args(Design))}; got {self.design!r}"
-            )
+        check_fields(self, "membership.")
         if not 0 < self.fraction < 1:
             raise ValueError(
                 f"membership.fraction must be larger than 0 and smaller than 1; got {self.fraction}"

@@ -143,14 +143,13 @@ def logit_scaled_confidence(logits: Array, labels: Array) -> jax.Array:
     The confidence is `sigmoid(phi)` and the cross-entropy loss is `softplus(-phi)`. Higher = more likely a member.
 
     Args:
-        logits: float32 or float64 `[..., C]`, C >= 2. Never bfloat16: it rounds away the tail that low
-            false-positive rates live on.
-        labels: integer `[...]`, 0 <= label < C.
+        logits: float32 or float64 `[..., C]`, C >= 2. Never bfloat16: it rounds away the tail of low false-positive rates.
+        labels: integer `[...]`, 0 <= label < C; of NumPy others are refused.
 
     Returns:
         phi `[...]` in the dtype of `logits`, at least float32. NaN where a logit is NaN.
     """
-    logits, labels = _floats(logits), _whole(labels)
+    logits, labels = _floats(logits), _whole(labels, np.shape(logits)[-1])
     margins = logits - jnp.take_along_axis(logits, labels[..., None], axis=-1)
     others = jnp.arange(logits.shape[-1]) != labels[..., None]
     return -logsumexp(margins, axis=-1, where=others)
@@ -193,7 +192,7 @@ def modified_entropy(logits: Array, labels: Array) -> jax.Array:
     0.6931
     """
     log_p, log_rest = _log_probabilities(_floats(logits))
-    is_label = jnp.arange(log_p.shape[-1]) == _whole(labels)[..., None]
+    is_label = jnp.arange(log_p.shape[-1]) == _whole(labels, np.shape(logits)[-1])[..., None]
     # (1 - p_y) log p_y for the label, p_c log(1 - p_c) for the others.
     factor, power = jnp.where(is_label, log_p, log_rest), jnp.where(is_label, log_rest, log_p)
     return jnp.sum(_times_exp(-factor, power), axis=-1)
@@ -218,7 +217,7 @@ def _times_exp(factor: jax.Array, power: jax.Array) -> jax.Array:
 
 def is_correct(logits: Array, labels: Array) -> jax.Array:
     """Whether the label has the largest logit: bool `[...]`. The first of equal logits wins."""
-    return jnp.argmax(_floats(logits), axis=-1) == _whole(labels)
+    return jnp.argmax(_floats(logits), axis=-1) == _whole(labels, np.shape(logits)[-1])
 
 
 def _floats(values: Array) -> jax.Array:
@@ -228,11 +227,13 @@ def _floats(values: Array) -> jax.Array:
     return values.astype(jnp.float32) if np.can_cast(values.dtype, np.float32) else values
 
 
-def _whole(labels: Array) -> jax.Array:
-    """Labels on their device, in this machine's byte order."""
+def _whole(labels: Array, num_classes: int) -> jax.Array:
+    """Labels on their device, in this machine's byte order; those of NumPy are checked."""
     if isinstance(labels, jax.Array):
         return labels
     labels = np.asarray(labels)
+    if labels.dtype.kind not in "biu" or ((labels < 0) | (labels >= num_classes)).any():
+        raise ValueError(f"labels must be classes, whole numbers below {num_classes}; got {labels!s:.60}")
     return jnp.asarray(labels.astype(labels.dtype.newbyteorder("="), copy=False))
 
 

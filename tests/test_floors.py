@@ -9,7 +9,17 @@ import lira
 ROOT = Path(lira.__file__).parent
 # From the ground up; rooms of one floor are beside each other, in an order in which they may import too.
 FLOORS = (
-    ("versions", "stopping", "cache", "parallel", "signals", "membership", "data"),  # ground
+    (
+        "versions",
+        "fields",
+        "faults",
+        "stopping",
+        "cache",
+        "parallel",
+        "signals",
+        "membership",
+        "data",
+    ),  # ground
     ("metrics", "epsilon", "attacks", "forgetting"),  # mathematics on arrays
     ("learning", "unlearners"),  # one model as a pure function
     ("store",),  # what is on disk
@@ -26,9 +36,9 @@ KNOWN = {
     "attacks": {"signals", "membership", "parallel", "cache", "metrics"},
     "forgetting": {"signals", "membership", "metrics", "attacks", "epsilon"},
     "epsilon": {"metrics"},
-    "learning": {"signals", "data", "versions"},
+    "learning": {"fields", "signals", "data", "versions"},
     "unlearners": {"learning", "signals"},
-    "store": {"versions", "membership", "data", "learning"},
+    "store": {"fields", "versions", "membership", "data", "learning"},
 }
 
 

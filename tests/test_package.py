@@ -1,10 +1,12 @@
 """`import lira`: the verbs of the command line as functions, on a run made in memory."""
 
+import ast
 import dataclasses
 import importlib
 import inspect
 import json
 import pkgutil
+import pydoc
 import re
 import shutil
 import types
@@ -65,7 +67,7 @@ def test_every_verb_is_a_function_whatever_is_imported():
             importlib.import_module(module.name)
     for verb in VERBS:
         assert inspect.isfunction(getattr(lira, verb)), verb
-    modules = {name for name in lira.__all__ if isinstance(getattr(lira, name), types.ModuleType)}
+    modules = {name for name in dir(lira) if isinstance(getattr(lira, name), types.ModuleType)}
     assert modules == {"attacks", "epsilon", "forgetting", "metrics"}
 
 
@@ -102,7 +104,20 @@ def test_an_evaluation_writes_scores_alone_and_a_report_is_one_that_is_written(r
 def test_the_docstring_names_everything_there_is():
     """What `help(lira)` begins with."""
     said = set(re.findall(r"\w+", lira.__doc__ or ""))
-    assert {name for name in lira.__all__ if not name.startswith("__")} <= said
+    assert {name for name in dir(lira) if not name.startswith("__")} <= said
+
+
+def test_help_is_a_page_and_every_name_is_known_to_type_checkers():
+    """With an __all__ when it runs it would be every function and class whole, 1,852 lines."""
+    page = pydoc.plain(pydoc.render_doc(lira)).splitlines()
+    assert len(page) < 100
+    assert not hasattr(lira, "__all__")
+    (listed,) = [
+        ast.literal_eval(node.value)
+        for node in ast.walk(ast.parse(inspect.getsource(lira)))
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    ]
+    assert set(listed) - {"__version__"} == {name for name in dir(lira) if not name.startswith("__")}
 
 
 def test_a_report_builds_its_pool_once(run, monkeypatch):

@@ -285,3 +285,12 @@ def test_signals_do_not_depend_on_how_logits_are_held(kind):
 def test_what_is_no_number_is_refused(values):
     with pytest.raises(ValueError, match="real numbers"):
         signals.native_floats(values)
+
+
+def test_labels_that_are_no_classes_are_refused():
+    """-1 was answered with another class's confidence."""
+    logits = np.zeros((2, 3), np.float32)
+    for labels in ([0, 3], [-1, 0], [0.0, 1.0]):
+        for ask in (signals.logit_scaled_confidence, signals.modified_entropy, signals.is_correct):
+            with pytest.raises(ValueError, match="labels must be classes, whole numbers below 3; got"):
+                ask(logits, np.array(labels))

@@ -1,6 +1,6 @@
 """Audits of one training by its canaries: how often the bound is above what is proven, in 200 trainings each.
 
-Command:   python experiments/benchmarks/one_run.py [--epsilon inf 4 1] [--models 200] [--out FILE.json]; of inf 48 were trained
+Command:   python experiments/benchmarks/one_run.py [--epsilon inf 4 1] [--models 200] [--out FILE.json]
 Duration:  ten minutes on two busy CPU cores.
 Expected:  no bound above the proven epsilon in more than 5 % of trainings, and larger ones without noise.
 Measured:  experiments/benchmarks/one_run_cpu.json, table in experiments/benchmarks/README.md.

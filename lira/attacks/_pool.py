@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lira.membership import is_paired, pair_rows
+from lira.metrics._shared import require_bool
 from lira.parallel import side_by_side
 from lira.signals import Array, SignalArray, native_floats
 
@@ -99,12 +100,10 @@ def check_pool(
     """
     require_arrays({name: phi, "keep": keep, "target": target})
     if len(phi.shape) != 3:
-        raise ValueError(f"{name} must be [models, examples, {last}]; got shape {tuple(phi.shape)}")
+        one = f": of one query {name}[:, :, None]" if len(phi.shape) == 2 and last == "queries" else ""
+        raise ValueError(f"{name} must be [models, examples, {last}]; got shape {tuple(phi.shape)}{one}")
     M, N, Q = phi.shape
-    if keep.dtype != bool or keep.shape != (M, N):
-        raise ValueError(
-            f"keep must be bool of shape {(M, N)} like {name}; got {keep.dtype} of shape {keep.shape}"
-        )
+    require_bool(keep, (M, N), name)
     if N == 0 or Q == 0:
         raise ValueError(f"{name} holds no examples or no {last}: its shape is {tuple(phi.shape)}")
     if target is not None and (len(target.shape) != 3 or tuple(target.shape[1:]) != (N, Q)):

@@ -10,7 +10,6 @@ from lira.commands.whole import say_mended
 from lira.data.sources import load_dataset
 from lira.reporting.unlearning import report_unlearning
 from lira.reporting.unlearning_tables import page_cards, verdicts_table
-from lira.store.config import ConfigError
 from lira.store.places import directory_at
 from lira.unlearning.config import Forget, read_unlearning, resolved, with_options
 from lira.unlearning.directory import Unlearning
@@ -46,10 +45,6 @@ def plan_or_unlearn(verb: str, argv: list[str], terminal: Terminal) -> int:
     progress = events(options.run_dir, options.tensorboard)
     config = resolved(options.config)
     pool = config.pool
-    if pool.canaries is not None:
-        raise ConfigError(
-            "unlearning is measured on complementary pairs, and canaries have coins of their own: leave [canaries] out"
-        )
     exists = bool(options.run_dir) and (directory_at(options.run_dir) / "config.toml").exists()
     dataset = load_dataset(
         pool.dataset,

@@ -1,7 +1,9 @@
 """Canaries: which extra examples are planted into a pool, as `[canaries]` says."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
+
+from lira.fields import check_fields
 
 __all__ = ["TAKEN", "Canaries", "Kind"]
 
@@ -28,8 +30,7 @@ class Canaries:
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        if self.kind not in get_args(Kind):
-            raise ValueError(f"canaries.kind must be one of {', '.join(get_args(Kind))}; got {self.kind!r}")
+        check_fields(self, "canaries.")
         if self.count < 1:
             raise ValueError(
                 f"canaries.count must be at least 1; got {self.count}: leave [canaries] out for none"

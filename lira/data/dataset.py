@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lira.data.arrays import DataError, as_features, as_labels, check_range
 from lira.data.canaries import TAKEN, Canaries
 
 __all__ = ["ARRAYS", "READING", "DataError", "Dataset"]
@@ -17,12 +18,8 @@ ARRAYS = ("x", "y", "x_test", "y_test")
 # Version of the rules by which files and arrays become examples: one more whenever the same source would give others.
 # Part of every cache key, and kept with every run. 2: opaque alpha is dropped, bytes are images alone, whole numbers of
 # images are bytes or 16 bits (1: transparent pixels became black, tables of bytes were scaled, such images were not).
-# 3: colours of 16 bits a channel are refused (2: their lower 8 bits were dropped).
-READING = 3
-
-
-class DataError(ValueError):
-    """A data set that cannot be used, in one line: what is wrong, where, and what to do."""
+# 3: colours of 16 bits a channel are refused (2: their lower 8 bits were dropped). 4: images are turned as their EXIF says.
+READING = 4
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -97,21 +94,25 @@ class Dataset:
 
         Rows of features, `[N, F]`, become float32 as they are, whatever their dtype, and so do floats and booleans of
         any shape. Whole numbers of three axes and more are images, with a channel axis added to `[N, H, W]`: uint8 stay,
-        uint16 become float32 in [-1, 1], and others must lie in 0 to 255 and become uint8. Labels, `[N]`, become int32.
-        `num_classes` is one more than the largest label by default.
+        uint16 become float32 in [-1, 1], and others must lie in 0 to 255 and become uint8. Labels, `[N]`, `[N, 1]` or
+        one-hot `[N, C]`, become int32; words become the numbers of their classes, in the order of their names, or of
+        `class_names`. `num_classes` is one more than the largest label by default.
 
         Raises:
-            DataError: as the class, or labels that are not whole numbers, features that are not numbers, or images
-                of whole numbers outside 0 to 255.
+            DataError: as the class, or labels that are not whole numbers, features that are not numbers, that float32
+                cannot tell apart, or images whose channels come first, or of whole numbers outside 0 to 255.
+
+        Warns:
+            UserWarning: images of floats that look like bytes, or of 16 bits that hold 13 or fewer.
 
         >>> Dataset.from_arrays([[0.5], [1.5], [2.5]], [0, 1, 1]).num_classes
         2
         """
-        x, y = _as_features(x, "x"), _as_labels(y, "y")
+        x, (y, names) = as_features(x, "x"), as_labels(y, "y", tuple(class_names))
         if num_classes is None:
             num_classes = int(y.max()) + 1 if y.size else 2
-        x_test = None if x_test is None else _as_features(x_test, "x_test")
-        y_test = None if y_test is None else _as_labels(y_test, "y_test")
+        x_test = None if x_test is None else as_features(x_test, "x_test")
+        y_test = None if y_test is None else as_labels(y_test, "y_test", names)[0]
         return cls(
             x,
             y,
@@ -119,7 +120,7 @@ class Dataset:
             name,
             x_test,
             y_test,
-            class_names=tuple(class_names),
+            class_names=names,
             files=tuple(files),
         )
 
@@ -210,15 +211,7 @@ def _check_examples(x: np.ndarray, y: np.ndarray, num_classes: int, x_name: str,
             f"{x_name} is uint8 of shape {x.shape}, and bytes are images [N, H, W, C]: use Dataset.from_arrays, which "
             f"converts rows of features to float32"
         )
-    _check_range(y, num_classes, y_name)
-
-
-def _check_range(y: np.ndarray, num_classes: int, name: str) -> None:
-    if (bad := (y < 0) | (y >= num_classes)).any():
-        row = bad.argmax()
-        raise DataError(
-            f"{name} row {row} holds label {y[row]}, outside 0..{num_classes - 1}: renumber the classes"
-        )
+    check_range(y, num_classes, y_name)
 
 
 def _check_every_class(y: np.ndarray, num_classes: int) -> None:
@@ -226,7 +219,10 @@ def _check_every_class(y: np.ndarray, num_classes: int) -> None:
     if len(present) < num_classes:
         gaps = np.flatnonzero(present != np.arange(len(present)))
         missing = gaps[0] if gaps.size else len(present)
-        raise DataError(f"class {missing} of 0..{num_classes - 1} has no example in y: renumber the classes")
+        raise DataError(
+            f"class {missing} of 0..{num_classes - 1} has no example in y: renumber the classes, as by "
+            f"y = np.unique(y, return_inverse=True)[1]"
+        )
 
 
 def _check_names(names: tuple[str, ...], count: int, name: str, each: str) -> None:
@@ -234,46 +230,5 @@ def _check_names(names: tuple[str, ...], count: int, name: str, each: str) -> No
         raise DataError(f"{name} holds {len(names)} names for {count}: give one for each {each}, or none")
 
 
-def _as_features(x: Any, name: str) -> np.ndarray:
-    x = np.asarray(x)
-    if x.dtype.kind not in "buif":
-        raise DataError(f"{name} must hold numbers; got dtype {x.dtype}: encode them, one row an example")
-    if x.dtype.kind in "ui" and x.ndim > 2:
-        return _as_pixels(x[..., None] if x.ndim == 3 else x, name)
-    with np.errstate(over="ignore"):  # What float32 cannot hold becomes infinite, which the checks report.
-        return x.astype(np.float32, copy=False)
-
-
-def _as_pixels(x: np.ndarray, name: str) -> np.ndarray:
-    """Images of whole numbers, `[N, H, W, C]`: 16 bits as float32 in [-1, 1], all others as uint8."""
-    if x.dtype == np.uint8:
-        return x
-    if x.dtype.kind == "u" and x.dtype.itemsize == 2:
-        return x.astype(np.float32) / np.float32(32767.5) - 1
-    if (outside := ((x < 0) | (x > 255)).reshape(len(x), -1)).any():
-        row = int(outside.any(axis=1).argmax())
-        value = x.reshape(len(x), -1)[row][outside[row]][0]
-        raise DataError(
-            f"{name} row {row} holds {value}, and images of {x.dtype} are bytes, 0 to 255: give 16 bits as uint16, or "
-            f"scale them to floats in [-1, 1]"
-        )
-    return x.astype(np.uint8)
-
-
 def _is_number(name: str) -> bool:
     return name.isascii() and name.isdigit()
-
-
-def _as_labels(y: Any, name: str) -> np.ndarray:
-    y = np.asarray(y)
-    if y.ndim != 1:
-        raise DataError(
-            f"{name} must be [N], class numbers; got shape {y.shape}: flatten, or argmax one-hot rows"
-        )
-    if y.dtype.kind not in "buif":
-        raise DataError(f"{name} must hold numbers; got dtype {y.dtype}: map the classes to 0, 1, ...")
-    if y.dtype.kind == "f" and not (whole := np.isfinite(y) & (y == np.floor(y))).all():
-        row = whole.argmin()
-        raise DataError(f"{name} row {row} holds label {y[row]}, not a whole number: use 0, 1, ...")
-    _check_range(y, 2**31 - 1, name)
-    return y.astype(np.int32, copy=False)

@@ -11,12 +11,27 @@ from typing import Any, Protocol
 import numpy as np
 import tensorstore as ts
 
+from lira.data.delimited import SEPARATORS, separator_of
 from lira.data.paths import one_line
 
 __all__ = ["FileError", "Rows", "read_array"]
 
 
 # TensorStore's words for a chunk that is not there.
+# Files of numbers as text.
+_TEXT = (".csv", ".tsv", ".txt")
+# What to do with files of other kinds.
+_HINTS = {
+    ".pt": "np.save(FILE, torch.load(...).numpy())",
+    ".pth": "np.save(FILE, torch.load(...).numpy())",
+    ".pkl": "np.save(FILE, np.asarray(pickle.load(...)))",
+    ".pickle": "np.save(FILE, np.asarray(pickle.load(...)))",
+    ".parquet": "np.save(FILE, pandas.read_parquet(...).to_numpy())",
+    ".xlsx": "np.save(FILE, pandas.read_excel(...).to_numpy())",
+    ".json": "np.save(FILE, np.array(json.load(...)))",
+    ".h5": "np.save(FILE, h5py.File(...)[NAME])",
+    ".mat": "np.save(FILE, scipy.io.loadmat(...)[NAME])",
+}
 _MISSING = re.compile(r"(chunk \{.*) is missing")
 
 
@@ -36,8 +51,8 @@ def read_array(place: str | os.PathLike[str]) -> Rows:
     """Open the array of numbers that a file holds.
 
     `*.npy` is mapped and a Zarr directory (version 2 or 3) opened, so both are read row by row as they are used.
-    `*.npz` is read whole: its one array, or the one named by `FILE.npz:NAME`. `*.csv` is read whole: commas, a line a
-    row, an optional header, numbers or true/false, quoted or not; a single column is one-dimensional. A header is a
+    `*.npz` is read whole: its one array, or the one named by `FILE.npz:NAME`. `*.csv`, `*.tsv` and `*.txt` are read whole:
+    cells apart by commas, semicolons, tabs, bars or blanks, a line a row, an optional header, numbers or true/false, quoted or not; a single column is one-dimensional. A header is a
     first line that holds a word, or pandas' 0,1,2,... of three columns or more; the column of pandas' index is left out.
 
     Raises:
@@ -61,9 +76,20 @@ def read_array(place: str | os.PathLike[str]) -> Rows:
     except (
         Exception
     ) as error:  # whatever a broken header, compression or encryption leads NumPy and zipfile to
+        if "Python objects" in str(error) or "allow_pickle" in str(error):
+            raise FileError(
+                f"{path}: cannot be read: it holds objects of Python, as of rows of different lengths: save one array of numbers"
+            ) from error
         raise FileError(f"{path}: cannot be read: {one_line(error).split(' [', 1)[0]}") from error
+    if (
+        array.dtype.kind in "US"
+        and np.isin(words := np.char.lower(np.asarray(array)), ("true", "false")).all()
+    ):
+        array = words == "true"
     if array.dtype.kind not in "buif":
-        raise FileError(f"{place}: must hold numbers; its dtype is {array.dtype}")
+        raise FileError(
+            f"{place}: must hold numbers; its dtype is {array.dtype}: save numbers, or true and false, as by np.save(FILE, a == ...)"
+        )
     if 0 in array.shape:
         raise FileError(f"{place}: is empty: its shape is {tuple(array.shape)}")
     return array
@@ -127,7 +153,7 @@ def _open(path: Path, name: str) -> np.ndarray | _Zarr:
             if name and name not in archive.files:
                 raise FileError(f"{path}: holds no array {name!r}, but {', '.join(archive.files)}")
             return archive[name or archive.files[0]]
-    if path.suffix == ".csv":
+    if path.suffix in _TEXT:
         return _read_csv(path)
     for marker, driver in (("zarr.json", "zarr3"), (".zarray", "zarr")):
         if (path / marker).is_file():
@@ -135,12 +161,17 @@ def _open(path: Path, name: str) -> np.ndarray | _Zarr:
             kvstore = {"driver": "file", "path": str(path.resolve())}
             spec = {"driver": driver, "kvstore": kvstore, "fill_missing_data_reads": False}
             return _Zarr(path, ts.open(spec, open=True).result())
-    raise FileError(f"{path}: is neither *.npy, *.npz, *.csv nor a Zarr array")
+    hint = f": {_HINTS[path.suffix]} makes one of it" if path.suffix in _HINTS else ""
+    raise FileError(f"{path}: is neither *.npy, *.npz, *.csv nor a Zarr array{hint}")
 
 
 def _read_csv(path: Path) -> np.ndarray:
     with open(path, encoding="utf-8-sig", newline="") as file:
-        lines = csv.reader(file)
+        separator = separator_of(first_line := file.readline())
+        if path.suffix == ".txt" and not any(each in first_line for each in SEPARATORS):
+            separator = " "  # as np.savetxt writes
+        file.seek(0)
+        lines = csv.reader(file, delimiter=separator)
         first, second = ([cell.strip() for cell in next(lines, [])] for _ in range(2))
     if not any(first):
         raise FileError(f"{path}: is empty, or begins with an empty line")
@@ -152,7 +183,7 @@ def _read_csv(path: Path) -> np.ndarray:
     # Two columns 0,1 may be memberships; of a single line there is nothing that it could be the header of.
     header = indexed or _has_word(first) or (first == numbers and len(first) > 2 and any(second))
     options = {
-        "delimiter": ",",
+        "delimiter": None if separator == " " else separator,
         "skiprows": int(header),
         "ndmin": 2,
         "encoding": "utf-8-sig",
@@ -168,6 +199,11 @@ def _read_csv(path: Path) -> np.ndarray:
 def _of_words(cells: np.ndarray, path: Path, header: bool, indexed: bool) -> np.ndarray:
     """A table whose cells are not all numbers: true or false, or numbers beside pandas' index."""
     words = np.char.lower(np.char.strip(cells[:, int(indexed) :]))
+    for word in words.ravel()[:1].tolist():
+        if "," in word:
+            raise FileError(
+                f"{path}: holds {word!r}: write numbers with a point, 0.5, as by to_csv(FILE, decimal='.')"
+            )
     if (blank := words == "").any():
         row, column = np.argwhere(blank)[0] + 1
         raise FileError(

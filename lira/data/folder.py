@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from lira.data.cache import cached, what_changes
 from lira.data.dataset import DataError, Dataset
@@ -18,7 +18,9 @@ from lira.data.paths import one_line
 
 __all__ = ["load_folder"]
 
-_EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_EXTENSIONS = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# Formats of which one file may hold several images; a camera's MPO holds a preview behind the photo.
+_OF_FRAMES = ("GIF", "PNG", "TIFF", "WEBP")
 
 
 # ---- image folders ----
@@ -35,15 +37,28 @@ class _File(NamedTuple):
 def load_folder(path: str, *, reread: bool = False) -> Dataset:
     root = Path(os.path.abspath(path))
     if not (root / "train").is_dir():
-        raise DataError(f"{root} has no directory train: expected are train/<class>/* and test/<class>/*")
+        raise DataError(f"{root} has no directory train: {_what_to_move(root)}")
     classes = _visible(root / "train")
     if not classes:
         raise DataError(f"{root / 'train'} has no class directories: expected are train/<class>/*")
     train, left_out = _list_images(root, "train", classes)
     test = []
     if empty := set(range(len(classes))) - {file.label for file in train}:
+        place = root / "train" / classes[min(empty)]
+        there = _counted(_extension(entry.name) for entry in os.scandir(place) if entry.name[0] != ".")
         raise DataError(
-            f"{root / 'train' / classes[min(empty)]} has no image: add some or remove it; images end in {' '.join(_EXTENSIONS)}"
+            f"{place} has no image{f', but {there}' if there else ''}: add some, convert them, as by ImageMagick's mogrify "
+            f"-format png FILES, or remove it; images end in {' '.join(_EXTENSIONS)}"
+        )
+    if len(classes) < 2:
+        raise DataError(
+            f"{root / 'train'} has the directory of one class, {classes[0]}, and a data set needs at least 2 classes"
+        )
+    beside = [name for name in _visible(root) if name not in ("train", "test")]
+    if others := [name for name in beside if set(classes) & set(_visible(root / name))]:
+        warnings.warn(
+            f"{root}: left out {', '.join(others)}: examples are in train, and those held out in test",
+            stacklevel=3,
         )
     if (root / "test").is_dir():
         test, more = _list_images(root, "test", classes)
@@ -66,6 +81,17 @@ def load_folder(path: str, *, reread: bool = False) -> Dataset:
     return dataclasses.replace(dataset, class_names=tuple(classes), files=files)
 
 
+def _what_to_move(root: Path) -> str:
+    """What is expected in a folder without train, by what is there."""
+    there = _visible(root) if root.is_dir() else []
+    expected = "expected are train/<class>/* and test/<class>/*"
+    if "train" in [name.lower() for name in there]:
+        return f"{expected}, in small letters"
+    if there and "test" not in there:
+        return f"{expected}; if {', '.join(there[:3])}{' ...' * (len(there) > 3)} are its classes, move them into {root / 'train'}"
+    return expected
+
+
 def _visible(directory: Path) -> list[str]:
     """The names of the directories in `directory`, sorted, without hidden ones."""
     return sorted(entry.name for entry in os.scandir(directory) if entry.is_dir() and entry.name[0] != ".")
@@ -73,7 +99,9 @@ def _visible(directory: Path) -> list[str]:
 
 def _list_images(root: Path, split: str, classes: list[str]) -> tuple[list[_File], list[str]]:
     """The images of one split, by class name and file name, and the extensions of what is left out; without hidden files."""
-    files, left_out = [], []
+    files = []
+    loose = (_extension(each.name) for each in os.scandir(root / split) if each.is_file())
+    left_out = [f"{extension} beside the classes" for extension in loose if extension in _EXTENSIONS]
     for name in _visible(root / split):
         if name not in classes:
             raise DataError(f"{root / split / name} is not a class of train/: rename or remove it")
@@ -140,16 +168,22 @@ def _decode_images(paths: list[Path]) -> np.ndarray:
 
 
 def _decode_image(path: Path) -> np.ndarray:
-    """Decode one image: grayscale to uint8 or uint16 `[H, W, 1]`, colours to uint8 `[H, W, 3]`; opaque alpha is dropped."""
+    """Decode one image as it is shown: grayscale to uint8 or uint16 `[H, W, 1]`, colours to uint8 `[H, W, 3]`, upright.
+
+    Opaque alpha is dropped.
+    """
     try:
         with Image.open(path) as image:
-            mode = image.mode
+            mode, frames = image.mode, getattr(image, "n_frames", 1) if image.format in _OF_FRAMES else 1
             # Pillow opens a PGM of 16 bits as if it had 32.
             if deep := mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
+                ImageOps.exif_transpose(image, in_place=True)
                 pixels = np.asarray(image).astype(np.uint16)
             elif _has_deep_colours(image):
                 pixels = None
             else:
+                # Cameras and phones store how they were held, and not the image turned.
+                ImageOps.exif_transpose(image, in_place=True)
                 pixels = np.asarray(image.convert("L" if mode in ("1", "L", "LA") else "RGB"))
             # What is transparent has a colour beneath, black more often than not, that nobody sees.
             if pixels is None:
@@ -162,6 +196,10 @@ def _decode_image(path: Path) -> np.ndarray:
         raise DataError(
             f"{path} cannot be read as an image ({one_line(error)}): replace or remove it"
         ) from error
+    if frames > 1:
+        raise DataError(
+            f"{path} holds {frames} images, of which the first would be read: give each a file of its own, or the first alone"
+        )
     if pixels is None:
         raise DataError(
             f"{path} has colours of 16 bits a channel, of which 8 would be read: convert it to 8, as by ImageMagick's mogrify "

@@ -3,6 +3,8 @@
 import dataclasses
 import difflib
 import os
+import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +28,11 @@ _FORMS = {
     "folder": "folder:PATH",
     "tfds": "tfds:NAME",
     "hf": "hf:NAME",
+}
+# What others call the arrays of an archive, in small letters and without train or test.
+USUAL = {
+    "x": ("x", "data", "features", "images", "inputs"),
+    "y": ("y", "label", "labels", "target", "targets"),
 }
 
 
@@ -53,6 +60,10 @@ def load_dataset(source: str, *, num_examples: int = 0, data_dir: str = "", rere
     Raises:
         DataError: the source is unknown, absent, broken or unfit; one line says which and what to do.
     """
+    if not isinstance(source, str):
+        raise DataError(
+            f"a data set is named by a string, such as npz:PATH; got {source!r}: arrays are lira.Dataset.from_arrays(x, y)"
+        )
     kind, _, place = source.partition(":")
     if data_dir and kind != "tfds":
         raise DataError(f"data_dir is for tfds: sources only, not for {source!r}: leave it out")
@@ -71,9 +82,8 @@ def load_dataset(source: str, *, num_examples: int = 0, data_dir: str = "", rere
             case "tfds" if place:
                 dataset = load_tfds(place, expand(data_dir), reread=reread)
             case _:
-                form = _FORMS[difflib.get_close_matches(kind, _FORMS, n=1, cutoff=0)[0]]
                 raise DataError(
-                    f"unknown data set {source!r}, nearest is {form}: use {', '.join(_FORMS.values())}"
+                    f"unknown data set {source!r}, nearest is {_nearest_form(source)}: use {', '.join(_FORMS.values())}"
                 )
     except OSError as error:
         raise DataError(f"{source} cannot be read ({one_line(error)}): check the path") from error
@@ -122,21 +132,21 @@ def _load_npz(path: str) -> Dataset:
 
 
 def load_archive(path: str, names: Sequence[str] = ARRAYS) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file by name, x and y among them.
+    """The arrays of an .npz file by name, x and y among them; also where they are called X_train, labels, test_images.
 
     Raises:
-        DataError: it is none, or holds other arrays than those of such names.
+        DataError: it is none, or holds two arrays of one such name.
         OSError: it cannot be read.
+
+    Warns:
+        UserWarning: naming arrays that are none of these.
     """
     if os.path.exists(path) and not os.path.isfile(path):
         raise DataError(f"{path} cannot be read as an .npz file (it is no regular file): name another")
     try:
         with open(path, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
-            if unknown := sorted(set(archive.files) - set(names)):
-                raise DataError(f"{path} holds {', '.join(unknown)}: the valid names are {', '.join(names)}")
-            if missing := [key for key in ("x", "y") if key not in archive.files]:
-                raise DataError(f"{path} lacks {' and '.join(missing)}: use np.savez(PATH, x=..., y=...)")
-            return {key: archive[key] for key in archive.files}
+            found = _found(path, archive.files, names)
+            return {name: _array(path, archive, theirs) for name, theirs in found.items()}
     except DataError:
         raise
     except (
@@ -145,3 +155,66 @@ def load_archive(path: str, names: Sequence[str] = ARRAYS) -> dict[str, np.ndarr
         raise DataError(
             f"{path} cannot be read as an .npz file ({one_line(error)}): save it with np.savez(PATH, x=..., y=...)"
         ) from error
+
+
+def _found(path: str, there: list[str], names: Sequence[str]) -> dict[str, str]:
+    """What an archive calls each of its arrays that are taken."""
+    found: dict[str, str] = {}
+    for theirs in there:
+        name = theirs if theirs in names else _plain(theirs)
+        if name not in names:
+            continue
+        if name in found:
+            raise DataError(
+                f"{path} holds both {found[name]} and {theirs}, which are {name}: leave one out; the names are "
+                f"{', '.join(names)}"
+            )
+        found[name] = theirs
+    if missing := [name for name in ("x", "y") if name not in found]:
+        raise DataError(
+            f"{path} lacks {' and '.join(missing)}, and holds {', '.join(there) or 'nothing'}: use np.savez(PATH, x=..., y=...)"
+        )
+    if others := sorted(set(there) - set(found.values())):
+        warnings.warn(f"{path}: left out {', '.join(others)}: the names are {', '.join(names)}", stacklevel=4)
+    return found
+
+
+def _plain(name: str) -> str:
+    """What an array of a usual name is: x_test of test_images; nothing of others."""
+    words = re.split(r"[\W_]+", name.lower())
+    parts = [word for word in words if word in ("train", "test")]
+    kinds = [kind for word in words for kind, known in USUAL.items() if word in known]
+    if len(parts) > 1 or len(kinds) != 1 or len(words) != len(parts) + 1:
+        return ""
+    return f"{kinds[0]}_test" if parts == ["test"] else kinds[0]
+
+
+def _array(path: str, archive: Any, name: str) -> np.ndarray:
+    try:
+        return archive[name]
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        raise DataError(
+            f"{path}: {name} holds objects of Python, which are not read: save numbers, as by {name}.astype(float), or words, as "
+            f"by {name}.astype(str)"
+        ) from error
+
+
+def _nearest_form(source: str) -> str:
+    """What an unknown source may be meant as."""
+    suffix = os.path.splitext(source)[1].lower().lstrip(".")
+    if suffix in ("npz", "csv", "parquet"):
+        return f"{suffix}:{source}"
+    if os.path.isdir(source):
+        return f"folder:{source}"
+    if source.lower().replace("-", "") in (
+        "cifar10",
+        "cifar100",
+        "mnist",
+        "fashionmnist",
+        "svhn",
+        "imagenet",
+    ):
+        return f"tfds:{source} or hf:{source}"
+    return _FORMS[difflib.get_close_matches(source.partition(":")[0], _FORMS, n=1, cutoff=0)[0]]

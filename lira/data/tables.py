@@ -6,13 +6,13 @@
     features=A+B        these columns alone
     drop=A+B            all but these
     categorical=A+B     columns of numbers that are names, such as postal codes
+    decimal_comma       numbers are written 0,5
     standardise         mean 0 and standard deviation 1 of every column of numbers, over the pool
     test=PATH           a file of held-out examples, of the same columns
 
 A comma or plus sign within a name is written %2C or %2B.
 """
 
-import csv
 import dataclasses
 import os
 import warnings
@@ -22,7 +22,10 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
+from lira.data.arrays import is_lost_in_float32
+from lira.data.columns import EMPTY, NESTED, Column, with_points
 from lira.data.dataset import DataError, Dataset
+from lira.data.delimited import is_unnamed, read_rows, split_header
 from lira.data.paths import expand, one_line
 
 __all__ = [
@@ -39,11 +42,10 @@ __all__ = [
 LABELS = ("label", "target", "class", "y")
 # A column of more names than these is text or an identifier.
 MOST_CATEGORIES = 1000
-# How a cell says that it is empty.
-EMPTY = ("", "na", "n/a", "nan", "null", "none")
-TRUTHS = ("true", "false")
-# What stands in a column whose cells are lists, or the like.
-NESTED = object()
+# Of fewer rows any column may look like an index.
+FEW_ROWS = 20
+# Options that are there or not.
+FLAGS = ("decimal_comma", "standardise")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Choice:
     drop: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
     standardise: bool = False
+    decimal_comma: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,19 +93,14 @@ def parse_source(source: str, others: tuple[str, ...] = ("test",)) -> TableSourc
     """
     kind, _, rest = source.partition(":")
     place, *parts = rest.split(",")
-    while parts and "=" not in parts[0] and parts[0] != "standardise":
+    while parts and "=" not in parts[0] and parts[0] not in FLAGS:
         place += f",{parts.pop(0)}"  # a comma in the path
     known = [each.name for each in dataclasses.fields(Choice)] + list(others)
     found: dict[str, str] = {}
     for part in parts:
         name, equals, value = part.partition("=")
-        if (
-            name not in known
-            or name in found
-            or (name == "standardise") == bool(equals)
-            or (equals and not value)
-        ):
-            spelt = ", ".join(each if each == "standardise" else f"{each}=..." for each in known)
+        if name not in known or name in found or (name in FLAGS) == bool(equals) or (equals and not value):
+            spelt = ", ".join(each if each in FLAGS else f"{each}=..." for each in known)
             why = "is given twice" if name in found else "is no option"
             raise DataError(
                 f"{source!r}: {part!r} {why}: the options are {spelt}; write a comma in a name as %2C"
@@ -111,6 +109,7 @@ def parse_source(source: str, others: tuple[str, ...] = ("test",)) -> TableSourc
     choice = Choice(
         label=unquote(found.get("label", "")),
         standardise="standardise" in found,
+        decimal_comma="decimal_comma" in found,
         **{name: _names(found.get(name, "")) for name in ("features", "drop", "categorical")},
     )
     return TableSource(kind, place, choice, {name: unquote(found[name]) for name in others if name in found})
@@ -154,6 +153,8 @@ def table_dataset(
     Raises:
         DataError: a column is missing, or a cell is empty or unfit; the message names file, row and column.
     """
+    if choice.decimal_comma:
+        tables = [{key: with_points(cells) for key, cells in table.items()} for table in tables]
     label, features = _columns(tables[0], files[0], choice)
     for other, where in zip(tables[1:], files[1:], strict=True):
         if missing := [each for each in (label, *features) if each not in other]:
@@ -161,10 +162,8 @@ def table_dataset(
                 f"{where} has no column {missing[0]!r}, which {files[0]} has: give both the same columns"
             )
 
-    def column(name: str) -> list[_Column]:
-        return [
-            _Column(each[name], where, name, first_row) for each, where in zip(tables, files, strict=True)
-        ]
+    def column(name: str) -> list[Column]:
+        return [Column(each[name], where, name, first_row) for each, where in zip(tables, files, strict=True)]
 
     blocks = [_feature(column(each), choice) for each in features]
     x = [np.concatenate(parts, axis=1, dtype=np.float32) for parts in zip(*blocks, strict=True)]
@@ -178,100 +177,51 @@ def table_dataset(
     return Dataset.from_arrays(x[0], y[0], name=name, num_classes=len(classes), class_names=names, **held_out)
 
 
-def _feature(columns: list["_Column"], choice: Choice) -> list[np.ndarray]:
+def _feature(columns: list["Column"], choice: Choice) -> list[np.ndarray]:
     """What becomes of one column, float `[N, f]`, in the pool and in what is held out."""
     first = columns[0]
     values = [] if first.name in choice.categorical else [each.values() for each in columns]
     if not values or values[0].dtype.kind in "US":
-        words = [each.words() for each in columns]
+        named = first.name in choice.categorical
+        words = [each.words(EMPTY[:1] if named else EMPTY) for each in columns]
         known = np.unique(words[0])
         if len(known) > MOST_CATEGORIES:
             raise DataError(
                 f"{first.file}: column {first.name!r} holds {len(known):,} different words: leave it out by "
                 f"drop={first.name} if it names the rows; text must be made numbers first"
             )
+        if not named and FEW_ROWS < len(known) == len(words[0]):
+            _warn_of_names(first, "holds another word in each row")
         one_hot = np.eye(len(known))
         return [one_hot[each.numbered(word, known)] for each, word in zip(columns, words, strict=True)]
     numbers = []
     for each, found in zip(columns, values, strict=True):
         if found.dtype.kind in "US":
             raise each.error(0, f"holds {str(found[0])!r}, and numbers in {first.file}: mend it")
-        numbers.append(found.astype(np.float64)[:, None])
+        numbers.append(each.finite(found)[:, None])
+    if (
+        numbers[0].dtype.kind in "iu"
+        and len(numbers[0]) > FEW_ROWS
+        and (np.diff(numbers[0][:, 0]) == 1).all()
+    ):
+        _warn_of_names(first, "numbers the rows")
     if choice.standardise:
         mean, spread = numbers[0].mean(), numbers[0].std()
         numbers = [(each - mean) / (spread or 1.0) for each in numbers]
+    elif is_lost_in_float32(numbers[0][:, 0]):
+        raise DataError(
+            f"{first.file}: column {first.name!r} holds numbers like {numbers[0][0, 0]:.15g}, whose differences 32 bits do "
+            f"not hold: add standardise, or leave it out by drop={first.name}"
+        )
     return numbers
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Column:
-    """One column of a file, `[N]`, and where it is."""
-
-    cells: np.ndarray
-    file: str
-    name: str
-    first_row: int
-
-    def error(self, row: int, what: str) -> DataError:
-        """One that names file, row and column."""
-        return DataError(f"{self.file} row {row + self.first_row}, column {self.name!r} {what}")
-
-    def words(self) -> np.ndarray:
-        """Its cells as words, none of them empty."""
-        cells = self.cells
-        if cells.dtype == object and cells[0] is NESTED:
-            raise DataError(
-                f"{self.file}: column {self.name!r} holds lists: leave it out by drop={self.name}, or make columns of it"
-            )
-        words = np.array([str(cell).strip() for cell in cells.tolist()])
-        if (empty := np.isin(np.char.lower(words), EMPTY)).any():
-            row = int(empty.argmax())
-            what = f"holds {str(words[row])!r}" if words[row] else "is empty"
-            raise self.error(row, f"{what}: fill it in, or leave the row out")
-        return words
-
-    def values(self, *, mixed: bool = False) -> np.ndarray:
-        """Its cells as numbers where all of them are, else as words; numbers among words only where that may be, `mixed`."""
-        if self.cells.dtype.kind in "bui":
-            return self.cells
-        if self.cells.dtype.kind == "f":
-            if (empty := np.isnan(self.cells)).any():
-                raise self.error(int(empty.argmax()), "is empty (NaN): fill it in, or leave the row out")
-            return self.cells
-        words = self.words()
-        if np.isin(lower := np.char.lower(words), TRUTHS).all():
-            return lower == "true"
-        unfit = [row for row, word in enumerate(words.tolist()) if not _is_number(word)]
-        if unfit and len(unfit) < len(words) and not mixed:
-            raise self.error(
-                unfit[0],
-                f"holds {str(words[unfit[0]])!r}, and other rows numbers: mend it, or call the column one of words by "
-                f"categorical={self.name}",
-            )
-        return words if unfit else words.astype(np.float64)
-
-    def classes(self, labels: np.ndarray) -> np.ndarray:
-        """The classes of a label, sorted: words, or whole numbers."""
-        if labels.dtype.kind == "f":
-            if not (whole := labels == np.floor(labels)).all():
-                row = int(whole.argmin())
-                raise self.error(row, f"holds {labels[row]:g}, and a label is no fraction: name another")
-            labels = labels.astype(np.int64)
-        classes = np.unique(labels)
-        if len(classes) == len(labels) > 2:
-            raise DataError(
-                f"{self.file}: every row has a label of its own in column {self.name!r}: name the label's as label=NAME"
-            )
-        return classes
-
-    def numbered(self, cells: np.ndarray, known: np.ndarray) -> np.ndarray:
-        """The position of every cell among known values, ascending, int `[N]`."""
-        if (cells.dtype.kind in "US") != (known.dtype.kind in "US"):
-            raise self.error(0, f"holds {cells[0]!s}, which no row of the pool has: leave the row out")
-        if (new := ~np.isin(cells, known)).any():
-            row = int(new.argmax())
-            raise self.error(row, f"holds {cells[row]!s}, which no row of the pool has: leave the row out")
-        return np.searchsorted(known, cells)
+def _warn_of_names(column: Column, what: str) -> None:
+    """Of a column by which a model could learn every row by heart."""
+    warnings.warn(
+        f"{column.file}: column {column.name!r} {what}: if it names them, leave it out by drop={column.name}",
+        stacklevel=6,
+    )
 
 
 def _names(value: str) -> tuple[str, ...]:
@@ -281,7 +231,8 @@ def _names(value: str) -> tuple[str, ...]:
 def _columns(table: Mapping[str, np.ndarray], file: str, choice: Choice) -> tuple[str, list[str]]:
     """The label's column, and those of the features in the order of the file."""
     there = ", ".join(table)
-    label = choice.label or next((each for each in LABELS if each in table), "")
+    by_small = {name.lower(): name for name in reversed(list(table))}
+    label = choice.label or next((by_small[each] for each in LABELS if each in by_small), "")
     if not label:
         raise DataError(
             f"{file} has no column {', '.join(LABELS)}: name the label's as label=NAME of {there}"
@@ -302,47 +253,23 @@ def _columns(table: Mapping[str, np.ndarray], file: str, choice: Choice) -> tupl
 
 
 def _read_csv(path: str) -> dict[str, np.ndarray]:
-    """Columns of words by name; commas, semicolons or tabs, whichever the header has most of."""
+    """Columns of words by name, without those that have none."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            file.seek(0)
-            rows = list(csv.reader(file, delimiter=max(",;\t", key=header.count), strict=True))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no UTF-8 ({one_line(error)}): save it as UTF-8") from error
-    except csv.Error as error:
-        raise DataError(f"{path} cannot be read as CSV ({one_line(error)}): see to its quotes") from error
-    lines = [(number, row) for number, row in enumerate(rows, 1) if row]
-    if len(lines) < 2:
-        raise DataError(f"{path} has no rows below its header: give examples")
-    names = [name.strip() for name in lines[0][1]]
-    for number, row in lines[1:]:
-        if len(row) != len(names):
-            raise DataError(
-                f"{path} row {number - 1} has {len(row)} cells, and the header {len(names)}: quote cells that hold commas"
-            )
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{path} has two columns {twice!r}: rename one")
-    if all(_is_number(name) for name in names):
-        raise DataError(
-            f"{path} has no header, but {', '.join(names[:3])} ...: name the columns in its first line"
-        )
-    columns = dict(zip(names, map(np.array, zip(*(row for _, row in lines[1:]), strict=True)), strict=True))
-    if "" in columns:
+        names, rows = split_header(read_rows(path))
+    except OSError:
+        raise
+    except ValueError as error:
+        raise DataError(f"{path} {error}") from error
+    named = [place for place, name in enumerate(names) if not is_unnamed(name)]
+    if len(named) < len(names):
         warnings.warn(
             f"{path}: the column without a name, as pandas writes its index, is left out", stacklevel=4
         )
-        del columns[""]
-    return columns
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
+    found = [names[place] for place in named]
+    if len(set(found)) < len(found):
+        twice = next(name for name in found if found.count(name) > 1)
+        raise DataError(f"{path} has two columns {twice!r}: rename one")
+    return {names[place]: np.array([row[place] for row in rows]) for place in named}
 
 
 def _read_parquet(path: str) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ from typing import Any, get_args
 from lira.data.dataset import Dataset
 from lira.engine.plan import Plan, plan
 from lira.engine.progress import duration, size_in_words
+from lira.faults import whose
 from lira.learning.accounting import guarantee
 from lira.learning.learner import Learner
 from lira.store.config import Config, ConfigError, as_dict, build, read_directory
@@ -222,6 +223,8 @@ def plan_grid(path: Place | None, settings: Sequence[Setting], dataset: Dataset)
         try:
             _check(each.config, dataset)
         except ValueError as error:
+            if whose(error) != "input":
+                raise
             raise ConfigError(f"setting {each.name}: {error}") from error
     plans = {}
     for each in settings:

@@ -104,6 +104,11 @@ def to_signals(
         convert = {"losses": phi_from_losses, "confidences": phi_from_confidences}.get(kind)
         phi = np.asarray(convert(values) if convert else values, np.float64)
         _check_nan(phi)
+        if kind == "phi" and phi.size > 1 and phi.min() >= 0 and phi.max() <= 1:
+            raise ValueError(
+                "looks like confidences, for all of it lies in [0, 1], and phi is log(p / (1 - p)), of any size and sign: give it "
+                "as confidences"
+            )
         return {"phi": phi}, None
     signals = {name: np.empty(values.shape[:2]) for name in ("phi", "entropy", "modified_entropy")}
     correct = np.empty(len(values), bool)

@@ -8,6 +8,7 @@ import dataclasses
 import math
 import os
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ import numpy as np
 from lira.attacks.suite import Pool
 from lira.data.files import Rows, read_array
 from lira.exchange.confidences import KINDS, as_keep, as_labels, convert_models, located, pair_order
-from lira.membership import related_rows
+from lira.membership import pair_rows, related_rows
 from lira.scoring import HELD
 from lira.signals import ModelRows, replace_saturated
 
@@ -100,9 +101,15 @@ def read_audit(
     M, N = shape[:2]
     labels = _labels(files.get("labels"), N)
     keep = _membership(files["keep"], (M, N))
+    _check_axes(keep, values.name)
     member, sources = None, [values]
     if "target" in files:
         target = _as_rows(files["target"], len(shape))
+        if target.array.shape[1:] != tuple(shape[1:]):
+            raise AuditError(
+                f"{target.name}: has shape {tuple(target.array.shape)}, and {values.name} {tuple(shape)}: all axes but the first "
+                f"must agree"
+            )
         member = _membership(files["member"], (target.array.shape[0], N))
         sources.append(target)
     _check_sides(keep, member, files["keep"].name)
@@ -170,8 +177,12 @@ def _membership(file: _File, shape: tuple[int, int]) -> np.ndarray:
     values = np.asarray(file.array)
     if values.ndim == 1 and shape[0] == 1:
         values = values[None]
+    if values.shape == (shape[1], 1) and shape[0] == 1:
+        values = values.T
     if values.shape != shape:
         turned = ": transpose it" if values.shape == shape[::-1] else ""
+        if not turned and values.dtype.kind in "iu" and values.size and 1 < values.max() < shape[1]:
+            turned = ": of indices of members make a mask, mask = np.zeros(N, bool), mask[indices] = True"
         raise AuditError(
             f"{file.name}: must be [{shape[0]}, {shape[1]}], models and examples as in the values; got shape "
             f"{values.shape}{turned}"
@@ -185,6 +196,21 @@ def _labels(file: _File | None, num_examples: int) -> np.ndarray | None:
         return None
     with located(file.name, AuditError):
         return as_labels(np.asarray(file.array), num_examples)
+
+
+def _check_axes(keep: np.ndarray, name: str) -> None:
+    """Models and examples in each other's places: columns are complementary pairs, which chance makes of none of so many."""
+    M, N = keep.shape
+    if max(N, 20) < M and len(pair_rows(keep.T)) == N:
+        raise AuditError(
+            f"{name}: holds {M:,} models of {N:,} examples, of which each has a complementary mate: models and examples have "
+            f"changed places, so transpose values and memberships"
+        )
+    if M > N:
+        warnings.warn(
+            f"{name}: is read as {M:,} models of {N:,} examples: if it is the other way round, transpose values and memberships",
+            stacklevel=4,
+        )
 
 
 def _check_sides(keep: np.ndarray, member: np.ndarray | None, name: str) -> None:

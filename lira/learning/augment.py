@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lira.learning.choices import check_choices
+from lira.fields import check_fields
 
 __all__ = ["ORIGINAL_BATCH", "Mixed", "Queries", "augment", "mixed", "query_views"]
 
@@ -38,7 +38,7 @@ class Queries:
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        check_choices(self, "queries")
+        check_fields(self, "queries.")
         if self.shift < 0:
             raise ValueError(f"queries.shift must not be negative; got {self.shift}")
         if not 0 < self.temperature < float("inf"):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lira.learning.choices import check_choices
+from lira.fields import check_fields
 from lira.learning.forward import Array, forward
 from lira.learning.losses import cross_entropy, divergence
 from lira.learning.recipe import Recipe
@@ -32,7 +32,7 @@ class Imitation:
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        check_choices(self, "imitation")
+        check_fields(self, "imitation.")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"imitation.warmup must be in [0, 1); got {self.warmup}")
         for name in ("weight", "temperature"):

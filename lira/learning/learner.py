@@ -48,6 +48,11 @@ class Learner:
         proven = guarantee(recipe, dataset.num_examples, share)
         return cls(module, recipe, steps, share=share, guarantee=proven)
 
+    @property
+    def batch(self) -> int:
+        """Places for examples in one step, of which private training fills as many as its coins say."""
+        return self.recipe.batch_size if self.guarantee is None else self.guarantee.max_batch
+
     def key(self, index: Array | int) -> jax.Array:
         """That of model `index`, see `model_key`."""
         return model_key(self.recipe.seed, index)

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from lira.fields import check_fields
+
 __all__ = ["Privacy"]
 
 # Beyond it nothing is promised, and less noise than it takes is hardly any.
@@ -26,6 +28,7 @@ class Privacy:
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        check_fields(self, "recipe.privacy.")
         if not 0 < self.clip <= math.inf:
             raise ValueError(f"recipe.privacy.clip must be positive; got {self.clip:g}")
         if math.isinf(self.clip) and self.epsilon != math.inf:

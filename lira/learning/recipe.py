@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from lira.fields import check_fields
 from lira.learning.augment import check_augmentation
-from lira.learning.choices import check_choices
 from lira.learning.privacy import Privacy
 from lira.signals import checkpoint_fraction, checkpoints, entropy, modified_entropy
 
@@ -85,7 +85,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        check_choices(self, "recipe")
+        check_fields(self, "recipe.")
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"recipe.{name} must be at least 1; got {getattr(self, name)}")

@@ -153,8 +153,7 @@ def train_step(
     taught: Any = None,
 ) -> tuple[ModelState, jax.Array]:
     """Train one model for step `step` of an epoch in the order of `epoch_order`; return its new state and the loss."""
-    size = learner.recipe.batch_size if learner.guarantee is None else learner.guarantee.max_batch
-    batch = jax.lax.dynamic_slice_in_dim(jnp.asarray(order), step * size, size)
+    batch = jax.lax.dynamic_slice_in_dim(jnp.asarray(order), step * learner.batch, learner.batch)
     step_key = _step_key(key, epoch, step)
     packed, loss = _packed_step(learner, state, _packed(learner, state), step_key, batch, x, y, taught)
     return _converted(unpack, packed, state), loss

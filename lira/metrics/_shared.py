@@ -60,11 +60,9 @@ def check_scores(scores: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.n
     """Return scores, see `native_floats`, and keep as arrays `[T, N]`; raise ValueError for other shapes, types, and NaN."""
     scores, keep = native_floats(scores), np.asarray(keep)
     if scores.ndim != 2 or scores.size == 0:
-        raise ValueError(f"scores must be [targets, examples] and not empty; got shape {scores.shape}")
-    if keep.shape != scores.shape or keep.dtype != bool:
-        raise ValueError(
-            f"keep must be bool of shape {scores.shape} like scores; got {keep.dtype} of shape {keep.shape}"
-        )
+        one = ": of one target scores[None] and keep[None]" if scores.ndim == 1 and scores.size else ""
+        raise ValueError(f"scores must be [targets, examples] and not empty; got shape {scores.shape}{one}")
+    require_bool(keep, scores.shape, "scores")
     nan = np.isnan(scores)
     if nan.any():
         target, example = np.argwhere(nan)[0]
@@ -73,6 +71,22 @@ def check_scores(scores: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.n
             f"are not scored (metrics.scored_part)"
         )
     return scores, keep
+
+
+def require_bool(keep: np.ndarray, shape: tuple[int, ...], like: str) -> None:
+    """Raise ValueError where memberships are of another type or shape than scores or signals, `like`, have."""
+    if keep.shape == shape and keep.dtype == bool:
+        return
+    how = ""
+    if keep.shape != shape and keep.shape == shape[::-1]:
+        how = ": transpose it"
+    elif keep.shape == shape and keep.dtype.kind in "iuf" and np.isin(keep, (0, 1)).all():
+        how = ": of 0 and 1 keep.astype(bool)"
+    elif keep.dtype.kind in "iu" and keep.size and keep.max() > 1:
+        how = ": of indices of members make a mask, keep[model, indices] = True"
+    raise ValueError(
+        f"keep must be bool of shape {shape} like {like}; got {keep.dtype} of shape {keep.shape}{how}"
+    )
 
 
 def scored_part(scores: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

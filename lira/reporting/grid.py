@@ -17,6 +17,7 @@ from lira.data.dataset import Dataset
 from lira.engine.fill import train
 from lira.engine.grid import GridPlan, Setting, plan_grid, require_same_runs, settings_of
 from lira.engine.progress import Progress
+from lira.faults import is_out_of_memory, whose
 from lira.reporting.grid_document import grid_document, grid_page, in_sentences
 from lira.reporting.grid_figures import AttackRate, GridFigures, Measurement, measure_grid
 from lira.reporting.grid_plots import panels, plot_grid
@@ -67,7 +68,7 @@ def grid(
     """Train, attack and report every combination of some fields' values on the same memberships, and compare them.
 
     The same call goes on after an interrupt; a setting that is complete is not touched. Cheap settings come first. One
-    that fails is named by a warning, and the others go on.
+    that cannot be completed (its models diverge, memory or disk run out) is named by a warning, and the others go on.
 
     Args:
         path: of the grid's directory, in which each setting has a run directory of its own.
@@ -86,6 +87,7 @@ def grid(
         ConfigError: a field cannot be varied, or a value or combination does not fit; nothing is written then.
         RunError: a run of another configuration is where a setting's is to be; or no setting is complete.
         ValueError: there is no such attack.
+        Exception: a setting ends in a fault, of lira or of a module of the user's; what is done is kept.
     """
     chosen = select_attacks([*attacks, *filter(None, [headline])]) if attacks else None
     if headline is not None and headline not in ATTACKS:
@@ -104,8 +106,12 @@ def grid(
             runs[setting.name] = _completed(
                 path / setting.directory, dataset, setting.config, attacks, show_progress, progress
             )
-        except (ValueError, OSError, RuntimeError, MemoryError) as error:
-            failed[setting.name] = " ".join(str(error).split())
+        except Exception as error:
+            # A fault, of lira or of a user's module, would be in other settings as well, unseen.
+            if not is_out_of_memory(error) and whose(error) != "input":
+                raise
+            why = f"out of memory: {error}" if is_out_of_memory(error) else str(error)
+            failed[setting.name] = " ".join(why.split())
             python_warnings.warn(f"setting {setting.name} is left out: {failed[setting.name]}", stacklevel=2)
     if not runs:
         raise RunError(f"{path}: no setting could be completed: {next(iter(failed.values()))}")

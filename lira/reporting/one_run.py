@@ -98,6 +98,12 @@ class CanaryAudit:
             f"{self.curve.auc:.3f} by {self.attack}.",
             found,
         ]
+        if bound.epsilon:
+            right = 100 / (1 + math.exp(-bound.epsilon))
+            said.append(
+                f"With that epsilon a guess whether one example was trained on may be right in {right:.1f} of 100 cases, where a "
+                f"coin is in 50."
+            )
         if self.contradicts:
             assert self.proven is not None
             said.append(

@@ -42,14 +42,14 @@ def style(ax: Axes, size: float, grid: Literal["both", "x"] = "both") -> None:
 
 
 @unstyled
-def plot_roc(curves: Mapping[str, Roc | Curve], ax: Axes | None = None) -> Axes:
+def plot_roc(curves: Mapping[str, Roc | Curve] | Roc, ax: Axes | None = None) -> Axes:
     """Draw ROC curves with their 95 % bands on log-log axes, from the resolution floor to 1.
 
     Curves are steps, because only realised operating points exist. The zone below the floor, where an FPR would mean
     less than one false positive, is shaded.
 
     Args:
-        curves: by attack, from `metrics.roc`, or thinned already; each in the ink that is its own on every page.
+        curves: by attack, from `metrics.roc`, or thinned already; each in the ink that is its own on every page. Or one.
         ax: axes to draw on; None makes a figure of its own (`result.figure`).
 
     Returns:
@@ -57,6 +57,8 @@ def plot_roc(curves: Mapping[str, Roc | Curve], ax: Axes | None = None) -> Axes:
     """
     if ax is None:
         ax = Figure(figsize=ROC_SIZE, layout="constrained").add_subplot()
+    if isinstance(curves, Roc):
+        curves = {"attack": curves}
     drawn = inks(curves)
     curves = {name: thinned(each) if isinstance(each, Roc) else each for name, each in curves.items()}
     floor = min((curve.floor for curve in curves.values()), default=1e-3)

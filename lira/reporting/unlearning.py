@@ -1,5 +1,6 @@
 """What an unlearning found, for people: metrics.json, figures, a table and a self-contained page."""
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -28,6 +29,8 @@ from lira.reporting.unlearning_plots import method_row, plot_methods, plot_reque
 from lira.reporting.unlearning_tables import page_cards
 from lira.reporting.write import png, write_document
 from lira.store.config import as_dict
+from lira.store.proven import proven_of
+from lira.store.run import Run
 from lira.unlearning.directory import Measurements, Unlearning, measurements
 
 __all__ = ["exposed_figure", "report_unlearning", "write_unlearning_report"]
@@ -113,12 +116,28 @@ def _facts(unlearning: Unlearning) -> dict[str, str]:
         "models": f"{config.pool.num_models} of each kind and request, from {before.path}",
         "forget set": f"{forgotten}, {', '.join(str(each.sum()) for each in requests)} examples",
         "recipe": named_values(as_dict(config.pool.recipe)),
+        **_proven(before),
         **{
             f"method {name}": named_values(config.method[name])
             for name in config.methods
             if config.method.get(name)
         },
         "versions": named_values(before.provenance["versions"]),
+    }
+
+
+def _proven(before: Run) -> dict[str, str]:
+    """What is proven where the recipe is private, and of what it is not."""
+    proven = proven_of(before.path, before.provenance)
+    if proven is None:
+        return {}
+    if math.isinf(proven.epsilon):
+        return {"proven": str(proven)}
+    return {
+        "proven": f"{proven}. It holds of each original model and of each retrained one. Of both together, before and after, it "
+        f"is twice as much ({2 * proven.epsilon:.4g} at {2 * proven.delta:g}) for an example that both hold, and no more than "
+        f"once for one that was forgotten. It is of one example: that models which forgot nothing are like retrained ones "
+        f"follows of a request of k examples to k times epsilon alone"
     }
 
 

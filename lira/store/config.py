@@ -8,15 +8,15 @@ import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import numpy as np
 
 from lira.data.canaries import Canaries
 from lira.data.huggingface import absolute_hub_source
 from lira.data.tables import absolute_source
+from lira.fields import check_fields, table_of, typed
 from lira.learning.augment import Queries
-from lira.learning.choices import check_numbers
 from lira.learning.recipe import Recipe, check_signals
 from lira.membership import Membership
 from lira.store.checksums import CHECKSUMS, parsed_json, toml_body
@@ -46,7 +46,6 @@ __all__ = [
     "read_directory",
     "read_provenance",
     "read_table",
-    "table_of",
 ]
 
 # The data set of a run whose models other code trained: it has no recipe, and its memberships are of any design.
@@ -89,7 +88,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        check_numbers(self)
+        check_fields(self)
         if self.dataset != IMPORTED:
             self.membership.check(self.num_models)
         if self.membership.design == "all" and self.canaries is None:
@@ -322,44 +321,16 @@ def build(
                 raise ConfigError(f"{path}: {prefix + key!r} must be a table, [{prefix}{key}]; got {value!r}")
             values[key] = build(inner, value, path, f"{prefix}{key}.")
         else:
-            values[key] = _typed(value, expected, path, prefix + key)
+            try:
+                values[key] = typed(value, expected, prefix + key)
+            except ValueError as error:
+                raise ConfigError(f"{path}: {error}") from error
     try:
         return make(**values)
     except ConfigError:
         raise
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
-
-
-def table_of(kind: Any) -> Any:
-    """The dataclass that a field of this type is a table of, also where there may be none; None for plain values."""
-    for each in (kind, *get_args(kind)):
-        if isinstance(each, type) and dataclasses.is_dataclass(each):
-            return each
-    return None
-
-
-def _typed(value: Any, expected: Any, path: str, key: str) -> Any:
-    if expected is float and (type(value) is int or value == "inf"):
-        return float(value)
-    if get_origin(expected) is tuple:
-        each, names = get_args(expected)[0], {str: "strings", int: "whole numbers"}
-        if not isinstance(value, list | tuple) or not all(type(item) is each for item in value):
-            raise ConfigError(f"{path}: {key!r} must be a list of {names[each]}; got {value!r}")
-        return tuple(value)
-    if get_origin(expected) is dict:
-        if not isinstance(value, dict) or not all(isinstance(each, dict) for each in value.values()):
-            raise ConfigError(f"{path}: {key!r} must hold tables, [{key}.NAME]; got {value!r}")
-        return value
-    if get_origin(expected) is Literal:
-        expected = str  # which word it may be, the dataclass says
-    kinds = get_args(expected) or (expected,)
-    if type(value) not in kinds:
-        names = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
-        raise ConfigError(
-            f"{path}: {key!r} must be {' or '.join(names[each] for each in kinds)}; got {value!r}"
-        )
-    return value
 
 
 def _nearest(key: str, known: dict[str, Any], prefix: str, also: Sequence[str]) -> str:

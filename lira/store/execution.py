@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from lira.learning.choices import check_choices
+from lira.fields import check_fields
 from lira.learning.convolution import Lowering
 
 __all__ = ["Execution"]
@@ -27,6 +27,7 @@ class Execution:
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        check_fields(self, "execution.")
         for name in ("width", "workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"execution.{name} must be 0 (automatic) or more; got {getattr(self, name)}")
@@ -38,4 +39,3 @@ class Execution:
             raise ValueError(
                 f"execution.devices must be different indices from 0 on; got {list(self.devices)}"
             )
-        check_choices(self, "execution")

@@ -80,8 +80,8 @@ def require_same_data(path: Place, config: Config, provenance: Mapping[str, Any]
         reason = "contents, labels or order differ"
         if provenance.get("reading", 1) != READING and config.dataset == dataset.name:
             reason = (
-                "the same files and arrays may be read otherwise by this version: transparent pixels, rows of bytes, images "
-                "of 16 bits or of other whole numbers; go on with the version that began the run, or train anew"
+                "the same files and arrays may be read otherwise by this version: transparent pixels, images that EXIF "
+                "turns, rows of bytes, images of 16 bits or of other whole numbers; go on with the version that began the run, or train anew"
             )
         raise RunError(
             f"{path}: is a run of other data: {config.dataset} with fingerprint {fingerprint[:12]}, and this is "

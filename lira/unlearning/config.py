@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 
 from lira.data.dataset import Dataset
-from lira.learning.choices import check_choices, check_numbers
+from lira.fields import check_fields
 from lira.membership import keep_mask
 from lira.signals import checkpoints
 from lira.store.config import (
@@ -39,6 +39,9 @@ __all__ = [
     "with_options",
 ]
 
+# What is proven of private models is proven of these, too: one leaves them as they are, one trains by the same recipe.
+PROVEN = ("none", RETRAIN)
+ALL = (*PROVEN, *(name for name in METHODS if name not in PROVEN))
 ForgetKind = Literal["random", "class", "vulnerable", "given"]
 
 
@@ -64,8 +67,7 @@ class Forget:
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        check_choices(self, "forget")
-        check_numbers(self, "forget.")
+        check_fields(self, "forget.")
         for name in ("size", "requests"):
             if getattr(self, name) < 1:
                 raise ValueError(
@@ -93,14 +95,15 @@ class UnlearnConfig:
     """Of the models that are to forget, and of those that are retrained beside them."""
     run: str = ""
     """A run that saved its parameters; empty trains one."""
-    methods: tuple[str, ...] = ("none", RETRAIN, *list(METHODS)[1:])
-    """Methods by name, or your own by dotted path."""
+    methods: tuple[str, ...] = ()
+    """Methods by name, or your own by dotted path; empty takes all, of private models none and retrain."""
     forget: Forget = field(default_factory=Forget)
     method: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Options of the methods, by name."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        check_fields(self)
         if not self.pool.save_params:
             raise ValueError("save_params must be true: unlearning starts from the saved parameters")
         if self.pool.membership.design != "pairs":
@@ -108,11 +111,22 @@ class UnlearnConfig:
                 f'membership.design is "{self.pool.membership.design}", and unlearning is measured on complementary pairs: '
                 f"leave it out"
             )
+        if self.pool.canaries is not None:
+            raise ValueError(
+                "unlearning is measured on complementary pairs, and canaries have coins of their own: leave [canaries] out"
+            )
+        if not self.methods:
+            object.__setattr__(self, "methods", PROVEN if self.pool.recipe.privacy else ALL)
+        if self.pool.recipe.privacy and (public := [name for name in self.methods if name not in PROVEN]):
+            raise ValueError(
+                f"recipe.privacy: {', '.join(public)} would go on from private models without clipping or noise, and nothing "
+                f'would be proven of what they leave: methods = ["{PROVEN[0]}", "{PROVEN[1]}"], or leave recipe.privacy out'
+            )
         if not self.run and (names := checkpoints(self.pool.signals)):
             raise ValueError(
                 f"signals: an unlearning keeps no checkpoints of training; leave out {', '.join(names)}"
             )
-        if not self.methods or len(set(self.methods)) < len(self.methods):
+        if len(set(self.methods)) < len(self.methods):
             raise ValueError(f"methods must be named, each once; got {list(self.methods)}")
         for name in (*self.methods, *self.method):
             method_options(name, self.method.get(name, {}))

@@ -99,7 +99,7 @@ def _step_operations(learner: Learner, dataset: Dataset) -> int:
     """Multiplications of one training step of one model."""
     key = learner.key(0)
     state = jax.eval_shape(partial(init_model, learner), key, dataset.x[:1])
-    order = jax.ShapeDtypeStruct((learner.recipe.batch_size,), jnp.int32)
+    order = jax.ShapeDtypeStruct((learner.batch,), jnp.int32)
     step = partial(train_step, learner)
     return operations(jax.make_jaxpr(step)(state, key, 0, 0, order, dataset.x, dataset.y).jaxpr)
 

@@ -78,8 +78,23 @@ BAD = {
     "negative": ({"y": [0, 1, 0, 1, -1, 0]}, "y row 4 holds label -1"),
     "fractional": ({"y": [0, 1, 0.5, 1, 0, 0]}, "y row 2 holds label 0.5, not a whole number"),
     "nan label": ({"y": [0, 1, np.nan, 1, 0, 0]}, "y row 2 holds label nan, not a whole number"),
-    "names": ({"y": list("abcabc")}, "y must hold numbers; got dtype <U1: map the classes"),
-    "one-hot": ({"y": np.eye(6)}, r"y must be \[N\].*got shape \(6, 6\).*argmax one-hot"),
+    "times": (
+        {"y": np.arange(6).astype("M8[D]")},
+        r"y must hold numbers or words; got dtype datetime64\[D\]: map",
+    ),
+    "two-hot": ({"y": np.ones((6, 2))}, r"y must be \[N\].*got shape \(6, 2\).*argmax one-hot"),
+    "half-hot": ({"y": np.full((6, 2), 0.5)}, r"y must be \[N\].*got shape \(6, 2\)"),
+    "new word": (
+        {"y": list("ababab"), "x_test": ROWS, "y_test": list("abcabc")},
+        "y_test row 2 holds 'c', which is none",
+    ),
+    "ragged": ({"x": [[1, 2], [3]] * 3}, "x has rows of different lengths"),
+    "channels first": ({"x": np.ones((6, 3, 8, 8), np.uint8)}, r"channels first.*x\.transpose\(0, 2, 3, 1\)"),
+    "channel first": ({"x": np.ones((6, 1, 8, 6))}, r"channels first.*x\.transpose\(0, 2, 3, 1\)"),
+    "identifiers": (
+        {"x": 10**18 + np.arange(12).reshape(6, 2)},
+        "x column 0 holds numbers like 1e.18, whose differences",
+    ),
     "huge": ({"y": [0, 1, 2**40, 1, 0, 0]}, "y row 2 holds label 1099511627776"),
     "gap": ({"y": [0, 1, 3, 0, 1, 3]}, "class 2 of 0..3 has no example in y"),
     "last class": ({"num_classes": 3}, "class 2 of 0..2 has no example in y"),
@@ -120,6 +135,45 @@ def test_bad_arrays_are_refused_in_one_line(changes, message):
     assert "\n" not in str(caught.value)
 
 
+def test_labels_as_others_hold_them():
+    """Words, columns, one-hot rows, tables of pandas."""
+    pandas = pytest.importorskip("pandas")
+    words = ["no", "yes", "no", "yes", "no", "no"]
+    numbers = [0, 1, 0, 1, 0, 0]
+    for y in (words, np.array(words, object), pandas.Series(words), pandas.Series(words, dtype="category")):
+        dataset = Dataset.from_arrays(ROWS, y, x_test=ROWS[:1], y_test=["yes"])
+        assert (dataset.y.tolist(), dataset.class_names) == (numbers, ("no", "yes"))
+        assert dataset.y_test is not None
+        assert dataset.y_test.tolist() == [1]
+    for y in (np.eye(2)[numbers], np.array(numbers)[:, None], pandas.DataFrame({"y": numbers})):
+        dataset = Dataset.from_arrays(ROWS, y)
+        assert (dataset.y.tolist(), dataset.class_names) == (numbers, ())
+    named = Dataset.from_arrays(ROWS, words, class_names=("yes", "no"))
+    assert (named.y.tolist(), named.class_names) == ([1, 0, 1, 0, 1, 1], ("yes", "no"))
+
+
+def test_features_as_others_hold_them():
+    pandas, sparse = pytest.importorskip("pandas"), pytest.importorskip("scipy.sparse")
+    y = [0, 1, 0, 1, 0, 0]
+    mixed = pandas.DataFrame({"a": ROWS[:, 0], "b": [True, False] * 3})
+    expected = np.stack([ROWS[:, 0], [1, 0] * 3], axis=1).astype(np.float32)
+    np.testing.assert_array_equal(Dataset.from_arrays(mixed, y).x, expected)
+    np.testing.assert_array_equal(Dataset.from_arrays(sparse.csr_matrix(ROWS), y).x, ROWS.astype(np.float32))
+    # Wide or long signals of few channels are no images, and float32 holds these numbers as they are.
+    assert Dataset.from_arrays(np.ones((6, 1, 128, 9)), y).x.shape == (6, 1, 128, 9)
+    assert Dataset.from_arrays(np.array([[2.0**30, 2.0**30 + 128]] * 3).reshape(6, 1), y).x.shape == (6, 1)
+
+
+def test_images_that_look_unscaled_are_told():
+    y = [0, 1, 0, 1, 0, 0]
+    with pytest.warns(UserWarning, match=r"whole numbers up to 200 as floats.*x\.astype\(np\.uint8\)"):
+        Dataset.from_arrays(np.full((6, 4, 4, 1), 200.0), y)
+    with pytest.warns(
+        UserWarning, match=r"reaches 4,000 of the 65,535 .* \[-1, -0.88\]: multiply it, as by 16"
+    ):
+        Dataset.from_arrays(np.full((6, 4, 4, 1), 4000, np.uint16), y)
+
+
 def test_the_constructor_converts_nothing():
     with pytest.raises(DataError, match=r"got float64 and int32: use Dataset\.from_arrays"):
         Dataset(np.ones((2, 2)), np.array([0, 1], np.int32), 2, "memory")
@@ -138,7 +192,7 @@ def test_fingerprint_tells_contents_order_and_dtype(x, place, order):
     changed.flat[place] ^= 1
     others = [
         table(x=changed),
-        table(x=x.astype(np.float32)),
+        table(x=x.astype(np.float32) + 0.5),
         table(x=x.reshape(6, 1, 3, 1)),
         table(y=[1, 0] * 3, x=x),
     ]

@@ -72,6 +72,26 @@ def test_csv(tmp_path, text, expected):
     np.testing.assert_array_equal(np.asarray(read_array(tmp_path / "a.csv")), expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "0.5;1\n2;3\n"),
+        ("a.csv", ";0;1\n0;0.5;1\n1;2;3\n"),
+        ("a.tsv", "0.5\t1\n2\t3\n"),
+        ("a.csv", "a|b\n0.5|1\n2|3\n"),
+        ("a.txt", "5.0e-01 1.0e+00\n2.0e+00 3.0e+00\n"),  # np.savetxt
+    ],
+)
+def test_numbers_apart_by_something_else(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    np.testing.assert_array_equal(np.asarray(read_array(tmp_path / name)), [[0.5, 1], [2, 3]])
+
+
+def test_words_of_truth_are_truths(tmp_path):
+    np.save(tmp_path / "a.npy", np.array(["True", "False"]))
+    assert np.asarray(read_array(tmp_path / "a.npy")).tolist() == [True, False]
+
+
 def test_bad_files_are_named_in_one_line(tmp_path):
     np.savez(tmp_path / "two.npz", phi=VALUES, other=VALUES)
     np.save(tmp_path / "text.npy", np.array(["a", "b"]))
@@ -87,6 +107,7 @@ def test_bad_files_are_named_in_one_line(tmp_path):
     (tmp_path / "blank below.csv").write_text(",0,1\n0,1,2\n1,3,\n")
     (tmp_path / "longer.csv").write_text("1,2\n3,4,5\n")
     (tmp_path / "model.pt").write_text("")
+    (tmp_path / "excel.csv").write_text("0,5;1,5\n2,5;3,5\n")
     (tmp_path / "group").mkdir()
     (tmp_path / "group/zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
     for name, message in [
@@ -95,7 +116,7 @@ def test_bad_files_are_named_in_one_line(tmp_path):
         ("two.npz", r"holds phi, other: name one, .*two.npz:phi"),
         ("two.npz:psi", "holds no array 'psi', but phi, other"),
         ("text.npy", "must hold numbers; its dtype is <U1"),
-        ("objects.npy", "cannot be read"),
+        ("objects.npy", "cannot be read: it holds objects of Python, as of rows of different lengths"),
         ("empty.npy", r"is empty: its shape is \(0, 3\)"),
         ("broken.npy", "cannot be read"),
         ("broken.npz", "cannot be read"),
@@ -106,7 +127,8 @@ def test_bad_files_are_named_in_one_line(tmp_path):
         ("blank first.csv", r"the cell in row 1, column 1 is blank"),
         ("blank below.csv", r"the cell in row 2 below the header, column 3 is blank"),
         ("longer.csv", "cannot be read"),
-        ("model.pt", r"is neither \*.npy, \*.npz, \*.csv nor a Zarr array"),
+        ("model.pt", r"is neither \*.npy, \*.npz, \*.csv nor a Zarr array: np.save\(FILE, torch.load"),
+        ("excel.csv", r"holds '0,5': write numbers with a point, 0.5"),
         ("group", "cannot be read"),
     ]:
         with pytest.raises(FileError, match=message) as caught:

@@ -72,10 +72,10 @@ def test_one_colour_image_makes_all_of_them_rgb(tmp_path):
 def test_what_is_left_out_is_counted_by_extension(tmp_path):
     write_images(tmp_path)
     for number in range(5):
-        (tmp_path / "train" / "ant" / f"{number}.GIF").write_bytes(b"GIF89a")
+        (tmp_path / "train" / "ant" / f"{number}.SVG").write_bytes(b"<svg/>")
     (tmp_path / "test" / "bee" / "notes").write_text("")
     with pytest.warns(
-        UserWarning, match=r"left out 5 \.gif, 1 no extension, taken 7 \.png: images end in \.bmp"
+        UserWarning, match=r"left out 5 \.svg, 1 no extension, taken 7 \.png: images end in \.bmp"
     ) as caught:
         assert load_dataset(f"folder:{tmp_path}").num_examples == 6
     assert len(caught) == 1
@@ -229,3 +229,66 @@ def test_unfit_folders(tmp_path, cache, case, message):
         load_dataset(f"folder:{tmp_path}/images")
     assert "\n" not in str(caught.value)
     assert not list(cache.glob("*"))
+
+
+def test_images_are_read_as_they_are_shown(tmp_path):
+    """A phone that is held upright stores its image lying, and says so."""
+    shown = np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3)
+    for name in ("a", "b"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        Image.fromarray(shown).save(tmp_path / "train" / name / "0.png")
+    turned = {3: np.rot90(shown, 2), 6: np.rot90(shown), 8: np.rot90(shown, -1)}
+    for orientation, stored in turned.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(stored.copy()).save(tmp_path / "train" / "a" / f"{orientation}.png", exif=exif)
+    dataset = load_dataset(f"folder:{tmp_path}")
+    np.testing.assert_array_equal(dataset.x, np.broadcast_to(shown, (5, 6, 4, 3)))
+
+
+@pytest.mark.parametrize("extension", [".gif", ".jfif"])
+def test_other_names_of_formats(tmp_path, extension):
+    for name in ("a", "b"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        kind = {".jfif": "JPEG"}.get(extension)
+        Image.new("L", (4, 4), 7).save(tmp_path / "train" / name / f"0{extension}", format=kind)
+    assert (load_dataset(f"folder:{tmp_path}").x == 7).all()
+
+
+def test_what_lies_where_nothing_is_looked_for_is_told(tmp_path):
+    for name in ("train/a", "train/b", "val/a", "Test/b", "notes"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("L", (4, 4), 7).save(tmp_path / name / "0.png")
+    Image.new("L", (4, 4), 7).save(tmp_path / "train" / "loose.png")
+    with pytest.warns(UserWarning) as told:  # noqa: PT030
+        assert load_dataset(f"folder:{tmp_path}").num_examples == 2
+    said = [str(each.message) for each in told]
+    assert any(
+        "left out Test, val: examples are in train, and those held out in test" in each for each in said
+    )
+    assert any("left out 1 .png beside the classes, taken 2 .png" in each for each in said)
+
+
+UNFIT = {
+    "frames": ("train/a/1.tif", r"train/a/1.tif holds 2 images, of which the first would be read"),
+    "classes alone": ("", r"has no directory train: .*; if a, b are its classes, move them into .*/train"),
+    "capital": ("", r"has no directory train: .*, in small letters"),
+    "one class": ("", r"has the directory of one class, a, and a data set needs at least 2 classes"),
+    "others": ("train/a/0.npy", r"train/a has no image, but 1 .npy: add some, convert them"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_a_refused_folder_is_told_what_to_do(tmp_path, case):
+    root = {"classes alone": "", "capital": "Train"}.get(case, "train")
+    for name in ("a",) if case == "one class" else ("a", "b"):
+        (tmp_path / root / name).mkdir(parents=True)
+        if (case, name) != ("others", "a"):
+            Image.new("L", (4, 4), 7).save(tmp_path / root / name / "0.png")
+    if case == "frames":
+        images = [Image.new("L", (4, 4), shade) for shade in (7, 8)]
+        images[0].save(tmp_path / UNFIT[case][0], save_all=True, append_images=images[1:])
+    if case == "others":
+        np.save(tmp_path / UNFIT[case][0], np.zeros(3))
+    with pytest.raises(DataError, match=UNFIT[case][1]):
+        load_dataset(f"folder:{tmp_path}")

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from data_sets import arrays_of, assert_same, table
@@ -64,16 +66,14 @@ def test_unfit_npz_files(tmp_path):
         np.save(file, np.ones(3))
     with pytest.raises(DataError, match="cannot be read"):
         load_dataset(source)
-    np.savez(path, x=np.ones((2, 2)), labels=[0, 1])
-    with pytest.raises(
-        DataError, match="holds labels: the valid names are x, y, x_test, y_test, class_names, files"
-    ):
+    np.savez(path, x=np.ones((2, 2)), groups=[0, 1])
+    with pytest.raises(DataError, match=r"lacks y, and holds x, groups: use np\.savez"):
         load_dataset(source)
     np.savez(path, x=np.ones((2, 2)))
     with pytest.raises(DataError, match="lacks y"):
         load_dataset(source)
     np.savez(path, x=np.array([[{}], [{}]]), y=[0, 1])
-    with pytest.raises(DataError, match=r"cannot be read.*allow_pickle"):
+    with pytest.raises(DataError, match=r"x holds objects of Python, .*save numbers"):
         load_dataset(source)
     with pytest.raises(DataError, match="cannot be read"):
         load_dataset(f"npz:{tmp_path}")
@@ -135,3 +135,60 @@ def test_subsets_leave_the_held_out_set_whole(tmp_path):
 def test_subsets_that_cannot_be_are_refused(num_examples):
     with pytest.raises(DataError, match=rf"must be 0 \(all\) or 10\.\.1797.*got {num_examples}"):
         load_dataset("digits", num_examples=num_examples)
+
+
+USUAL = (
+    ("X", "Y", "X_test", "Y_test"),
+    ("x_train", "y_train", "x_test", "y_test"),
+    ("train_images", "train_labels", "test_images", "test_labels"),
+    ("data", "target", "data_test", "target_test"),
+)
+
+
+@pytest.mark.parametrize("names", USUAL)
+def test_archives_with_the_names_that_others_give(tmp_path, names):
+    x, y = np.ones((4, 3)), np.arange(4) % 2
+    arrays: dict[str, Any] = dict(zip(names, (x, y[:, None], 2 * x, 1 - y), strict=True))
+    np.savez(tmp_path / "a.npz", **arrays)
+    dataset = load_dataset(f"npz:{tmp_path}/a.npz")
+    assert (dataset.y.tolist(), dataset.num_test) == ([0, 1, 0, 1], 4)
+    np.savez(tmp_path / "a.npz", x=x, y=y, val_images=x, groups=y)
+    with pytest.warns(UserWarning, match=r"left out groups, val_images: the names are x, y, x_test, y_test"):
+        assert load_dataset(f"npz:{tmp_path}/a.npz").num_test == 0
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (
+            {"x": np.ones((2, 3)), "X_train": np.ones((2, 3)), "y": [0, 1]},
+            "holds both x and X_train, which are x: leave one",
+        ),
+        (
+            {"arr_0": np.ones((2, 3)), "arr_1": [0, 1]},
+            r"lacks x and y, and holds arr_0, arr_1: use np\.savez",
+        ),
+        (
+            {"x": np.ones((2, 3)), "y": np.array(["a", 1], object)},
+            r"y holds objects of Python.*words, as by y\.astype\(str\)",
+        ),
+    ],
+)
+def test_archives_that_are_told_what_to_do(tmp_path, arrays, message):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(DataError, match=message):
+        load_dataset(f"npz:{tmp_path}/a.npz")
+
+
+def test_a_path_without_its_kind_is_told_which(tmp_path):
+    for source, meant in (
+        ("a/mine.npz", "npz:a/mine.npz"),
+        (str(tmp_path), f"folder:{tmp_path}"),
+        ("cifar10", "tfds:cifar10"),
+    ):
+        with pytest.raises(DataError, match=f"nearest is {meant}"):
+            load_dataset(source)
+    with pytest.raises(
+        DataError, match=r"named by a string, such as npz:PATH; got .*: arrays are lira.Dataset.from_arrays"
+    ):
+        load_dataset(tmp_path)

@@ -116,7 +116,11 @@ BAD = {
     "value": (TABLE, ",label=income,standardise=1", "'standardise=1' is no option"),
     "empty": (TABLE.replace("50,", ","), ",label=income", "row 3, column 'age' is empty: fill it in"),
     "NA": (TABLE.replace("50,", "N/A,"), ",label=income", "row 3, column 'age' holds 'N/A': fill it in"),
-    "infinite": (TABLE.replace("50,", "inf,"), ",label=income", "row 2 holds NaN or infinity"),
+    "infinite": (
+        TABLE.replace("50,", "inf,"),
+        ",label=income",
+        "row 3, column 'age' holds inf, which 32 bits",
+    ),
     "ragged": (
         TABLE.replace("50,", "50,1,"),
         ",label=income",

@@ -309,6 +309,22 @@ BAD = {
         {"phi": PHI, "keep": np.concatenate([np.ones((1, N), bool), KEEP[1:]])},
         "keep.npy: model 0 has only members",
     ),
+    "keep of indices of members": (
+        {"phi": PHI, "keep": np.tile(np.arange(0, N, 2), (M, 1))},
+        r"keep.npy: must be \[10, 200\].*: of indices of members make a mask",
+    ),
+    "models and examples turned": (
+        {"phi": PHI.swapaxes(0, 1), "keep": KEEP.T},
+        r"phi.npy: holds 200 models of 10 examples, .*models and examples have changed places, so transpose",
+    ),
+    "confidences as phi": (
+        {"phi": 1 / (1 + np.exp(-PHI)), "keep": KEEP},
+        r"model 0: looks like confidences, for all of it lies in \[0, 1\]",
+    ),
+    "words": (
+        {"phi": PHI, "keep": np.where(KEEP, "in", "out")},
+        "its dtype is <U3: save numbers, or true and false",
+    ),
     "keep inverted": ({"phi": PHI, "keep": ~KEEP}, r"phi.npy: .*AUC below 0.5\): membership is inverted"),
     "losses as phi": ({"phi": -PHI, "keep": KEEP}, "the values have the wrong sign"),
     "one axis": ({"phi": PHI[0, :, 0], "keep": KEEP}, r"phi.npy: must be \[models, examples, ...\]"),

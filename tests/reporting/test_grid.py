@@ -1,5 +1,6 @@
 """A grid of settings: trained side by side, resumed, and measured against figures that are written out."""
 
+import errno
 import json
 import re
 from dataclasses import replace
@@ -14,6 +15,7 @@ from lira.cli import main
 from lira.epsilon import target_epsilons
 from lira.learning.accounting import Guarantee
 from lira.membership import keep_mask
+from lira.reporting import grid
 from lira.reporting.grid_document import grid_document, in_sentences
 from lira.reporting.grid_figures import AttackRate, Measurement, measure_grid, pareto_front
 from lira.reporting.grid_plots import plot_grid, spread
@@ -98,6 +100,41 @@ def test_the_same_call_goes_on_and_touches_nothing_that_is_done(place):
     assert list(found.runs) == ["learning_rate=0.2", "learning_rate=0.01"]
     assert found.figures.reference == "learning_rate=0.2"  # the configuration as it stands
     assert "left out" not in (place / "grid" / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("first")
+@pytest.mark.parametrize(
+    ("fails", "leaves_out"),
+    [
+        (lambda: keep_mask(0, 3, 4), True),  # lira says no, in a line of its own
+        (lambda: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")), True),
+        (lambda: (_ for _ in ()).throw(MemoryError()), True),
+        (lambda: (_ for _ in ()).throw(RuntimeError("RESOURCE_EXHAUSTED: 8 GB")), True),
+        (lambda: np.zeros(2) + np.zeros(3), False),  # a ValueError that nobody foresaw
+        (lambda: (_ for _ in ()).throw(RuntimeError("a fault")), False),
+        (lambda: {}["missing"], False),
+    ],
+)
+def test_a_fault_stops_the_grid_and_what_a_setting_lacks_leaves_it_out(
+    place, fails, leaves_out, monkeypatch, capsys
+):
+    def reported(run, attacks):
+        return fails() if run.path.name == "learning_rate=0.01" else known(run, attacks)
+
+    known = grid.reported
+    monkeypatch.setattr(grid, "reported", reported)
+    before = times(place / "grid" / "learning_rate=0.01")
+    flags = ["--over", "recipe.learning_rate=0.2,0.01", "--run-dir", str(place / "grid"), *ATTACKS]
+    status, error = main(["grid", str(place / "config.toml"), *flags]), capsys.readouterr().err
+    assert times(place / "grid" / "learning_rate=0.01") == before
+    if leaves_out:
+        assert status == 1
+        assert re.search(r"setting learning_rate=0.01 is left out: \S+", error)
+        assert "Traceback" not in error
+    else:
+        assert status in (2, 70)
+        assert "Traceback" in error
+        assert "left out" not in error
 
 
 @pytest.mark.usefixtures("first")

@@ -7,7 +7,7 @@ import pytest
 
 from lira.cli import main
 from lira.commands import training
-from lira.commands.faults import whose
+from lira.faults import whose
 from lira.membership import keep_mask
 
 

@@ -1,4 +1,4 @@
-"""Whose an error is: of the input or the machine, of a user's own code, or of lira itself."""
+"""Whose an error is: of the input or the machine, of a user's own code, or of lira itself; and whether memory ran out."""
 
 import dis
 import os
@@ -13,11 +13,11 @@ from typing import Literal
 
 from lira.versions import versions
 
-__all__ = ["Whose", "report_of", "whose"]
+__all__ = ["Whose", "is_out_of_memory", "report_of", "whose"]
 
 Whose = Literal["input", "own code", "lira"]
 
-_LIRA = os.path.join(str(Path(__file__).absolute().parents[1]), "")
+_LIRA = os.path.join(str(Path(__file__).absolute().parent), "")
 _LIBRARIES = tuple(
     os.path.join(path, "")
     for path in {
@@ -26,6 +26,11 @@ _LIBRARIES = tuple(
         site.getusersitepackages(),
     }
 )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the host's memory or a device's ran out."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def whose(error: Exception) -> Whose:
