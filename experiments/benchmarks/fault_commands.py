@@ -189,9 +189,16 @@ class Counts(collections.Counter[str]):
 
     said: list[str]
 
-    def __init__(self) -> None:
-        super().__init__({name: 0 for name in ("times", "lost", "wrong", "unseen", "unpromised")})
+    def __init__(self, counts: dict[str, int] | None = None) -> None:
+        super().__init__(
+            {name: 0 for name in ("times", "lost", "wrong", "unseen", "unpromised")} | (counts or {})
+        )
         self.said = []
+
+    def told(self) -> list[str]:
+        """What was said since the last time."""
+        said, self.said = self.said, []
+        return said
 
     def note(self, what: str, said: str) -> None:
         """Count what is not as it should be."""
