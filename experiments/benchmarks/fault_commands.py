@@ -176,8 +176,10 @@ def done_models(path: Path) -> dict[str, str]:
     """A hash of the signals of every model that is done, by place: of a run, or of those of an unlearning."""
     found = {}
     for chunk in path.glob("**/arrays/done/c/*"):
+        if not chunk.name.isdecimal() or "broken" in chunk.parts:  # a lock, or what was moved aside
+            continue
         with contextlib.suppress(OSError):
-            if "broken" not in chunk.parts and chunk.read_bytes()[:1] == b"\x01":
+            if chunk.read_bytes()[:1] == b"\x01":
                 parts = sorted(chunk.parents[2].glob(f"phi/c/{chunk.name}/*/*"))
                 digest = hashlib.sha256(b"".join(each.read_bytes() for each in parts)).hexdigest()
                 found[str(chunk.relative_to(path))] = digest

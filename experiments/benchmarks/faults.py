@@ -90,23 +90,30 @@ class Bench:
         self.number = 0
         self.expected: dict[str, Any] = {}
         self.seconds: dict[str, float] = {}
-        for _ in range(2):  # the second time programs are compiled
-            for name in ("run", "grown", "unlearn"):
-                shutil.rmtree(path / name, ignore_errors=True)
-                (path / f"{name}.log").unlink(missing_ok=True)
-                if name == "grown":
-                    shutil.copytree(path / "run", path / "grown")
-                began = time.time()
-                ended = command(
-                    *self.arguments(name, path / name), before=partial(timed_into, path / f"{name}.log")
-                )
-                assert ended.status == 0, ended.said
-                self.seconds[name], self.expected[name] = time.time() - began, figures(path / name)
-        # By stage how long each of its calls takes.
+        # By stage of a run how long each of its calls takes.
         self.calls: dict[str, list[float]] = collections.defaultdict(list)
-        for line in (path / "run.log").read_text().splitlines():
-            stage, seconds = line.split()
-            self.calls[stage].append(float(seconds))
+
+    def undisturbed(self, name: str) -> Any:
+        """Make one of them, unless it is there, and again once its programs are compiled; what its metrics.json says."""
+        if name in self.expected:
+            return self.expected[name]
+        if name == "grown":
+            self.undisturbed("run")
+        place, log = self.path / name, self.path / f"{name}.log"
+        for _ in range(2):
+            shutil.rmtree(place, ignore_errors=True)
+            log.unlink(missing_ok=True)
+            if name == "grown":
+                shutil.copytree(self.path / "run", place)
+            began = time.time()
+            ended = command(*self.arguments(name, place), before=partial(timed_into, log))
+            assert ended.status == 0, ended.said
+            self.seconds[name], self.expected[name] = time.time() - began, figures(place)
+        if name == "run":
+            for line in log.read_text().splitlines():
+                stage, seconds = line.split()
+                self.calls[stage].append(float(seconds))
+        return self.expected[name]
 
     def arguments(self, name: str, path: Path) -> list[str | Path]:
         """The command that makes one of them."""
@@ -117,6 +124,7 @@ class Bench:
         self.number += 1
         place = self.path / f"{name}_{self.number}"
         if source := source or ("run" if name == "grown" else ""):
+            self.undisturbed(source)
             shutil.copytree(self.path / source, place)
         return place
 
@@ -126,22 +134,23 @@ class Bench:
 
 def signalled(bench: Bench, counts: Counts, name: str, number: signal.Signals) -> None:
     """A signal at a random moment."""
-    place = bench.fresh(name)
+    expected, place = bench.undisturbed(name), bench.fresh(name)
     process = begin(*bench.arguments(name, place))
     time.sleep(bench.random.uniform(0.05, 1.1 * bench.seconds[name]))
     with contextlib.suppress(ProcessLookupError):
         os.kill(process[0], number)
     counts.ended(end(process), PROMISED[number], 0)
-    finish(counts, place, bench.arguments(name, place), done_models(place), bench.expected[name])
+    finish(counts, place, bench.arguments(name, place), done_models(place), expected)
 
 
 def killed_within(bench: Bench, counts: Counts, stage: str) -> None:
     """Kill -9 at a random moment of a stage of `lira run`."""
+    expected = bench.undisturbed("run")
     call = bench.random.randrange(len(bench.calls[stage]))
     kill = partial(killed_in, stage, call, bench.random.uniform(0, bench.calls[stage][call]))
     place = bench.fresh(stage)
     counts.ended(end(begin(*bench.arguments("run", place), before=kill)), -signal.SIGKILL)
-    finish(counts, place, bench.arguments("run", place), done_models(place), bench.expected["run"])
+    finish(counts, place, bench.arguments("run", place), done_models(place), expected)
 
 
 @contextlib.contextmanager
@@ -163,11 +172,12 @@ def disk_full(bench: Bench, counts: Counts, kilobytes: int) -> None:
         counts.ended(command(*bench.arguments("run", place)), 0, 2)
         before = done_models(place)
         subprocess.run(["mount", "-o", "remount,size=100m", disk], check=True)
-        finish(counts, place, bench.arguments("run", place), before, bench.expected["run"])
+        finish(counts, place, bench.arguments("run", place), before, bench.undisturbed("run"))
 
 
 def read_only(bench: Bench, counts: Counts, name: str) -> None:
     """The disk becomes one that cannot be written, and again one that can."""
+    bench.undisturbed("run")
     bench.number += 1
     with mounted(bench.path / f"disk_{bench.number}", 100_000) as disk:
         place = disk / "run"
@@ -175,7 +185,7 @@ def read_only(bench: Bench, counts: Counts, name: str) -> None:
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         counts.ended(command(*bench.arguments(name, place)), 0 if name == "run" else 2)
         subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
-        finish(counts, place, bench.arguments("run", place), done_models(place), bench.expected["run"])
+        finish(counts, place, bench.arguments("run", place), done_models(place), bench.undisturbed("run"))
 
 
 def damaged(bench: Bench, counts: Counts, name: str, how: str, kind: str) -> None:
@@ -201,7 +211,7 @@ def damaged(bench: Bench, counts: Counts, name: str, how: str, kind: str) -> Non
     # What is no model's may be refused by name: there is nothing to make it again from.
     ended = command(*bench.arguments(name, place))
     counts.ended(ended, 0, 2)
-    if ended.status == 0 and not same(figures(place), bench.expected[name]):
+    if ended.status == 0 and not same(figures(place), bench.undisturbed(name)):
         counts.note("wrong", f"{what}: metrics.json differs")
     shutil.rmtree(place)
 
@@ -217,7 +227,7 @@ def copied_in_part(bench: Bench, counts: Counts) -> None:
     if command("verify", place).status != 1:
         counts.note("unseen", f"without {names}")
     counts.ended(command(*bench.arguments("run", place)), 0)
-    if not same(figures(place), bench.expected["run"]):
+    if not same(figures(place), bench.undisturbed("run")):
         counts.note("wrong", f"without {names}: metrics.json differs")
     shutil.rmtree(place)
 
@@ -228,7 +238,7 @@ def many_writers(bench: Bench, counts: Counts, writers: int) -> None:
     processes = [begin(*bench.arguments("run", place)) for _ in range(writers)]
     for process in processes:
         counts.ended(end(process), 0)
-    finish(counts, place, bench.arguments("run", place), done_models(place), bench.expected["run"])
+    finish(counts, place, bench.arguments("run", place), done_models(place), bench.undisturbed("run"))
 
 
 def clock_backwards(bench: Bench, counts: Counts) -> None:
@@ -238,6 +248,7 @@ def clock_backwards(bench: Bench, counts: Counts) -> None:
         real, drift = time.time, iter(range(10**9))
         time.time = lambda: real() - 60 * next(drift)
 
+    bench.undisturbed("run")
     place = bench.fresh("run")
     process = begin(*bench.arguments("run", place), before=backwards)
     time.sleep(bench.random.uniform(0.05, bench.seconds["run"]))
@@ -246,7 +257,7 @@ def clock_backwards(bench: Bench, counts: Counts) -> None:
     counts.ended(end(process), -signal.SIGKILL, 0)
     before = done_models(place)
     counts.ended(command(*bench.arguments("run", place), before=backwards), 0)
-    finish(counts, place, bench.arguments("run", place), before, bench.expected["run"])
+    finish(counts, place, bench.arguments("run", place), before, bench.undisturbed("run"))
 
 
 DERIVED = ("metrics.json", "records.json", "records.csv", "report.html", "roc.png", "attacks.png")
@@ -320,14 +331,6 @@ def main() -> None:
         for name in set(ATTACKS) - set(FEW):
             del ATTACKS[name]
         bench = Bench(Path(directory), given.seed)
-        used = os.times()
-        print(
-            "seconds undisturbed:",
-            bench.seconds,
-            "CPU of all",
-            used.children_user + used.children_system,
-            flush=True,
-        )
         chosen = {
             name: each
             for name, each in faults(given.count).items()

@@ -25,6 +25,7 @@ BESIDE = {
     "records.json": "records.csv",
     "enough.json": "enough.png",
     "canaries.json": "canaries.html",
+    "grid.json": "grid.png",
 }
 
 
@@ -93,8 +94,13 @@ def document_findings(
             yield from _document(path / name, deep)
         elif names is not None:
             yield Finding("broken", name, "is missing")
+    if names is not None:
+        return
+    of_grid = any((path / name).exists() for name in ("grid.json", "grid.png"))
     for name, other in BESIDE.items():
-        if names is None and (path / other).exists() and not (path / name).exists():
+        if of_grid and name == "metrics.json":  # a grid's page is of grid.json
+            continue
+        if (path / other).exists() and not (path / name).exists():
             yield Finding("broken", name, "is missing")
 
 
