@@ -149,7 +149,8 @@ def killed_within(bench: Bench, counts: Counts, stage: str) -> None:
     call = bench.random.randrange(len(bench.calls[stage]))
     kill = partial(killed_in, stage, call, bench.random.uniform(0, bench.calls[stage][call]))
     place = bench.fresh(stage)
-    counts.ended(end(begin(*bench.arguments("run", place), before=kill)), -signal.SIGKILL)
+    ended = end(begin(*bench.arguments("run", place), before=kill))
+    counts.ended(ended, -signal.SIGKILL, 0)  # the stage may be over
     finish(counts, place, bench.arguments("run", place), done_models(place), expected)
 
 
