@@ -295,8 +295,8 @@ def faults(count: int) -> dict[str, list[Callable[[Bench, Counts], None]]]:
             table[f"{how} file of {name}"] = one * max(1, count // 20)
     table["copied in part"] = [copied_in_part] * count
     for writers in (2, 8):
-        table[f"{writers} writers"] = [partial(many_writers, writers=writers)] * max(2, count // 5)
-    table["clock backwards"] = [clock_backwards] * max(2, count // 5)
+        table[f"{writers} writers"] = [partial(many_writers, writers=writers)] * max(1, count // 5)
+    table["clock backwards"] = [clock_backwards] * max(1, count // 5)
     return table
 
 
