@@ -15,7 +15,7 @@ from lira.store.arrays import DONE
 from lira.store.checksums import CHECKSUMS
 from lira.store.config import ConfigError, read_checked_table, read_directory
 from lira.store.errors import RunError
-from lira.store.places import Place
+from lira.store.places import Place, content_of
 from lira.store.run import Run
 from lira.store.verify_arrays import (
     BROKEN,
@@ -136,8 +136,8 @@ def _made_with(path: Place, kind: _Kind, deep: bool) -> Iterator[Finding]:
 
 def _is_group(file: Place) -> bool:
     try:
-        return json.loads(file.read_bytes())["node_type"] == "group"
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return json.loads(content_of(file))["node_type"] == "group"
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
