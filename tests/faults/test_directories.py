@@ -53,6 +53,18 @@ def test_whatever_a_directory_is_made_with_is_missed(tmp_path, made_by):
             file.write_bytes(whole)
 
 
+@pytest.mark.parametrize("made_by", PLACES)
+def test_every_changed_byte_of_its_table_is_seen(tmp_path, made_by):
+    """All of the line that holds its checksum, and some others."""
+    made_by(tmp_path / "there")
+    file = tmp_path / "there" / PLACES[made_by][0]
+    whole = file.read_bytes()
+    first = whole.index(b"\n") + 1
+    for position in (*range(first), *range(first, len(whole), 25)):
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        assert broken(tmp_path / "there") == [file.name], position
+
+
 def test_a_run_may_have_any_name(tmp_path):
     """Side by side with others, as of a grid, it is a run and nothing else."""
     for name in ("forget", "target", "retrained"):
