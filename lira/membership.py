@@ -186,7 +186,7 @@ def keep_mask(seed: int, num_models: int, num_examples: int) -> np.ndarray:
     words = -(-num_examples // 64)
     for pair in range(num_models // 2):
         # Little-endian words, so that the mask is the same on every machine.
-        raw = np.random.Philox(key=np.array([seed, pair], dtype=np.uint64)).random_raw(words).astype("<u8")
+        raw = np.random.Philox(key=_key(seed, pair)).random_raw(words).astype("<u8")
         bits = np.unpackbits(raw.view(np.uint8), count=num_examples, bitorder="little")
         keep[2 * pair] = bits
         keep[2 * pair + 1] = ~keep[2 * pair]
@@ -283,9 +283,20 @@ def disjoint_mask(
 
 
 def _raw(seed: int, key: int, purpose: int, count: int) -> np.ndarray:
-    """Philox's raw output, uint64 `[count]`, of a stream of its own for every seed, key and purpose."""
+    """Philox's raw output, uint64 `[count]`, of a stream of its own for every seed, key and purpose.
+
+    Raises:
+        ValueError: the seed has more than 64 bits.
+    """
     counter = np.array([0, 0, 0, purpose], dtype=np.uint64)
-    return np.random.Philox(counter=counter, key=np.array([seed, key], dtype=np.uint64)).random_raw(count)
+    return np.random.Philox(counter=counter, key=_key(seed, key)).random_raw(count)
+
+
+def _key(seed: int, stream: int) -> np.ndarray:
+    """Philox's key of a seed's stream; ValueError where the seed has more than 64 bits."""
+    if seed >= 1 << 64:
+        raise ValueError(f"a seed of memberships must be smaller than 2^64; got {seed}")
+    return np.array([seed, stream], dtype=np.uint64)
 
 
 def is_paired(keep: np.ndarray) -> bool:

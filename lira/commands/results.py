@@ -22,6 +22,7 @@ from lira.store.errors import RunError
 from lira.store.mend import mend
 from lira.store.places import Place, directory_at
 from lira.store.run import Run
+from lira.store.verify_derived import document_findings
 
 __all__ = ["parser_of", "run"]
 
@@ -127,9 +128,10 @@ def _check(run: Run, limits: list[str], terminal: Terminal) -> int:
             raise ConfigError(
                 f"{run.path}: is not reported yet, so there is no figure to judge: lira report {run.path}"
             )
+        if any(document_findings(run.path, names=("metrics.json",))):
+            raise ConfigError(f"{run.path}: its report is damaged: lira report {run.path}")
         document = json.loads((run.path / "metrics.json").read_text())
-        selected = document.get("selected")
-        if reported(run, selected) is None:
+        if reported(run, document.get("selected")) is None:
             raise ConfigError(
                 f"{run.path}: its report is of other models than are there now: lira report {run.path}"
             )

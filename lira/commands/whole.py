@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from lira.arguments import make_parser, parse_all
 from lira.commands.terminal import Terminal, common_parser
-from lira.engine.verify import in_lines, verify
+from lira.engine.verify import in_lines, runs_in, verify
 from lira.store.data import dataset_if_run
 from lira.store.places import Place, directory_at
 
@@ -16,7 +16,7 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
     """The options of `lira verify`."""
     parser = make_parser(verb, parents=[common_parser()])
     parser.add_argument(
-        "run", metavar="RUN", help="a directory of a run, an unlearning, an imitation or an audit"
+        "run", metavar="RUN", help="a directory of a run, an unlearning, an imitation, an audit or a grid"
     )
     parser.add_argument("--deep", action="store_true", help="read every chunk, and train one model again")
     return parser
@@ -26,7 +26,8 @@ def run(verb: str, argv: list[str], terminal: Terminal) -> int:
     """Look at a directory; return the exit status."""
     arguments = parse_all(parser_of(verb), argv)
     path = directory_at(arguments.run)
-    found = verify(path, dataset_if_run(path), deep=arguments.deep)
+    dataset = next(filter(None, map(dataset_if_run, runs_in(path) or [path])), None)
+    found = verify(path, dataset, deep=arguments.deep)
     for line in in_lines(path, found):
         terminal.say(line)
     terminal.document([each._asdict() for each in found])

@@ -21,6 +21,7 @@ import numpy as np
 
 from lira.engine.device import arithmetic
 from lira.engine.programs import Programs
+from lira.store.checkpoint_objects import ObjectCheckpoint, await_the_dead
 from lira.store.checkpoints import ABOUT, CHECKPOINTS, Checkpoint, new_checkpoint, unowned
 from lira.store.config import deciding
 from lira.store.run import Run
@@ -53,7 +54,7 @@ class Checkpoints:
     def __init__(self, run: Run, minutes: float, also: Mapping[str, Any] | None = None) -> None:
         """A stack's are written so many minutes apart, never where these are 0; `also` is what else stacks depend on."""
         self.run, self.also = run, dict(also or {})
-        self.minutes = minutes if isinstance(run.path, Path) else 0.0  # locks are of file systems
+        self.minutes = minutes
         self.interrupted: list[int] = []
         """models of stacks that were stopped, and written as they were"""
         # One after the other, and beside the training.
@@ -111,7 +112,7 @@ class Checkpoints:
                 furthest = checkpoint.stage, (lowering, width)
         return furthest[1]
 
-    def _among(self, missing: np.ndarray) -> Iterator[Checkpoint]:
+    def _among(self, missing: np.ndarray) -> Iterator[Checkpoint | ObjectCheckpoint]:
         """Those that are nobody's now, of stacks that lack some of the models `missing` and no others."""
         for checkpoint in unowned(self.run.path):
             try:
@@ -141,6 +142,8 @@ class Checkpoints:
                 checkpoint.remove()
 
     def __enter__(self) -> "Checkpoints":
+        if not isinstance(self.run.path, Path) and (self.run.done == 0).any():
+            await_the_dead(self.run.path)
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
@@ -165,7 +168,7 @@ class Kept:
     def __init__(self, all_of: Checkpoints, tell: Callable[[], dict[str, Any]]) -> None:
         """One that is of what `tell()` says in a thread of the stack's device; most trainings are too short to ask."""
         self._all, self._tell = all_of, tell
-        self.checkpoint: Checkpoint | None = None
+        self.checkpoint: Checkpoint | ObjectCheckpoint | None = None
         self._written, self._last = 0, now()
         self._writing: Future[None] | None = None
 
@@ -243,7 +246,6 @@ class Kept:
     def _write(self, about: dict[str, Any], epochs: int, arrays: list[np.ndarray]) -> None:
         try:
             if self.checkpoint is None:
-                assert isinstance(self._all.run.path, Path)
                 self.checkpoint = new_checkpoint(self._all.run.path, about)
             self.checkpoint.save(epochs, arrays)
             self._written = epochs

@@ -13,13 +13,13 @@ from lira.learning.learner import Learner
 from lira.store.arrays import DONE
 from lira.store.errors import RunError
 from lira.store.making import PACKAGES
-from lira.store.places import directory_at
+from lira.store.places import Place, directory_at
 from lira.store.run import Run
 from lira.store.verify import findings
 from lira.store.verify_arrays import Finding, states
 from lira.versions import versions
 
-__all__ = ["in_lines", "verify"]
+__all__ = ["in_lines", "runs_in", "verify"]
 
 
 def verify(
@@ -29,13 +29,14 @@ def verify(
     deep: bool = False,
     model: int | None = None,
 ) -> list[Finding]:
-    """All that is broken, or could not be looked at, in a directory of a run, an unlearning, an imitation or an audit.
+    """All that is broken, or could not be looked at, in a directory of a run, an unlearning, an imitation, an audit or a grid.
 
-    Nothing is written. `lira.mend`, which `lira run` begins with, makes what is broken again.
+    Of a grid, and of any directory of runs, each run is looked at; the places of what is found name it. Nothing is written.
+    `lira.mend`, which `lira run` begins with, makes what is broken again.
 
     Args:
         run: a run, or a directory.
-        dataset: the run's data; None goes without comparing labels and a model.
+        dataset: the run's data, or those of all runs of a grid; None goes without comparing labels and a model.
         deep: read every chunk, look for NaN, compare memberships with their seed, and train one model of a run again. Its
             phi must then be the stored one up to `SAME_PHI`, 0.1: float32 sums in another order (another device, width
             or version) move phi by less than that where training is stable. Where it moves by more on another device or
@@ -49,22 +50,39 @@ def verify(
         RunError: there is no such directory.
     """
     path = run.path if isinstance(run, Run) else directory_at(run)
-    names = ("config.toml", "provenance.json", "imitation.toml", "metrics.json")
-    if not any((path / name).exists() for name in names):
-        raise RunError(f"{path}: is no directory of a run, an unlearning, an imitation or an audit")
+    names = ("config.toml", "provenance.json", "imitation.toml", "metrics.json", "canaries.json", "grid.json")
+    runs = runs_in(path)
+    if not runs and not any((path / name).exists() for name in names):
+        raise RunError(f"{path}: is no directory of a run, an unlearning, an imitation, an audit or a grid")
     # One thing may be missed by several others.
     found = list(dict.fromkeys(findings(path, dataset=dataset, deep=deep)))
-    whole = not any(each.status == "broken" for each in found)
-    if deep and whole and (path / "provenance.json").exists():
-        found += _compared(Run.open(path), dataset, model)
+    broken = [each.place for each in found if each.status == "broken"]
+    inside = {f"{each.name}/": each for each in runs}
+    if (path / "provenance.json").exists():
+        inside[""] = path
+    for name, each in inside.items() if deep else ():
+        if not any(place.startswith(name) for place in broken):
+            compared = _compared(Run.open(each), dataset, model)
+            found += (one._replace(place=f"{name}{one.place}") for one in compared)
     return found
 
 
+def runs_in(path: Place) -> list[Place]:
+    """The runs immediately below a directory, as of a grid, that is none itself, and no unlearning or imitation."""
+    if any((path / name).exists() for name in ("config.toml", "provenance.json", "imitation.toml")):
+        return []
+    return sorted(each.parent for each in path.glob("[!.]*/provenance.json"))
+
+
 def in_lines(path: os.PathLike[str], found: Sequence[Finding]) -> list[str]:
-    """For people: a line for each thing, and what it comes to."""
-    broken = sum(each.status == "broken" for each in found)
-    verdict = f"{broken} broken" if broken else "nothing is broken"
-    if unchecked := len(found) - broken:
+    """For people: a line for each thing, and what it comes to, of several runs which of them is broken."""
+    broken = [each.place for each in found if each.status == "broken"]
+    verdict = f"{len(broken)} broken" if broken else "nothing is broken"
+    runs = [each.name for each in runs_in(directory_at(path))]
+    if runs:
+        which = [name for name in runs if any(place.startswith(f"{name}/") for place in broken)]
+        verdict += f", in {len(which)} of {len(runs)} runs" + (f" ({', '.join(which)})" if which else "")
+    if unchecked := len(found) - len(broken):
         verdict += f", {unchecked} not looked at"
     return [*(f"{each.status:9}  {each.place} {each.what}" for each in found), f"{path}: {verdict}"]
 

@@ -4,23 +4,12 @@ import contextlib
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from lira.learning.logits import entropies_of_logits, signals_of_logits
 from lira.membership import pair_rows
 from lira.metrics.alignment import member_z, require_aligned
-from lira.signals import (
-    entropy,
-    is_correct,
-    logit_scaled_confidence,
-    modified_entropy,
-    native_floats,
-    phi_from_binary_logits,
-    phi_from_confidences,
-    phi_from_losses,
-    phi_from_probabilities,
-)
+from lira.signals import native_floats, phi_from_confidences, phi_from_losses, phi_from_probabilities
 
 __all__ = ["KINDS", "as_keep", "as_labels", "convert_models", "located", "pair_order", "to_signals"]
 
@@ -115,22 +104,14 @@ def to_signals(
     for block in _blocks(values):
         part = native_floats(values[block])
         asked = np.broadcast_to(known[block, None], part.shape[:2])
-        logits = part.astype(np.float64)
-        if part.shape[-1] == 1:
-            phi = phi_from_binary_logits(part[..., 0], asked)
-            right = phi[:, 0] > 0
-            logits = np.concatenate([np.zeros_like(logits), logits], axis=-1)
-        elif kind == "probabilities":
-            phi = phi_from_probabilities(part, asked)
-            right = part[:, 0].argmax(axis=-1) == known[block]
-            logits = np.log(np.maximum(logits, np.finfo(np.float64).tiny))
+        if kind == "probabilities":
+            phi, right = phi_from_probabilities(part, asked), part[:, 0].argmax(axis=-1) == known[block]
+            logits = np.log(np.maximum(part.astype(np.float64), np.finfo(np.float64).tiny))
+            found = {"phi": phi, **entropies_of_logits(logits, asked)}
         else:
-            with jax.enable_x64(True):
-                phi, right = _of_logits(part, asked)
-        with jax.enable_x64(True):
-            entropies = _entropies(logits, asked)
-        for signal, each in zip(signals.values(), (phi, *entropies), strict=True):
-            signal[block] = each
+            found, right = signals_of_logits(part, asked)
+        for name, each in found.items():
+            signals[name][block] = each
         correct[block] = right
     _check_nan(signals["phi"])
     return signals, correct
@@ -217,20 +198,6 @@ def _with_axes(
             "looks like probabilities (in [0, 1], summing to 1), not logits: give it as confidences"
         )
     return kind, values, np.asarray(labels).astype(np.int32)
-
-
-@jax.jit
-def _of_logits(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Phi `[n, Q]` in float64, and whether the first query is right."""
-    return (
-        logit_scaled_confidence(logits.astype(jnp.float64), labels),
-        is_correct(logits[:, 0], labels[:, 0]),
-    )
-
-
-@jax.jit
-def _entropies(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return entropy(logits), modified_entropy(logits, labels)
 
 
 def as_keep(values: np.ndarray, name: str = "keep") -> np.ndarray:

@@ -72,7 +72,10 @@ def import_run(
             logits contradict, memberships that the confidences contradict.
         RunError: the run directory cannot be made.
     """
-    directory = Path(directory).expanduser().absolute()
+    try:
+        directory = Path(directory).expanduser().absolute()
+    except RuntimeError as error:
+        raise LayoutError(f"{directory}: there is no such home directory: spell the path out") from error
     if layout not in LAYOUTS:
         raise LayoutError(f"unknown layout {layout!r}: the layouts are {', '.join(LAYOUTS)}")
     if not directory.is_dir():

@@ -232,6 +232,25 @@ def _thresholds_of_others(
     return thresholds
 
 
+def _last_of_others(everything: np.ndarray, by_cluster: np.ndarray, fpr: float) -> np.ndarray:
+    """The last candidate at which all clusters but p have at most `fpr` of their false positives, int `[P]` for each p.
+
+    Args:
+        everything: false positives of all at each candidate, int `[G]`, ascending.
+        by_cluster: of each, int `[P, G]`.
+        fpr: a fraction.
+    """
+    clusters = np.arange(len(by_cluster))
+    allowed = allowed_false_positives(fpr, everything[-1] - by_cluster[:, -1])
+    # By bisection, for false positives ascend: those at the first candidate, none, are always few enough.
+    low, high = np.zeros(len(clusters), np.int64), np.full(len(clusters), len(everything))
+    while (high - low > 1).any():
+        middle = (low + high) // 2
+        passes = everything[middle] - by_cluster[clusters, middle] <= allowed
+        low, high = np.where(passes, middle, low), np.where(passes, high, middle)
+    return low
+
+
 def _jackknife_margins(curve: Roc, group: np.ndarray, fpr: float) -> np.ndarray:
     """Half the intervals of mean FPR, mean TPR, pooled FPR, pooled TPR, float64 `[4]`; NaN below four clusters.
 
@@ -250,10 +269,7 @@ def _jackknife_margins(curve: Roc, group: np.ndarray, fpr: float) -> np.ndarray:
     everything = by_cluster.sum(axis=0)
     without = np.empty((P, 4))
     for left in range(P):
-        # Row p: false positives among all but clusters p and `left`, at each candidate.
-        rest = everything - by_cluster[left] - by_cluster
-        passes = rest <= allowed_false_positives(fpr, rest[:, -1])[:, None]
-        index = passes.sum(axis=1)[group] - 1
+        index = _last_of_others(everything - by_cluster[left], by_cluster, fpr)[group]
         stay = np.flatnonzero(group != left)
         counts = np.stack([false[stay, index[stay]], true[stay, index[stay]]])
         rates = (counts / totals[:, stay]).mean(axis=1)

@@ -133,6 +133,7 @@ def imitate(
         path,
         {"target": asked.place, "answers": asked.answers, "num_imitators": num_imitators, "seed": seed},
         {name: dataclasses.asdict(each) for name, each in methods.items()},
+        run.path,
     )
     known = None if target is None else np.asarray(run.signal("phi", np.array([target])))[0]
     for sentence in mend_imitation(path, dataset, keep, asked.find, known, asked.member):
@@ -232,16 +233,19 @@ def _member(member: np.ndarray, num_examples: int) -> np.ndarray:
     return values.astype(bool)
 
 
-def _open(path: Place, what: dict[str, Any], methods: dict[str, dict[str, Any]]) -> None:
+def _open(path: Place, what: dict[str, Any], methods: dict[str, dict[str, Any]], run: Place) -> None:
     """Make the directory, or go on with the one that is there, with other methods too.
+
+    Elsewhere than in RUN/imitations it names the run, wherever that is by now: who it is the target's answers tell.
 
     Raises:
         RunError: it is of another target, number or seed, or of another form of a method.
     """
     file = path / "imitation.toml"
+    place = {} if path.parent == run / "imitations" else {"run": str(run)}
     if not file.exists():
         with new_directory(path) as making:
-            write_atomically(making / file.name, toml_with_checksum({**what, "methods": methods}))
+            write_atomically(making / file.name, toml_with_checksum({**what, **place, "methods": methods}))
         return
     try:
         old, whole = read_checked_table(file)
@@ -260,8 +264,8 @@ def _open(path: Place, what: dict[str, Any], methods: dict[str, dict[str, Any]])
     ]
     if changes:
         raise RunError(f"{path}: is another imitation: {'; '.join(changes)}; name another directory")
-    if methods.keys() - theirs.keys():
-        write_atomically(file, toml_with_checksum({**what, "methods": {**theirs, **methods}}))
+    if methods.keys() - theirs.keys() or old.get("run") != place.get("run"):
+        write_atomically(file, toml_with_checksum({**what, **place, "methods": {**theirs, **methods}}))
 
 
 def _teacher(

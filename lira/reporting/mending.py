@@ -1,4 +1,4 @@
-"""What is broken moved aside and made again, in whatever directory: a run's, an unlearning's, an imitation's."""
+"""What is broken moved aside and made again, in whatever directory: a run's, an unlearning's, an imitation's, a grid's."""
 
 import hashlib
 import os
@@ -10,6 +10,7 @@ import numpy as np
 
 from lira.data.dataset import Dataset
 from lira.engine.imitate import SAME_PHI, Teacher, teacher_of
+from lira.engine.verify import runs_in
 from lira.membership import imitator_mask
 from lira.store import mend as of_run
 from lira.store.config import read_checked_table
@@ -31,7 +32,7 @@ def mend(
     keep: np.ndarray | None = None,
     among: np.ndarray | None = None,
 ) -> list[str]:
-    """Make a directory of a run, an unlearning or an imitation ready to be completed, by the verb that made it.
+    """Make a directory of a run, an unlearning, an imitation or a grid ready to be completed, by the verb that made it.
 
     What is broken is moved to broken/ there. Memberships and forget sets are drawn again from their seeds, and an imitation's
     target asked again; models of which anything is broken become missing ones. Models that are whole are not touched.
@@ -55,6 +56,9 @@ def mend(
     file, of_a_run = path / "config.toml", (path / "provenance.json").exists()
     if file.exists() and not of_a_run and "forget" in read_checked_table(file)[0]:
         return mend_unlearning(path, _needed(path, dataset))
+    said = [(each, of_run.mend(each, dataset)) for each in runs_in(path)]
+    if said:
+        return [f"{each.name}/{sentence}" for each, sentences in said for sentence in sentences]
     return of_run.mend(path, dataset, keep=keep, among=among)
 
 
@@ -68,7 +72,7 @@ def _needed(path: Place, dataset: Dataset | None) -> Dataset:
 
 
 def _mend_imitation_of_run(path: Place, dataset: Dataset) -> list[str]:
-    """`mend_imitation` of a directory in RUN/imitations, whose target is a model of RUN."""
+    """`mend_imitation` of a directory whose target is a model of the run that it is in, or that it names."""
     table, whole = read_checked_table(path / "imitation.toml")
     if whole is False:
         raise RunError(
@@ -77,9 +81,11 @@ def _mend_imitation_of_run(path: Place, dataset: Dataset) -> list[str]:
     kind, _, number = str(table["target"]).partition("_")
     target = int(number) if kind == "target" else 0
     keep = imitator_mask(table["seed"], target, table["num_imitators"], dataset.num_examples)
-    if kind != "target" or path.parent.name != "imitations":
+    # Of earlier versions, what is elsewhere names none.
+    of = path.parent.parent if path.parent.name == "imitations" else table.get("run")
+    if kind != "target" or of is None:
         return mend_imitation(path, dataset, keep, None)
-    run, row = Run.open(path.parent.parent, dataset), np.array([target])
+    run, row = Run.open(of, dataset), np.array([target])
     if answers_of(run.signal("phi", row)) != table["answers"]:
         raise RunError(
             f"{path}: is of a target that answered otherwise than model {target} of {run.path} does"

@@ -236,6 +236,11 @@ def records_of(
     times = _spread(times, scored, keep.shape[1])
     agreement = jaccard(np.stack([top_examples(each.ranks, top) for each in attacks.values()]))
     order = np.arange(len(keep)) if models is None else np.argsort(models)
+
+    def ordered(values: np.ndarray) -> np.ndarray:
+        """By model; not copied where they are so already, for of a large pool each is half a gigabyte."""
+        return values if (order[1:] > order[:-1]).all() else values[order]
+
     return Records(
         first,
         resolved or 0.0,
@@ -243,9 +248,9 @@ def records_of(
         times,
         halves,
         agreement,
-        best[order],
-        keep[order],
-        None if p_value is None else np.asarray(p_value[1])[order],
+        ordered(best),
+        ordered(keep),
+        None if p_value is None else ordered(np.asarray(p_value[1])),
         "" if p_value is None else p_value[0],
         None if models is None else [int(models[row]) for row in order.tolist()],
         labels,

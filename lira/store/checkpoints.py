@@ -21,12 +21,19 @@ from typing import IO, Any
 
 import numpy as np
 
+from lira.store.checkpoint_objects import (
+    ABOUT,
+    CHECKPOINTS,
+    LOCK,
+    ObjectCheckpoint,
+    new_object_checkpoint,
+    unowned_objects,
+)
 from lira.store.checksums import json_with_checksum, parsed_json
 from lira.store.places import ABANDONED, Place, new_directory, write_atomically
 
 __all__ = ["ABOUT", "CHECKPOINTS", "Checkpoint", "new_checkpoint", "unowned"]
 
-CHECKPOINTS, ABOUT, LOCK = "checkpoints", "about.json", ".lock"
 # orbax numbers its operations process-wide, and those of two threads wait for each other: until they fail, after 300 s.
 _orbax = Lock()
 # Places that threads of this process own: on network file systems locks are between processes alone.
@@ -96,12 +103,14 @@ class Checkpoint:
         self.release()
 
 
-def new_checkpoint(run: Path, about: dict[str, Any]) -> Checkpoint:
+def new_checkpoint(run: Place, about: dict[str, Any]) -> Checkpoint | ObjectCheckpoint:
     """Make one of a run, owned and without arrays.
 
     Raises:
         RunError: it cannot be written.
     """
+    if not isinstance(run, Path):
+        return new_object_checkpoint(run, about)
     place = run / CHECKPOINTS / uuid.uuid4().hex
     _claim(place)
     lock = None
@@ -116,13 +125,14 @@ def new_checkpoint(run: Path, about: dict[str, Any]) -> Checkpoint:
     return Checkpoint(place, about, lock)
 
 
-def unowned(run: Place) -> Iterator[Checkpoint]:
+def unowned(run: Place) -> Iterator[Checkpoint | ObjectCheckpoint]:
     """The checkpoints of a run that nobody owned, one after the other: the caller owns each, and is to release it.
 
     Where about.json is damaged, or was removed a moment ago, `about` is empty. Leftovers of processes that ended as they began
-    one are removed. Runs on object stores have none.
+    one are removed.
     """
-    if not isinstance(run, Path):  # locks are of file systems
+    if not isinstance(run, Path):
+        yield from unowned_objects(run)
         return
     try:
         places = sorted((run / CHECKPOINTS).iterdir())

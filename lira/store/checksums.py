@@ -15,6 +15,8 @@ __all__ = ["CHECKSUMS", "checksum_of", "json_with_checksum", "parsed_json", "tom
 # Whether the files of a directory were made with checksums, in provenance.json: one that has lost its own is then seen.
 CHECKSUMS = "checksums"
 _TOML = re.compile(rb"# sha256 of the lines below: ([0-9a-f]{64})\n")
+# The same line with a fault in it, which makes no file of an earlier version of it.
+_TOML_LIKE = re.compile(rb"# sha256 of|[^\n]*[0-9a-f]{64}\n?")
 _JSON = re.compile(rb'\{\n  "checksum": "([0-9a-f]{64})",\n')
 
 
@@ -28,7 +30,7 @@ def toml_body(content: bytes) -> tuple[bytes, bool | None]:
     """What `toml_with_checksum` wrote below its comment, and whether it is whole; None where there is no checksum."""
     found = _TOML.match(content)
     if not found:
-        return content, None
+        return content, False if _TOML_LIKE.match(content) else None
     body = content[found.end() :]
     return body, _digest(body) == found[1]
 

@@ -3,7 +3,9 @@
 A claim is taken, renewed and given back by conditional writes, so that it is one process's at a time. Its owner is gone when
 it was not renewed for EXPIRY seconds by the clock of whoever waits; no clocks are compared. An owner that was only stopped for
 so long notices at its next renewal and gives up. What it had begun to write cannot mix with what its successor writes: under a
-claim, objects are written where there is nothing, or in place of what was read *before* the claim was renewed.
+claim, objects are written where there is nothing, or in place of what was read *before* the claim was renewed. S3 tells objects
+apart by their contents alone, so that a successor that finds what it would write itself leaves nothing that shows it was there:
+whoever wrote over an object looks once more whether it holds the claim, and puts back what it found where it does not.
 """
 
 import contextlib
@@ -93,8 +95,13 @@ class Claim:
             if there == content:
                 return
             self.renew()
-            if place.written(place.write(content, generation)):
-                return
+            if written := place.written(place.write(content, generation)):
+                break
+        try:
+            self.renew()
+        except RunError:
+            place.written(place.write(there, written))
+            raise
 
     def _write(self, expected: bytes) -> bool:
         content = json.dumps({"owner": self._owner, "renewed": self._renewed, **self.says}).encode()

@@ -23,7 +23,7 @@ from lira.store.checksums import CHECKSUMS, parsed_json, toml_body
 from lira.store.errors import RunError
 from lira.store.execution import Execution
 from lira.store.objects import ObjectPlace, is_url
-from lira.store.places import Place
+from lira.store.places import Place, content_of
 
 __all__ = [
     "FOREIGN",
@@ -176,7 +176,7 @@ def read_provenance(path: Place) -> dict[str, Any]:
         RunError: it cannot be read, or is damaged.
     """
     try:
-        provenance, whole = parsed_json((path / "provenance.json").read_bytes())
+        provenance, whole = parsed_json(content_of(path / "provenance.json"))
         fields = {"fingerprints": dict, "versions": dict, "sessions": list}
         missing = [name for name, kind in fields.items() if not isinstance(provenance.get(name), kind)]
         if missing or not isinstance(provenance["fingerprints"].get("dataset"), str):

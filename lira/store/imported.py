@@ -1,21 +1,24 @@
 """A run directory of models that other code trained: to be scored and reported, not trained."""
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 import numpy as np
 
-from lira.store.arrays import Arrays, layout_of
+from lira.learning.logits import signals_of_logits
+from lira.store.arrays import ACCURACIES, Arrays, layout_of
 from lira.store.checksums import CHECKSUMS, toml_with_checksum
 from lira.store.config import IMPORTED
+from lira.store.errors import RunError
 from lira.store.making import ARRAYS, PACKAGES, ROWS, write_provenance
 from lira.store.places import directory_at, new_directory, write_atomically
 from lira.store.run import Run
 from lira.versions import versions
 
-__all__ = ["run_of_models"]
+__all__ = ["answers_from_logits", "run_of_models"]
 
 
 def run_of_models(
@@ -70,3 +73,28 @@ def run_of_models(
         table = {"dataset": IMPORTED, "num_models": len(keep)}
         write_atomically(making / "config.toml", toml_with_checksum(table))
     return Run.open(path)
+
+
+def answers_from_logits(run: Run, model: int, names: Set[str]) -> dict[str, np.ndarray]:
+    """Those of some arrays of an imported model that follow from its logits, float32 by name; without logits, none but NaN.
+
+    Accuracies are NaN where they are not known of any model. Logits are stored in float32, so that what is computed of them
+    may differ in its last digits from what was imported.
+    """
+    others = np.setdiff1d(np.arange(run.config.num_models), [model])
+    found: dict[str, np.ndarray] = {}
+    for name in names & set(ACCURACIES):
+        with contextlib.suppress(RunError):
+            if np.isnan(run.arrays.read(name, others)).all():
+                found[name] = np.array(np.nan, np.float32)
+    labels = run.labels
+    if not names - found.keys() or not run.holds("logits") or (labels < 0).any():
+        return found
+    try:
+        logits, keep = run.arrays.read("logits", np.array([model]))[0], run.memberships(np.array([model]))[0]
+    except RunError:
+        return found
+    logits = logits.reshape(len(labels), -1, logits.shape[-1] if logits.ndim > 1 else 1)
+    signals, correct = signals_of_logits(logits, np.broadcast_to(labels[:, None], logits.shape[:2]))
+    known = {**signals, "accuracy_in": correct[keep].mean(), "accuracy_out": correct[~keep].mean()}
+    return {name: np.asarray(known[name], np.float32) for name in names & known.keys()} | found

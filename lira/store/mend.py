@@ -18,6 +18,7 @@ from lira.store.arrays import DONE
 from lira.store.config import read_directory
 from lira.store.errors import RunError
 from lira.store.identity import require_same_data
+from lira.store.imported import answers_from_logits
 from lira.store.making import ROWS, layout_by
 from lira.store.places import Place, directory_at, locked_model
 from lira.store.run import Run
@@ -51,7 +52,7 @@ def mend(
     Args:
         path: of the run.
         dataset: its data; None where it was imported, or to mend scores and reports alone. Of imported models mended are
-            the arrays' metadata, which of them are done, scores and reports.
+            the arrays' metadata, which of them are done, what their logits say where these are stored, scores and reports.
         keep: bool `[M, N]`, memberships that were given, where these are not drawn by a seed.
         among: int, the models that are looked at, and no scores and reports: for one of many processes. All by default.
 
@@ -194,14 +195,23 @@ def _model(run: Run, model: int) -> dict[str, str]:
 
 
 def _imported(run: Run, model: int, broken: list[Finding]) -> dict[str, str]:
-    """Of a model that other code trained, which is done and of the first attempt, what follows from that."""
+    """Of a model that other code trained, what follows from the rest: it is done, and what its logits say."""
+    lost = {each.place.split("/")[1] for each in broken}
+    again = answers_from_logits(run, model, lost - {"done", "attempt"})
     for each in broken:
-        if each.place.split("/")[1] not in ("done", "attempt"):
+        if each.place.split("/")[1] not in ("done", "attempt", *again):
             raise _restore(run, each, "models that other code trained cannot be trained again")
-    said = {
-        each.place: f"{each.what}: {set_aside(run.path, each.place)}all imported models are done"
-        for each in broken
-    }
+    said = {}
+    for each in broken:
+        name = each.place.split("/")[1]
+        how = (
+            "computed again from what is stored of the model"
+            if name in again
+            else "all imported models are done"
+        )
+        said[each.place] = f"{each.what}: {set_aside(run.path, each.place)}{how}"
+    for name, values in again.items():
+        run.arrays.open(name)[model].write(values).result()
     run.arrays.open("done")[model].write(DONE).result()
     return said
 

@@ -25,6 +25,7 @@ from lira.store.objects import ObjectPlace, is_url
 
 __all__ = [
     "Place",
+    "content_of",
     "directory_at",
     "is_free",
     "kvstore_of",
@@ -59,9 +60,11 @@ def directory_at(path: str | os.PathLike[str]) -> Place:
     """A directory that a user names, spelt in the one way that all else relies on: absolute, without `~`, `..` or links.
 
     Raises:
-        RunError: there is no such home, or no array can be kept under such a name.
+        RunError: it is empty, there is no such home, links lead in a circle, or no array can be kept under such a name.
     """
     named = os.fspath(path)
+    if not named:  # as of a shell's variable that is not set
+        raise RunError("the name of the directory is empty: name one, or . for this one")
     if is_url(named):
         return ObjectPlace.of(named)
     try:
@@ -69,7 +72,12 @@ def directory_at(path: str | os.PathLike[str]) -> Place:
     except RuntimeError as error:
         raise RunError(f"{named}: there is no such home directory: spell the path out") from error
     if ".." in place.parts or place.is_symlink():
-        place = place.resolve()
+        try:
+            place = place.resolve()
+        except (RuntimeError, OSError) as error:
+            raise RunError(
+                f"{place}: its symbolic links lead nowhere or in a circle: name a directory"
+            ) from error
     # TensorStore's own locks end in .__lock.
     reserved = any(part.endswith(".__lock") for part in place.parts)
     if reserved or "\\" in str(place) or not str(place).isprintable():
@@ -114,6 +122,17 @@ def _nobody_elses(path: Path) -> Path:
             if time.time() - left.stat().st_mtime > ABANDONED:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
     return path.parent / f"{name}{uuid.uuid4().hex}.making"
+
+
+def content_of(path: Place) -> bytes:
+    """The content of a file.
+
+    Raises:
+        OSError: there is none, it cannot be read, or it is no regular file: a FIFO might never end.
+    """
+    if isinstance(path, Path) and path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
+    return path.read_bytes()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from lira.store.checksums import checksum_of, parsed_json
 from lira.store.chunks import fingerprint
 from lira.store.errors import RunError
 from lira.store.making import ARRAYS
-from lira.store.places import Place
+from lira.store.places import Place, content_of
 from lira.store.run import Run
 from lira.store.verify_arrays import EARLIER, Finding, altered, chunk_findings, short_reason
 from lira.store.zarr import CHECKSUM, metadata_of, open_array
@@ -25,6 +25,7 @@ BESIDE = {
     "records.json": "records.csv",
     "enough.json": "enough.png",
     "canaries.json": "canaries.html",
+    "grid.json": "grid.png",
 }
 
 
@@ -93,16 +94,22 @@ def document_findings(
             yield from _document(path / name, deep)
         elif names is not None:
             yield Finding("broken", name, "is missing")
+    if names is not None:
+        return
+    of_grid = any((path / name).exists() for name in ("grid.json", "grid.png"))
     for name, other in BESIDE.items():
-        if names is None and (path / other).exists() and not (path / name).exists():
+        if of_grid and name == "metrics.json":  # a grid's page is of grid.json
+            continue
+        if (path / other).exists() and not (path / name).exists():
             yield Finding("broken", name, "is missing")
 
 
 def _document(file: Place, deep: bool) -> Iterator[Finding]:
     try:
-        document, whole = parsed_json(file.read_bytes())
+        document, whole = parsed_json(content_of(file))
     except (OSError, ValueError, RecursionError) as error:
-        yield Finding("broken", file.name, f"cannot be read: {short_reason(error)}")
+        why = getattr(error, "strerror", None) or short_reason(error)
+        yield Finding("broken", file.name, f"cannot be read: {why}")
         return
     if not whole:
         earlier = whole is None and "files" not in document
@@ -112,8 +119,12 @@ def _document(file: Place, deep: bool) -> Iterator[Finding]:
         place = file.parent / name
         if not place.exists():
             yield Finding("broken", name, "is missing")
-        elif checksum_of(place.read_bytes()) != checksum:
-            yield Finding(*altered(name))
+            continue
+        try:
+            if checksum_of(content_of(place)) != checksum:
+                yield Finding(*altered(name))
+        except OSError as error:
+            yield Finding("broken", name, f"cannot be read: {error.strerror or error}")
     for name, known in document["arrays"].items():
         if not (file.parent / name).exists():
             yield Finding("broken", name, "is missing")

@@ -36,6 +36,8 @@ __all__ = [
 BLOCK = 8192
 # Bytes of a chunk, at most, of what is written whole, as scores are: few objects, and a single row still reads little.
 WHOLE = 1 << 22
+# Rows of such chunks that are written at once.
+AT_ONCE = 16
 # The attribute of an array that tells whether its zarr.json is as it was written.
 CHECKSUM = "checksum"
 
@@ -44,7 +46,8 @@ CHECKSUM = "checksum"
 class StoredSignal:
     """A stored array `[m, N, ...]` of some models, and of all or some examples, read in blocks of these: `signal[:, a:b]`.
 
-    The last chunk of examples that was read is kept, so that small steps through it read it once.
+    The last chunk of examples that was read is kept, so that small steps through it read it once; threads may read it at
+    the same time.
     """
 
     store: ts.TensorStore
@@ -71,9 +74,11 @@ class StoredSignal:
         begin, end = chunk * BLOCK, min((chunk + 1) * BLOCK, self.shape[1])
         if step != 1 or stop > end:
             return self._read(start, stop)[models, ::step]
-        if self._cached is None or self._cached[0] != chunk:
-            self._cached = (chunk, self._read(begin, end))
-        return self._cached[1][models, start - begin : max(stop, start) - begin]
+        cached = self._cached  # another thread may keep another meanwhile
+        if cached is None or cached[0] != chunk:
+            self._cached = cached = None  # of a large pool as large as the next
+            self._cached = cached = (chunk, self._read(begin, end))
+        return cached[1][models, start - begin : max(stop, start) - begin]
 
     def take_models(self, rows: np.ndarray) -> "StoredSignal":
         """Some of these models, int `[k]`, which alone are then read."""
@@ -110,7 +115,10 @@ def _fill(place: Path, values: np.ndarray, attributes: dict[str, Any]) -> None:
     (rows, examples), most = values.shape, WHOLE // np.dtype(dtype).itemsize
     chunk = (max(1, min(rows, most // examples)), min(examples, most))
     store = create_array(place, values.shape, dtype, chunk, attributes)
-    store.write(values).result()
+    # Some at a time, whole chunks each: TensorStore copies what it has to write.
+    step = AT_ONCE * chunk[0]
+    for part in (slice(first, min(first + step, rows)) for first in range(0, rows, step)):
+        store[part].write(values[part]).result()
 
 
 def write_rows(

@@ -3,7 +3,9 @@
 import errno
 import json
 import re
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
@@ -19,6 +21,7 @@ from lira.reporting import grid
 from lira.reporting.grid_document import grid_document, in_sentences
 from lira.reporting.grid_figures import AttackRate, Measurement, measure_grid, pareto_front
 from lira.reporting.grid_plots import plot_grid, spread
+from lira.store.errors import RunError
 
 CONFIG = """
 dataset = "digits"
@@ -166,6 +169,29 @@ def test_runs_of_another_configuration_are_not_gone_on_with(place, capsys):
 
 
 # --- Figures, of scores that are made up ------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("first")
+def test_each_setting_is_verified_and_named(place, tmp_path, capsys):
+    grid = Path(shutil.copytree(place / "grid", tmp_path / "grid"))
+    assert main(["verify", str(grid), "--deep"]) == 0
+    assert capsys.readouterr().out == f"{grid}: nothing is broken, in 0 of 3 runs\n"
+    chunk = grid / "learning_rate=0.2/arrays/phi/c/3/0/0"
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    (grid / "grid.json").unlink()
+    assert main(["verify", str(grid), "--deep"]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in said[:-1]] == [
+        ["broken", "grid.json"],
+        ["broken", "learning_rate=0.2/arrays/phi/c/3/0/0"],
+    ]
+    assert said[-1] == f"{grid}: 2 broken, in 1 of 3 runs (learning_rate=0.2)"
+    dataset = lira.load_dataset("digits", num_examples=120)
+    (sentence,) = lira.mend(grid, dataset)
+    assert sentence.startswith("learning_rate=0.2/arrays/phi/c/3/0/0 is not of 484 bytes: ")
+    with pytest.raises(RunError, match="is no directory of a run"):
+        lira.verify(tmp_path)
+
 
 T, N = 16, 500
 KEEP = keep_mask(3, T, N)

@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -150,6 +151,21 @@ def test_a_target_is_asked_again_from_its_number(run, found, tmp_path, what):
     assert not lira.verify(place, data(), deep=True)
     for name, before in answers.items():
         np.testing.assert_allclose(open_array(place / "target" / name).read().result(), before, atol=1e-3)
+
+
+def test_an_imitation_elsewhere_knows_its_run(run, found, tmp_path):
+    place = Path(shutil.copytree(found.path, tmp_path / "out"))  # as it was before it had a line for that
+    shutil.rmtree(place / "target")
+    with pytest.raises(RunError, match="whom it is of is known to lira imitate alone"):
+        lira.mend(place, data())
+    shutil.copytree(found.path / "target", place / "target")
+    for of in (run, Run.open(shutil.copytree(run.path, tmp_path / "moved"))):
+        lira.imitate(of, data(), target=5, num_imitators=4, out=place, show_progress=False)
+        assert f'run = "{of.path}"' in (place / "imitation.toml").read_text()
+    shutil.rmtree(place / "target")
+    (said,) = lira.mend(place, data())
+    assert said == "target is damaged or missing: asked again"
+    assert not lira.verify(place, data(), deep=True)
 
 
 def test_a_target_that_knows_nothing_is_no_better_than_chance(run, tmp_path, capsys):

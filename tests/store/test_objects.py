@@ -231,6 +231,35 @@ def test_whoever_stood_still_mixes_nothing_into_what_its_successor_wrote(bucket,
     assert outcomes == [True] * 5 + [False] * 2
 
 
+def test_whoever_stood_still_puts_back_what_its_successor_would_have_written_too(bucket, monkeypatch):
+    """An object that a successor finds as its own bytes is not written again, and S3 cannot tell that it was there."""
+    expire_soon(monkeypatch)
+    run = made_there()
+    chunk = "run/arrays/phi/c/0/0/0"
+    dead, held, go_on = claims.claimant(place_of(run) / ".claims/0")(), threading.Event(), threading.Event()
+    assert dead is not None
+    run.write_model(1, rows(2), diverged=False)  # whose bytes model 0 gets of one that then ends
+    dead.write_all([(ObjectPlace.of(f"{BUCKET}/{chunk}"), (run.path / "arrays/phi/c/1/0/0").read_bytes())])
+    seen = []
+
+    def hold(method: str, key: str) -> None:
+        if (method, key) == ("PUT", chunk) and not held.is_set():
+            seen.append(key)
+            if len(seen) == 2:  # the first is refused, for there is something; and then a renewal
+                held.set()
+                go_on.wait(30)
+
+    bucket.fault = hold
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(run.write_model, 0, rows(1), diverged=False)
+        assert held.wait(30)
+        assert run.write_model(0, rows(2), diverged=False)
+        go_on.set()
+        with pytest.raises(RunError, match="another has taken its work over"):
+            slow.result()
+    assert values_of(run, 0) == {2}
+
+
 def test_a_second_writer_waits_and_a_dead_one_is_not_in_the_way(bucket, monkeypatch):
     run = made_there()
     monkeypatch.setattr(claims, "RENEWAL", 0.05)

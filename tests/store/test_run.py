@@ -89,21 +89,6 @@ def test_a_disjoint_run_grows_by_shadow_models_and_not_by_targets(tmp_path):
         made(tmp_path, membership=Membership("disjoint", 0.6, 3), num_models=16)
 
 
-def test_a_stored_signal_of_some_examples_is_that_of_all_at_these(tmp_path):
-    run = made(tmp_path)
-    values = np.random.default_rng(0).normal(size=(M, N, 1)).astype(np.float32)
-    for index in range(M):
-        run.write_model(index, {**rows(index), "phi": values[index]}, diverged=False)
-    examples = np.array([0, 3, 4, 17, 39])
-    signal = run.signal("phi", np.array([1, 4]), examples)
-    assert signal.shape == (2, 5, 1)
-    expected = values[[1, 4]][:, examples]
-    np.testing.assert_array_equal(np.asarray(signal), expected)
-    for a, b in ((0, 5), (1, 3), (4, 5), (2, 2)):
-        np.testing.assert_array_equal(signal[:, a:b], expected[:, a:b])
-    np.testing.assert_array_equal(signal[:1, ::2], expected[:1, ::2])
-
-
 def test_a_batch_that_is_larger_than_the_fraction_of_the_examples_is_refused(tmp_path):
     with pytest.raises(ValueError, match="batch_size is 8, but a model has only about 6 members"):
         made(tmp_path, membership=Membership("independent", 0.15))

@@ -314,7 +314,7 @@ def test_nan_and_memberships_of_another_seed_are_found_by_reading(run, dataset):
 
 
 def test_arrays_of_earlier_versions_are_unchecked_and_not_broken(tmp_path, capsys):
-    with tarfile.open(Path(__file__).parent / "store/data/run_before_rooms.tar.gz") as archive:
+    with tarfile.open(Path(__file__).parents[1] / "store/data/run_before_rooms.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
     assert main(["verify", str(tmp_path / "run")]) == 0
     said = capsys.readouterr().out

@@ -1,0 +1,40 @@
+from types import SimpleNamespace
+
+import numpy as np
+from stored_runs import M, N, made, rows
+
+from lira.store import zarr
+from lira.store.zarr import StoredSignal
+
+
+def test_a_stored_signal_of_some_examples_is_that_of_all_at_these(tmp_path):
+    run = made(tmp_path)
+    values = np.random.default_rng(0).normal(size=(M, N, 1)).astype(np.float32)
+    for index in range(M):
+        run.write_model(index, {**rows(index), "phi": values[index]}, diverged=False)
+    examples = np.array([0, 3, 4, 17, 39])
+    signal = run.signal("phi", np.array([1, 4]), examples)
+    assert signal.shape == (2, 5, 1)
+    expected = values[[1, 4]][:, examples]
+    np.testing.assert_array_equal(np.asarray(signal), expected)
+    for a, b in ((0, 5), (1, 3), (4, 5), (2, 2)):
+        np.testing.assert_array_equal(signal[:, a:b], expected[:, a:b])
+    np.testing.assert_array_equal(signal[:1, ::2], expected[:1, ::2])
+
+
+def test_threads_that_share_a_stored_signal_each_read_what_they_ask_for(monkeypatch):
+    """Attacks that run side by side walk through one signal, each at its own pace."""
+    values = np.arange(8, dtype=np.float32)[None]
+
+    class Shared(StoredSignal):
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            if name == "_cached" and value and value[0] == 0:
+                assert self[:, 4:8][0, 0] == 4, "as another thread may at any moment"
+
+        def _read(self, start, stop):
+            return values[:, start:stop]
+
+    monkeypatch.setattr(zarr, "BLOCK", 4)
+    signal = Shared(SimpleNamespace(shape=values.shape), np.arange(1), "here")  # pyright: ignore[reportArgumentType]
+    np.testing.assert_array_equal(signal[:, 1:3], [[1, 2]])
