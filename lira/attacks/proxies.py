@@ -16,8 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_matrix
-from sklearn.neighbors import NearestNeighbors
-from sklearn.preprocessing import StandardScaler
 
 from lira.attacks._moments import SD_FLOOR, float64, median, middle, moments, pooled_sums
 from lira.attacks._opponents import Group, Opponents, opponents_of
@@ -166,6 +164,10 @@ def _neighbours(features: np.ndarray, N: int) -> _Proxies:
     if not np.isfinite(features).all():
         row = np.argwhere(~np.isfinite(features))[0][0]
         raise ValueError(f"features has a value that is not finite in row {row}")
+    # Slow to import, and training needs none of it.
+    from sklearn.neighbors import NearestNeighbors
+    from sklearn.preprocessing import StandardScaler
+
     standard = StandardScaler().fit_transform(features).astype(np.float32)
     others = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(standard).kneighbors(return_distance=False)
     starts = np.arange(0, N * NEIGHBOURS + 1, NEIGHBOURS)
