@@ -55,30 +55,15 @@ def watched(hold: Callable[..., Any], waited: Watch, held: Watch) -> Callable[..
     return lock
 
 
-def here(place: Path, share: str) -> None:
-    """Train a share in this process, on all its devices; what went on as JSON."""
-    import jax
-
-    import lira
+def watch_the_run() -> dict[str, Watch]:
+    """Watch locks, writes and trainings of the runs that this process trains."""
     from lira.engine import fill
-    from lira.engine.share import models_of_process
     from lira.store import arrays, run
 
-    compiled: list[float] = []
-
-    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            compiled.append(time.perf_counter())
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
     watch = {
         name: Watch() for name in ("run waited", "run held", "model waited", "model held", "write", "learn")
     }
-    run.locked = watched(run.locked, watch["run waited"], watch["run held"])
-    arrays.locked_model = watched(arrays.locked_model, watch["model waited"], watch["model held"])
-    write, learn, answer = run.Run.write_model, fill.train_stack, fill.answers_of
-    ended: list[float] = []  # the first stack on each device, with its queries
-    devices: set[int] = set()
+    write, learn = run.Run.write_model, fill.train_stack
 
     def timed_write(*args: Any, **kwargs: Any) -> Any:
         with watch["write"].going_on():
@@ -92,34 +77,58 @@ def here(place: Path, share: str) -> None:
         assert watch["run held"].times == runs_locked, "the run was held while models trained"
         return learned
 
+    run.locked = watched(run.locked, watch["run waited"], watch["run held"])
+    arrays.locked_model = watched(arrays.locked_model, watch["model waited"], watch["model held"])
+    run.Run.write_model, fill.train_stack = timed_write, timed_learn
+    return watch
+
+
+def note_programs_and_devices() -> tuple[list[float], dict[int, float]]:
+    """When programs are compiled, and by device when its first stack has answered, as this process trains."""
+    import jax
+
+    from lira.engine import fill
+
+    compiled: list[float] = []
+    ended: dict[int, float] = {}
+    answer = fill.answers_of
+
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(time.perf_counter())
+
     def noted_answer(*args: Any) -> Any:
         answers = answer(*args)
         (device,) = jax.tree.leaves(args[-1].variables)[0].devices()
-        if device.id not in devices:
-            devices.add(device.id)
-            ended.append(time.perf_counter())
+        ended.setdefault(device.id, time.perf_counter())
         return answers
 
-    run.Run.write_model, fill.train_stack, fill.answers_of = timed_write, timed_learn, noted_answer
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    fill.answers_of = noted_answer
+    return compiled, ended
+
+
+def here(place: Path, share: str) -> None:
+    """Train a share in this process, on all its devices; what went on as JSON."""
+    import lira
+    from lira.engine.share import models_of_process
+
+    watch = watch_the_run()
+    compiled, ended = note_programs_and_devices()
     dataset = lira.load_dataset("digits")
     opened = lira.Run.open(place, dataset)
     began = time.perf_counter()
     lira.train(opened, dataset, among=models_of_process(MODELS, share=share), show_progress=False)
     seconds = time.perf_counter() - began
-    found = {name: {"seconds": round(each.seconds, 4), "times": each.times} for name, each in watch.items()}
-    late = sum(each > max(ended) for each in compiled)
-    print(
-        json.dumps(
-            {
-                "seconds": round(seconds, 2),
-                "devices": len(devices),
-                "compiled": len(compiled),
-                "compiled later": late,
-                "writer's share": round(watch["write"].seconds / seconds, 4),
-                **found,
-            }
-        )
-    )
+    found = {
+        "seconds": round(seconds, 2),
+        "devices": len(ended),
+        "compiled": len(compiled),
+        "compiled later": sum(each > max(ended.values()) for each in compiled),
+        "writer's share": round(watch["write"].seconds / seconds, 4),
+    }
+    found |= {name: {"seconds": round(each.seconds, 4), "times": each.times} for name, each in watch.items()}
+    print(json.dumps(found))
 
 
 def measured(devices: int, processes: int) -> dict[str, Any]:

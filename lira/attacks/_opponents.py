@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
-from scipy import stats
+from scipy import special
 
 from lira.attacks._parted import UNCUT, Block, Cuts, outside_targets, without_one, without_pairs
 from lira.attacks._pool import (
@@ -96,7 +96,7 @@ class Opponents:
         """
         M, N, _ = self.shape
         rate = self.keep.mean() if side == "IN" else 1 - self.keep.mean()
-        expected = N * stats.binom.cdf(needed - 1, M - 1, rate)
+        expected = N * special.bdtr(needed - 1, M - 1, rate)
         if self.groups[0].cuts == UNCUT and expected > UNLIKELY:
             raise ThinPoolError(
                 f"{attack} needs {needed} {side} model{'s' * (needed > 1)} for every example, and of {M} models with "

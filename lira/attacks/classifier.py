@@ -6,13 +6,9 @@ say the same at M / 4 times the cost.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import LinearSVC
 
 from lira.attacks._opponents import check_relations
 from lira.attacks._pool import (
@@ -25,6 +21,9 @@ from lira.attacks._pool import (
     read_block,
     require_arrays,
 )
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 __all__ = ["classifier_features", "shadow_classifier"]
 
@@ -170,8 +169,14 @@ class _Features:
 
 def _fit(
     features: SignalArray, keep: np.ndarray, taught: list[np.ndarray], kind: Kind, seed: int
-) -> list[Pipeline]:
+) -> "list[Pipeline]":
     """Fit one classifier to each group of models, all in one pass over the features."""
+    # Slow to import, and training needs none of it.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import LinearSVC
+
     M, N, F = features.shape
     draws = [_draw(keep, models, ROWS[kind] // (2 * len(models)), seed) for models in taught]
     rows = [np.empty((len(models), F)) for models, _ in draws]

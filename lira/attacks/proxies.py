@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_matrix
-from sklearn.preprocessing import StandardScaler
 
 from lira.attacks._moments import SD_FLOOR, float64, median, middle, moments, pooled_sums
 from lira.attacks._nearest import nearest_others
@@ -168,6 +167,9 @@ def _neighbours(features: np.ndarray, N: int) -> _Proxies:
     if not np.isfinite(features).all():
         row = np.argwhere(~np.isfinite(features))[0][0]
         raise ValueError(f"features has a value that is not finite in row {row}")
+    # Slow to import, and training needs none of it.
+    from sklearn.preprocessing import StandardScaler
+
     standard = StandardScaler().fit_transform(features).astype(np.float32)
     others = nearest_others(standard, NEIGHBOURS)
     starts = np.arange(0, N * NEIGHBOURS + 1, NEIGHBOURS)

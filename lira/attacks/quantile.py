@@ -8,9 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.kernel_approximation import Nystroem
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from lira.attacks._pool import (
     Leave,
@@ -89,6 +86,11 @@ def quantile_regression(
         )
     Z = publics.shape[1]
     _check_rows(features, population_features, N, Z)
+    # Slow to import, and training needs none of it.
+    from sklearn.kernel_approximation import Nystroem
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     basis = make_pipeline(StandardScaler(), Nystroem(n_components=min(BASIS, Z), random_state=seed))
     design = _decompose(basis.fit_transform(population_features.astype(np.float64)))
     step = max(1, OUTPUTS // Q)

@@ -21,6 +21,9 @@ from lira.signals import SignalArray
 
 __all__ = ["Columns", "have_enough", "left_out"]
 
+# How many examples are named of those that are left out.
+NAMED = 10
+
 
 @dataclass(frozen=True, eq=False)
 class Columns:
@@ -60,13 +63,12 @@ def have_enough(keep: np.ndarray, needed: Mapping[str, int], *, outside: bool) -
     return np.logical_and.reduce(enough)
 
 
-def left_out(without: Mapping[str, np.ndarray], num_examples: int, most: int = 10) -> list[str]:
+def left_out(without: Mapping[str, np.ndarray], num_examples: int) -> list[str]:
     """What is said of examples that attacks leave out, a sentence for the attacks that leave out the same.
 
     Args:
         without: by attack the examples without a score, int, ascending.
         num_examples: N.
-        most: how many of them are named.
     """
     attacks: dict[tuple[int, ...], list[str]] = {}
     for name, examples in without.items():
@@ -74,6 +76,6 @@ def left_out(without: Mapping[str, np.ndarray], num_examples: int, most: int = 1
             attacks.setdefault(tuple(examples.tolist()), []).append(name)
     return [
         f"{', '.join(names)}: {len(which):,} of {num_examples:,} examples are left out, of which too few models are IN or OUT "
-        f"(number {', '.join(map(str, which[:most]))}{', ...' if len(which) > most else ''})"
+        f"(number {', '.join(map(str, which[:NAMED]))}{', ...' if len(which) > NAMED else ''})"
         for which, names in attacks.items()
     ]

@@ -62,11 +62,11 @@ class Terminal:
         for name in names:
             self.say(str(path / name))
 
-    def result(self, path: Place, evaluation: Measured, page: str = "report.html") -> None:
+    def result(self, path: Place, evaluation: Measured) -> None:
         """What an evaluation comes to, and where its page is; with --table every figure before."""
         if self.table:
             self.show(attacks_table(evaluation), spare=(3, 4, 2, 1, 6))
-        self.verdict(path, verdict(evaluation), page)
+        self.verdict(path, verdict(evaluation), "report.html")
         self.stored(path / "metrics.json")
 
     def repeated(self, path: Place, document: Mapping[str, Any]) -> None:

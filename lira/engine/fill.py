@@ -1,10 +1,12 @@
 """Training: which models next, in stacks, and what they answer stored as soon as they are done."""
 
+import contextlib
 import datetime
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from threading import Event
 from typing import Protocol
@@ -183,15 +185,46 @@ def fill(
     if not len(missing):
         return 0
     run.require_same_models(dataset)
-    began, clock = time.time(), Clock()
+    began = time.time()
     devices = devices_of(run.config.execution.devices)[: len(missing)]
     with jax.default_device(devices[0]):
         first = prepare(len(missing), 0)
     programs, _ = first
 
-    def prepare_once(missing: int, widest: int) -> tuple[Programs, Learn]:
-        return first if not widest and this_device() == devices[0] else prepare(missing, widest)
+    def prepare_once(widest: int) -> tuple[Programs, Learn]:
+        return first if not widest and this_device() == devices[0] else prepare(len(missing), widest)
 
+    counts = len(among), len(among) - len(missing)
+    with (
+        _session(run, programs, devices, began) as (written, clock),
+        Bar(verb, *counts, show_progress, progress, run.config.recipe.epochs) as bar,
+    ):
+        begun = checkpoints.begun(missing, programs) if checkpoints else []
+        stacks = _Stacks(
+            run,
+            dataset,
+            Queue(
+                missing,
+                lambda stack: stack[run.arrays.read("done", stack) == 0],
+                [stack for stack, _ in begun],
+            ),
+            Counter({m: a for each in begun for m, a in zip(*(part.tolist() for part in each), strict=True)}),
+            attempts,
+            inspect,
+            checkpoints.tidy if checkpoints else lambda: None,
+            bar,
+            clock,
+            written,
+        )
+        work_through(stacks.queue, devices, partial(_prepared, stacks, prepare_once))
+    return len(written)
+
+
+@contextlib.contextmanager
+def _session(
+    run: Run, programs: Programs, devices: Sequence[Device], began: float
+) -> Iterator[tuple[list[int], Clock]]:
+    """A session of the run, to be noted however it ends: the models written within, and a clock of their learning."""
     session = {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": device_name(devices),
@@ -200,112 +233,90 @@ def fill(
         "lowering": programs.lowering,
     }
     written: list[int] = []
+    clock = Clock()
     try:
-        counts = len(among), len(among) - len(missing)
-        with Bar(verb, *counts, show_progress, progress, run.config.recipe.epochs) as bar:
-            begun = checkpoints.begun(missing, programs) if checkpoints else []
-            tidy = checkpoints.tidy if checkpoints else lambda: None
-            _fill_stacks(
-                run,
-                dataset,
-                devices,
-                prepare_once,
-                missing,
-                begun,
-                attempts,
-                inspect,
-                tidy,
-                bar,
-                clock,
-                written,
-            )
+        yield written, clock
     finally:
         session["models"] = len(written)
         session["seconds"] = round(time.time() - began, 2)
         # Without compilation, queries and writing: what one method costs beside another.
         session["learning_seconds"] = round(clock.seconds / (programs.workers * len(devices)), 4)
         run.add_session(session)
-    return len(written)
 
 
 # --- Stacks ----------------------------------------------------------------------------------------------------------
 
 
-def _fill_stacks(
-    run: Run,
-    dataset: Dataset,
-    devices: Sequence[Device],
-    prepare: Callable[[int, int], tuple[Programs, Learn]],
-    missing: np.ndarray,
-    begun: Sequence[tuple[np.ndarray, np.ndarray]],
-    attempts: int,
-    inspect: Callable[[Run, np.ndarray], None] | None,
-    tidy: Callable[[], None],
-    bar: Bar,
-    clock: Clock,
-    written: list[int],
-) -> None:
-    """Make and store the models `missing`, noting in `written` those that no other process was faster with.
+@dataclass(frozen=True, eq=False)
+class _Stacks:
+    """What all stacks of one call of `fill` share. After an interrupt every worker stops at the end of its epoch."""
 
-    First the stacks that are `begun`, see `Checkpoints.begun`; `tidy()` is called when one is stored. After an interrupt
-    every worker stops at the end of its epoch.
-    """
-    inspected = Event()
-    queue = Queue(
-        missing,
-        lambda stack: stack[run.arrays.read("done", stack) == 0],
-        [stack for stack, _ in begun],
-    )
-    # Models that diverged, and how often.
-    tried = Counter({m: a for each in begun for m, a in zip(*(part.tolist() for part in each), strict=True)})
+    run: Run
+    dataset: Dataset
+    queue: Queue  # first those that are begun, see `Checkpoints.begun`
+    tried: Counter[int]  # models that diverged, and how often
+    attempts: int
+    inspect: Callable[[Run, np.ndarray], None] | None
+    tidy: Callable[[], None]  # called when a stack is stored
+    bar: Bar
+    clock: Clock
+    written: list[int]  # models that no other process was faster with
+    inspected: Event = field(default_factory=Event)
 
-    def write(stack: np.ndarray, arrays: dict[str, np.ndarray], finite: np.ndarray) -> None:
-        for position, model in enumerate(stack.tolist()):
-            if not finite[position] and tried[model] + 1 < attempts:
-                tried[model] += 1
-                queue.hand_back(stack[position : position + 1])
-                bar.advance(-1, 0)
-                continue
-            row = {name: array[position] for name, array in arrays.items()}
-            if run.write_model(model, row, diverged=not finite[position], attempt=tried[model]):
-                written.append(model)
-        tidy()
-        sound = stack[finite[: len(stack)]]
-        sides = {
-            name.removeprefix("accuracy_"): array for name, array in arrays.items() if name in ACCURACIES
-        }
-        bar.stored(sound, {side: array[: len(stack)][finite[: len(stack)]] for side, array in sides.items()})
-        if inspect and len(sound) and not inspected.is_set():
-            inspected.set()
-            inspect(run, sound)
 
-    def prepared(widest: int) -> tuple[int, int, Make]:
-        programs, learn = prepare(len(missing), widest)
-        # Once for each device, in bytes, for all stacks.
-        data = Data(*jax.device_put((dataset.x, dataset.y, dataset.x_test, dataset.y_test), this_device()))
+def _prepared(
+    stacks: _Stacks, prepare: Callable[[int], tuple[Programs, Learn]], widest: int
+) -> tuple[int, int, Make]:
+    """Of a device: width, workers, and what makes a stack there, see `work_through`."""
+    programs, learn = prepare(widest)
+    dataset = stacks.dataset
+    # Once for each device, in bytes, for all stacks.
+    data = Data(*jax.device_put((dataset.x, dataset.y, dataset.x_test, dataset.y_test), this_device()))
+    return programs.width, programs.workers, partial(_make, stacks, programs, learn, data)
 
-        def make(stack: np.ndarray, stop: Event) -> Callable[[], None] | None:
-            shown, answered = 0.0, None
 
-            def advance(models: float, images: int, over: EpochLoss | None) -> None:
-                nonlocal shown
-                shown += models
-                bar.advance(models, images, stack, over)
+def _make(
+    stacks: _Stacks, programs: Programs, learn: Learn, data: Data, stack: np.ndarray, stop: Event
+) -> Callable[[], None] | None:
+    """Make the models `stack`, int `[m]`; return what writes them, or None if `stop` was set before they were done."""
+    shown, answered = 0.0, None
 
-            try:
-                with clock:
-                    learned = learn(stack, np.array([tried[m] for m in stack.tolist()]), data, advance, stop)
-                    if learned:
-                        jax.block_until_ready(learned.variables)
-                answered = learned and answers_of(run, data, programs, stack, learned)
-            finally:
-                if answered is None:  # they are made anew
-                    bar.advance(-shown, 0)
-            return answered and partial(write, stack, *answered)
+    def advance(models: float, images: int, over: EpochLoss | None) -> None:
+        nonlocal shown
+        shown += models
+        stacks.bar.advance(models, images, stack, over)
 
-        return programs.width, programs.workers, make
+    try:
+        with stacks.clock:
+            attempts = np.array([stacks.tried[m] for m in stack.tolist()])
+            learned = learn(stack, attempts, data, advance, stop)
+            if learned:
+                jax.block_until_ready(learned.variables)
+        answered = learned and answers_of(stacks.run, data, programs, stack, learned)
+    finally:
+        if answered is None:  # they are made anew
+            stacks.bar.advance(-shown, 0)
+    return answered and partial(_write, stacks, stack, *answered)
 
-    work_through(queue, devices, prepared)
+
+def _write(stacks: _Stacks, stack: np.ndarray, arrays: dict[str, np.ndarray], finite: np.ndarray) -> None:
+    """Store a stack's models, but those that diverged and are to be tried again."""
+    for position, model in enumerate(stack.tolist()):
+        if not finite[position] and stacks.tried[model] + 1 < stacks.attempts:
+            stacks.tried[model] += 1
+            stacks.queue.hand_back(stack[position : position + 1])
+            stacks.bar.advance(-1, 0)
+            continue
+        row = {name: array[position] for name, array in arrays.items()}
+        if stacks.run.write_model(model, row, diverged=not finite[position], attempt=stacks.tried[model]):
+            stacks.written.append(model)
+    stacks.tidy()
+    among = finite[: len(stack)]
+    sides = {name.removeprefix("accuracy_"): arrays[name] for name in ACCURACIES if name in arrays}
+    stacks.bar.stored(stack[among], {side: array[: len(stack)][among] for side, array in sides.items()})
+    if stacks.inspect and among.any() and not stacks.inspected.is_set():
+        stacks.inspected.set()
+        stacks.inspect(stacks.run, stack[among])
 
 
 def _inspect(run: Run, models: np.ndarray) -> None:

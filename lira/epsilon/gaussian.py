@@ -1,7 +1,7 @@
 """The Gaussian mechanism: its epsilon by mu, and a lower bound on mu from scores."""
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 __all__ = ["gaussian_epsilon", "lower_mu"]
 
@@ -62,6 +62,6 @@ def _mus(inside: np.ndarray, outside: np.ndarray, a: float, thresholds: np.ndarr
     ends = []
     for count, total in ((missed, len(inside)), (false, len(outside))):
         # Clopper and Pearson's bound is 1 where all of them were.
-        beta = stats.beta.ppf(1 - a / 2, count + 1, np.maximum(total - count, 1))
+        beta = special.betaincinv(count + 1, np.maximum(total - count, 1), 1 - a / 2)
         ends.append(special.ndtri(np.where(count < total, beta, 1.0)))
     return -ends[1] - ends[0]

@@ -9,7 +9,7 @@ et al. 2024, arXiv 2410.22235). The numbers of guesses that are tried share the 
 from typing import Literal
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 from lira.epsilon.bound import EpsilonBound, auditing, level_of
 from lira.epsilon.gaussian import gaussian_epsilon, lower_mu
@@ -202,7 +202,7 @@ def coin_limit(members: int, nonmembers: int, level: float) -> float:
     0.92
     """
     count, total = max(members, nonmembers), members + nonmembers
-    return float(stats.beta.ppf(1 - level / 2, count + 1, total - count)) if count < total else 1.0
+    return float(special.betaincinv(count + 1, total - count, 1 - level / 2)) if count < total else 1.0
 
 
 # --- From scores to guesses -----------------------------------------------------------------------------------------
@@ -236,7 +236,9 @@ def best_guesses(
         right, guesses = (found & member).sum(axis=1), found.sum(axis=1)
     level /= len(guesses)
     # What delta = 0 would allow is more: the best of all is found early, and few others are looked at.
-    most = special.logit(stats.beta.ppf(level, right, guesses - right + 1)) if method == "one_run" else right
+    most = (
+        special.logit(special.betaincinv(right, guesses - right + 1, level)) if method == "one_run" else right
+    )
     best = 0.0
     for each in np.argsort(-np.nan_to_num(most, nan=-np.inf)):
         if method == "one_run" and not most[each] - special.logit(coin) > best:

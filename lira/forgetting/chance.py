@@ -12,7 +12,7 @@ moves single examples (as large, 78 %).
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from lira.attacks import lira_online_fixed
 from lira.forgetting._check import Ensemble, of_forgotten
@@ -80,7 +80,7 @@ def retrained_values(
             )
         )
     values = np.array(figures)
-    spread = stats.t.ppf(0.975, redraws - 1) * np.sqrt(1 + 1 / redraws) * values.std(axis=0, ddof=1)
+    spread = special.stdtrit(redraws - 1, 0.975) * np.sqrt(1 + 1 / redraws) * values.std(axis=0, ddof=1)
     highest = [1.0] * (len(FPRS) + 3) + [np.inf] * 2
     auc, *tprs, infinite, quality, klom_mean, klom_95 = (
         Estimate.around(mean, margin, 0, top)

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
 from lira.forgetting._check import Ensemble, check_ensembles, row_of
 from lira.metrics import Estimate, mean_over_clusters, ratio_of_means
@@ -143,6 +142,8 @@ def _fit(
     if features.shape[1] == 1:
         scores = features[:, 0]
     else:
+        from sklearn.linear_model import LogisticRegression  # slow to import, and training needs none of it
+
         chosen = members | others
         mean, sd = features[chosen].mean(axis=0), features[chosen].std(axis=0)
         features = (features - mean) / np.where(sd > 0, sd, 1)

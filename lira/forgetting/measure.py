@@ -238,7 +238,7 @@ def measure(
     among = np.flatnonzero(forget)
     held, every, *phi = of_forgotten(keep, forget, before=before, after=after, retrained=retrained)
     original, unlearned, scratch = phi
-    updated = of_forgotten(keep, latest, previous=previous, after=after, retrained=retrained)
+    leakage = _leakage((previous, after, retrained), keep, latest, attack)
     scores, _ = u_lira(unlearned, scratch, held, every, attack=attack)
     curve = roc(scores, held)
     worst_fpr, threshold = exposure_threshold(curve)
@@ -246,23 +246,17 @@ def measure(
     quality = forgetting_quality(epsilons)
     divergence = klom(unlearned, scratch, held, every)
 
-    def against_retrained(models: np.ndarray) -> CurveFigures:
-        return _curve(roc(*u_lira(models, scratch, held, every, attack=attack)))
-
-    def lira(models: np.ndarray) -> CurveFigures:
-        return _curve(roc(*lira_after(models, held, every, attack=attack)))
-
-    def leakage(models: np.ndarray, on: Attack | None) -> CurveFigures:
-        return _curve(roc(*update_leakage(updated[2], models, *updated[:2], attack=on)))
-
     return MethodFigures(
         num_models=len(keep),
         num_forgotten=len(among),
         attack=getattr(attack, "__name__", str(attack)),
         u_lira=_curve(curve),
-        untouched=against_retrained(original),
+        untouched=_curve(roc(*u_lira(original, scratch, held, every, attack=attack))),
         retrained=reference or retrained_values(scratch, held, every, attack=attack, delta=delta, seed=seed),
-        lira={"before": lira(original), "after": lira(unlearned)},
+        lira={
+            name: _curve(roc(*lira_after(models, held, every, attack=attack)))
+            for name, models in (("before", original), ("after", unlearned))
+        },
         classical=_classical((before, after, retrained), keep, forget, features, fprs, seed),
         delta=delta,
         largest_epsilon=largest_epsilon(len(keep), delta=delta),
@@ -271,10 +265,7 @@ def measure(
         score=_score(quality, accuracy or {}),
         klom_mean=float(divergence.mean()),
         klom_95=float(np.quantile(divergence, 0.95)),
-        update_leakage={
-            kind: {"after": leakage(updated[3], on), "retrained": leakage(updated[4], on)}
-            for kind, on in (("difference", None), ("lira", attack))
-        },
+        update_leakage=leakage,
         direction=direction(unlearned, scratch, held, every),
         accuracy={group: _accuracies(*pair) for group, pair in (accuracy or {}).items()},
         worst_fpr=worst_fpr,
@@ -294,6 +285,22 @@ def _accuracies(after: np.ndarray, retrained: np.ndarray) -> dict[str, Estimate]
     return {
         name: mean_over_clusters(np.asarray(values, np.float64).reshape(-1, 2).mean(axis=1), 0, 1)
         for name, values in (("after", after), ("retrained", retrained))
+    }
+
+
+def _leakage(
+    ensembles: Ensembles, keep: np.ndarray, latest: np.ndarray, attack: Attack
+) -> dict[str, dict[str, CurveFigures]]:
+    """Of the update from the first ensemble to either of the others, by attack on it."""
+    held, every, *phi = of_forgotten(
+        keep, latest, **dict(zip(("previous", "after", "retrained"), ensembles, strict=True))
+    )
+    return {
+        kind: {
+            name: _curve(roc(*update_leakage(phi[0], models, held, every, attack=on)))
+            for name, models in (("after", phi[1]), ("retrained", phi[2]))
+        }
+        for kind, on in (("difference", None), ("lira", attack))
     }
 
 

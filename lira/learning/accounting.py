@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize
 
 from lira.learning.recipe import Recipe, steps_per_epoch
 
@@ -141,6 +141,8 @@ def _max_batch(num_examples: int, rate: float, steps: int, epsilon: float, delta
     Where t is the probability that any step does, batches that are cut off are another mechanism with probability t at
     most, and (epsilon, delta') becomes (epsilon, delta' + (1 + e^epsilon) t): here within TRUNCATION_SHARE of delta.
     """
+    from scipy import stats  # slow to import, and needed here alone
+
     finite = 0.0 if math.isinf(epsilon) else epsilon
     each = TRUNCATION_SHARE * delta / (1 + math.exp(min(finite, 600.0))) / steps
     # `binom.isf` does not reach so far into the tail.

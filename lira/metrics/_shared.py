@@ -4,7 +4,7 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from lira.membership import is_paired
 from lira.signals import native_floats
@@ -130,7 +130,7 @@ def cluster_margin(values: np.ndarray) -> float:
     """Half the 95 % interval of a mean over clusters, by Student's t; NaN below MIN_CLUSTERS."""
     if len(values) < MIN_CLUSTERS:
         return float("nan")
-    return float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return float(special.stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
 def resample_rates(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
@@ -182,5 +182,5 @@ def resample_margin(resampled: np.ndarray, num_clusters: int) -> np.ndarray:
     """
     error = np.std(resampled, axis=0, ddof=1)
     if num_clusters == 1:
-        return stats.norm.ppf(0.975) * error
-    return stats.t.ppf(0.975, num_clusters - 1) * np.sqrt(num_clusters / (num_clusters - 1)) * error
+        return special.ndtri(0.975) * error
+    return special.stdtrit(num_clusters - 1, 0.975) * np.sqrt(num_clusters / (num_clusters - 1)) * error

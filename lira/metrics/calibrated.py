@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from lira.metrics._shared import UNDEFINED, Estimate, check_fpr, check_scores, clusters_of
 from lira.metrics.means import mean_over_clusters, ratio_of_means
@@ -85,6 +84,8 @@ def named_members(p_values: np.ndarray, keep: np.ndarray, rate: float = 0.05) ->
     >>> named.named.value, named.false_share.value
     (2.0, 0.5)
     """
+    from scipy import stats  # slow to import, and needed here alone
+
     check_fpr(rate)
     p_values, keep = check_scores(p_values, keep)
     # A target at a time: its sorted copies of all of them would be several times as large.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from lira.metrics._shared import RESAMPLES, Estimate, check_fpr, check_scores, resample_margin
 from lira.metrics.counting import allowed_false_positives, area, last_within, tie_ends
@@ -65,7 +65,7 @@ def difference(
     if first.num_clusters > 1 or keep.all() or not keep.any():
         return difference_of_curves(first, second)
     errors = np.std(_paired_draws(a.ravel(), b.ravel(), keep.ravel(), fpr), axis=0, ddof=1)
-    return _assemble(first, second, stats.norm.ppf(0.975) * errors)
+    return _assemble(first, second, special.ndtri(0.975) * errors)
 
 
 class Compared(NamedTuple):

@@ -4,7 +4,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from lira.metrics._shared import (
     UNDEFINED,
@@ -141,7 +141,7 @@ def stability(scores: np.ndarray, keep: np.ndarray, *, fpr: float = 1e-3) -> Sta
         drawn = both[:, rng.integers(both.shape[1], size=both.shape[1])]
         if not (drawn == drawn[:, :1]).all(axis=1).any():
             resampled.append(_correlations(drawn))
-    margins = stats.norm.ppf(0.975) * np.std(resampled, axis=0, ddof=1)
+    margins = special.ndtri(0.975) * np.std(resampled, axis=0, ddof=1)
     pearson, spearman = (
         Estimate.around(value, margin, -1, 1)
         for value, margin in zip(_correlations(both), margins, strict=True)
@@ -151,4 +151,6 @@ def stability(scores: np.ndarray, keep: np.ndarray, *, fpr: float = 1e-3) -> Sta
 
 def _correlations(values: np.ndarray) -> tuple[float, float]:
     """Pearson's and Spearman's correlation of two rows."""
+    from scipy import stats  # slow to import, and needed here alone
+
     return np.corrcoef(values)[0, 1], np.corrcoef(stats.rankdata(values, axis=1))[0, 1]

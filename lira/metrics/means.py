@@ -1,7 +1,7 @@
 """Means over clusters, and ratios of two such means, with 95 % intervals."""
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from lira.metrics._shared import MIN_CLUSTERS, Estimate, cluster_margin
 
@@ -36,7 +36,7 @@ def ratio_of_means(numerators: np.ndarray, denominators: np.ndarray) -> Estimate
     P = len(numerators)
     if P < MIN_CLUSTERS:
         return Estimate(n / d, np.nan, np.nan)
-    (nn, nd), (_, dd) = stats.t.ppf(0.975, P - 1) ** 2 * np.cov(numerators, denominators) / P
+    (nn, nd), (_, dd) = special.stdtrit(P - 1, 0.975) ** 2 * np.cov(numerators, denominators) / P
     # The ends are the roots of (n - r d)^2 = nn - 2 r nd + r^2 dd.
     a, b, c = d * d - dd, n * d - nd, n * n - nn
     if a <= 0:

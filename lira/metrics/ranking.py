@@ -7,7 +7,7 @@ is above it, and not what reaches the next realised score, holds where scores ar
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from lira.metrics._shared import check_fpr, check_scores, clusters_of
 from lira.metrics.counting import allowed_false_positives, ratio
@@ -104,8 +104,8 @@ def rate_interval(count: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.
     # There are few different pairs of the two, and an interval takes time.
     pairs, inverse = np.unique(np.stack([count.ravel(), total.ravel()]), axis=1, return_inverse=True)
     k, n = pairs.astype(np.float64)
-    low = np.where(k == 0, 0.0, stats.beta.ppf(0.025, np.maximum(k, 1), n - k + 1))
-    high = np.where(k == n, 1.0, stats.beta.ppf(0.975, k + 1, np.maximum(n - k, 1)))
+    low = np.where(k == 0, 0.0, special.betaincinv(np.maximum(k, 1), n - k + 1, 0.025))
+    high = np.where(k == n, 1.0, special.betaincinv(k + 1, np.maximum(n - k, 1), 0.975))
     low, high = (np.where(n == 0, np.nan, end)[inverse].reshape(count.shape) for end in (low, high))
     return low, high
 

@@ -287,9 +287,9 @@ def _spread(values: np.ndarray, scored: np.ndarray, num_examples: int) -> np.nda
     return everywhere
 
 
-def _shortened(text: str, most: int = 35) -> str:
-    """At most so many characters, the ends of what is longer."""
-    return text if len(text) <= most else f"{text[: most // 2]}…{text[-(most // 2) :]}"
+def _shortened(text: str) -> str:
+    """At most 35 characters, the ends of what is longer."""
+    return text if len(text) <= 35 else f"{text[:17]}…{text[-17:]}"
 
 
 def _num_top(num_examples: int) -> int:

@@ -29,14 +29,11 @@ BESIDE = {
 }
 
 
-def score_findings(
-    run: Run, done: np.ndarray, deep: bool = False, attacks: Iterable[str] | None = None
-) -> Iterator[Finding]:
-    """Of the stored scores, or of some attacks: whole, of models that are `done`, and of the signals that are stored."""
+def score_findings(run: Run, done: np.ndarray, deep: bool = False) -> Iterator[Finding]:
+    """Of the stored scores: whole, of models that are `done`, and of the signals that are stored."""
     known: dict[tuple[int, ...], str] = {}
     lost: set[int] = set()
-    there = sorted(each.name for each in (run.path / "scores").glob("[!.]*"))
-    for name in there if attacks is None else attacks:
+    for name in sorted(each.name for each in (run.path / "scores").glob("[!.]*")):
         place, models = f"scores/{name}", None
         try:
             store = open_array(run.path / place)

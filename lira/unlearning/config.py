@@ -233,17 +233,14 @@ def _run_to_start_from(path: str | os.PathLike[str]) -> Run:
     return run
 
 
-def run_config(config: UnlearnConfig, *, models: int, save_params: bool, seed: int = 0) -> Config:
+def run_config(config: UnlearnConfig, *, models: int, save_params: bool) -> Config:
     """The configuration of one of the runs of an unlearning: they keep no checkpoints of training.
 
     Methods do not train from scratch, and what is compared with them holds the same signals.
     """
     pool = config.pool
-    recipe = dataclasses.replace(pool.recipe, seed=pool.recipe.seed + seed)
     signals = tuple(name for name in pool.signals if name not in checkpoints(pool.signals))
-    return dataclasses.replace(
-        pool, num_models=models, save_params=save_params, recipe=recipe, signals=signals
-    )
+    return dataclasses.replace(pool, num_models=models, save_params=save_params, signals=signals)
 
 
 def first_memberships(config: UnlearnConfig, dataset: Dataset) -> np.ndarray:

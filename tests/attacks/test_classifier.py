@@ -3,6 +3,7 @@ import pytest
 from chance import check_chance, check_gaussian, figures_of
 from scipy.optimize import minimize
 from scipy.special import expit, softmax
+from sklearn.pipeline import Pipeline
 
 from lira.attacks import _pool, classifier, classifier_features, shadow_classifier
 from lira.membership import keep_mask
@@ -151,9 +152,9 @@ def test_the_bound_on_rows_holds_and_seeds_only_draw(monkeypatch):
     np.testing.assert_array_equal(shadow_classifier(features, keep, seed=1), everything)
     monkeypatch.setitem(classifier.ROWS, "logistic", 400)
     seen = []
-    fit = classifier.Pipeline.fit
+    fit = Pipeline.fit
     monkeypatch.setattr(
-        classifier.Pipeline, "fit", lambda self, x, y: (seen.append((len(x), y.mean())), fit(self, x, y))[1]
+        Pipeline, "fit", lambda self, x, y: (seen.append((len(x), y.mean())), fit(self, x, y))[1]
     )
     first, second = shadow_classifier(features, keep), shadow_classifier(features, keep, seed=1)
     assert seen == [(400, 0.5)] * 4

@@ -7,7 +7,16 @@ import pytest
 from lira import attacks
 from lira.attacks import UnfitPoolError, classifier_features
 from lira.attacks._pool import Leave
-from lira.attacks.suite import ATTACKS, Attack, Pool, attack_groups, attack_pool, call_attack, missing_signals
+from lira.attacks.suite import (
+    ATTACKS,
+    Attack,
+    Pool,
+    attack_groups,
+    attack_pool,
+    call_attack,
+    missing_signals,
+    select_attacks,
+)
 from lira.membership import keep_mask
 from lira.metrics import roc
 
@@ -29,11 +38,12 @@ def balanced():
 
 
 def test_pools_of_pairs_leave_the_pair_out_and_others_the_target():
+    some = select_attacks(("lira_online", "bavaria_offline", "rmia_online", "attack_p"))
     for keep, leave in ((KEEP, "pair"), (balanced(), "one"), (balanced()[:19], "one")):
-        scores = attack_pool(Pool({"phi": PHI[: len(keep)]}, keep))
-        for name in ("lira_online", "bavaria_offline", "rmia_online", "attack_p"):
-            expected = ATTACKS[name].function(PHI[: len(keep)], keep, leave=leave)
-            np.testing.assert_array_equal(scores[name], expected)
+        scores = attack_pool(Pool({"phi": PHI[: len(keep)]}, keep), some)
+        assert list(scores) == list(some)
+        for name, attack in some.items():
+            np.testing.assert_array_equal(scores[name], attack.function(PHI[: len(keep)], keep, leave=leave))
 
 
 def test_each_attack_reads_the_signal_that_it_names():

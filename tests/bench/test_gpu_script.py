@@ -24,7 +24,10 @@ specification = importlib.util.spec_from_file_location("gpu_script", SCRIPT)
 assert specification is not None
 assert specification.loader is not None
 gpu = importlib.util.module_from_spec(specification)
+# The modules beside the script; behind everything else, for some are called like packages.
+sys.path.append(str(SCRIPT.parent))
 specification.loader.exec_module(gpu)
+gpu_parts = importlib.import_module("gpu_parts")
 
 
 def sitting(tmp_path, part="some part", **options):
@@ -122,7 +125,7 @@ def test_what_is_kept_for_all_parts_is_under_ten_minutes(monkeypatch):
         assert len({part.name for part in parts}) == len(parts)
         assert parts[0].name == "device"
         assert parts[-1].name == "shadows"
-    assert {f"bench_{model}" for model in gpu.throughput.MODELS} <= {
+    assert {f"bench_{model}" for model in gpu_parts.throughput.MODELS} <= {
         part.name for part in gpu.parts(gpu.FULL)
     }
 
@@ -185,10 +188,10 @@ def test_an_unknown_part_is_named(capsys, monkeypatch):
 
 def test_training_is_interrupted_when_its_time_is_over():
     began = time.time()
-    with gpu.interrupted_after(0.2):
+    with gpu_parts.interrupted_after(0.2):
         time.sleep(30)
     assert time.time() - began < 10
-    with gpu.interrupted_after(0.2):
+    with gpu_parts.interrupted_after(0.2):
         pass
     time.sleep(0.4)  # nothing comes afterwards
 
@@ -222,7 +225,7 @@ planes {
 
 def test_kernels_of_a_card_are_those_of_its_streams():
     serialized = ProfileData.text_proto_to_serialized_xspace(CARD)
-    result = gpu.by_kernel([ProfileData.from_serialized_xspace(serialized)], steps=2)
+    result = gpu_parts.by_kernel([ProfileData.from_serialized_xspace(serialized)], steps=2)
     assert result["kernels_per_step"] == 5 / 2
     assert result["ms_within_kernels"] == pytest.approx(13.5e-3 / 2)
     assert result["kernels"] == [
@@ -240,7 +243,7 @@ def test_operations_of_a_cpu_without_loops(tmp_path):
     with jax.profiler.trace(str(tmp_path)):
         looped(a).block_until_ready()
     traces = [ProfileData.from_file(str(file)) for file in tmp_path.rglob("*.xplane.pb")]
-    kernels = {row["kernel"]: row["per_step"] for row in gpu.by_kernel(traces, steps=1)["kernels"]}
+    kernels = {row["kernel"]: row["per_step"] for row in gpu_parts.by_kernel(traces, steps=1)["kernels"]}
     assert 5 in kernels.values()
     assert not [name for name in kernels if name.startswith("while")]
 
@@ -250,7 +253,7 @@ def test_a_shadow_model_without_its_mate_is_shown(tmp_path):
     data = lira.Dataset.from_arrays(np.eye(40, dtype=np.float32), np.arange(40) % 2)
     run = lira.Run.create(tmp_path / "run", data, lira.Recipe(epochs=1, batch_size=10), num_models=4)
     lira.train(run, data, among=np.arange(1), show_progress=False)
-    shown = gpu.shown(run)
+    shown = gpu_parts.shown(run)
     assert shown["models_in_pairs"] == 0
     assert shown["accuracy_in"] == [pytest.approx(run.accuracy("in", np.arange(1))[0], abs=1e-5)]
     assert [session["models"] for session in shown["sessions"]] == [1]
@@ -273,7 +276,7 @@ def test_what_shadow_models_show(tmp_path, monkeypatch):
     few = run_of_models(tmp_path / "few", keep[:4], np.zeros(N, int), rows[:4], source=source)
     few.add_session({"models": 4, "seconds": 60.0})
     few.add_session({"models": 0, "seconds": 20.0})
-    shown = gpu.shown(few)
+    shown = gpu_parts.shown(few)
     assert shown["models_in_pairs"] == 4
     assert [session["seconds"] for session in shown["sessions"]] == [60, 20]
     assert shown["accuracy_in"] == [0.75] * 4
@@ -281,7 +284,7 @@ def test_what_shadow_models_show(tmp_path, monkeypatch):
     assert "published" not in shown
 
     run = run_of_models(tmp_path / "run", keep, np.zeros(N, int), rows, source=source)
-    shown = gpu.shown(run)
+    shown = gpu_parts.shown(run)
     for queries in (2, Q):
         (row,) = [
             row

@@ -54,7 +54,7 @@ def test_every_kind_gives_the_same_phi_with_and_without_queries(kind, values, kn
 
 @pytest.mark.parametrize("shape", [(N,), (N, 1), (N, Q, 1)])
 def test_one_logit_is_a_binary_classifier(shape):
-    z = RNG.normal(size=shape)
+    z = np.random.default_rng(1).normal(size=shape)
     labels = np.arange(N) % 2
     both = np.stack([np.zeros(shape), z], axis=-1).reshape(N, -1, 2)
     signals, correct = to_signals("logits", z, labels)

@@ -16,7 +16,7 @@ from foreign_layouts import (
 from scipy.special import softmax, xlogy
 
 from lira import scoring
-from lira.attacks.suite import ATTACKS
+from lira.attacks.suite import ATTACKS, select_attacks
 from lira.data.dataset import Dataset
 from lira.engine import fill
 from lira.exchange.export import export_carlini
@@ -97,14 +97,16 @@ def test_imported_runs_are_scored_and_reported(tmp_path, M, paired):
     run = import_run(
         "carlini", write_carlini(tmp_path / "exp", logits[:M], keep[:M], labels), tmp_path / "run"
     )
-    scores = scoring.score(run)
     # There are no features to regress on, or to find neighbours by, and no checkpoints of training.
     without = [
         name
         for name, attack in ATTACKS.items()
         if "features" not in attack.needs and attack.signal != "trajectory"
     ]
-    assert list(scores) == without
+    # All attacks compile thirty programs for each number of models and design; of odd numbers these are enough.
+    asked = without if M == 8 else ["lira_online", "rmia_offline", "entropy_threshold", "global_threshold"]
+    scores = scoring.score(run, attacks=select_attacks(asked))
+    assert list(scores) == [name for name in ATTACKS if name in asked]
     leave = "pair" if paired else "one"
     for name in ("lira_online", "rmia_offline", "global_threshold"):
         np.testing.assert_array_equal(scores[name], ATTACKS[name].function(run.phi, keep[:M], leave=leave))

@@ -60,19 +60,25 @@ def trained(learner, state, key, epochs, steps):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
 def test_smoothed_loss_is_cross_entropy_of_the_smoothed_label(smoothing):
+    rng = np.random.default_rng(1)
     with jax.enable_x64(True):
         logits, labels = 5 * rng.normal(size=(7, 4)), rng.integers(0, 4, 7)
         target = smoothed(labels, 4, smoothing)
-        loss, backward = jax.vjp(partial(cross_entropy, labels=labels, smoothing=smoothing), logits)
+
+        @jax.jit
+        def both(logits):
+            loss, backward = jax.vjp(partial(cross_entropy, labels=labels, smoothing=smoothing), logits)
+            return loss, *backward(jnp.ones(7))
+
+        loss, gradient = both(logits)
         np.testing.assert_allclose(loss, -(target * np.log(softmax(logits))).sum(axis=1), rtol=1e-12)
-        (gradient,) = backward(jnp.ones(7))
         np.testing.assert_allclose(gradient, softmax(logits) - target, rtol=1e-11, atol=1e-13)
 
 
 def test_mixup_is_a_convex_combination_with_draws_of_beta():
-    images: np.ndarray = rng.normal(size=(6, 2, 2, 1)).astype(np.float32)
+    images = np.random.default_rng(1).normal(size=(6, 2, 2, 1)).astype(np.float32)
     keys = jax.random.split(jax.random.key(0), 2000)
-    found = jax.vmap(partial(mixed, images=jnp.asarray(images), alpha=0.4))(keys)
+    found = jax.jit(jax.vmap(partial(mixed, images=jnp.asarray(images), alpha=0.4)))(keys)
     assert stats.kstest(np.asarray(found.share), stats.beta(0.4, 0.4).cdf).pvalue > 0.01
     partners, share = np.asarray(found.partners), np.asarray(found.share)[:, None, None, None, None]
     np.testing.assert_array_equal(np.sort(partners, axis=1), np.tile(np.arange(6), (2000, 1)))
@@ -83,11 +89,11 @@ def test_mixup_is_a_convex_combination_with_draws_of_beta():
 
 
 def test_mixed_loss_is_that_of_the_mixed_labels():
-    logits: np.ndarray = rng.normal(size=(5, 3))
+    logits = np.random.default_rng(1).normal(size=(5, 3))
     labels, partners = np.array([0, 1, 2, 2, 0]), np.array([4, 2, 0, 1, 3])
     losses = partial(cross_entropy, smoothing=0.1)
     target = 0.3 * smoothed(labels, 3, 0.1) + 0.7 * smoothed(labels[partners], 3, 0.1)
-    found = of_mixture(losses, *map(jnp.asarray, (partners, 0.3, logits, labels)))
+    found = jax.jit(partial(of_mixture, losses))(partners, 0.3, logits, labels)
     np.testing.assert_allclose(found, -(target * np.log(softmax(logits))).sum(axis=1), rtol=1e-5)
 
 
@@ -102,7 +108,7 @@ def test_step_by_mixed_examples_and_smoothed_labels_against_numpy(monkeypatch):
             0.3 * images + 0.7 * images[partners], jnp.asarray(partners), jnp.float32(0.3)
         ),
     )
-    state = init_model(learner, key, X)
+    state = jax.jit(partial(init_model, learner))(key, X)
     found, losses = trained(learner, state, key, 1, 1)
     batch = np.asarray(epoch_order(learner, key, 0, KEEP))
     x = 0.3 * X[batch].astype(np.float64) + 0.7 * X[batch][partners]
@@ -116,16 +122,19 @@ def test_step_by_mixed_examples_and_smoothed_labels_against_numpy(monkeypatch):
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "cnn-small"])
 def test_dropout_drops_its_share_in_training_alone(name):
-    x, key = jnp.asarray(rng.normal(size=(64, 8, 8, 1)), jnp.float32), jax.random.key(1)
+    x, key = np.random.default_rng(1).normal(size=(64, 8, 8, 1)).astype(np.float32), jax.random.key(1)
     with_dropout, without = build_model(name, 3, 0.4), build_model(name, 3)
-    variables = without.init(jax.random.key(0), x, train=False)
-    of_both = [m.init(jax.random.key(0), x, train=False) for m in (with_dropout, without)]
+
+    @jax.jit
+    def asked_and_trained(x, key):
+        of_both = [m.init(jax.random.key(0), x, train=False) for m in (with_dropout, without)]
+        asked = [m.apply(of_both[1], x, train=False) for m in (with_dropout, without)]
+        flags = {"train": True, "capture_intermediates": True, "mutable": "intermediates"}
+        return of_both, asked, with_dropout.apply(of_both[1], x, rngs={"dropout": key}, **flags)[1]
+
+    of_both, asked, seen = asked_and_trained(x, key)
     assert jax.tree.all(jax.tree.map(np.array_equal, *of_both))
-    asked = [np.asarray(m.apply(variables, x, train=False)) for m in (with_dropout, without)]
     np.testing.assert_array_equal(asked[0], asked[1])
-    _, seen = with_dropout.apply(
-        variables, x, train=True, rngs={"dropout": key}, capture_intermediates=True, mutable="intermediates"
-    )
     layers = {
         name: value["__call__"][0] for name, value in seen["intermediates"].items() if name != "__call__"
     }
@@ -152,7 +161,8 @@ def test_early_stopping_is_the_beginning_of_a_longer_training():
     for recipe in (whole, early):
         learner = dataclasses.replace(Learner.of(recipe, data), module=Linear())
         key = learner.key(0)
-        states.append(trained(learner, init_model(learner, key, X), key, 2, 4)[0].params)
+        state = jax.jit(partial(init_model, learner))(key, X)
+        states.append(trained(learner, state, key, 2, 4)[0].params)
         learners.append(learner)
     assert jax.tree.all(jax.tree.map(np.array_equal, *states))
     assert learners[0].total_steps == learners[1].total_steps == 16
@@ -190,6 +200,7 @@ def answered(logits, labels, **masks):
 @pytest.mark.parametrize("decimals", [0, 1, 3])
 @pytest.mark.parametrize("top_k", [0, 1, 5])
 def test_masked_phi_against_released_probabilities(temperature, decimals, top_k):
+    rng = np.random.default_rng(1)
     logits, labels = 2 * rng.normal(size=(200, 6)), rng.integers(0, 6, 200)
     if decimals:  # what lies within float32's error of a half rounds either way
         units = softmax(logits / temperature) * 10**decimals
@@ -221,7 +232,8 @@ def test_withheld_and_rounded_confidences_saturate_nowhere_and_hide_no_nan():
 
 def test_every_signal_is_of_what_is_released_and_accuracy_is_not():
     module, queries = Linear(), Queries(decimals=1, temperature=8.0)
-    variables = jax.tree.map(lambda leaf: 3 * leaf, module.init(jax.random.key(0), X, train=False))
+    initial = jax.jit(partial(module.init, train=False))(jax.random.key(0), X)
+    variables = jax.tree.map(lambda leaf: 3 * np.asarray(leaf), initial)
 
     def ask(queries):
         return jax.jit(partial(query, module, queries, ("entropy", "logits")))(variables, X, Y)
@@ -229,10 +241,10 @@ def test_every_signal_is_of_what_is_released_and_accuracy_is_not():
     plain, right = ask(Queries())
     answers, correct = ask(queries)
     np.testing.assert_array_equal(correct, right)  # though rounding makes ties
-    masked = masked_logits(plain["logits"], temperature=8.0, decimals=1)
+    masked = jax.jit(partial(masked_logits, temperature=8.0, decimals=1))(plain["logits"])
     np.testing.assert_allclose(answers["logits"], masked, rtol=1e-6)
     assert len(np.unique(answers["phi"])) < 30 < len(np.unique(plain["phi"]))
-    np.testing.assert_allclose(answers["entropy"], entropy(masked), rtol=1e-6)
+    np.testing.assert_allclose(answers["entropy"], jax.jit(entropy)(masked), rtol=1e-6)
 
 
 # --- Refused ----------------------------------------------------------------------------------------------------------

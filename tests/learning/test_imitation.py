@@ -1,3 +1,5 @@
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -41,7 +43,7 @@ def test_loss_and_gradient_are_the_formula(classes, options):
     def loss_of(z):
         return imitation_loss(z, jnp.asarray(target), jnp.asarray(labels), **options).mean()
 
-    loss, gradient = jax.value_and_grad(loss_of)(jnp.asarray(logits))
+    loss, gradient = jax.jit(jax.value_and_grad(loss_of))(jnp.asarray(logits))
     truth = naive(
         logits.astype(float), target, labels, options.get("weight", 5.0), options.get("temperature", 2.0)
     )
@@ -52,7 +54,8 @@ def test_loss_and_gradient_are_the_formula(classes, options):
 def test_no_gradient_flows_into_the_target():
     logits, target = np.random.default_rng(0).normal(size=(2, 4, 3)).astype(np.float32)
     labels = jnp.arange(4) % 3
-    gradient = jax.grad(lambda z: imitation_loss(jnp.asarray(logits), z, labels).mean())(jnp.asarray(target))
+    gradient_of = jax.jit(jax.grad(lambda z: imitation_loss(jnp.asarray(logits), z, labels).mean()))
+    gradient = gradient_of(jnp.asarray(target))
     np.testing.assert_array_equal(gradient, 0)
 
 
@@ -96,10 +99,11 @@ def test_a_step_goes_down_the_gradient_of_the_formula(imitation, asked):
     with jax.enable_x64(True):
         start = jax.tree.map(
             lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a,
-            init_model(learner, KEY, x),
+            jax.jit(partial(init_model, learner))(KEY, x),
         )
         theirs = {"params": {"Dense_0": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}}}
-        state, loss = train_step(learner, start, KEY, 0, 0, order, x, y, theirs if asked else stored)
+        step = jax.jit(partial(train_step, learner))
+        state, loss = step(start, KEY, 0, 0, order, x, y, theirs if asked else stored)
         before, after = (each.params["Dense_0"] for each in (start, state))
 
     def expected(mirrored):

@@ -307,7 +307,9 @@ def test_microbatches_are_filled_one_after_the_other():
 
 
 def test_batchnorm_is_refused_by_name_and_groupnorm_is_not():
-    data = Dataset.from_arrays(rng.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8), np.arange(20) % 2)
+    data = Dataset.from_arrays(
+        np.random.default_rng(1).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8), np.arange(20) % 2
+    )
     recipe = Recipe(model="wrn-10-1", batch_size=5, privacy=Privacy(noise=1.0))
     for model in ("wrn-10-1", "resnet18", "cnn-fast"):
         with pytest.raises(

@@ -1,4 +1,4 @@
-from functools import partial
+from functools import cache, partial
 
 import flax.linen as nn
 import jax
@@ -46,17 +46,23 @@ class Linear(nn.Module):
 
 
 def train_alone(module, recipe, index, keep, *, x=X, y=Y, epochs=None, dtype=None):
-    total = steps_per_epoch(len(y), recipe.batch_size) * recipe.epochs
+    steps = steps_per_epoch(len(y), recipe.batch_size)
     key = model_key(recipe.seed, index)
-    state = init_model(Learner(module, recipe, total), key, x)
+    start, train = programs(Learner(module, recipe, steps * recipe.epochs))
+    state = start(key, x)
     if dtype:
         state = as_dtype(state, dtype)
     losses = []
-    step = jax.jit(partial(train_epochs, Learner(module, recipe, total)), static_argnums=3)
     for epoch in range(epochs or recipe.epochs):
-        state, loss = step(state, key, epoch, 1, steps_per_epoch(len(y), recipe.batch_size), x, y, keep)
+        state, loss = train(state, key, epoch, 1, steps, x, y, keep)
         losses.append(float(loss[0]))
     return state, losses
+
+
+@cache
+def programs(learner):
+    """A learner's first state and its training, each compiled once."""
+    return jax.jit(partial(init_model, learner)), jax.jit(partial(train_epochs, learner), static_argnums=3)
 
 
 def as_dtype(tree, dtype):
@@ -87,16 +93,16 @@ def test_model_in_a_stack_equals_the_model_alone(optimizer):
             )
 
         def ten_steps(state, index, row):
-            for epoch in range(recipe.epochs):
-                key = model_key(recipe.seed, index)
-                state, _ = train_epochs(Learner(module, recipe, total), state, key, epoch, 1, 5, X, Y, row)
-            return state
+            key = model_key(recipe.seed, index)
+            return train_epochs(Learner(module, recipe, total), state, key, 0, 2, 5, X, Y, row)[0]
+
+        start_alone = jax.jit(start)
 
         begun = jax.jit(jax.vmap(start))(jnp.arange(6))
         stack = jax.jit(jax.vmap(ten_steps))(begun, jnp.arange(6), keep)
         for index in (0, 3, 5):
             # Initial weights are drawn in float32, where two compilations may differ in the last bit.
-            for one, many in zip(jax.tree.leaves(start(index)), jax.tree.leaves(begun), strict=True):
+            for one, many in zip(jax.tree.leaves(start_alone(index)), jax.tree.leaves(begun), strict=True):
                 np.testing.assert_allclose(many[index], one, rtol=1e-6)
             alone = jax.jit(ten_steps)(jax.tree.map(lambda leaf, i=index: leaf[i], begun), index, keep[index])
             assert int(alone.step) == 10
@@ -165,7 +171,8 @@ def test_sgd_with_momentum_and_decay_against_numpy():
     keep[:30] = True  # one full batch, so that order does not matter
     with jax.enable_x64(True):
         features = rng.normal(size=(N, 16)).astype(np.float32)
-        start = as_dtype(init_model(Learner(Linear(), recipe, 2), model_key(0, 0), features), jnp.float64)
+        start = programs(Learner(Linear(), recipe, 2))[0](model_key(0, 0), features)
+        start = as_dtype(start, jnp.float64)
         kernel, bias = (np.asarray(start.params["Dense_0"][k]) for k in ("kernel", "bias"))
         state, _ = train_alone(Linear(), recipe, 0, keep, x=features, dtype=jnp.float64)
     x, onehot = features[:30].astype(float), np.eye(3)[Y[:30]]
@@ -189,7 +196,7 @@ def test_variables_as_a_few_arrays_and_epochs_in_one_call_change_nothing(optimiz
 
     def trained(epochs, platform):
         learner = Learner(module, recipe, 10, platform)
-        state = as_dtype(init_model(learner, key, X), jnp.float64)
+        state = as_dtype(jax.jit(partial(init_model, learner))(key, X), jnp.float64)
         step, losses = jax.jit(partial(train_epochs, learner), static_argnums=(3, 4)), []
         for first in range(0, 2, epochs):
             state, loss = step(state, key, first, epochs, 5, X, Y, keep)
@@ -235,14 +242,14 @@ def test_moving_average_is_bias_corrected():
     recipe = Recipe(epochs=1, batch_size=30, ema=0.9, schedule="constant")
     keep = keep_mask(0, 4, N)[0]
     module, key = Linear(), model_key(0, 0)
-    state = init_model(Learner(module, recipe, 2), key, X)
+    learner = Learner(module, recipe, 2)
+    start, train = programs(learner)
+    state = start(key, X)
     history = []
     for epoch in range(2):
-        state, _ = train_epochs(Learner(module, recipe, 2), state, key, epoch, 1, 1, X, Y, keep)
+        state, _ = train(state, key, epoch, 1, 1, X, Y, keep)
         history.append(np.asarray(state.params["Dense_0"]["kernel"]))
-    averaged = evaluated(Learner(module, recipe, 2), Queries(), state, key, X, keep)["params"]["Dense_0"][
-        "kernel"
-    ]
+    averaged = evaluated(learner, Queries(), state, key, X, keep)["params"]["Dense_0"]["kernel"]
     np.testing.assert_allclose(averaged, (0.9 * history[0] + history[1]) / 1.9, rtol=1e-5, atol=1e-7)
 
 
@@ -265,7 +272,7 @@ def test_query_answers_every_view_in_evaluation_mode():
     variables = evaluated(Learner(Net(), recipe, 1), queries, state, model_key(0, 0), X, keep)
     ask = jax.jit(partial(query, Net(), queries, tuple(SIGNALS)))
     said, correct = ask(variables, jnp.asarray(X), jnp.asarray(Y))
-    phi = said["phi"]
+    phi, apply = said["phi"], jax.jit(partial(Net().apply, train=False))
     assert {name: values.shape for name, values in said.items()} == {
         **dict.fromkeys(("phi", "entropy", "modified_entropy"), (N, 2)),
         "logits": (N, 2, 3),
@@ -273,7 +280,7 @@ def test_query_answers_every_view_in_evaluation_mode():
     assert all(values.dtype == jnp.float32 for values in said.values())
     for view, images in enumerate((X, X[:, :, ::-1])):
         inputs = images.astype(np.float32) / 127.5 - 1
-        logits = jnp.asarray(Net().apply({"params": state.params, **state.statistics}, inputs, train=False))
+        logits = np.asarray(apply({"params": state.params, **state.statistics}, inputs))
         np.testing.assert_allclose(phi[:, view], logit_scaled_confidence(logits, Y), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(said["logits"][:, view], logits, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(said["entropy"][:, view], entropy(logits), rtol=1e-4, atol=1e-5)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from functools import cache
 
 import numpy as np
 import pytest
@@ -18,12 +19,13 @@ from lira.reporting.verdict import as_verdict, verdict
 PAPER = Subject("tfds:cifar10", "wrn-28-2", 50_000, 256, False, 18, "pairs", 0.999, 0.915, 0.92)
 
 
-def evaluation(num_models=64, num_examples=400, gap=2.0, seed=0, **options):
+@cache
+def evaluation(num_models=64, num_examples=400, gap=2.0, seed=0):
     rng = np.random.default_rng(seed)
     keep = keep_mask(seed, num_models, num_examples)
     names = ("lira_online", "lira_online_fixed", "global_threshold")
     scores = {name: rng.normal(size=keep.shape) + gap * (i + 1) / 3 * keep for i, name in enumerate(names)}
-    return scores, keep, measure(scores, keep, **options)
+    return scores, keep, measure(scores, keep)
 
 
 def with_tpr(tpr, low, high, subject=PAPER):

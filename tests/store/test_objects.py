@@ -18,7 +18,7 @@ from lira.store.arrays import DIVERGED
 from lira.store.errors import RunError, TakenError, WaitingWarning
 from lira.store.mend import mend
 from lira.store.objects import ObjectPlace, StoreError
-from lira.store.places import directory_at, is_free, new_directory
+from lira.store.places import is_free, new_directory
 from lira.store.run import Run
 from lira.store.verify import findings
 from lira.store.zarr import read_rows, write_array
@@ -50,50 +50,6 @@ def expire_soon(monkeypatch) -> None:
     """Nobody renews a claim, so that a process that stands still need not be waited for."""
     monkeypatch.setattr(claims, "EXPIRY", 0.1)
     monkeypatch.setattr(claims, "RENEWAL", 60.0)
-
-
-# --- Names -----------------------------------------------------------------------------------------------------------
-
-
-def test_places_are_spelt_in_one_way(monkeypatch):
-    for name in ("s3://b/runs/x", "s3://b/runs/x/", "s3://b/runs/x//"):
-        assert str(directory_at(name)) == "s3://b/runs/x"
-    place = directory_at("gs://b/x") / "arrays/phi"
-    assert (str(place), place.name) == ("gs://b/x/arrays/phi", "phi")
-    assert directory_at(place) == place
-    for name in ("s3://", "s3:///x", "s3://b/../c", "s3://b//c", "s3://b/./c", "s3://b/a\nb"):
-        with pytest.raises(RunError, match=r"must be s3://BUCKET/KEY"):
-            directory_at(name)
-    with pytest.raises(RunError, match="http:// is no kind of place known here"):
-        directory_at("http://b/c")
-
-
-def test_tensorstore_is_told_what_the_environment_says(monkeypatch):
-    for name in (
-        "AWS_ENDPOINT_URL_S3",
-        "AWS_ENDPOINT_URL",
-        "AWS_REGION",
-        "AWS_DEFAULT_REGION",
-        "AWS_ACCESS_KEY_ID",
-    ):
-        monkeypatch.delenv(name, raising=False)
-    place = ObjectPlace.of("s3://b/runs/x")
-    plain = place.spec()
-    assert (plain["driver"], plain["bucket"], plain["path"]) == ("s3", "b", "runs/x")
-    assert plain["use_conditional_write"] is True
-    assert not plain.keys() & {"endpoint", "aws_region", "aws_credentials"}
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://one")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "there")
-    assert (place.spec()["endpoint"], place.spec()["aws_region"]) == ("http://one", "there")
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://two")
-    monkeypatch.setenv("AWS_REGION", "here")
-    assert (place.spec()["endpoint"], place.spec()["aws_region"]) == ("http://two", "here")
-    google = ObjectPlace.of("gs://b/runs/x").spec()
-    assert (google["driver"], google["bucket"], google["path"]) == ("gcs", "b", "runs/x")
-    assert not google.keys() & {"endpoint", "aws_region", "aws_credentials", "use_conditional_write"}
-
-
-# --- One process -----------------------------------------------------------------------------------------------------
 
 
 def test_a_run_is_as_on_a_file_system(bucket, tmp_path):
@@ -164,9 +120,6 @@ def test_scores_of_fewer_columns_leave_nothing_of_the_old_ones(bucket, monkeypat
         assert (read_rows(place, np.arange(2), {"models": rows_there}) == rows_there).all()
     assert len(places_of[6]) == 7
     assert len(places_of[2]) == 3
-
-
-# --- Many processes --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings(
@@ -293,9 +246,6 @@ def test_a_lock_is_renewed_as_long_as_it_is_held(bucket, monkeypatch):
             assert other() is None
             threading.Event().wait(0.1)
     assert other() is not None
-
-
-# --- Faults ----------------------------------------------------------------------------------------------------------
 
 
 class Dead:
