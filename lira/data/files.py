@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorstore as ts
 
-from lira.data.delimited import SEPARATORS, separator_of
+from lira.data.delimited import SEPARATORS
 from lira.data.paths import one_line
 
 __all__ = ["FileError", "Rows", "read_array"]
@@ -167,7 +167,9 @@ def _open(path: Path, name: str) -> np.ndarray | _Zarr:
 
 def _read_csv(path: Path) -> np.ndarray:
     with open(path, encoding="utf-8-sig", newline="") as file:
-        separator = separator_of(first_line := file.readline())
+        first_line = file.readline()
+        # Commas beside any of the others are decimal ones.
+        separator = next((each for each in SEPARATORS[::-1] if each in first_line), ",")
         if path.suffix == ".txt" and not any(each in first_line for each in SEPARATORS):
             separator = " "  # as np.savetxt writes
         file.seek(0)

@@ -1,5 +1,6 @@
 """Audits of one training, or a few, by canaries: scores and coins, lower bounds on epsilon, a page."""
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -98,12 +99,6 @@ class CanaryAudit:
             f"{self.curve.auc:.3f} by {self.attack}.",
             found,
         ]
-        if bound.epsilon:
-            right = 100 / (1 + math.exp(-bound.epsilon))
-            said.append(
-                f"With that epsilon a guess whether one example was trained on may be right in {right:.1f} of 100 cases, where a "
-                f"coin is in 50."
-            )
         if self.contradicts:
             assert self.proven is not None
             said.append(
@@ -112,6 +107,12 @@ class CanaryAudit:
             )
         elif self.proven is not None:
             said.append(f"Proven: {self.proven}.")
+        if bound.epsilon:
+            right = 100 / (1 + math.exp(-bound.epsilon))
+            said.append(
+                f"With an epsilon of {low} a guess whether one example was trained on may be right in {right:.1f} of 100 cases, "
+                f"where a coin is in 50."
+            )
         said.append(f"Whatever the training, so many canaries cannot show more than {self.ceiling:.2f}.")
         gaussian = self.bounds["one_run_fdp"].epsilon, self.bounds["gdp"].epsilon
         said.append(

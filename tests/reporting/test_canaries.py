@@ -176,7 +176,7 @@ def test_an_audit_of_one_training_is_what_its_canaries_say(tmp_path):
         lira.audit_one(few, data)
 
 
-def test_a_bound_above_what_is_proven_is_said_so():
+def test_a_bound_above_what_is_proven_is_said_so(tmp_path):
     from lira.learning.accounting import Guarantee
 
     rng = np.random.default_rng(0)
@@ -185,9 +185,20 @@ def test_a_bound_above_what_is_proven_is_said_so():
     found = lira.audit_canaries(coins + 0.1 * rng.normal(size=400), coins, fair=True, proven=proven)
     assert found.contradicts
     assert "MORE than the proven 1.00" in str(found)
+    low = found.bounds["one_run"].epsilon
+    right = 100 * np.exp(low) / (1 + np.exp(low))
+    assert f"may be right in {right:.1f} of 100 cases, where a coin is in 50" in str(found)
+    page = found.report(tmp_path / "above").read_text()
+    assert '<p class="distrust">That is MORE than the proven 1.00' in page
+    row = '<tr><th scope="row">proven</th><td class="figure">1.00</td><td>at most, by privacy loss distributions'
+    assert row in page
     noise = lira.audit_canaries(rng.normal(size=400), coins, fair=True, proven=proven)
     assert not noise.contradicts
     assert "Nothing was found" in str(noise)
+    assert "of 100 cases" not in str(noise)
+    page = noise.report(tmp_path / "below").read_text()
+    assert 'class="distrust"' not in page
+    assert row in page
 
 
 def test_audit_one_on_the_command_line(tmp_path, capsys):
