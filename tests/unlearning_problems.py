@@ -43,7 +43,7 @@ class Normed(nn.Module):
 
 
 @cache
-def initial(module):
+def initial(module: Any):
     """The variables of a key and an example, in one program."""
     return jax.jit(partial(module.init, train=False))
 

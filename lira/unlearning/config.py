@@ -233,14 +233,17 @@ def _run_to_start_from(path: str | os.PathLike[str]) -> Run:
     return run
 
 
-def run_config(config: UnlearnConfig, *, models: int, save_params: bool) -> Config:
+def run_config(config: UnlearnConfig, *, models: int, save_params: bool, seed: int = 0) -> Config:
     """The configuration of one of the runs of an unlearning: they keep no checkpoints of training.
 
     Methods do not train from scratch, and what is compared with them holds the same signals.
     """
     pool = config.pool
     signals = tuple(name for name in pool.signals if name not in checkpoints(pool.signals))
-    return dataclasses.replace(pool, num_models=models, save_params=save_params, signals=signals)
+    recipe = dataclasses.replace(pool.recipe, seed=pool.recipe.seed + seed)
+    return dataclasses.replace(
+        pool, num_models=models, save_params=save_params, recipe=recipe, signals=signals
+    )
 
 
 def first_memberships(config: UnlearnConfig, dataset: Dataset) -> np.ndarray:
