@@ -125,11 +125,7 @@ def _nobody_elses(path: Path) -> Path:
 
 
 def content_of(path: Place) -> bytes:
-    """The content of a file.
-
-    Raises:
-        OSError: there is none, it cannot be read, or it is no regular file: a FIFO might never end.
-    """
+    """The content of a file; OSError where it cannot be read, or is no regular file: a FIFO might never end."""
     if isinstance(path, Path) and path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "is no regular file", str(path))
     return path.read_bytes()
