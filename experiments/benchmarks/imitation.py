@@ -44,7 +44,7 @@ def measure(run: Run, targets: list[int], imitators: int, methods: list[str], pl
         for t in targets
     ]
     for name in done[0].distances:
-        values = [each.distances[name] for each in done]
+        values = [away for each in done if (away := each.distances[name]) is not None]
         print(
             f"{imitators} imitators: distance of phi from the target's, {name}: {np.mean(values):.2f}",
             flush=True,

@@ -58,6 +58,10 @@ def plot_grid(grid: GridFigures, which: Sequence[str] | None = None) -> Figure:
     return figure
 
 
+# From more points on one side their names stand in a column.
+CROWD = 6
+
+
 def _draw_leakage(ax: Axes, grid: GridFigures) -> None:
     """The TPR at low FPR, or where that cannot be resolved the AUC, over accuracy."""
     points = {name: _leakage(each) for name, each in grid.settings.items()}
@@ -153,13 +157,17 @@ def _name_points(ax: Axes, grid: GridFigures, points: dict[str, tuple[float, flo
         if not names:
             continue
         places = ax.transAxes.inverted().transform(ax.transData.transform([points[name] for name in names]))
+        if len(names) > CROWD:  # in one column, beside all points and their bars
+            places[:, 0] = max(places[:, 0].min() - 0.1, 0.3) if left else min(places[:, 0].max() + 0.1, 0.7)
+        # The few on the other side make room for a column.
+        leftward = left != (len(names) <= CROWD < len(points) - len(names))
         for name, (x, _), y in zip(names, places, spread(places[:, 1] + 0.028), strict=True):
             ax.annotate(
                 ", ".join(part.partition("=")[2] for part in name.split(", ")) if alike else name,
                 points[name],
-                (x - 0.03 if left else x + 0.03, y),
+                (x - 0.03 if leftward else x + 0.03, y),
                 textcoords="axes fraction",
-                ha="right" if left else "left",
+                ha="right" if leftward else "left",
                 va="center",
                 fontsize=8.5,
                 bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.6},

@@ -128,7 +128,7 @@ def test_bad_files_are_named_in_one_line(tmp_path):
         ("blank below.csv", r"the cell in row 2 below the header, column 3 is blank"),
         ("longer.csv", "cannot be read"),
         ("model.pt", r"is neither \*.npy, \*.npz, \*.csv nor a Zarr array: np.save\(FILE, torch.load"),
-        ("excel.csv", r"holds '0,5': write numbers with a point, 0.5"),
+        ("excel.csv", r"holds '\d,5': write numbers with a point, 0.5"),
         ("group", "cannot be read"),
     ]:
         with pytest.raises(FileError, match=message) as caught:
