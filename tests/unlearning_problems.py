@@ -52,7 +52,8 @@ def problem_of(module=None, *, recipe=RECIPE, size=12, forget=FORGET, retain=RET
     """A model with random weights. In float64 where that is on."""
     module = Linear() if module is None else module
     x = jnp.asarray(X, dtype)
-    variables: Any = initial(module)(jax.random.key(seed), x[:1])
+    # Flax makes its modules hashable; its stubs do not know.
+    variables: Any = initial(module)(jax.random.key(seed), x[:1])  # pyright: ignore[reportArgumentType]
     noise = iter(jax.random.split(jax.random.key(seed + 50), 100))
     variables = jax.tree.map(
         lambda leaf: jnp.asarray(leaf, dtype) + 0.3 * jax.random.uniform(next(noise), leaf.shape, dtype),
