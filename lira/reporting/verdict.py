@@ -114,7 +114,8 @@ def as_verdict(document: dict[str, Any]) -> Verdict:
 
 def _subject(evaluation: Measured) -> str:
     subject, targets = evaluation.subject, evaluation.num_models
-    models = f"{targets:,} {f'{subject.model} ' if subject.model else ''}model{'s' * (targets > 1)}"
+    name = subject.model.replace(":", ".").rpartition(".")[2]  # of a dotted path its class
+    models = f"{targets:,} {f'{name} ' if name else ''}model{'s' * (targets > 1)}"
     kind, _, place = subject.dataset.partition(":")
     data = place or kind * (kind != "memory")  # arrays have no name
     if kind in ("folder", "npz", "csv", "parquet", "hf"):

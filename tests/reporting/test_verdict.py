@@ -104,7 +104,8 @@ def test_accuracies_stand_in_the_first_sentence_in_percent():
     )
     _, _, found = evaluation()
     arrays = dataclasses.replace(found, subject=Subject("memory", "mlp", 400))
-    for each, model in ((found, ""), (arrays, "mlp ")):
+    own = dataclasses.replace(found, subject=Subject("memory", "__main__.Net", 400))
+    for each, model in ((found, ""), (arrays, "mlp "), (own, "Net ")):
         assert verdict(each).subject == f"64 {model}models trained on 400 examples; accuracy not known."
 
 
