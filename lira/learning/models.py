@@ -8,6 +8,7 @@ import inspect
 import re
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,6 +21,19 @@ __all__ = ["CNN", "MLP", "FastCNN", "ResNet18", "WideResNet", "build_model", "ma
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # A convolution whose bias the norm after it would undo.
 _Conv = partial(nn.Conv, kernel_size=(3, 3), use_bias=False, kernel_init=_he_normal)
+
+
+class _Standardised(nn.Conv):
+    """A convolution by kernels of mean 0 and variance 1 / fan-in in each output channel (Qiao et al. 2019, arXiv 1903.10520)."""
+
+    def param(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """A parameter as the convolution uses it; what is stored, and learned, is the kernel as it was drawn."""
+        value = super().param(name, *args, **kwargs)
+        if name != "kernel":
+            return value
+        centred = value - value.mean(axis=(0, 1, 2), keepdims=True)
+        # The bound of De et al.'s code: a channel of equal weights has no variance.
+        return centred * jax.lax.rsqrt(jnp.maximum((centred**2).sum(axis=(0, 1, 2), keepdims=True), 1e-4))
 
 
 def max_pool(x: jax.Array) -> jax.Array:
@@ -125,8 +139,8 @@ class ResNet18(nn.Module):
 class WideResNet(nn.Module):
     """WRN-depth-widen (Zagoruyko & Komodakis 2016), pre-activation, without dropout; depth = 6n + 4.
 
-    With `groups`, GroupNorm of so many in place of BatchNorm: no example then touches another, as private training needs
-    (De et al. 2022, arXiv 2204.13650, who take 16, and standardise weights too).
+    With `groups`, GroupNorm of so many in place of BatchNorm, and standardised weights: no example then touches another, as
+    private training needs (De et al. 2022, arXiv 2204.13650, who take 16; their gains and biases of convolutions are not here).
     """
 
     num_classes: int
@@ -138,19 +152,22 @@ class WideResNet(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Logits `[batch, num_classes]`."""
         # The constants of the LiRA paper's code, as is the output layer's initialisation.
-        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5)
+        norm, conv = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5), _Conv
         if self.groups:
-            norm = partial(nn.GroupNorm, num_groups=self.groups)
-        x = _Conv(16)(x)
+            norm, conv = (
+                partial(nn.GroupNorm, num_groups=self.groups),
+                partial(_Standardised, **_Conv.keywords),
+            )
+        x = conv(16)(x)
         for stage, base in enumerate((16, 32, 64)):
             channels = base * self.widen
             for block in range((self.depth - 4) // 6):
                 strides = 2 if stage > 0 and block == 0 else 1
                 y = nn.relu(norm()(x))
                 if block == 0:
-                    x = _Conv(channels, kernel_size=(1, 1), strides=strides)(y)
-                y = _Conv(channels, strides=strides)(y)
-                x = x + _Conv(channels)(nn.relu(norm()(y)))
+                    x = conv(channels, kernel_size=(1, 1), strides=strides)(y)
+                y = conv(channels, strides=strides)(y)
+                x = x + conv(channels)(nn.relu(norm()(y)))
         x = nn.relu(norm()(x))
         return nn.Dense(self.num_classes, kernel_init=nn.initializers.xavier_normal())(x.mean(axis=(1, 2)))
 
@@ -191,7 +208,7 @@ _NAMED = {
 def build_model(name: str, num_classes: int, dropout: float = 0.0) -> nn.Module:
     """Make a module by name: mlp, cnn, cnn-small, cnn-fast, resnet18, wrn-DEPTH-WIDEN, or a dotted path such as `my_models.Net`.
 
-    wrn-DEPTH-WIDEN-gn has GroupNorm of 16 groups in place of BatchNorm.
+    wrn-DEPTH-WIDEN-gn has GroupNorm of 16 groups in place of BatchNorm, and standardised weights.
     The current directory is importable; a class of the running script is `__main__.Net`. A module of one's own is a
     flax linen class that takes `num_classes`; an nnx module comes in through flax's `flax.nnx.bridge.ToLinen`.
     A rate of dropout above 0 is for models with a field of that name: mlp, cnn, cnn-small, or one of your own.

@@ -162,8 +162,11 @@ def check_counts(keep: np.ndarray) -> Check:
     """IN and OUT models of every example; `keep` is bool `[M, N]`."""
     inside = keep.sum(axis=0)
     outside = len(keep) - inside
-    counts = f"{inside.min()} to {inside.max()} IN and {outside.min()} to {outside.max()} OUT"
-    text = f"examples have {counts} models"
+    counted = [
+        f"{low} {side}" if low == high else f"{low} to {high} {side}"
+        for side, low, high in (("IN", inside.min(), inside.max()), ("OUT", outside.min(), outside.max()))
+    ]
+    text = f"examples have {' and '.join(counted)} models"
     design = "in complementary pairs" if is_paired(keep) else "in no pairs"
     name = "IN and OUT models"
     if not outside.min():

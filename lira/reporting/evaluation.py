@@ -154,7 +154,8 @@ class Evaluation(Measured):
         lines = [f"<p>{html.escape(sentence)}</p>" for sentence in found.sentences]
         if doubts := [*found.failed, *found.warnings]:
             items = "".join(f"<li>{html.escape(each)}</li>" for each in doubts)
-            lines.append(f"<details><summary>{len(doubts)} warnings</summary><ul>{items}</ul></details>")
+            count = f"{len(doubts)} warning{'s' * (len(doubts) > 1)}"
+            lines.append(f"<details><summary>{count}</summary><ul>{items}</ul></details>")
         return "".join(lines)
 
 

@@ -1,12 +1,13 @@
 """Figures as people read them: a value and its 95 % interval, each as text."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from lira.metrics import Estimate, OperatingPoint
 
-__all__ = ["Cell", "known", "per_thousand", "percent", "rate", "share", "signed"]
+__all__ = ["Cell", "known", "meaning_of_epsilon", "per_thousand", "percent", "rate", "share", "signed"]
 
 
 class Cell(NamedTuple):
@@ -52,6 +53,15 @@ def signed(figure: Estimate, digits: int, *, scale: float = 1) -> str:
     value, low, high = (scale * end for end in (figure.value, figure.low, figure.high))
     interval = "" if np.isnan(low) else f" [{low:+.{digits}f}, {high:+.{digits}f}]"
     return "unresolvable" if np.isnan(value) else f"{value:+.{digits}f}{interval}"
+
+
+def meaning_of_epsilon(epsilon: float) -> str:
+    """What a lower bound above 0 says of one example, to people who do not think in epsilons."""
+    right = 100 / (1 + math.exp(-epsilon))
+    return (
+        f"With an epsilon of {epsilon:.2f} a guess whether one example was trained on may be right in {right:.1f} of 100 "
+        f"cases, where a coin is in 50."
+    )
 
 
 def percent(share: float) -> str:

@@ -1,6 +1,5 @@
 """Audits of one training, or a few, by canaries: scores and coins, lower bounds on epsilon, a page."""
 
-import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from lira.epsilon import EpsilonBound, canary_epsilons
 from lira.learning.accounting import Guarantee, guarantee
 from lira.metrics import Roc, roc
 from lira.reporting.document import bound_document
-from lira.reporting.figures import known
+from lira.reporting.figures import known, meaning_of_epsilon
 from lira.reporting.page import embedded, named_values, render_page
 from lira.reporting.plots import style, unstyled
 from lira.reporting.write import png, write_document
@@ -108,11 +107,7 @@ class CanaryAudit:
         elif self.proven is not None:
             said.append(f"Proven: {self.proven}.")
         if bound.epsilon:
-            right = 100 / (1 + math.exp(-bound.epsilon))
-            said.append(
-                f"With an epsilon of {low} a guess whether one example was trained on may be right in {right:.1f} of 100 cases, "
-                f"where a coin is in 50."
-            )
+            said.append(meaning_of_epsilon(bound.epsilon))
         said.append(f"Whatever the training, so many canaries cannot show more than {self.ceiling:.2f}.")
         gaussian = self.bounds["one_run_fdp"].epsilon, self.bounds["gdp"].epsilon
         said.append(

@@ -9,7 +9,7 @@ import jinja2
 import numpy as np
 
 from lira.metrics import Estimate
-from lira.reporting.figures import percent, rate, share
+from lira.reporting.figures import meaning_of_epsilon, percent, rate, share
 from lira.reporting.glossary import GLOSSARY, WHICH
 from lira.reporting.inks import inks
 from lira.reporting.measured import DISCOVERY_RATE, Measured, lowest_resolved
@@ -156,7 +156,7 @@ def render_page(template: str, **parts: Any) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.globals.update(percent=percent, rate=rate, share=share)
+    environment.globals.update(percent=percent, rate=rate, share=share, meaning_of_epsilon=meaning_of_epsilon)
     made = f"{datetime.datetime.now(datetime.UTC).date().isoformat()}, lira {__version__}"
     return environment.get_template(template).render(made=made, **parts)
 

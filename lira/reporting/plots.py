@@ -183,8 +183,12 @@ def _draw_rows(ax: Axes, points: np.ndarray, fpr: float | None = None, label: st
         label, chance = f"TPR at {100 * fpr:g} % FPR", fpr
         # Logarithmic axes cannot take a measured zero: it stands at the left edge, with its number.
         edge = np.min(points[0], where=points[0] > 0, initial=fpr) / 3
-        ax.set(xscale="log", xlim=(edge, 1.3 * np.nanmax([fpr, *points[0], *points[2]])))
+        end = 1.3 * np.nanmax([fpr, *points[0], *points[2]])
+        ax.set(xscale="log", xlim=(edge, end))
+        # Where powers of ten would be one or two ticks, those between are named as well.
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if end < 30 * edge else (1,), numticks=12))
         ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+        ax.xaxis.set_minor_formatter(NullFormatter())
         points = np.maximum(points, edge)
     values, low, high = points
     known = ~np.isnan(low)

@@ -114,9 +114,10 @@ def as_verdict(document: dict[str, Any]) -> Verdict:
 
 def _subject(evaluation: Measured) -> str:
     subject, targets = evaluation.subject, evaluation.num_models
-    models = f"{targets:,} {f'{subject.model} ' if subject.model else ''}model{'s' * (targets > 1)}"
+    name = subject.model.replace(":", ".").rpartition(".")[2]  # of a dotted path its class
+    models = f"{targets:,} {f'{name} ' if name else ''}model{'s' * (targets > 1)}"
     kind, _, place = subject.dataset.partition(":")
-    data = place or kind
+    data = place or kind * (kind != "memory")  # arrays have no name
     if kind in ("folder", "npz", "csv", "parquet", "hf"):
         data = place.partition(",")[0].rpartition("/")[2]  # without the options of a table
     examples = f"{data + ', ' if data else ''}{subject.num_examples or evaluation.num_examples:,} examples"
@@ -177,7 +178,7 @@ def _compared(evaluation: Measured, point: OperatingPoint | None) -> tuple[str, 
             (GUESSING, "That is no more than guessing.") if guessed else (MORE, "That is more than guessing.")
         )
     if (point.tpr if np.isnan(point.low) else point.low) <= point.fpr:
-        return GUESSING, "That is no more than guessing may give."
+        return GUESSING, f"That is no more than guessing may give.{_elsewhere(evaluation)}"
     metric = f"{point.fpr:g}"
     rows = sorted(
         (row for row in PUBLISHED if row.attack == name and metric in row.figures),
@@ -197,6 +198,18 @@ def _compared(evaluation: Measured, point: OperatingPoint | None) -> tuple[str, 
         if (row.attack, row.metric) == (name, metric):
             same += f" Published of the same data, model and number of models: {per_thousand(row.published)} ({row.source})."
     return level, f"Published runs of this attack name {' to '.join(ends)}: this is {words}.{same}"
+
+
+def _elsewhere(evaluation: Measured) -> str:
+    """What an attack tells that names no members at so few false alarms, where its AUC is beyond guessing."""
+    auc = evaluation.attacks[evaluation.headline].auc
+    if not auc.low > 0.5:
+        return ""
+    value, low, high = (f"{100 * each:.1f}" for each in (auc.value, auc.low, auc.high))
+    return (
+        f" With more false alarms it tells something: of a member and a non-member it picks the member {value} times in 100 "
+        f"({low} to {high}), where guessing picks 50."
+    )
 
 
 def _best(evaluation: Measured, strongest: str, point: OperatingPoint | None) -> str:

@@ -7,11 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lira.data.dataset import Dataset
 from lira.learning.convolution import LOWERINGS, lowering
+from lira.learning.forward import as_input
 from lira.learning.learner import Learner, model_key
-from lira.learning.models import CNN, MLP, ResNet18, WideResNet, build_model, max_pool
+from lira.learning.models import CNN, MLP, ResNet18, WideResNet, _Standardised, build_model, max_pool
+from lira.learning.privacy import Privacy
 from lira.learning.recipe import Recipe
-from lira.learning.training import init_model, train_step
+from lira.learning.training import init_model, train_epochs, train_step
 
 
 @pytest.mark.parametrize(
@@ -49,6 +52,65 @@ def test_training_mode_moves_the_statistics_and_evaluation_does_not():
     assert all(jax.tree.leaves(changed))
     same = jax.tree.map(np.array_equal, evaluated["batch_stats"], variables["batch_stats"])
     assert all(jax.tree.leaves(same))
+
+
+def test_convolutions_beside_groupnorm_standardise_their_kernels():
+    conv = _Standardised(5, (3, 3), use_bias=False)
+    x = jax.random.normal(jax.random.key(1), (2, 6, 6, 4))
+    raw = 3 + 2 * jax.random.normal(jax.random.key(0), (3, 3, 4, 5)).at[..., 4].set(0)  # one of equal weights
+    written_out = np.asarray(raw, np.float64)
+    written_out = (written_out - written_out.mean((0, 1, 2))) / np.maximum(written_out.std((0, 1, 2)), 1e-9)
+    plain = nn.Conv(5, (3, 3), use_bias=False)
+    # Of 36 inputs each.
+    expected = jnp.asarray(plain.apply({"params": {"kernel": jnp.asarray(written_out / 6, jnp.float32)}}, x))
+    for how in ("xla", "patches"):
+        with lowering(how, "cpu"):
+            given = jnp.asarray(conv.apply({"params": {"kernel": raw}}, x))
+        np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def separable():
+    """Images of two slants and of nothing, with a little noise, their labels, and which half is trained on."""
+    labels = np.arange(48, dtype=np.int32) % 3
+    noise = np.random.default_rng(0).integers(0, 20, (48, 8, 8, 1))
+    slant = np.stack([np.eye(8), np.eye(8)[::-1], np.zeros((8, 8))]).astype(int)[..., None]
+    return (noise + 200 * slant[labels]).astype(np.uint8), labels, np.arange(48) < 24
+
+
+def training_with_groupnorm(separable, epochs, **fields):
+    """A learner, and its training as a function of a key: the state and the losses of epochs."""
+    x, y, keep = separable
+    recipe = Recipe(model="wrn-10-1-gn", epochs=epochs, batch_size=12, learning_rate=0.1, **fields)
+    learner = Learner.of(recipe, Dataset.from_arrays(x, y))
+
+    @jax.jit
+    def train(key):
+        with lowering("patches", "cpu"):
+            return train_epochs(learner, init_model(learner, key, x), key, 0, epochs, 2, x, y, keep)
+
+    return learner, train
+
+
+def test_network_with_groupnorm_learns_its_members(separable):
+    learner, train = training_with_groupnorm(separable, 12)
+    state, losses = train(model_key(0, 0))
+    x, y, keep = separable
+    answer = jax.jit(partial(learner.module.apply, train=False))
+    right = np.argmax(answer({"params": state.params}, as_input(x, jnp.float32)), axis=1) == y
+    assert losses[0] > 0.5
+    assert losses[-1] < 0.1
+    assert right[keep].mean() == 1
+    assert right[~keep].mean() > 0.9
+
+
+def test_network_with_groupnorm_trains_in_private(separable):
+    _, train = training_with_groupnorm(separable, 1, privacy=Privacy(noise=0.5, clip=0.1))
+    first, again, another = (jax.tree.leaves(train(model_key(0, index))) for index in (0, 0, 1))
+    for a, b in zip(first, again, strict=True):
+        assert np.isfinite(a).all()
+        np.testing.assert_array_equal(a, b)
+    assert any(not np.array_equal(a, b) for a, b in zip(first, another, strict=True))
 
 
 def scattering_max_pool(x):

@@ -1,5 +1,6 @@
 """Canaries of a run, and of one training: apart from the pool's own figures, at chance where models know nothing."""
 
+import dataclasses
 import json
 import warnings
 
@@ -105,8 +106,20 @@ def test_the_report_has_canaries_by_themselves(tmp_path):
     assert found["epsilon"]["at_least"] == pytest.approx(bound.epsilon)
     assert bound.epsilon > 0.2
     assert len((run.path / "records.csv").read_text().splitlines()) == N + 1
-    assert "each a member of each model by a fair coin of its own" in (run.path / "report.html").read_text()
+    page = (run.path / "report.html").read_text()
+    assert "each a member of each model by a fair coin of its own" in page
+    right = 100 * np.exp(bound.epsilon) / (1 + np.exp(bound.epsilon))
+    assert f"epsilon is at least {bound.epsilon:.2f}, at delta 1e-05 and 95 % confidence. With" in page
+    assert f"may be right in {right:.1f} of 100 cases" in page
     assert evaluation.canaries is not None
+    assert evaluation.canaries.epsilon is not None
+    none = dataclasses.replace(
+        evaluation.canaries, epsilon=dataclasses.replace(evaluation.canaries.epsilon, epsilon=0.0)
+    )
+    quietly(dataclasses.replace(evaluation, canaries=none).report, tmp_path / "nothing")
+    page = (tmp_path / "nothing/report.html").read_text()
+    assert "Nothing was found: no epsilon above 0 is claimed at delta 1e-05 and 95 % confidence." in page
+    assert "of 100 cases" not in page
     assert not [each for each in lira.verify(run.path, dataset=dataset, deep=True) if each.status == "broken"]
 
 

@@ -102,6 +102,7 @@ def test_the_verdict_is_that_of_the_file(audited):
     assert page.count("<p>") == len(evaluation.verdict.sentences)
     warned = len(said["warnings"]) + len(said["failed"])
     assert page.count("<li>") == warned > 0
+    assert f"<summary>{warned} warning{'s' if warned > 1 else ''}</summary>" in page
 
 
 def test_a_report_elsewhere_is_that_of_the_audit(audited, tmp_path):

@@ -142,6 +142,22 @@ def test_every_attack_has_its_figure_and_interval(evaluated):
         assert (start, stop, y) == (attacks[name]["auc_low"], attacks[name]["auc_high"], row)
 
 
+@pytest.mark.parametrize(
+    ("tprs", "ticks"), [((0.02, 0.03), ["0.5 %", "1 %", "2 %"]), ((0.002, 0.3), ["0.1 %", "1 %", "10 %"])]
+)
+def test_rates_are_in_percent_at_every_tick_of_short_axes_and_long_ones(evaluated, tprs, ticks):
+    attack = evaluated[2].attacks["lira_online"]
+    points = {
+        str(tpr): dataclasses.replace(attack.tpr_at[0.01], tpr=tpr, low=0.9 * tpr, high=1.1 * tpr)
+        for tpr in tprs
+    }
+    ax = plots.plot_attacks(points, Figure().add_subplot())
+    low, high = ax.get_xlim()
+    named = [each for each in ax.xaxis.get_ticklabels() if low <= each.get_position()[0] <= high]
+    assert [each.get_text() for each in named] == ticks
+    assert not any(each.get_text() for each in ax.xaxis.get_ticklabels(minor=True))
+
+
 def test_a_measured_zero_and_no_interval_are_drawn(evaluated):
     attack = evaluated[2].attacks["lira_online"]
     unknown = {"low": np.nan, "high": np.nan}

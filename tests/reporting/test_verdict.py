@@ -74,6 +74,18 @@ def test_whether_it_is_much(figures, level, words):
         )
 
 
+def test_an_attack_that_names_no_one_may_tell_something_all_the_same():
+    found = with_tpr(0.0012, 0.0004, 0.002)
+    auc = found.attacks["lira_online"].auc
+    assert auc.low > 0.5
+    said = verdict(found).comparison
+    assert f"picks the member {100 * auc.value:.1f} times in 100 ({100 * auc.low:.1f} to" in said
+    for low in (0.499, np.nan):
+        attack = dataclasses.replace(found.attacks["lira_online"], auc=dataclasses.replace(auc, low=low))
+        unsure = verdict(dataclasses.replace(found, attacks={"lira_online": attack}))
+        assert unsure.comparison == "That is no more than guessing may give."
+
+
 def test_the_same_published_run_is_named():
     found = dataclasses.replace(with_tpr(0.072, 0.07, 0.074), num_models=256)
     assert (
@@ -91,7 +103,10 @@ def test_accuracies_stand_in_the_first_sentence_in_percent():
         "members (what it was trained on), 91.5 % of the other examples and 92.0 % of held-out ones right."
     )
     _, _, found = evaluation()
-    assert verdict(found).subject == "64 models trained on 400 examples; accuracy not known."
+    arrays = dataclasses.replace(found, subject=Subject("memory", "mlp", 400))
+    own = dataclasses.replace(found, subject=Subject("memory", "__main__.Net", 400))
+    for each, model in ((found, ""), (arrays, "mlp "), (own, "Net ")):
+        assert verdict(each).subject == f"64 {model}models trained on 400 examples; accuracy not known."
 
 
 def test_every_doubt_is_named_and_a_failure_comes_first():
