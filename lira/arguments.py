@@ -3,6 +3,7 @@
 import argparse
 import ast
 import contextlib
+import copy
 import dataclasses
 import inspect
 import io
@@ -223,19 +224,20 @@ def _with_flags(options: Given, flags: list[str], prog: str) -> Given | None:
 def _with_tables(config: Any, flags: list[str], prefix: str = "--") -> Any:
     """The configuration with those tables in it, at their defaults, that it may lack and a flag is of; for help with all.
 
-    Their fields are unchecked until the flags are laid over them.
+    What they and the configuration come to is unchecked until the flags are laid over them.
     """
-    tables = {}
+    config = copy.copy(config)
     for each in dataclasses.fields(config):
         value, name = getattr(config, each.name), f"{prefix}{each.name.replace('_', '-')}."
         if dataclasses.is_dataclass(value):
             # The fields of `pool` stand beside the others.
-            tables[each.name] = _with_tables(value, flags, prefix if each.name == "pool" else name)
+            value = _with_tables(value, flags, prefix if each.name == "pool" else name)
         elif value is None and any(flag.startswith(name) or flag in ("-h", "--help") for flag in flags):
-            tables[each.name] = object.__new__(table := table_of(each.type))
+            value = object.__new__(table := table_of(each.type))
             for field in dataclasses.fields(table):
-                object.__setattr__(tables[each.name], field.name, field.default)
-    return dataclasses.replace(config, **tables)
+                object.__setattr__(value, field.name, field.default)
+        object.__setattr__(config, each.name, value)
+    return config
 
 
 def _unboxed(box: str) -> str:

@@ -59,14 +59,16 @@ def test_what_lira_raises_itself_is_one_line(monkeypatch, capsys):
 
 
 def test_a_module_of_ones_own_is_named_with_its_line(monkeypatch, capsys, tmp_path):
-    (tmp_path / "mine.py").write_text("import numpy as np\n\n\ndef net():\n    np.zeros(2) + np.zeros(3)\n")
+    (tmp_path / "own_net.py").write_text(
+        "import numpy as np\n\n\ndef net():\n    np.zeros(2) + np.zeros(3)\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
-    import mine  # pyright: ignore[reportMissingImports]
+    import own_net  # pyright: ignore[reportMissingImports]
 
-    status, error = told(monkeypatch, capsys, mine.net)
+    status, error = told(monkeypatch, capsys, own_net.net)
     assert status == 2
     assert error.splitlines()[-1].startswith(
-        "lira: error: code of your own failed, mine.py, line 5: ValueError: operands"
+        "lira: error: code of your own failed, own_net.py, line 5: ValueError: operands"
     )
     assert "a fault of lira" not in error
 

@@ -120,7 +120,7 @@ def require_arrays(arguments: Mapping[str, object]) -> None:
     for name, array in arguments.items():
         if array is not None and not hasattr(array, "shape"):
             raise ValueError(
-                f"{name} must be an array; got a {type(array).__name__}: pass numpy.asarray of it"
+                f"{name} must be an array; got {type(array).__name__}: np.asarray({name}) makes one"
             )
 
 

@@ -114,7 +114,7 @@ def test_lists_are_refused_by_name(plain):
     """Not by an attribute that they lack."""
     for outside in (False, True):
         for name in SOME:
-            with pytest.raises(ValueError, match=r"must be an array; got a list: pass numpy.asarray"):
+            with pytest.raises(ValueError, match=r"must be an array; got list: np.asarray"):
                 _scores(plain, np.ndarray.tolist, (name,), outside=outside)
 
 
