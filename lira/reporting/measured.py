@@ -243,6 +243,7 @@ def calibrate(
         measured[name] = Calibrated(points, named_members(p.values, keep, DISCOVERY_RATE))
         if first is None and name != "conformal":
             first = name, p.values
+        del p  # before the next are computed
     return measured, first
 
 
