@@ -78,7 +78,9 @@ class StoredSignal:
         if cached is None or cached[0] != chunk:
             self._cached = cached = None  # of a large pool as large as the next
             self._cached = cached = (chunk, self._read(begin, end))
-        return cached[1][models, start - begin : max(stop, start) - begin]
+        part = cached[1][models, start - begin : max(stop, start) - begin]
+        # A view of a few examples would hold all of their chunk for as long as they are held.
+        return part if part.shape == cached[1].shape else part.copy()
 
     def take_models(self, rows: np.ndarray) -> "StoredSignal":
         """Some of these models, int `[k]`, which alone are then read."""

@@ -38,3 +38,15 @@ def test_threads_that_share_a_stored_signal_each_read_what_they_ask_for(monkeypa
     monkeypatch.setattr(zarr, "BLOCK", 4)
     signal = Shared(SimpleNamespace(shape=values.shape), np.arange(1), "here")  # pyright: ignore[reportArgumentType]
     np.testing.assert_array_equal(signal[:, 1:3], [[1, 2]])
+
+
+def test_a_few_examples_do_not_hold_the_chunk_that_they_were_read_in():
+    class Drawn(StoredSignal):
+        def _read(self, start, stop):
+            return np.arange(start, stop, dtype=np.float32)[None].repeat(3, axis=0)
+
+    signal = Drawn(SimpleNamespace(shape=(3, 20_000)), np.arange(3), "here")  # pyright: ignore[reportArgumentType]
+    held = [signal[:, at : at + 1] for at in (5, 9_000, 19_999)] + [signal[1:2, : zarr.BLOCK]]
+    np.testing.assert_array_equal(np.concatenate([each[0] for each in held[:3]]), [5, 9_000, 19_999])
+    for each in held:
+        assert each.base is None or each.base.nbytes == each.nbytes
