@@ -72,7 +72,6 @@ def read_audit(
         independent: declares that each membership of what is attacked (of one model of each pair) was drawn by a coin
             of its own, all of one probability: memberships cannot show it. Without it no epsilon is claimed, and models
             that are no pairs are attacked with `leave="one"`.
-
         trust_order: declares that values, labels and memberships are of the same examples in the same order; what
             speaks against it is then a warning.
 
@@ -82,18 +81,7 @@ def read_audit(
         FileError: a file cannot be read.
     """
     files = {name: _opened(name, values) for name, values in given.items() if values is not None}
-    kinds = [kind for kind in KINDS if kind in files]
-    if len(kinds) != 1 or "keep" not in files:
-        raise AuditError(f"an audit needs keep and one of {', '.join(KINDS)}; got {', '.join(files)}")
-    (kind,) = kinds
-    needs = [("target", "member"), ("member", "target"), ("population_labels", "population")]
-    needs += [("target_population", "target"), ("target_population", "population")]
-    if "target" in files:
-        needs.append(("population", "target_population"))
-    for one, other in needs:
-        if one in files and other not in files:
-            one, other = one.replace("_", "-"), other.replace("_", "-")
-            raise AuditError(f"--{one} is given without --{other}: it needs that too")
+    kind = _kind_of(files)
     values = files[kind]
     shape = values.array.shape
     if len(shape) < 2:
@@ -126,21 +114,44 @@ def read_audit(
     )
     known = None
     if "population" in files:
-        points = [files["population"]]
-        if points[0].array.shape[0] != M:
-            raise AuditError(
-                f"{points[0].name}: must hold the pool's {M} models; got {points[0].array.shape[0]} rows"
-            )
-        if "target_population" in files:
-            points.append(_as_rows(files["target_population"], len(shape)))
-        known = _labels(files.get("population_labels"), points[0].array.shape[1])
-        answers = _convert(kind, points, known)[0]["phi"]
-        theirs = answers[M:] if len(points) > 1 else None
+        answers, known = _population(files, kind, M, len(shape))
+        theirs = answers[M:] if "target_population" in files else None
         pool = dataclasses.replace(pool, population=answers[:M], target_population=theirs)
     held = keep if member is None else np.concatenate([keep, member])
     accuracies = None if correct is None else np.stack([_share(correct, held), _share(correct, ~held)])
     audit = Audit(pool, labels, member, accuracies=accuracies, population_labels=known)
     return audit if member is not None else _paired(audit)
+
+
+def _kind_of(files: Mapping[str, "_File"]) -> str:
+    """Which of `KINDS` is given; AuditError where what else is given does not go with it."""
+    kinds = [kind for kind in KINDS if kind in files]
+    if len(kinds) != 1 or "keep" not in files:
+        raise AuditError(f"an audit needs keep and one of {', '.join(KINDS)}; got {', '.join(files)}")
+    needs = [("target", "member"), ("member", "target"), ("population_labels", "population")]
+    needs += [("target_population", "target"), ("target_population", "population")]
+    if "target" in files:
+        needs.append(("population", "target_population"))
+    for one, other in needs:
+        if one in files and other not in files:
+            one, other = one.replace("_", "-"), other.replace("_", "-")
+            raise AuditError(f"--{one} is given without --{other}: it needs that too")
+    return kinds[0]
+
+
+def _population(
+    files: Mapping[str, "_File"], kind: str, num_models: int, axes: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """What phi is of the pool's models, and of targets after them, at the points of a population; and these points' labels."""
+    points = [files["population"]]
+    if points[0].array.shape[0] != num_models:
+        raise AuditError(
+            f"{points[0].name}: must hold the pool's {num_models} models; got {points[0].array.shape[0]} rows"
+        )
+    if "target_population" in files:
+        points.append(_as_rows(files["target_population"], axes))
+    labels = _labels(files.get("population_labels"), points[0].array.shape[1])
+    return _convert(kind, points, labels)[0]["phi"], labels
 
 
 # --- From files to arrays -------------------------------------------------------------------------------------------
