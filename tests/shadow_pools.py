@@ -35,6 +35,18 @@ class Pool(NamedTuple):
         return {"population": self.population, "target_population": self.target_population}
 
 
+def gaussian_pool(M: int, T: int, N: int, gap: float) -> tuple[np.ndarray, ...]:
+    """Phi IN N(gap, 1) and OUT N(0, 1) about each example's own centre: phi and keep of M models, and of T outside targets."""
+    rng = np.random.default_rng(1)
+    centre = rng.normal(0, 3, (1, N, 1))
+    keep, keep_target = keep_mask(0, M, N), keep_mask(1, T, N)
+    phi = (rng.standard_normal((M, N, 1), dtype=np.float32) + gap * keep[..., None] + centre).astype(
+        np.float32
+    )
+    target = (rng.normal(size=(T, N, 1)) + gap * keep_target[..., None] + centre).astype(np.float32)
+    return phi, keep, target, keep_target
+
+
 class Target(NamedTuple):
     """One target and the models that serve against it."""
 

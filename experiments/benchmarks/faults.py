@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from fault_commands import (
@@ -328,7 +329,8 @@ def main() -> None:
         from lira.metrics import _shared
 
         _shared.RESAMPLES = 100
-        setattr(Figure, "savefig", lambda figure, file, **_: Image.new("L", (1, 1)).save(file, "png"))  # noqa: B010
+        pixel = Image.new("L", (1, 1))  # nobody looks at these pictures
+        mock.patch.object(Figure, "savefig", lambda figure, file, **_: pixel.save(file, "png")).start()
         for name in set(ATTACKS) - set(FEW):
             del ATTACKS[name]
         bench = Bench(Path(directory), given.seed)

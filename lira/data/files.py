@@ -17,7 +17,6 @@ from lira.data.paths import one_line
 __all__ = ["FileError", "Rows", "read_array"]
 
 
-# TensorStore's words for a chunk that is not there.
 # Files of numbers as text.
 _TEXT = (".csv", ".tsv", ".txt")
 # What to do with files of other kinds.
@@ -32,6 +31,7 @@ _HINTS = {
     ".h5": "np.save(FILE, h5py.File(...)[NAME])",
     ".mat": "np.save(FILE, scipy.io.loadmat(...)[NAME])",
 }
+# TensorStore's words for a chunk that is not there.
 _MISSING = re.compile(r"(chunk \{.*) is missing")
 
 

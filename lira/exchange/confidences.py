@@ -16,6 +16,8 @@ __all__ = ["KINDS", "as_keep", "as_labels", "convert_models", "located", "pair_o
 KINDS = ("phi", "logits", "confidences", "losses")
 # Values converted at once: 64 MiB in float64.
 BLOCK_VALUES = 1 << 23
+# Fewer phi than these may all lie between 0 and 1 by chance.
+BY_CHANCE = 20
 
 
 def convert_models(
@@ -93,7 +95,7 @@ def to_signals(
         convert = {"losses": phi_from_losses, "confidences": phi_from_confidences}.get(kind)
         phi = np.asarray(convert(values) if convert else values, np.float64)
         _check_nan(phi)
-        if kind == "phi" and phi.size > 1 and phi.min() >= 0 and phi.max() <= 1:
+        if kind == "phi" and phi.size >= BY_CHANCE and phi.min() >= 0 and phi.max() <= 1:
             raise ValueError(
                 "looks like confidences, for all of it lies in [0, 1], and phi is log(p / (1 - p)), of any size and sign: give it "
                 "as confidences"

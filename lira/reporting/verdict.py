@@ -117,7 +117,7 @@ def _subject(evaluation: Measured) -> str:
     name = subject.model.replace(":", ".").rpartition(".")[2]  # of a dotted path its class
     models = f"{targets:,} {f'{name} ' if name else ''}model{'s' * (targets > 1)}"
     kind, _, place = subject.dataset.partition(":")
-    data = place or kind * (kind != "memory")  # arrays have no name
+    data = place or ("" if kind == "memory" else kind)  # arrays have no name
     if kind in ("folder", "npz", "csv", "parquet", "hf"):
         data = place.partition(",")[0].rpartition("/")[2]  # without the options of a table
     examples = f"{data + ', ' if data else ''}{subject.num_examples or evaluation.num_examples:,} examples"

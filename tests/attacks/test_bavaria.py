@@ -5,7 +5,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import gamma, norm, t
-from shadow_pools import left_of_balanced, without_others
+from shadow_pools import gaussian_pool, left_of_balanced, without_others
 
 from lira.attacks import _pool, bavaria_offline, bavaria_online, lira_offline
 from lira.membership import have_independent_counts, keep_mask
@@ -138,12 +138,8 @@ def test_many_models_attain_the_neyman_pearson_auc():
 
 def test_one_strength_for_all_meets_the_closed_form():
     """IN N(2, 1), OUT N(0, 1) about each example's own centre: AUC and TPR of online and offline alike."""
-    rng = np.random.default_rng(1)
-    M, T, N, d = 1024, 16, 1500, 2.0
-    centre = rng.normal(0, 3, (1, N, 1))
-    keep, keep_target = keep_mask(0, M, N), keep_mask(1, T, N)
-    phi = (rng.standard_normal((M, N, 1), dtype=np.float32) + d * keep[..., None] + centre).astype(np.float32)
-    target = (rng.normal(size=(T, N, 1)) + d * keep_target[..., None] + centre).astype(np.float32)
+    d = 2.0
+    phi, keep, target, keep_target = gaussian_pool(1024, 16, 1500, d)
     for attack in BOTH:
         check_gaussian(roc(attack(phi, keep, target=target), keep_target), d)
 

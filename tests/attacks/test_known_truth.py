@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 from chance import check_chance
 from scipy.stats import norm
+from shadow_pools import gaussian_pool
 
 from lira import attacks
 from lira.membership import keep_mask
@@ -30,12 +31,8 @@ def test_known_gaussians_meet_the_closed_form(name):
 
     Outside targets against 2,048 models, whose estimation error costs less than the interval's width.
     """
-    rng = np.random.default_rng(1)
-    M, T, N, d = 2048, 16, 4000, 2.0
-    centre = rng.normal(0, 3, (1, N, 1))
-    keep, keep_target = keep_mask(0, M, N), keep_mask(1, T, N)
-    phi = (rng.standard_normal((M, N, 1), dtype=np.float32) + d * keep[..., None] + centre).astype(np.float32)
-    target = (rng.normal(size=(T, N, 1)) + d * keep_target[..., None] + centre).astype(np.float32)
+    d = 2.0
+    phi, keep, target, keep_target = gaussian_pool(2048, 16, 4000, d)
     scores = getattr(attacks, name)(phi, keep, target=target)
     for fpr in (0.001, 0.01, 0.1):
         point = pooled_tpr(scores, keep_target, fpr)

@@ -167,11 +167,13 @@ def test_features_as_others_hold_them():
 def test_images_that_look_unscaled_are_told():
     y = [0, 1, 0, 1, 0, 0]
     with pytest.warns(UserWarning, match=r"whole numbers up to 200 as floats.*x\.astype\(np\.uint8\)"):
-        Dataset.from_arrays(np.full((6, 4, 4, 1), 200.0), y)
+        dataset = Dataset.from_arrays(np.full((6, 4, 4, 1), 200.0), y)
+    assert (dataset.x == 200).all()  # and nothing else is done to them
     with pytest.warns(
         UserWarning, match=r"reaches 4,000 of the 65,535 .* \[-1, -0.88\]: multiply it, as by 16"
     ):
-        Dataset.from_arrays(np.full((6, 4, 4, 1), 4000, np.uint16), y)
+        dataset = Dataset.from_arrays(np.full((6, 4, 4, 1), 4000, np.uint16), y)
+    np.testing.assert_allclose(dataset.x, 4000 / 32767.5 - 1, rtol=1e-6)
 
 
 def test_the_constructor_converts_nothing():

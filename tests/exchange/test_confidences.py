@@ -249,3 +249,10 @@ def test_signals_do_not_depend_on_how_values_are_held(kind):
         np.testing.assert_array_equal(correct, right)
         for each in expected:
             np.testing.assert_array_equal(signals[each], expected[each])
+
+
+def test_a_few_phi_may_all_lie_between_0_and_1():
+    few = np.linspace(0.1, 0.9, 5)
+    np.testing.assert_array_equal(to_signals("phi", few, None)[0]["phi"].ravel(), few)
+    with pytest.raises(ValueError, match="looks like confidences"):
+        to_signals("phi", np.linspace(0.1, 0.9, 50), None)

@@ -225,25 +225,12 @@ def test_evaluated_models_are_no_worse_than_the_raw_ones_dense(precision):
     assert found["mixed"].mean() < found["raw"].mean(), found
 
 
-class Convolutional(nn.Module):
-    """Three convolutions, each before a norm: compiled in a third of the time of the smallest named network with norms."""
-
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, x, train):
-        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9)
-        for width, stride in ((16, 1), (32, 2), (64, 2)):
-            x = nn.relu(norm()(nn.Conv(width, (3, 3), stride)(x)))
-        return nn.Dense(self.num_classes)(x.mean((1, 2)))
-
-
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_evaluated_models_are_no_worse_than_the_raw_ones_convolutional(precision):
     recipe = Recipe(
         epochs=32, batch_size=32, schedule="cos7pi16", warmup=0.01, weight_decay=2e-3, ema=0.96, precision=precision
     )  # fmt: skip
-    found = accuracies(Convolutional(10), recipe, 300, 2)
+    found = accuracies(build_model("wrn-10-1", 10), recipe, 300, 2)
     for statistics in ("averaged", "recomputed"):
         gain = found[statistics] - found["raw"]
         assert gain.mean() > -2 * np.sqrt(2 * 0.3 * 0.7 / 300), found
