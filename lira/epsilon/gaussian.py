@@ -1,7 +1,7 @@
 """The Gaussian mechanism: its epsilon by mu, and a lower bound on mu from scores."""
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 __all__ = ["gaussian_epsilon", "lower_mu"]
 
@@ -18,6 +18,8 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     >>> round(gaussian_epsilon(mu=1, delta=1e-5), 3)
     4.377
     """
+    from scipy import optimize  # slow to import, and needed here alone
+
     if not 0 <= mu < np.inf:
         raise ValueError(f"mu must be a finite number from 0; got {mu}")
     if not 0 < delta < 1:

@@ -9,7 +9,7 @@ et al. 2024, arXiv 2410.22235). The numbers of guesses that are tried share the 
 from typing import Literal
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 from lira.epsilon.bound import EpsilonBound, auditing, level_of
 from lira.epsilon.gaussian import gaussian_epsilon, lower_mu
@@ -286,6 +286,8 @@ def _one_run_fdp(right: int, guesses: int, m: int, level: float, delta: float, c
     whole curve is inferred from one point of it: noise at 90 % members reads 3.8 where the coin is taken for fair, and
     ln(.9 / .1) is 2.2.
     """
+    from scipy import optimize  # slow to import, and needed here alone
+
     odds = (1 - coin) / coin
 
     def excess(mu: float) -> float:

@@ -15,7 +15,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from scipy import optimize
 
 from lira.learning.recipe import Recipe, steps_per_epoch
 
@@ -114,6 +113,7 @@ def poisson_epsilon(noise: float, rate: float, steps: int, delta: float) -> floa
 @lru_cache(maxsize=64)
 def _noise_for(epsilon: float, rate: float, steps: int, delta: float) -> float:
     """The least noise, in thousandths, by which `poisson_epsilon` is at most `epsilon`."""
+    from scipy import optimize  # slow to import, and needed here alone
 
     def excess(log_noise: float) -> float:
         return poisson_epsilon(2**log_noise, rate, steps, delta) - epsilon

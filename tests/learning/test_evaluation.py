@@ -200,10 +200,12 @@ def accuracies(module, recipe, examples, models):
         }
         raw = {"params": state.params, **state.statistics}
         by |= {"raw": raw, "mixed": {**by["averaged"], **state.statistics}}
-        return {
-            name: jnp.sum(query(module, Queries(), (), variables, x, y)[1] & ~keep) / jnp.sum(~keep)
-            for name, variables in by.items()
-        }
+
+        def accuracy(variables):
+            return jnp.sum(query(module, Queries(), (), variables, x, y)[1] & ~keep) / jnp.sum(~keep)
+
+        each = jax.lax.map(accuracy, jax.tree.map(lambda *leaves: jnp.stack(leaves), *by.values()))
+        return dict(zip(by, each, strict=True))
 
     # Patches, whose gradients are as fast within loops as outside.
     return jax.tree.map(np.asarray, stacked("patches", "cpu", run, 0, 0)(jnp.arange(models), keep))
