@@ -52,6 +52,9 @@ def plant(dataset: Dataset, canaries: Canaries | None) -> Dataset:
         stays = np.setdiff1d(stays, taken)
     elif canaries.kind == "own":
         x, y = _own(dataset, canaries)
+    elif canaries.kind == "gradient":  # places for them: training never looks at these
+        x = np.zeros((canaries.count, *dataset.x.shape[1:]), dataset.x.dtype)
+        y = (np.arange(canaries.count) % dataset.num_classes).astype(np.int32)
     else:
         x = _drawn(dataset, canaries)
         y = (_raw(canaries, LABELS, canaries.count) % np.uint64(dataset.num_classes)).astype(np.int32)

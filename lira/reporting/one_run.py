@@ -45,6 +45,16 @@ LIMITS = (
 )
 
 
+# What is said besides of canaries that are gradients.
+WHITE_BOX = (
+    "These canaries are gradients, no examples, and their scores are read from the noised sum of every step. Whoever has the "
+    "final model, or its answers, sees less: this is about the implementation of private training, not about what the model "
+    "tells of its data.",
+    "A step that shortens the sum of all gradients in place of each hides canaries from each other: lira.audit_step, which "
+    "looks at what a canary takes from the others too, finds that.",
+)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class CanaryAudit:
     """What the canaries of one training, or a few, show. `print(audit)` gives it in plain words."""
@@ -62,6 +72,7 @@ class CanaryAudit:
     attack: str = "the scores as they were given"
     facts: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    limits: tuple[str, ...] = LIMITS
 
     @cached_property
     def curve(self) -> Roc:
@@ -137,7 +148,7 @@ class CanaryAudit:
             if proven is None
             else {"epsilon": known(proven.epsilon), "delta": proven.delta, "adjacency": proven.adjacency},
             "contradicts_proof": self.contradicts,
-            "limits": list(LIMITS),
+            "limits": list(self.limits),
             "warnings": list(self.warnings),
         }
 
@@ -148,7 +159,7 @@ class CanaryAudit:
             title="What canaries show of one training",
             audit=self,
             methods=METHODS,
-            limits=LIMITS,
+            limits=self.limits,
             picture=embedded(png(_histograms(self.scores, self.member))),
             facts=self.facts,
         )
@@ -167,6 +178,7 @@ def audit_canaries(
     attack: str = CanaryAudit.attack,
     facts: Mapping[str, str] | None = None,
     warnings: Iterable[str] = (),
+    limits: Iterable[str] = LIMITS,
 ) -> CanaryAudit:
     """Audit anyone's training from the scores of its canaries, by one attack that was chosen beforehand.
 
@@ -181,6 +193,7 @@ def audit_canaries(
         attack: what the scores are, for people.
         facts: what else to say on the page.
         warnings: for the top of it.
+        limits: what the audit cannot say.
 
     Raises:
         ValueError: as `epsilon.canary_epsilons`.
@@ -197,7 +210,7 @@ def audit_canaries(
         "coins": "known to be fair" if fair else "of one probability, which is estimated",
         **(facts or {}),
     }
-    return CanaryAudit(scores, member, bounds, proven, fair, attack, said, tuple(warnings))
+    return CanaryAudit(scores, member, bounds, proven, fair, attack, said, tuple(warnings), tuple(limits))
 
 
 def audit_one(
@@ -213,8 +226,8 @@ def audit_one(
 
     Each model is trained on the whole pool and on canaries by coins. The first `membership.num_targets` models (all, if
     0) are audited. Their score of a canary is phi, meaned over the queries, less what the other models say of it on
-    average; without others less the model's own mean over held-out examples, or over the canaries where there are none.
-    Neither knows how a coin fell.
+    average; without others less the model's own mean over held-out examples, or over the canaries where there are none;
+    of canaries that are gradients, what the noised sums of all steps have along them. None knows how a coin fell.
 
     Args:
         run: of the data set with canaries, see `lira.plant`; models that it lacks are trained.
@@ -253,6 +266,7 @@ def audit_one(
         "versions": named_values(run.provenance["versions"]),
     }
     share = config.share(len(run.labels))
+    white_box = config.canaries is not None and config.canaries.kind == "gradient"
     audit = audit_canaries(
         scores,
         member,
@@ -263,6 +277,7 @@ def audit_one(
         attack=attack,
         facts=facts,
         warnings=warnings,
+        limits=LIMITS + WHITE_BOX * white_box,
     )
     with run.lock():
         audit.report(run.path)
@@ -278,6 +293,9 @@ def _scores(run: Run, references: np.ndarray) -> tuple[np.ndarray, str]:
     def said(models: np.ndarray, name: str = "phi", at: np.ndarray | None = run.canaries) -> np.ndarray:
         return np.asarray(run.signal(name, models, at), np.float64).mean(axis=2)
 
+    if run.holds("canary_scores"):
+        along = run.arrays.read("canary_scores", run.targets)
+        return along.astype(np.float64), "what the noised sums of all steps have along each canary's gradient"
     scores = said(run.targets)
     if len(references):
         return scores - said(references).mean(
