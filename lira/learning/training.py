@@ -194,7 +194,7 @@ def _packed_step(
         with jax.named_scope("averages"):
             average = jax.tree.map(partial(moved_toward, recipe.ema), average, (params, statistics))
     canaries = state.canaries
-    if learner.canaries is not None:
+    if learner.canaries is not None and canaries is not None:
         assert recipe.privacy is not None
         in_clips = recipe.batch_size / recipe.privacy.clip
         canaries = canaries + in_clips * read_along(learner.canaries, gradient)
@@ -266,7 +266,10 @@ def _private_gradient(
         weights[-learner.canaries.count :] = weights_of(learner.canaries, num_weights)
         examples += (jnp.asarray(weights)[batch],)
     total, loss = noised_sum(loss_of, guarantee, noise_key, params, examples, batch == len(y), size)
-    return loss / recipe.batch_size, jax.tree.map(lambda leaf: leaf / recipe.batch_size, total)
+    examples_in_batch = recipe.batch_size
+    if learner.canaries is not None:  # whose losses are 0
+        examples_in_batch *= 1 - learner.canaries.count / 2 / (len(y) * learner.share)
+    return loss / examples_in_batch, jax.tree.map(lambda leaf: leaf / recipe.batch_size, total)
 
 
 # --- Packed for a program: a model's many small arrays as a few long ones --------------------------------------------
