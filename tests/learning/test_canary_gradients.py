@@ -66,7 +66,8 @@ def test_canaries_are_summed_as_examples_whose_gradients_are_clipped():
     (state, losses), key = trained(learner, data, keep), model_keys(0, [0])[0]
     first = init_model(learner, key, data.x).params["Dense_0"]
     b, w = (np.asarray(first[name], np.float64) for name in ("bias", "kernel"))
-    velocity, found, rate, at = 0.0, np.zeros(10), learning_rate(learner.recipe, learner.total_steps), 0
+    velocity, found, at = 0.0, np.zeros(10), 0
+    rate: Any = learning_rate(learner.recipe, learner.total_steps)
     assert learner.canaries is not None
     along = weights_of(learner.canaries, 15)  # of the tree's order: bias, then kernel
     taken = 0
@@ -87,7 +88,7 @@ def test_canaries_are_summed_as_examples_whose_gradients_are_clipped():
                 total += min(1, 0.3 / np.linalg.norm(gradient)) * gradient
             found += total[along] / 0.3
             velocity = 0.9 * velocity + total / 5
-            step: Any = float(rate(at)) * velocity
+            step = float(rate(at)) * velocity
             b, w, at = b - step[:3], w - step[3:].reshape(4, 3), at + 1
         # Of the five places in a batch 15 / 20 are examples', on average.
         np.testing.assert_allclose(losses[0, epoch], total_loss / 5 / 4 * 20 / 15, rtol=1e-4)
