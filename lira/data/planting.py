@@ -106,6 +106,7 @@ def _own(dataset: Dataset, canaries: Canaries) -> tuple[np.ndarray, np.ndarray]:
             x_test=arrays["x"],
             y_test=arrays["y"],
             num_classes=dataset.num_classes,
+            class_names=dataset.class_names,
         )
     except DataError as error:
         message = str(error).replace("x_test", f"{path}:x").replace("y_test", f"{path}:y")

@@ -9,6 +9,8 @@ __all__ = ["Privacy"]
 
 # Beyond it nothing is promised, and less noise than it takes is hardly any.
 MAX_EPSILON = 100.0
+# Below it hardly anything is hidden, and accounting takes minutes and gigabytes to say so.
+MIN_NOISE = 0.05
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class Privacy:
             )
         if not 0 <= self.noise < math.inf:
             raise ValueError(f"recipe.privacy.noise must be positive; got {self.noise:g}")
+        if 0 < self.noise < MIN_NOISE:
+            raise ValueError(
+                f"recipe.privacy.noise must be at least {MIN_NOISE:g}, for less hides nothing; got {self.noise:g}: raise it, or "
+                "give epsilon = inf in its place for none"
+            )
         if not 0 < self.delta < 1:
             raise ValueError(f"recipe.privacy.delta must be between 0 and 1; got {self.delta:g}")
         if self.multiplicity < 1:

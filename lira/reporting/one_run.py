@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from lira.data.dataset import Dataset
 from lira.engine.fill import train
 from lira.epsilon import EpsilonBound, canary_epsilons
-from lira.learning.accounting import Guarantee, guarantee
+from lira.epsilon.bound import auditing, level_of
+from lira.learning.accounting import Guarantee
 from lira.metrics import Roc, roc
 from lira.reporting.document import bound_document
 from lira.reporting.figures import known, meaning_of_epsilon
@@ -21,9 +22,10 @@ from lira.reporting.plots import style, unstyled
 from lira.reporting.write import png, write_document
 from lira.store.errors import RunError
 from lira.store.places import Place, directory_at
+from lira.store.proven import proven_of
 from lira.store.run import Run
 
-__all__ = ["LIMITS", "CanaryAudit", "audit_canaries", "audit_one"]
+__all__ = ["LIMITS", "CanaryAudit", "audit_canaries", "audit_one", "checked_delta"]
 
 DELTA, CONFIDENCE = 1e-5, 0.95
 DOCUMENT, PAGE = "canaries.json", "canaries.html"
@@ -171,7 +173,7 @@ def audit_canaries(
     scores: np.ndarray,
     coins: np.ndarray,
     *,
-    delta: float = DELTA,
+    delta: float | None = None,
     confidence: float = CONFIDENCE,
     fair: bool = False,
     proven: Guarantee | None = None,
@@ -186,7 +188,7 @@ def audit_canaries(
         scores: float `[m]`, higher = more likely a member, such as minus the loss; or `[T, m]` of T trainings. They were
             made without the coins.
         coins: bool (or 0 and 1), likewise: which canary the training saw.
-        delta: in (0, 1).
+        delta: in (0, 1); that of `proven`, with which the bound is compared, else 1e-5.
         confidence: in (0.5, 1), of each bound by itself.
         fair: whether the coins are known to be fair; otherwise they cost a part of the bound, see `epsilon.coin_limit`.
         proven: what the training proves of itself.
@@ -196,9 +198,10 @@ def audit_canaries(
         limits: what the audit cannot say.
 
     Raises:
-        ValueError: as `epsilon.canary_epsilons`.
+        ValueError: as `epsilon.canary_epsilons`; or epsilon is proven at another delta.
         ImportError: `jax_privacy` is missing.
     """
+    delta = checked_delta(delta, confidence, None if proven is None else proven.delta)
     scores, member = np.asarray(scores, np.float64), np.asarray(coins)
     if member.dtype != bool:
         if not np.isin(member, (0, 1)).all():
@@ -239,6 +242,7 @@ def audit_one(
 
     Raises:
         RunError: the run is of another design, or no model to be audited is usable.
+        ValueError: `delta` is not that at which epsilon is proven.
         ImportError: `jax_privacy` is missing.
     """
     config = run.config
@@ -247,12 +251,14 @@ def audit_one(
             f'{run.path}: is of membership.design = "{config.membership.design}", whose canaries its report shows; an audit '
             f'of one training is of "all"'
         )
+    privacy = config.recipe.privacy
+    delta = checked_delta(delta, confidence, privacy and privacy.delta)
     train(run, dataset, show_progress=show_progress)
     run = run.as_it_stands()
     if not len(run.targets):
         raise RunError(f"{run.path}: has no usable model to audit: all diverged, or none is trained")
     references = run.shadows if run.num_targets else run.models[:0]
-    member, privacy = run.memberships(run.targets)[:, run.canaries], config.recipe.privacy
+    member = run.memberships(run.targets)[:, run.canaries]
     scores, attack = _scores(run, references)
     facts = {
         "data set": f"{config.dataset}, {len(run.labels) - config.num_canaries:,} examples, all trained on",
@@ -265,15 +271,14 @@ def audit_one(
         },
         "versions": named_values(run.provenance["versions"]),
     }
-    share = config.share(len(run.labels))
     white_box = config.canaries is not None and config.canaries.kind == "gradient"
     audit = audit_canaries(
         scores,
         member,
-        delta=delta or (privacy.delta if privacy else DELTA),
+        delta=delta,
         confidence=confidence,
         fair=True,
-        proven=guarantee(config.recipe, len(run.labels), share),
+        proven=proven_of(run.path, run.provenance),
         attack=attack,
         facts=facts,
         warnings=warnings,
@@ -285,6 +290,26 @@ def audit_one(
 
 
 # --- Parts -----------------------------------------------------------------------------------------------------------
+
+
+def checked_delta(delta: float | None, confidence: float, proven: float | None) -> float:
+    """That of the bounds: the one that was asked for, that at which epsilon is proven, or the default.
+
+    At a smaller delta the true epsilon is larger than the proven one, and a bound above that would contradict nothing.
+
+    Raises:
+        ValueError: delta or confidence is out of range, or delta not the one of the proof.
+        ImportError: `jax_privacy`, by which bounds come, is missing.
+    """
+    auditing()
+    level_of(DELTA if delta is None else delta, confidence, 1)
+    if delta is None:
+        return DELTA if proven is None else proven
+    if proven is not None and delta != proven:
+        raise ValueError(
+            f"delta is {delta:g}, and epsilon is proven at delta {proven:g}, with which the bound is compared: leave it out"
+        )
+    return delta
 
 
 def _scores(run: Run, references: np.ndarray) -> tuple[np.ndarray, str]:

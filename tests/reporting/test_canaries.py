@@ -206,6 +206,8 @@ def test_a_bound_above_what_is_proven_is_said_so(tmp_path):
     row = '<tr><th scope="row">proven</th><td class="figure">1.00</td><td>at most, by privacy loss distributions'
     assert row in page
     noise = lira.audit_canaries(rng.normal(size=400), coins, fair=True, proven=proven)
+    with pytest.raises(ValueError, match="delta is 1e-09, and epsilon is proven at delta 1e-05"):
+        lira.audit_canaries(rng.normal(size=400), coins, fair=True, proven=proven, delta=1e-9)
     assert not noise.contradicts
     assert "Nothing was found" in str(noise)
     assert "of 100 cases" not in str(noise)
@@ -235,6 +237,10 @@ def test_audit_one_on_the_command_line(tmp_path, capsys):
         (["--canaries.count", "1000"], "takes at most 120"),
         (["--canaries.kind", "own"], "canaries.file is needed"),
         (["--canaries.count", "1"], "of which nothing can be told: take more"),
+        (["--delta", "1"], "delta must be in [0, 1); got 1"),
+        (["--delta", "nan"], "delta must be in [0, 1); got nan"),
+        (["--confidence", "1"], "confidence must be between 0.5 and 1"),
+        (["--recipe.privacy.noise", "1", "--delta", "1e-7"], "epsilon is proven at delta 1e-05"),
     ):
         assert main(["audit-one", str(config), "--run-dir", str(tmp_path / "none"), *flags]) == 2
         error = capsys.readouterr().err
