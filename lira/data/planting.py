@@ -140,7 +140,13 @@ def _most_vulnerable(dataset: Dataset, canaries: Canaries) -> np.ndarray:
         raise DataError(
             f"canaries.count is {canaries.count:,}, and {directory} ranks {len(rows):,} examples: lower it"
         )
-    return np.array([index for _, index in sorted(rows)[: canaries.count]])
+    taken = np.array([index for _, index in sorted(rows)[: canaries.count]])
+    if len(np.unique(taken)) < len(taken) or taken.min() < 0 or taken.max() >= dataset.num_examples:
+        raise DataError(
+            f"canaries.run {directory}: records.csv is damaged, for it ranks an example twice, or one that {dataset.name} has "
+            f"not: lira verify {directory} says more, and lira run mends it"
+        )
+    return taken
 
 
 def _raw(canaries: Canaries, purpose: int, count: int) -> np.ndarray:

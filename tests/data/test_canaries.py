@@ -92,6 +92,13 @@ def test_vulnerable_canaries_are_those_that_an_earlier_run_ranks_first(tmp_path)
     assert after.num_examples == after.num_loaded == 40
     with pytest.raises(DataError, match="is a run of other data than memory"):
         plant(dataset(44), canaries)
+    whole = (tmp_path / "records.csv").read_text()
+    for index in (40, -1, np.argsort(ranks)[1]):
+        (tmp_path / "records.csv").write_text(
+            whole.replace(f"{np.argsort(ranks)[0]},0,1\n", f"{index},0,1\n")
+        )
+        with pytest.raises(DataError, match=r"records.csv is damaged, for it ranks an example twice"):
+            plant(before, canaries)
     with pytest.raises(DataError, match="is no run with a report"):
         plant(before, Canaries(count=3, kind="vulnerable", run=str(tmp_path / "none")))
 
