@@ -114,7 +114,7 @@ class Config:
         if canaries.kind == "gradient" and (design != "all" or targets):
             raise ValueError(
                 'canaries.kind = "gradient" is for audits of single trainings, which need no others for reference: see '
-                f'lira audit-one, membership.design = "all" without num_targets; got "{design}" with {targets}'
+                f'lira audit-one, membership.design = "all" without num_targets; got "{design}" and num_targets = {targets}'
             )
         if design == "all":
             coins = canary_mask(self.membership_seed, targets or self.num_models, canaries.count)

@@ -96,6 +96,9 @@ def test_the_rate_is_of_the_pool_and_its_share():
     assert (other.steps, other.rate) == (20, 0.5)
     assert proven(private(batch_size=100, noise=1.0), 200).rate == 1
     assert guarantee(Recipe(), 200) is None
+    # Training that stops early, on its schedule, is proven for the steps that it takes.
+    early = dataclasses.replace(private(noise=1.0), epochs=4, schedule_epochs=10)
+    assert proven(early, 200) == proven(private(noise=1.0, epochs=4), 200)
 
 
 def test_without_noise_nothing_is_proven():
