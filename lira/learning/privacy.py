@@ -7,6 +7,8 @@ from lira.fields import check_fields
 
 __all__ = ["Privacy"]
 
+# Within these, squares of norms, and of what is a thousand times as long, are numbers of float32.
+CLIPS = 1e-15, 1e15
 # Beyond it nothing is promised, and less noise than it takes is hardly any.
 MAX_EPSILON = 100.0
 # Below it hardly anything is hidden, and accounting takes minutes and gigabytes to say so.
@@ -33,6 +35,11 @@ class Privacy:
         check_fields(self, "recipe.privacy.")
         if not 0 < self.clip <= math.inf:
             raise ValueError(f"recipe.privacy.clip must be positive; got {self.clip:g}")
+        if not CLIPS[0] <= self.clip <= CLIPS[1] and self.clip != math.inf:
+            raise ValueError(
+                f"recipe.privacy.clip must lie between {CLIPS[0]:g} and {CLIPS[1]:g}, for float32 knows no others; got "
+                f"{self.clip:g}: inf clips nothing"
+            )
         if math.isinf(self.clip) and self.epsilon != math.inf:
             raise ValueError(
                 "recipe.privacy.clip is inf, and nothing is proven of gradients that are not clipped"

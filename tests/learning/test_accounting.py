@@ -139,6 +139,8 @@ def test_what_cannot_be_proven_is_refused():
         ({"epsilon": 1.0, "clip": 0.0}, "clip must be positive; got 0"),
         ({"epsilon": 1.0, "clip": -1.0}, "clip must be positive; got -1"),
         ({"epsilon": 1.0, "clip": np.nan}, "clip must be positive; got nan"),
+        ({"epsilon": 1.0, "clip": 1e-40}, "clip must lie between 1e-15 and 1e\\+15, .* got 1e-40"),
+        ({"epsilon": np.inf, "clip": 1e300}, "clip must lie between .* got 1e\\+300: inf clips nothing"),
         ({"epsilon": 1.0, "clip": np.inf}, "clip is inf, and nothing is proven"),
         ({"epsilon": -1.0}, "epsilon must be positive"),
         ({"epsilon": np.nan}, "epsilon must be positive"),
