@@ -152,7 +152,9 @@ def flag_value(flags: list[str], name: str) -> str:
 # --- A configuration and the flags over it ----------------------------------------------------------------------------
 
 
-def parse_options(verb: str, argv: list[str], make: type[Given], read: Callable[[str], Any]) -> Given | None:
+def parse_options(
+    verb: str, argv: list[str], make: Callable[[], Given], read: Callable[[str], Any]
+) -> Given | None:
     """The options of a command with a configuration, from the file that is named and the flags over it.
 
     Args:

@@ -145,7 +145,7 @@ def test_flags_overlay_the_file(config, capsys):
         (["--queries.shift", "5"], "reflect at most 4 pixels of 5 x 5; got 5"),
         (
             ["--recipe.privacy.epsilon", "1e-5"],
-            "epsilon is 1e-05, and in 10 steps .*: raise it, or train for fewer",
+            "epsilon is 1e-05, and in 10 steps .*: raise it, or delta, or train for fewer",
         ),
         (
             ["--recipe.privacy.epsilon", "1", "--recipe.privacy.clip", "0"],

@@ -5,7 +5,7 @@ import argparse
 from lira.arguments import ONE_RUN, OneRunOptions, add_fields, leaves, make_parser, parse_options
 from lira.commands.terminal import Terminal, common_parser
 from lira.commands.whole import say_mended
-from lira.reporting.one_run import DOCUMENT, PAGE, audit_one
+from lira.reporting.one_run import DOCUMENT, PAGE, audit_one, checked_delta
 from lira.store.config import Config, absolute, build, read_table
 from lira.store.data import load_configured
 from lira.store.mend import mend
@@ -31,6 +31,9 @@ def run(verb: str, argv: list[str], terminal: Terminal) -> int:
     if options is None:
         return 0
     config, path = absolute(options.config), directory_at(options.run_dir)
+    privacy = config.recipe.privacy
+    # Before anything is written, not after the training.
+    delta = checked_delta(options.delta or None, options.confidence, privacy and privacy.delta)
     dataset = load_configured(config)
     if (path / "config.toml").exists():
         say_mended(mend(options.run_dir, dataset), path, terminal)
@@ -38,7 +41,7 @@ def run(verb: str, argv: list[str], terminal: Terminal) -> int:
     audit = audit_one(
         run,
         dataset,
-        delta=options.delta or None,
+        delta=delta,
         confidence=options.confidence,
         show_progress=terminal.shows_progress,
         warnings=terminal.shown,

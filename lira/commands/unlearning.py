@@ -10,8 +10,9 @@ from lira.commands.whole import say_mended
 from lira.data.sources import load_dataset
 from lira.reporting.unlearning import report_unlearning
 from lira.reporting.unlearning_tables import page_cards, verdicts_table
+from lira.store.config import Config
 from lira.store.places import directory_at
-from lira.unlearning.config import Forget, read_unlearning, resolved, with_options
+from lira.unlearning.config import PROVEN, Forget, UnlearnConfig, read_unlearning, resolved, with_options
 from lira.unlearning.directory import Unlearning
 from lira.unlearning.mend import mend_unlearning
 from lira.unlearning.plan import plan_unlearning
@@ -35,11 +36,16 @@ def run(verb: str, argv: list[str], terminal: Terminal) -> int:
 
 def plan_or_unlearn(verb: str, argv: list[str], terminal: Terminal) -> int:
     """Plan an unlearning, or complete and report it."""
+    # Flags make of a public pool a private one, of which other methods are the default.
+    methods = PROVEN if any(word.startswith("--recipe.privacy.") for word in argv) else ()
 
     def read(path: str):
-        return with_options(read_unlearning(path, flag_value(argv, "--run")))
+        return with_options(read_unlearning(path, flag_value(argv, "--run"), methods))
 
-    options = parse_options(verb, argv, UnlearnOptions, read)
+    def make() -> UnlearnOptions:
+        return UnlearnOptions(config=UnlearnConfig(Config(save_params=True), methods=methods))
+
+    options = parse_options(verb, argv, make, read)
     if options is None:
         return 0
     progress = events(options.run_dir, options.tensorboard)

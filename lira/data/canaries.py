@@ -7,7 +7,7 @@ from lira.fields import check_fields
 
 __all__ = ["TAKEN", "Canaries", "Kind"]
 
-Kind = Literal["mislabelled", "random", "blank", "own", "vulnerable"]
+Kind = Literal["mislabelled", "random", "blank", "own", "vulnerable", "gradient"]
 # Kinds that are examples of the data set: these leave the pool, where they would be twins of the canaries.
 TAKEN: tuple[Kind, ...] = ("mislabelled", "vulnerable")
 
@@ -20,7 +20,8 @@ class Canaries:
     """How many."""
     kind: Kind = "mislabelled"
     """mislabelled: examples of the pool with a wrong label; random: noise; blank: one value everywhere, of each another;
-    own: those of a file; vulnerable: the most vulnerable of an earlier run."""
+    own: those of a file; vulnerable: the most vulnerable of an earlier run; gradient: no examples, but gradients along one
+    weight each, of private training, for lira audit-one."""
     file: str = ""
     """Of own ones: an npz file of arrays x and y."""
     run: str = ""

@@ -112,7 +112,9 @@ class Dataset:
         if num_classes is None:
             num_classes = int(y.max()) + 1 if y.size else 2
         x_test = None if x_test is None else as_features(x_test, "x_test")
-        y_test = None if y_test is None else as_labels(y_test, "y_test", names)[0]
+        y_test, words = (None, ()) if y_test is None else as_labels(y_test, "y_test", names)
+        if words and not names:  # whose order knows nothing of the numbers in y
+            raise DataError("y_test holds words, and y numbers: give class_names, or the same kind in both")
         return cls(
             x,
             y,

@@ -33,7 +33,7 @@ def plant(dataset: Dataset, canaries: Canaries | None) -> Dataset:
     if dataset.canaries is not None:
         raise DataError(f"{dataset.name} holds canaries already: plant them into the data set as it was")
     room = dataset.num_examples // 2 if canaries.kind in TAKEN else dataset.num_examples
-    if canaries.count > room:
+    if canaries.count > room and canaries.kind != "gradient":  # of which the model's weights take some
         raise DataError(
             f"canaries.count is {canaries.count:,}, and of kind {canaries.kind} {dataset.name} with its "
             f"{dataset.num_examples:,} examples takes at most {room:,}: lower it, or take more examples"
@@ -52,6 +52,9 @@ def plant(dataset: Dataset, canaries: Canaries | None) -> Dataset:
         stays = np.setdiff1d(stays, taken)
     elif canaries.kind == "own":
         x, y = _own(dataset, canaries)
+    elif canaries.kind == "gradient":  # places for them: training never looks at these
+        x = np.zeros((canaries.count, *dataset.x.shape[1:]), dataset.x.dtype)
+        y = (np.arange(canaries.count) % dataset.num_classes).astype(np.int32)
     else:
         x = _drawn(dataset, canaries)
         y = (_raw(canaries, LABELS, canaries.count) % np.uint64(dataset.num_classes)).astype(np.int32)
@@ -103,6 +106,7 @@ def _own(dataset: Dataset, canaries: Canaries) -> tuple[np.ndarray, np.ndarray]:
             x_test=arrays["x"],
             y_test=arrays["y"],
             num_classes=dataset.num_classes,
+            class_names=dataset.class_names,
         )
     except DataError as error:
         message = str(error).replace("x_test", f"{path}:x").replace("y_test", f"{path}:y")
@@ -136,7 +140,13 @@ def _most_vulnerable(dataset: Dataset, canaries: Canaries) -> np.ndarray:
         raise DataError(
             f"canaries.count is {canaries.count:,}, and {directory} ranks {len(rows):,} examples: lower it"
         )
-    return np.array([index for _, index in sorted(rows)[: canaries.count]])
+    taken = np.array([index for _, index in sorted(rows)[: canaries.count]])
+    if len(np.unique(taken)) < len(taken) or taken.min() < 0 or taken.max() >= dataset.num_examples:
+        raise DataError(
+            f"canaries.run {directory}: records.csv is damaged, for it ranks an example twice, or one that {dataset.name} has "
+            f"not: lira verify {directory} says more, and lira run mends it"
+        )
+    return taken
 
 
 def _raw(canaries: Canaries, purpose: int, count: int) -> np.ndarray:

@@ -31,6 +31,7 @@ class Learned(NamedTuple):
     finite: np.ndarray  # bool [width], which models stayed so
     raw: Any = None  # the variables as they were trained, where the models answer with an average of them
     loss: np.ndarray | None = None  # float [width], mean training loss of the last epoch
+    canaries: np.ndarray | None = None  # float [width, count], the scores of canaries that are gradients
     # By signal, such as phi@0.25, the variables that the models would have answered with there; on the host.
     looks: Mapping[str, Any] = MappingProxyType({})
 
@@ -66,6 +67,9 @@ def answers_of(
         finite &= np.isfinite(arrays[name]).all(axis=(1, 2))
     if learned.loss is not None:
         arrays["loss_last_epoch"] = learned.loss
+    if learned.canaries is not None:
+        arrays["canary_scores"] = learned.canaries
+        finite &= np.isfinite(learned.canaries).all(axis=1)
     if learned.raw is not None:
         asked(programs.clean, learned.raw, "raw_")
     if run.config.save_params:

@@ -378,4 +378,5 @@ def train_stack(
     if answers_by_average(recipe, run.config.queries):
         raw = {"params": state.params, **state.statistics}
     variables = programs.evaluate(state, keys, data.x, keep)
-    return Learned(variables, finite, raw, losses[:, -1].astype(np.float32), looks)
+    canaries = None if state.canaries is None else np.asarray(state.canaries, np.float32)
+    return Learned(variables, finite, raw, losses[:, -1].astype(np.float32), canaries, looks)

@@ -235,7 +235,14 @@ def plan_grid(path: Place | None, settings: Sequence[Setting], dataset: Dataset)
 
 
 def _check(config: Config, dataset: Dataset) -> None:
-    """Raise ValueError, before anything is compiled, where models of this configuration cannot be trained on these data."""
+    """Raise ValueError, before anything is compiled, where models of this configuration cannot be trained on these data, or
+    not be attacked.
+    """
+    if config.membership.design == "all":
+        raise ValueError(
+            'membership.design = "all" leaves canaries alone to be attacked, and settings are compared by what is attacked of '
+            "the pool: take pairs, or lira audit-one of each setting"
+        )
     share = config.share(dataset.num_examples)
     config.recipe.check(dataset.num_examples, dataset.x.shape[1:], share)
     config.queries.check(dataset.x.shape[1:], dataset.num_classes)

@@ -84,6 +84,10 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None, among: np.nda
     row = values * len(queries.views) * 4 + dataset.num_examples
     proven = guarantee(recipe, dataset.num_examples, share)
     averaging = check_averaging(recipe, steps)
+    doubts = [
+        averaging.sentence if averaging and averaging.status != "ok" else "",
+        proven.doubt(dataset.num_examples * share) if proven else "",
+    ]
     execution = config.execution
     seconds, kept, programs, devices = 0.0, 0, None, devices_of(execution.devices)
     if len(missing):
@@ -112,7 +116,7 @@ def plan(config: Config, dataset: Dataset, run: Run | None = None, among: np.nda
         lowering=programs.lowering if programs else "-",
         why=programs.why if programs else "",
         device=device_name(devices),
-        warning=averaging.sentence if averaging and averaging.status != "ok" else "",
+        warning="; ".join(filter(None, doubts)),
         privacy="" if proven is None else str(proven),
         design="" if config.membership.design == "pairs" else _design_in_words(config, dataset.num_examples),
     )

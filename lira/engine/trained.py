@@ -51,8 +51,9 @@ def _checks(run: Run, models: np.ndarray) -> Iterator[Check | None]:
     if not known.any():
         yield Check("training", "warn", "the accuracy on members is not known, because there are no logits")
         return
-    held = run.memberships(models[known]).sum(axis=1).mean()
-    yield check_training(inside[known], outside[known], run.labels, held)
+    pool = len(run.labels) - run.config.num_canaries  # of which the accuracies are
+    held = run.memberships(models[known])[:, :pool].sum(axis=1).mean()
+    yield check_training(inside[known], outside[known], run.labels[:pool], held)
     if run.is_foreign:
         return
     recipe, share, N = run.config.recipe, run.config.share(len(run.labels)), len(run.labels)
@@ -61,7 +62,7 @@ def _checks(run: Run, models: np.ndarray) -> Iterator[Check | None]:
         yield Check("evaluation", "fail", run.outdated)
     elif run.holds("accuracy_raw_in"):
         sides = ["in", "out"] if np.isnan(test).any() else ["in", "out", "test"]
-        counts = np.array([held, N - held, run.num_test])[: len(sides)]
+        counts = np.array([held, pool - held, run.num_test])[: len(sides)]
         answered, raw = (
             np.stack([run.accuracy(prefix + side, models) for side in sides]) for prefix in ("", "raw_")
         )

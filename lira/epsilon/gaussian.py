@@ -44,8 +44,10 @@ def lower_mu(
 ) -> float:
     """Lower bound on mu at level `a` from scores `[n]` and `[m]`: at the best of some thresholds, which share the level.
 
-    Without thresholds at one that a random half chose for the other half.
+    Without thresholds at one that a random half chose for the other half; 0 where a side of one score has no such half.
     """
+    if thresholds is None and min(len(inside), len(outside)) < 2:
+        return 0.0
     if thresholds is None:
         rng = np.random.default_rng(seed)
         inside, outside = rng.permutation(inside), rng.permutation(outside)

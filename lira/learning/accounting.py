@@ -46,6 +46,15 @@ class Guarantee:
     adjacency: str = ADJACENCY
     accountant: str = ACCOUNTANT
 
+    def doubt(self, members: float) -> str:
+        """What is to be said of its delta for trainings on so many members, for people; empty where nothing is."""
+        if self.delta * members < 1:
+            return ""
+        return (
+            f"delta {self.delta:g} is not below 1 / {members:,.0f}, one in all members: a training that gave away one of "
+            f"them whole might have such a delta, so lower recipe.privacy.delta"
+        )
+
     def __str__(self) -> str:
         """Show what is proven, and by what."""
         proven = f"epsilon {self.epsilon:.4g} at delta {self.delta:g} ({self.adjacency})"
@@ -76,6 +85,11 @@ def guarantee(recipe: Recipe, num_examples: int, share: float = 0.5) -> Guarante
     if 0 < privacy.epsilon < math.inf:
         noise = _noise_for(privacy.epsilon, rate, steps, delta)
     epsilon = poisson_epsilon(noise, rate, steps, delta) if noise else math.inf
+    if noise and math.isinf(epsilon):
+        raise ValueError(
+            f"recipe.privacy.noise is {noise:g}, and in {steps:,} steps no epsilon at all is proven at delta {privacy.delta:g}: "
+            f"raise either"
+        )
     return Guarantee(
         epsilon=epsilon,
         delta=privacy.delta,
@@ -126,7 +140,8 @@ def _noise_for(epsilon: float, rate: float, steps: int, delta: float) -> float:
     if excess(high) > 0:
         raise ValueError(
             f"recipe.privacy.epsilon is {epsilon:g}, and in {steps:,} steps that take each member with probability {rate:.3g} "
-            f"it would take noise of more than {MAX_NOISE:,.0f} times the clip: raise it, or train for fewer epochs"
+            f"it would take noise of more than {MAX_NOISE:,.0f} times the clip at delta {delta / (1 - TRUNCATION_SHARE):.3g}: raise "
+            f"it, or delta, or train for fewer epochs"
         )
     root = optimize.root_scalar(excess, bracket=(low, high), xtol=1e-4).root
     thousandths = math.ceil(1000 * 2**root)

@@ -8,8 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lira.data.canaries import Canaries
 from lira.data.dataset import Dataset
 from lira.learning.accounting import Guarantee, guarantee
+from lira.learning.canary_gradients import check_gradient_canaries
 from lira.learning.forward import Array
 from lira.learning.imitation import Imitation
 from lira.learning.models import build_model
@@ -31,6 +33,7 @@ class Learner:
     imitation: Imitation | None = None  # by which loss a target is imitated; None learns the labels
     share: float = 0.5  # of the examples, that a model is trained on, on average
     guarantee: Guarantee | None = None  # what is proven of it, where its recipe has privacy
+    canaries: Canaries | None = None  # the last examples, where these are gradients; None of others
 
     @classmethod
     def of(cls, recipe: Recipe, dataset: Dataset, share: float = 0.5) -> "Learner":
@@ -43,10 +46,13 @@ class Learner:
         steps = steps_per_epoch(dataset.num_examples, recipe.batch_size, share) * epochs
         module = build_model(recipe.model, dataset.num_classes, recipe.dropout)
         check_shapes(module, recipe.model, dataset)
+        check_gradient_canaries(dataset.canaries, recipe)
         if recipe.privacy is not None:
             check_private(module, recipe.model, dataset)
-        proven = guarantee(recipe, dataset.num_examples, share)
-        return cls(module, recipe, steps, share=share, guarantee=proven)
+        proven, canaries = guarantee(recipe, dataset.num_examples, share), dataset.canaries
+        if canaries is not None and canaries.kind != "gradient":
+            canaries = None
+        return cls(module, recipe, steps, share=share, guarantee=proven, canaries=canaries)
 
     @property
     def batch(self) -> int:

@@ -7,8 +7,12 @@ from lira.fields import check_fields
 
 __all__ = ["Privacy"]
 
+# Within these, squares of norms, and of what is a thousand times as long, are numbers of float32.
+CLIPS = 1e-15, 1e15
 # Beyond it nothing is promised, and less noise than it takes is hardly any.
 MAX_EPSILON = 100.0
+# Below it hardly anything is hidden, and accounting takes minutes and gigabytes to say so.
+MIN_NOISE = 0.05
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,11 @@ class Privacy:
         check_fields(self, "recipe.privacy.")
         if not 0 < self.clip <= math.inf:
             raise ValueError(f"recipe.privacy.clip must be positive; got {self.clip:g}")
+        if not CLIPS[0] <= self.clip <= CLIPS[1] and self.clip != math.inf:
+            raise ValueError(
+                f"recipe.privacy.clip must lie between {CLIPS[0]:g} and {CLIPS[1]:g}, for float32 knows no others; got "
+                f"{self.clip:g}: inf clips nothing"
+            )
         if math.isinf(self.clip) and self.epsilon != math.inf:
             raise ValueError(
                 "recipe.privacy.clip is inf, and nothing is proven of gradients that are not clipped"
@@ -46,6 +55,11 @@ class Privacy:
             )
         if not 0 <= self.noise < math.inf:
             raise ValueError(f"recipe.privacy.noise must be positive; got {self.noise:g}")
+        if 0 < self.noise < MIN_NOISE:
+            raise ValueError(
+                f"recipe.privacy.noise must be at least {MIN_NOISE:g}, for less hides nothing; got {self.noise:g}: raise it, or "
+                "give epsilon = inf in its place for none"
+            )
         if not 0 < self.delta < 1:
             raise ValueError(f"recipe.privacy.delta must be between 0 and 1; got {self.delta:g}")
         if self.multiplicity < 1:

@@ -81,13 +81,19 @@ def _check(
 def check_private(module: nn.Module, name: str, dataset: Dataset) -> None:
     """Raise ModelError where a module of which `check_shapes` holds mixes the examples of a batch, as BatchNorm does.
 
-    What it keeps beside its parameters it has from batches, and no gradient is then of one example alone.
+    What it keeps beside its parameters it has from batches, and no gradient is then of one example alone. Canaries that
+    are gradients take a weight each: it is raised, too, where there are fewer.
     """
     batch = jax.eval_shape(partial(as_input, dtype=jnp.float32), dataset.x[:1])
-    kept = sorted(
-        jax.eval_shape(partial(module.init, train=False), jax.random.key(0), batch).keys() - {"params"}
-    )
-    if kept:
+    variables = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), batch)
+    size = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    canaries = dataset.canaries
+    if canaries is not None and canaries.kind == "gradient" and canaries.count > size:
+        raise ModelError(
+            f"model {name!r}: has {size:,} weights, of which each canary of kind gradient takes one, and canaries.count is "
+            f"{canaries.count:,}: lower it"
+        )
+    if kept := sorted(variables.keys() - {"params"}):
         raise ModelError(
             f"model {name!r}: has BatchNorm or the like ({', '.join(kept)}), which mixes the examples of a batch, and "
             f"recipe.privacy clips the gradient of each alone: take GroupNorm or no norms, as of wrn-16-4-gn, cnn or mlp"

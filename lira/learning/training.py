@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lira.learning.augment import mixed
 from lira.learning.averages import moved_toward, zero_average
+from lira.learning.canary_gradients import linear_loss, read_along, weights_of
 from lira.learning.forward import Array, as_input, augmented, compute_dtype, forward
 from lira.learning.imitation import answers_to_imitate, loss_of_imitation
 from lira.learning.learner import Learner
@@ -37,6 +39,8 @@ class ModelState(NamedTuple):
     optimizer: optax.OptState  # of packed params
     average: Any  # moving averages of (params, statistics), from zero; or None
     step: jax.Array  # int32, steps taken
+    # What all steps' noised sums have along each canary that is a gradient, in units of clip: float32 [count]; or None.
+    canaries: jax.Array | None = None
 
 
 def init_model(learner: Learner, key: jax.Array, x: Array) -> ModelState:
@@ -50,6 +54,7 @@ def init_model(learner: Learner, key: jax.Array, x: Array) -> ModelState:
         optimizer=_optimizer_of(learner).init(pack(params, params, learner.platform)),
         average=jax.tree.map(zero_average, (params, statistics)) if learner.recipe.ema else None,
         step=jnp.zeros((), jnp.int32),
+        canaries=jnp.zeros(learner.canaries.count) if learner.canaries else None,
     )
 
 
@@ -188,7 +193,12 @@ def _packed_step(
         # statistics of another.
         with jax.named_scope("averages"):
             average = jax.tree.map(partial(moved_toward, recipe.ema), average, (params, statistics))
-    return ModelState(params, statistics, optimizer_state, average, state.step + 1), loss
+    canaries = state.canaries
+    if learner.canaries is not None and canaries is not None:
+        assert recipe.privacy is not None
+        in_clips = recipe.batch_size / recipe.privacy.clip
+        canaries = canaries + in_clips * read_along(learner.canaries, gradient)
+    return ModelState(params, statistics, optimizer_state, average, state.step + 1, canaries), loss
 
 
 def _gradient(
@@ -235,18 +245,31 @@ def _private_gradient(
     size = microbatch_size(params, guarantee.max_batch, learner.platform)
     batch = in_microbatches(batch, size, fill=len(y))
 
-    def loss_of(params: Any, image: jax.Array, label: jax.Array, key: jax.Array) -> jax.Array:
-        """Over so many augmentations of one example as its gradient is averaged over."""
+    def loss_of(
+        params: Any, image: jax.Array, label: jax.Array, key: jax.Array, weight: jax.Array | None = None
+    ) -> jax.Array:
+        """Over so many augmentations of one example as its gradient is averaged over; canaries have a weight from 0."""
         augment_key, dropout_key = jax.random.split(key)
         images = augmented(recipe, augment_key, jnp.broadcast_to(image, (copies, *image.shape)))
         logits, _ = forward(learner.module, recipe, {"params": params}, images, dropout_key)
-        return cross_entropy(logits, jnp.broadcast_to(label, copies), recipe.label_smoothing).mean()
+        loss = cross_entropy(logits, jnp.broadcast_to(label, copies), recipe.label_smoothing).mean()
+        if weight is None:
+            return loss
+        return jnp.where(weight < 0, loss, linear_loss(params, weight, guarantee.clip).astype(loss.dtype))
 
     noise_key, example_key = jax.random.split(key)
     # Where none is, the last of all.
     examples = x[batch], y[batch], jax.random.split(example_key, len(batch))
+    if learner.canaries is not None:
+        weights = np.full(len(y), -1, np.int32)
+        num_weights = sum(leaf.size for leaf in jax.tree.leaves(params))
+        weights[-learner.canaries.count :] = weights_of(learner.canaries, num_weights)
+        examples += (jnp.asarray(weights)[batch],)
     total, loss = noised_sum(loss_of, guarantee, noise_key, params, examples, batch == len(y), size)
-    return loss / recipe.batch_size, jax.tree.map(lambda leaf: leaf / recipe.batch_size, total)
+    examples_in_batch = recipe.batch_size
+    if learner.canaries is not None:  # whose losses are 0
+        examples_in_batch *= 1 - learner.canaries.count / 2 / (len(y) * learner.share)
+    return loss / examples_in_batch, jax.tree.map(lambda leaf: leaf / recipe.batch_size, total)
 
 
 # --- Packed for a program: a model's many small arrays as a few long ones --------------------------------------------

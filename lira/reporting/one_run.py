@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from lira.data.dataset import Dataset
 from lira.engine.fill import train
 from lira.epsilon import EpsilonBound, canary_epsilons
-from lira.learning.accounting import Guarantee, guarantee
+from lira.epsilon.bound import auditing, level_of
+from lira.learning.accounting import Guarantee
 from lira.metrics import Roc, roc
 from lira.reporting.document import bound_document
 from lira.reporting.figures import known, meaning_of_epsilon
@@ -21,9 +22,10 @@ from lira.reporting.plots import style, unstyled
 from lira.reporting.write import png, write_document
 from lira.store.errors import RunError
 from lira.store.places import Place, directory_at
+from lira.store.proven import proven_of
 from lira.store.run import Run
 
-__all__ = ["LIMITS", "CanaryAudit", "audit_canaries", "audit_one"]
+__all__ = ["LIMITS", "CanaryAudit", "audit_canaries", "audit_one", "checked_delta"]
 
 DELTA, CONFIDENCE = 1e-5, 0.95
 DOCUMENT, PAGE = "canaries.json", "canaries.html"
@@ -45,6 +47,16 @@ LIMITS = (
 )
 
 
+# What is said besides of canaries that are gradients.
+WHITE_BOX = (
+    "These canaries are gradients, no examples, and their scores are read from the noised sum of every step. Whoever has the "
+    "final model, or its answers, sees less: this is about the implementation of private training, not about what the model "
+    "tells of its data.",
+    "A step that shortens the sum of all gradients in place of each hides canaries from each other: lira.audit_step, which "
+    "looks at what a canary takes from the others too, finds that.",
+)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class CanaryAudit:
     """What the canaries of one training, or a few, show. `print(audit)` gives it in plain words."""
@@ -62,6 +74,7 @@ class CanaryAudit:
     attack: str = "the scores as they were given"
     facts: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    limits: tuple[str, ...] = LIMITS
 
     @cached_property
     def curve(self) -> Roc:
@@ -137,7 +150,7 @@ class CanaryAudit:
             if proven is None
             else {"epsilon": known(proven.epsilon), "delta": proven.delta, "adjacency": proven.adjacency},
             "contradicts_proof": self.contradicts,
-            "limits": list(LIMITS),
+            "limits": list(self.limits),
             "warnings": list(self.warnings),
         }
 
@@ -148,7 +161,7 @@ class CanaryAudit:
             title="What canaries show of one training",
             audit=self,
             methods=METHODS,
-            limits=LIMITS,
+            limits=self.limits,
             picture=embedded(png(_histograms(self.scores, self.member))),
             facts=self.facts,
         )
@@ -160,13 +173,14 @@ def audit_canaries(
     scores: np.ndarray,
     coins: np.ndarray,
     *,
-    delta: float = DELTA,
+    delta: float | None = None,
     confidence: float = CONFIDENCE,
     fair: bool = False,
     proven: Guarantee | None = None,
     attack: str = CanaryAudit.attack,
     facts: Mapping[str, str] | None = None,
     warnings: Iterable[str] = (),
+    limits: Iterable[str] = LIMITS,
 ) -> CanaryAudit:
     """Audit anyone's training from the scores of its canaries, by one attack that was chosen beforehand.
 
@@ -174,18 +188,20 @@ def audit_canaries(
         scores: float `[m]`, higher = more likely a member, such as minus the loss; or `[T, m]` of T trainings. They were
             made without the coins.
         coins: bool (or 0 and 1), likewise: which canary the training saw.
-        delta: in (0, 1).
+        delta: in (0, 1); that of `proven`, with which the bound is compared, else 1e-5.
         confidence: in (0.5, 1), of each bound by itself.
         fair: whether the coins are known to be fair; otherwise they cost a part of the bound, see `epsilon.coin_limit`.
         proven: what the training proves of itself.
         attack: what the scores are, for people.
         facts: what else to say on the page.
         warnings: for the top of it.
+        limits: what the audit cannot say.
 
     Raises:
-        ValueError: as `epsilon.canary_epsilons`.
+        ValueError: as `epsilon.canary_epsilons`; or epsilon is proven at another delta.
         ImportError: `jax_privacy` is missing.
     """
+    delta = checked_delta(delta, confidence, None if proven is None else proven.delta)
     scores, member = np.asarray(scores, np.float64), np.asarray(coins)
     if member.dtype != bool:
         if not np.isin(member, (0, 1)).all():
@@ -197,7 +213,7 @@ def audit_canaries(
         "coins": "known to be fair" if fair else "of one probability, which is estimated",
         **(facts or {}),
     }
-    return CanaryAudit(scores, member, bounds, proven, fair, attack, said, tuple(warnings))
+    return CanaryAudit(scores, member, bounds, proven, fair, attack, said, tuple(warnings), tuple(limits))
 
 
 def audit_one(
@@ -213,8 +229,8 @@ def audit_one(
 
     Each model is trained on the whole pool and on canaries by coins. The first `membership.num_targets` models (all, if
     0) are audited. Their score of a canary is phi, meaned over the queries, less what the other models say of it on
-    average; without others less the model's own mean over held-out examples, or over the canaries where there are none.
-    Neither knows how a coin fell.
+    average; without others less the model's own mean over held-out examples, or over the canaries where there are none;
+    of canaries that are gradients, what the noised sums of all steps have along them. None knows how a coin fell.
 
     Args:
         run: of the data set with canaries, see `lira.plant`; models that it lacks are trained.
@@ -226,6 +242,7 @@ def audit_one(
 
     Raises:
         RunError: the run is of another design, or no model to be audited is usable.
+        ValueError: `delta` is not that at which epsilon is proven.
         ImportError: `jax_privacy` is missing.
     """
     config = run.config
@@ -234,12 +251,14 @@ def audit_one(
             f'{run.path}: is of membership.design = "{config.membership.design}", whose canaries its report shows; an audit '
             f'of one training is of "all"'
         )
+    privacy = config.recipe.privacy
+    delta = checked_delta(delta, confidence, privacy and privacy.delta)
     train(run, dataset, show_progress=show_progress)
     run = run.as_it_stands()
     if not len(run.targets):
         raise RunError(f"{run.path}: has no usable model to audit: all diverged, or none is trained")
     references = run.shadows if run.num_targets else run.models[:0]
-    member, privacy = run.memberships(run.targets)[:, run.canaries], config.recipe.privacy
+    member = run.memberships(run.targets)[:, run.canaries]
     scores, attack = _scores(run, references)
     facts = {
         "data set": f"{config.dataset}, {len(run.labels) - config.num_canaries:,} examples, all trained on",
@@ -252,17 +271,18 @@ def audit_one(
         },
         "versions": named_values(run.provenance["versions"]),
     }
-    share = config.share(len(run.labels))
+    white_box = config.canaries is not None and config.canaries.kind == "gradient"
     audit = audit_canaries(
         scores,
         member,
-        delta=delta or (privacy.delta if privacy else DELTA),
+        delta=delta,
         confidence=confidence,
         fair=True,
-        proven=guarantee(config.recipe, len(run.labels), share),
+        proven=proven_of(run.path, run.provenance),
         attack=attack,
         facts=facts,
         warnings=warnings,
+        limits=LIMITS + WHITE_BOX * white_box,
     )
     with run.lock():
         audit.report(run.path)
@@ -272,12 +292,35 @@ def audit_one(
 # --- Parts -----------------------------------------------------------------------------------------------------------
 
 
+def checked_delta(delta: float | None, confidence: float, proven: float | None) -> float:
+    """That of the bounds: the one that was asked for, that at which epsilon is proven, or the default.
+
+    At a smaller delta the true epsilon is larger than the proven one, and a bound above that would contradict nothing.
+
+    Raises:
+        ValueError: delta or confidence is out of range, or delta not the one of the proof.
+        ImportError: `jax_privacy`, by which bounds come, is missing.
+    """
+    auditing()
+    level_of(DELTA if delta is None else delta, confidence, 1)
+    if delta is None:
+        return DELTA if proven is None else proven
+    if proven is not None and delta != proven:
+        raise ValueError(
+            f"delta is {delta:g}, and epsilon is proven at delta {proven:g}, with which the bound is compared: leave it out"
+        )
+    return delta
+
+
 def _scores(run: Run, references: np.ndarray) -> tuple[np.ndarray, str]:
     """Of the audited models' canaries, float64 `[T, m]`, and what they are."""
 
     def said(models: np.ndarray, name: str = "phi", at: np.ndarray | None = run.canaries) -> np.ndarray:
         return np.asarray(run.signal(name, models, at), np.float64).mean(axis=2)
 
+    if run.holds("canary_scores"):
+        along = run.arrays.read("canary_scores", run.targets)
+        return along.astype(np.float64), "what the noised sums of all steps have along each canary's gradient"
     scores = said(run.targets)
     if len(references):
         return scores - said(references).mean(

@@ -273,7 +273,8 @@ def _facts(run: Run, pool: Pool) -> dict[str, str]:
             facts["queries"] = f"{Q} ({named_values(as_dict(queries))})"
             facts["recipe"] = named_values(as_dict(config.recipe))
             if (proven := proven_of(run.path, run.provenance)) is not None:
-                facts["privacy"] = f"{proven}; {CAVEATS}"
+                doubt = proven.doubt(N * config.share(N))
+                facts["privacy"] = "; ".join(filter(None, (str(proven), doubt, CAVEATS)))
         facts["training"] = "; ".join(
             f"{s['models']} models in {s['seconds']:.0f} s on {s['device']}"
             for s in run.provenance["sessions"]

@@ -67,6 +67,8 @@ def row_shapes(config: Config, dataset: Dataset, num_params: int) -> dict[str, t
         rows["phi_test"] = (len(dataset.y_test), Q)
     if config.save_params:
         rows["params"] = (num_params,)
+    if config.canaries is not None and config.canaries.kind == "gradient":
+        rows["canary_scores"] = (config.num_canaries,)
     rows |= dict.fromkeys(LOSSES, ())
     if answers_by_average(config.recipe, config.queries):
         rows |= dict.fromkeys(RAW_ACCURACIES, ())

@@ -18,7 +18,7 @@ from lira.data.tables import absolute_source
 from lira.fields import check_fields, table_of, typed
 from lira.learning.augment import Queries
 from lira.learning.recipe import Recipe, check_signals
-from lira.membership import Membership
+from lira.membership import Membership, canary_mask
 from lira.store.checksums import CHECKSUMS, parsed_json, toml_body
 from lira.store.errors import RunError
 from lira.store.execution import Execution
@@ -99,11 +99,30 @@ class Config:
         for name in ("num_examples", "membership_seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
+        self._check_canaries()
         check_signals(self.signals, self.recipe.epochs)
         if self.recipe.dropout and self.queries.convention == "original":
             raise ValueError(
                 'queries.convention = "original" asks models in training mode, in which recipe.dropout drops: leave one out'
             )
+
+    def _check_canaries(self) -> None:
+        """Raise ValueError where the design has no use for such canaries, or these fall on one side."""
+        canaries, (design, targets) = self.canaries, (self.membership.design, self.membership.num_targets)
+        if canaries is None:
+            return
+        if canaries.kind == "gradient" and (design != "all" or targets):
+            raise ValueError(
+                'canaries.kind = "gradient" is for audits of single trainings, which need no others for reference: see '
+                f'lira audit-one, membership.design = "all" without num_targets; got "{design}" and num_targets = {targets}'
+            )
+        if design == "all":
+            coins = canary_mask(self.membership_seed, targets or self.num_models, canaries.count)
+            if coins.all() or not coins.any():
+                raise ValueError(
+                    f"canaries.count is {canaries.count}, and by the coins of membership_seed = {self.membership_seed} "
+                    f"{'all' if coins.all() else 'none'} are members, of which nothing can be told: take more"
+                )
 
     @property
     def num_canaries(self) -> int:

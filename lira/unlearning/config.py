@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -150,12 +151,15 @@ def is_unlearning(path: str | os.PathLike[str]) -> bool:
     return "forget" in read_table(path)
 
 
-def read_unlearning(path: str | os.PathLike[str], run: str = "") -> UnlearnConfig:
+def read_unlearning(
+    path: str | os.PathLike[str], run: str = "", methods: Sequence[str] = ()
+) -> UnlearnConfig:
     """Read a TOML file; what a run to start from decides may be left out of it.
 
     Args:
         path: of the file.
         run: in place of the file's.
+        methods: where the file names none; empty for the defaults.
 
     Raises:
         ConfigError: as `store.config.read_config`.
@@ -163,7 +167,8 @@ def read_unlearning(path: str | os.PathLike[str], run: str = "") -> UnlearnConfi
     """
     table = read_table(path)
     names = [each.name for each in dataclasses.fields(UnlearnConfig) if each.name != "pool"]
-    fields = {name: value for name, value in table.items() if name in names} | ({"run": run} if run else {})
+    fields: dict[str, Any] = {"methods": list(methods)} if methods else {}
+    fields |= {name: value for name, value in table.items() if name in names} | ({"run": run} if run else {})
     of_pool = {name: value for name, value in table.items() if name not in names}
     base: dict[str, Any] = {"save_params": True}
     # Those of earlier versions have no table [membership].

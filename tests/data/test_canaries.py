@@ -69,6 +69,15 @@ def test_own_canaries_are_the_first_of_the_file(tmp_path):
     np.testing.assert_array_equal(after.y[40:], [3, 1])
 
 
+def test_labels_in_words_of_own_canaries_are_the_data_sets_classes(tmp_path):
+    np.savez(tmp_path / "own.npz", x=np.ones((2, 5)), y=["d", "b"])
+    canaries = Canaries(count=2, kind="own", file=str(tmp_path / "own.npz"))
+    named = Dataset.from_arrays(np.random.default_rng(0).normal(size=(40, 5)), list("abcd") * 10)
+    assert plant(named, canaries).y[40:].tolist() == [3, 1]
+    with pytest.raises(DataError, match=r"own.npz:y holds words, and y numbers: give class_names"):
+        plant(dataset(), canaries)
+
+
 def test_vulnerable_canaries_are_those_that_an_earlier_run_ranks_first(tmp_path):
     before, ranks = dataset(), np.random.default_rng(1).permutation(40) + 1
     (tmp_path / "provenance.json").write_text(json.dumps({"fingerprints": {"dataset": before.fingerprint}}))
@@ -83,6 +92,13 @@ def test_vulnerable_canaries_are_those_that_an_earlier_run_ranks_first(tmp_path)
     assert after.num_examples == after.num_loaded == 40
     with pytest.raises(DataError, match="is a run of other data than memory"):
         plant(dataset(44), canaries)
+    whole = (tmp_path / "records.csv").read_text()
+    for index in (40, -1, np.argsort(ranks)[1]):
+        (tmp_path / "records.csv").write_text(
+            whole.replace(f"{np.argsort(ranks)[0]},0,1\n", f"{index},0,1\n")
+        )
+        with pytest.raises(DataError, match=r"records.csv is damaged, for it ranks an example twice"):
+            plant(before, canaries)
     with pytest.raises(DataError, match="is no run with a report"):
         plant(before, Canaries(count=3, kind="vulnerable", run=str(tmp_path / "none")))
 

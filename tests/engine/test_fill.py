@@ -21,6 +21,7 @@ from lira.engine.plan import plan
 from lira.learning.convolution import LOWERINGS
 from lira.learning.evaluation import evaluated, query
 from lira.learning.learner import Learner, model_key
+from lira.learning.privacy import Privacy
 from lira.learning.recipe import Recipe
 from lira.learning.training import init_model, train_epochs
 from lira.membership import Membership
@@ -292,6 +293,21 @@ def test_diverged_models_are_named_and_their_pairs_left_out(tmp_path):
         train(alone, dataset(), show_progress=False)
     np.testing.assert_array_equal(alone.done, run.done)
     np.testing.assert_allclose(np.asarray(alone.phi), np.asarray(run.phi), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:optax.global_norm:DeprecationWarning")  # of jax_privacy, told again
+def test_private_models_that_diverge_are_not_tried_again(tmp_path):
+    """A second attempt would tell of the first, and be accounted for twice."""
+    recipe = Recipe(
+        model="tests.engine.test_fill.Fragile", epochs=1, batch_size=10, privacy=Privacy(noise=1.0)
+    )
+    run = made(tmp_path, recipe=recipe, num_models=12, execution=Execution(width=12))
+    with pytest.warns(DivergedWarning, match="of 12 models diverged and are left out"):
+        train(run, dataset(), show_progress=False)
+    lucks = np.array([luck(model_key(0, m)) for m in range(12)])
+    np.testing.assert_array_equal(run.done == DIVERGED, lucks > 0.4)
+    assert (run.done == DIVERGED).any()
+    assert not run.attempts(np.arange(12)).any()
 
 
 def test_other_data_is_refused_before_anything_is_trained(tmp_path):

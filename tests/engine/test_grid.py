@@ -45,6 +45,14 @@ def test_tables_that_are_absent_and_infinite_values():
     ]
 
 
+def test_settings_of_which_no_pool_is_attacked_are_refused_before_anything_is_trained():
+    canaries = lira.Canaries(count=10, kind="blank")
+    config = Config(num_examples=100, membership=lira.Membership("all"), canaries=canaries)
+    dataset = lira.plant(lira.load_dataset("digits", num_examples=100), canaries)
+    with pytest.raises(ConfigError, match=r"setting epochs=1: .*leaves canaries alone to be attacked"):
+        plan_grid(None, settings_of(config, {"recipe.epochs": [1, 2]}), dataset)
+
+
 def test_words_and_directories():
     (setting,) = settings_of(Config(), {"recipe.model": ["some.where/else:Net"]})
     assert setting.config.recipe.model == "some.where/else:Net"

@@ -89,6 +89,14 @@ def test_all_guesses_right_is_the_most_that_canaries_can_show():
     assert several["one_run"].epsilon > found["one_run"].epsilon, "two trainings have twice the coins"
 
 
+@pytest.mark.parametrize("coins", [[0, 1], [0, 1, 0, 0], [1] * 50 + [0]])
+def test_one_canary_on_a_side_is_enough_to_claim_nothing_by(coins):
+    member = np.array(coins, bool)
+    found = canary_epsilons(member + 0.0, member, delta=DELTA, fair=True)
+    assert found["gdp"].epsilon == 0
+    assert all(np.isfinite(bound.epsilon) for bound in found.values())
+
+
 @pytest.mark.parametrize(
     ("scores", "member", "message"),
     [

@@ -96,6 +96,9 @@ def test_the_rate_is_of_the_pool_and_its_share():
     assert (other.steps, other.rate) == (20, 0.5)
     assert proven(private(batch_size=100, noise=1.0), 200).rate == 1
     assert guarantee(Recipe(), 200) is None
+    # Training that stops early, on its schedule, is proven for the steps that it takes.
+    early = dataclasses.replace(private(noise=1.0), epochs=4, schedule_epochs=10)
+    assert proven(early, 200) == proven(private(noise=1.0, epochs=4), 200)
 
 
 def test_without_noise_nothing_is_proven():
@@ -126,7 +129,9 @@ def test_batches_that_are_cut_off_take_no_more_of_delta_than_they_may():
 
 
 def test_what_cannot_be_proven_is_refused():
-    with pytest.raises(ValueError, match=r"epsilon is 0.0001, and in 50 steps .* raise it, or train"):
+    with pytest.raises(
+        ValueError, match=r"epsilon is 0.0001, and in 50 steps .* raise it, or delta, or train"
+    ):
         proven(private(epsilon=1e-4), 200)
     refused: tuple[tuple[dict[str, Any], str], ...] = (
         ({}, "needs epsilon or noise, and not both"),
@@ -134,18 +139,36 @@ def test_what_cannot_be_proven_is_refused():
         ({"epsilon": 1.0, "clip": 0.0}, "clip must be positive; got 0"),
         ({"epsilon": 1.0, "clip": -1.0}, "clip must be positive; got -1"),
         ({"epsilon": 1.0, "clip": np.nan}, "clip must be positive; got nan"),
+        ({"epsilon": 1.0, "clip": 1e-40}, "clip must lie between 1e-15 and 1e\\+15, .* got 1e-40"),
+        ({"epsilon": np.inf, "clip": 1e300}, "clip must lie between .* got 1e\\+300: inf clips nothing"),
         ({"epsilon": 1.0, "clip": np.inf}, "clip is inf, and nothing is proven"),
         ({"epsilon": -1.0}, "epsilon must be positive"),
         ({"epsilon": np.nan}, "epsilon must be positive"),
         ({"epsilon": 1000.0}, "epsilon must be positive and at most 100"),
         ({"noise": -1.0}, "noise must be positive"),
         ({"noise": np.inf}, "noise must be positive"),
+        ({"noise": 0.04}, "noise must be at least 0.05, for less hides nothing; got 0.04"),
         ({"noise": 1.0, "delta": 0.0}, "delta must be between 0 and 1"),
         ({"noise": 1.0, "multiplicity": 0}, "multiplicity must be at least 1"),
     )
     for fields, message in refused:
         with pytest.raises(ValueError, match=message):
             Privacy(**fields)
+
+
+def test_a_delta_that_accounting_cannot_reach_is_refused_whatever_was_given():
+    """Tails are cut off there, and what is left proves no epsilon: not what training without noise is."""
+    with pytest.raises(
+        ValueError, match=r"noise is 1, and in 50 steps no epsilon at all is proven at delta 1e-30"
+    ):
+        proven(private(noise=1.0, delta=1e-30), 200)
+    with pytest.raises(ValueError, match=r"at delta 1e-30: raise it, or delta, or train for fewer epochs"):
+        proven(private(epsilon=1.0, delta=1e-30), 200)
+
+
+def test_a_delta_of_one_in_all_members_is_doubted():
+    assert not proven(private(noise=1.0, delta=1e-3), 200).doubt(100)
+    assert "delta 0.01 is not below 1 / 100" in proven(private(noise=1.0, delta=1e-2), 200).doubt(100)
 
 
 def test_a_missing_extra_is_one_sentence(monkeypatch):

@@ -206,6 +206,8 @@ def test_a_bound_above_what_is_proven_is_said_so(tmp_path):
     row = '<tr><th scope="row">proven</th><td class="figure">1.00</td><td>at most, by privacy loss distributions'
     assert row in page
     noise = lira.audit_canaries(rng.normal(size=400), coins, fair=True, proven=proven)
+    with pytest.raises(ValueError, match="delta is 1e-09, and epsilon is proven at delta 1e-05"):
+        lira.audit_canaries(rng.normal(size=400), coins, fair=True, proven=proven, delta=1e-9)
     assert not noise.contradicts
     assert "Nothing was found" in str(noise)
     assert "of 100 cases" not in str(noise)
@@ -234,12 +236,55 @@ def test_audit_one_on_the_command_line(tmp_path, capsys):
         (["--canaries.count", "-1"], "canaries.count must be at least 1; got -1"),
         (["--canaries.count", "1000"], "takes at most 120"),
         (["--canaries.kind", "own"], "canaries.file is needed"),
+        (["--canaries.count", "1"], "of which nothing can be told: take more"),
+        (["--delta", "1"], "delta must be in [0, 1); got 1"),
+        (["--delta", "nan"], "delta must be in [0, 1); got nan"),
+        (["--confidence", "1"], "confidence must be between 0.5 and 1"),
+        (["--recipe.privacy.noise", "1", "--delta", "1e-7"], "epsilon is proven at delta 1e-05"),
     ):
         assert main(["audit-one", str(config), "--run-dir", str(tmp_path / "none"), *flags]) == 2
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
         assert not (tmp_path / "none").exists()
+
+
+def test_canaries_that_are_gradients_on_the_command_line(tmp_path, capsys):
+    x = np.random.default_rng(0).normal(size=(N, 5)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x, y=np.arange(N) % 2)
+    config, run = tmp_path / "one.toml", tmp_path / "run"
+    config.write_text(
+        f'dataset = "npz:{tmp_path}/data.npz"\n[canaries]\ncount = 300\nkind = "gradient"\n'
+        f"[recipe]\nepochs = 2\nbatch_size = 90\n[recipe.privacy]\nepsilon = inf\n"
+    )
+    assert main(["audit-one", str(config), "--run-dir", str(run), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    there = lira.Run.open(run)
+    scores, member = there.arrays.read("canary_scores").astype(float), there.keep[:, there.canaries]
+    expected = canary_epsilons(scores, member, delta=1e-5, fair=True)
+    assert document["epsilon"]["one_run"]["at_least"] == expected["one_run"].epsilon > 1
+    assert "read from the noised sum of every step" in " ".join(document["limits"])
+    assert "the noised sums of all steps have along each canary" in (run / "canaries.html").read_text()
+    assert main(["verify", str(run)]) == 0
+    capsys.readouterr()
+    for flags, message in (
+        (
+            ["--canaries.count", "100000"],
+            "has 17,538 weights, of which each canary of kind gradient takes one",
+        ),
+        (["--recipe.privacy.clip", "inf"], "is as long as recipe.privacy.clip, which is inf"),
+        (["--num-models", "3", "--membership.num-targets", "1"], "need no others for reference"),
+        (["--membership.design", "pairs", "--num-models", "4"], "is for audits of single trainings"),
+    ):
+        assert main(["audit-one", str(config), "--run-dir", str(tmp_path / "none"), *flags]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+        assert not (tmp_path / "none").exists()
+    config.write_text(config.read_text().partition("[recipe.privacy]")[0])
+    assert main(["audit-one", str(config), "--run-dir", str(tmp_path / "none")]) == 2
+    assert "is read from the sums of private training: add [recipe.privacy]" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_anyones_canaries_on_the_command_line(tmp_path, capsys):

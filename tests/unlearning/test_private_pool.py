@@ -45,6 +45,19 @@ def test_private_models_are_retrained_and_the_page_says_what_holds(place):
         assert part in page
 
 
+def test_flags_that_make_a_pool_private_choose_the_methods_that_are_proven(place, capsys):
+    public = CONFIG.partition("[recipe.privacy]")[0]
+    (place / "public.toml").write_text(public)
+    flags = ["--recipe.privacy.epsilon", "8", "--execution.width", "4", "--execution.workers", "1"]
+    assert main(["plan", str(place / "public.toml"), *flags]) == 0
+    assert "negrad_plus" not in capsys.readouterr().out
+    (place / "named.toml").write_text(
+        public.replace("[forget]", 'methods = ["none", "negrad_plus"]\n[forget]')
+    )
+    assert main(["plan", str(place / "named.toml"), *flags]) == 2
+    assert "negrad_plus would go on from private models" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("methods", "named"),
     [
