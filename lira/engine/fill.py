@@ -325,11 +325,10 @@ def _inspect(run: Run, models: np.ndarray) -> None:
     Warns:
         FirstModelsWarning: a line for each check of theirs that does not pass.
     """
+    first = "model" if len(models) == 1 else f"{len(models)} models"
     for check in check_trained(run, models):
         if check.status != "ok":
-            warnings.warn(
-                f"after the first {len(models)} models: {check.sentence}", FirstModelsWarning, stacklevel=2
-            )
+            warnings.warn(f"after the first {first}: {check.sentence}", FirstModelsWarning, stacklevel=2)
 
 
 def train_stack(
