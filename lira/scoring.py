@@ -13,6 +13,7 @@ from lira.attacks.suite import ATTACKS, Attack, Pool, attack_groups, attack_pool
 from lira.data.dataset import Dataset
 from lira.store.arrays import DIVERGED
 from lira.store.errors import RunError
+from lira.store.files import require_writable
 from lira.store.run import Run
 
 __all__ = ["HELD", "StoredScores", "canary_pool", "pool_of", "score", "score_each"]
@@ -99,6 +100,7 @@ def score_each(
     for group in attack_groups(ATTACKS if attacks is None else attacks, models, len(run.audited)):
         scores = {name: stored for name in group if (stored := run.scores(name, signals)) is not None}
         if absent := {name: attack for name, attack in group.items() if name not in scores}:
+            require_writable(run.path, f"for the scores of {', '.join(absent)}")
             pool = _held(pool or pool_of(run, dataset))
             computed = attack_pool(pool, absent)
             with run.lock():

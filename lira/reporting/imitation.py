@@ -37,7 +37,8 @@ from lira.reporting.write import stored_scores, write_document
 from lira.store.checksums import toml_with_checksum
 from lira.store.config import read_checked_table
 from lira.store.errors import RunError
-from lira.store.places import Place, directory_at, new_directory, write_atomically
+from lira.store.files import require_writable, write_atomically
+from lira.store.places import Place, directory_at, new_directory
 from lira.store.run import Run
 from lira.store.zarr import open_array, read_store, write_array
 
@@ -129,6 +130,7 @@ def imitate(
         raise RunError(f"{run.path}: has no models but the target's pair: train more, lira train {run.path}")
     keep = imitator_mask(seed, asked.number, num_imitators, dataset.num_examples)
     path = run.path / "imitations" / asked.place if out is None else directory_at(out)
+    require_writable(path)
     _open(
         path,
         {"target": asked.place, "answers": asked.answers, "num_imitators": num_imitators, "seed": seed},

@@ -14,7 +14,8 @@ from lira.learning.recipe import SIGNALS
 from lira.store.checksums import toml_with_checksum
 from lira.store.config import ConfigError, differences, read_checked_table
 from lira.store.errors import RunError
-from lira.store.places import Place, directory_at, is_free, new_directory, write_atomically
+from lira.store.files import write_atomically
+from lira.store.places import Place, directory_at, is_free, new_directory
 from lira.store.run import Run
 from lira.store.zarr import StoredSignal, open_array, read_store, write_array
 from lira.unlearning.config import UnlearnConfig, as_table, first_memberships, read_unlearning, resolved
