@@ -248,7 +248,9 @@ def _open(path: Place, what: dict[str, Any], methods: dict[str, dict[str, Any]],
     if not file.exists():
         try:
             with new_directory(path) as making:
-                write_atomically(making / file.name, toml_with_checksum({**what, **place, "methods": methods}))
+                write_atomically(
+                    making / file.name, toml_with_checksum({**what, **place, "methods": methods})
+                )
             return
         except TakenError:
             if not file.exists():  # made by another process meanwhile
