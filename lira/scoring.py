@@ -1,5 +1,7 @@
 """Scoring a run: every attack on every usable model, from what is stored."""
 
+import contextlib
+import ctypes
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -107,6 +109,7 @@ def score_each(
                 for name, fresh in computed.items():
                     run.write_scores(name, fresh, signals)
             scores |= computed
+            _give_memory_back()
         yield from ((name, scores[name]) for name in group if name in scores)
 
 
@@ -141,6 +144,12 @@ def _require_enough(run: Run) -> None:
             f"{run.path}: has {usable} trained models, {targets} of them to be attacked by {max(others, 0)} others each, and "
             f"the attacks need one and two: {remedy}"
         )
+
+
+def _give_memory_back() -> None:
+    """Let the system have what attacks have freed: glibc keeps what lies below anything that is still held."""
+    with contextlib.suppress(OSError, AttributeError):  # of another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def pool_of(run: Run, dataset: Dataset | None = None) -> Pool:
