@@ -1,5 +1,7 @@
 """Scoring a run: every attack on every usable model, from what is stored."""
 
+import contextlib
+import ctypes
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +15,7 @@ from lira.attacks.suite import ATTACKS, Attack, Pool, attack_groups, attack_pool
 from lira.data.dataset import Dataset
 from lira.store.arrays import DIVERGED
 from lira.store.errors import RunError
+from lira.store.files import require_writable
 from lira.store.run import Run
 
 __all__ = ["HELD", "StoredScores", "canary_pool", "pool_of", "score", "score_each"]
@@ -99,12 +102,14 @@ def score_each(
     for group in attack_groups(ATTACKS if attacks is None else attacks, models, len(run.audited)):
         scores = {name: stored for name in group if (stored := run.scores(name, signals)) is not None}
         if absent := {name: attack for name, attack in group.items() if name not in scores}:
+            require_writable(run.path, f"for the scores of {', '.join(absent)}")
             pool = _held(pool or pool_of(run, dataset))
             computed = attack_pool(pool, absent)
             with run.lock():
                 for name, fresh in computed.items():
                     run.write_scores(name, fresh, signals)
             scores |= computed
+            _give_memory_back()
         yield from ((name, scores[name]) for name in group if name in scores)
 
 
@@ -139,6 +144,12 @@ def _require_enough(run: Run) -> None:
             f"{run.path}: has {usable} trained models, {targets} of them to be attacked by {max(others, 0)} others each, and "
             f"the attacks need one and two: {remedy}"
         )
+
+
+def _give_memory_back() -> None:
+    """Let the system have what attacks have freed: glibc keeps what lies below anything that is still held."""
+    with contextlib.suppress(OSError, AttributeError):  # of another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def pool_of(run: Run, dataset: Dataset | None = None) -> Pool:

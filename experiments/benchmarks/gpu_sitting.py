@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import lira
 from lira.bench import throughput
 from lira.store.config import read_config
-from lira.store.places import write_atomically
+from lira.store.files import write_atomically
 from lira.versions import versions
 
 ROOT = Path(__file__).resolve().parents[2]

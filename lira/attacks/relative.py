@@ -295,13 +295,17 @@ def _increasing(values: np.ndarray, by: np.ndarray) -> np.ndarray:
 
 def _above_points(ratios: np.ndarray, points: np.ndarray) -> np.ndarray:
     """The scores of InfoRMIA, from log R(x) `[T, N]` and log R(z) `[T, Z]` of held-out points."""
-    return require_numbers((ratios - points.mean(axis=1, keepdims=True)).astype(np.float32))
+    scores = np.empty(ratios.shape, np.float32)
+    return require_numbers(np.subtract(ratios, points.mean(axis=1, keepdims=True), out=scores))
 
 
 def _above_the_others(ratios: np.ndarray, others: np.ndarray) -> np.ndarray:
     """The scores of InfoRMIA where the population is the pool less x itself, whose log R(z) `[T, N]` are `others`."""
-    without_x = (others.sum(axis=1, keepdims=True) - others) / (others.shape[1] - 1)
-    return require_numbers((ratios - without_x).astype(np.float32))
+    scores = np.empty(ratios.shape, np.float32)
+    # Target by target: of all at once each step would be another array of the size of phi.
+    for score, ratio, other in zip(scores, ratios, others, strict=True):
+        score[:] = ratio - (other.sum() - other) / (len(other) - 1)
+    return require_numbers(scores)
 
 
 # --- The offline constant -------------------------------------------------------------------------------------------

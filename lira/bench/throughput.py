@@ -24,7 +24,7 @@ from lira.engine.device import processor
 from lira.learning.convolution.cpu.cache import cache_bytes
 from lira.learning.models import build_model
 from lira.learning.recipe import Precision, Recipe
-from lira.store.places import write_atomically
+from lira.store.files import require_writable, write_atomically
 from lira.versions import versions
 
 __all__ = ["MODELS", "add_arguments", "bench", "model_rows", "run", "table", "workload"]
@@ -240,6 +240,8 @@ def run(models: str, beside: str, out: str | None, **options: Any) -> dict[str, 
         if out:
             write_atomically(Path(out), json.dumps(result, indent=2, allow_nan=False).encode())
 
+    if out:
+        require_writable(Path(out).absolute().parent)
     alternatives = [name for name in beside.split(",") if name]
     result = bench(models.split(","), beside=alternatives, so_far=write, **options)
     write(result)

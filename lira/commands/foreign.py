@@ -20,7 +20,7 @@ from lira.reporting.one_run import CONFIDENCE, DELTA, DOCUMENT, PAGE, audit_cana
 from lira.reporting.tables import attacks_table
 from lira.store.config import ConfigError
 from lira.store.data import dataset_of
-from lira.store.places import Place, directory_at, new_directory
+from lira.store.places import Place, directory_at, new_directory, require_new
 from lira.store.run import Run
 
 __all__ = ["parser_of", "run"]
@@ -116,6 +116,7 @@ def _audit_canaries(given: dict[str, Any], out: Place, terminal: Terminal) -> No
         raise ConfigError(
             "lira audit: --canaries is given without --coins: it needs to know which were members"
         )
+    require_new(out)
     files = given.pop("canaries"), given.pop("coins")
     scores, coins = (np.asarray(read_array(file)) for file in files)
     if scores.shape != coins.shape or not np.isin(coins, (0, 1)).all():

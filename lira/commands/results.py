@@ -9,7 +9,7 @@ from lira.commands.terminal import Terminal, common_parser
 from lira.commands.whole import say_mended
 from lira.engine.trained import Check
 from lira.reporting.checks import check_run
-from lira.reporting.document import differences_document
+from lira.reporting.document import differences_document, learning_document
 from lira.reporting.enough import RULE, enough
 from lira.reporting.gate import gate
 from lira.reporting.measured import LOW_FPR
@@ -72,9 +72,12 @@ def run(verb: str, argv: list[str], terminal: Terminal) -> int:
     if verb == "check":
         return _check(opened, arguments.fail_above, terminal)
     if verb == "enough":
-        terminal.show(learning_table(enough(opened), LOW_FPR, RULE), spare=range(1, 12))
-        terminal.files(opened.path, ("enough.json", "enough.png"))
-        terminal.stored(opened.path / "enough.json")
+        curves = enough(opened)
+        terminal.show(learning_table(curves, LOW_FPR, RULE), spare=range(1, 12))
+        terminal.files(
+            opened.path, [name for name in ("enough.json", "enough.png") if (opened.path / name).exists()]
+        )
+        terminal.document(learning_document(RULE, curves, LOW_FPR))
     elif verb == "compare":
         other = None if arguments.other is None else Run.open(arguments.other)
         against, differences = compare(opened, other)

@@ -13,6 +13,7 @@ from lira.arguments import leaves, make_parser, parse_all
 from lira.commands import COMMANDS
 from lira.commands.terminal import Terminal, common_parser
 from lira.store.config import Config, ConfigError
+from lira.store.files import write_atomically
 
 __all__ = ["config_text", "parser_of", "run"]
 
@@ -37,7 +38,7 @@ def run(verb: str, argv: list[str], terminal: Terminal) -> int:
     place = Path(arguments.file)
     if place.exists():
         raise ConfigError(f"{place}: is there already; name another file")
-    place.write_text(config_text(arguments.dataset), encoding="utf-8")
+    write_atomically(place, config_text(arguments.dataset).encode())
     terminal.say(
         f"{place}: edit it; then lira plan {place}, and lira run {place} --run-dir runs/{place.stem}"
     )

@@ -25,7 +25,8 @@ from lira.learning.learner import Learner, model_keys
 from lira.learning.recipe import steps_per_epoch
 from lira.learning.training import variable_shapes
 from lira.store.config import Config, Execution, as_dict
-from lira.store.places import write_atomically
+from lira.store.errors import RunError
+from lira.store.files import write_atomically
 
 __all__ = ["programs_for", "seconds_per_step"]
 
@@ -266,5 +267,5 @@ def _write_choice(file: Path, choice: dict[str, Any]) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, json.dumps(choice).encode())
-    except OSError:
+    except (OSError, RunError):
         return  # measured again next time

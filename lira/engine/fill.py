@@ -28,6 +28,7 @@ from lira.learning.evaluation import answers_by_average
 from lira.learning.learner import model_keys
 from lira.learning.recipe import checkpoint_epochs
 from lira.store.arrays import DIVERGED
+from lira.store.files import require_writable
 from lira.store.run import Run
 
 __all__ = [
@@ -185,6 +186,7 @@ def fill(
     if not len(missing):
         return 0
     run.require_same_models(dataset)
+    require_writable(run.path)
     began = time.time()
     devices = devices_of(run.config.execution.devices)[: len(missing)]
     with jax.default_device(devices[0]):

@@ -11,7 +11,7 @@ from lira.reporting.evaluation import Evaluation
 from lira.reporting.reports import report
 from lira.scoring import score
 from lira.store.imported import run_of_models
-from lira.store.places import Place, directory_at, new_directory
+from lira.store.places import Place, directory_at, new_directory, require_new
 from lira.store.run import Run
 
 __all__ = ["Audit", "AuditError", "audit", "read_audit", "write_audit"]
@@ -66,6 +66,7 @@ def audit(
         AuditError: as `read_audit` and `write_audit`.
         RunError: the directory is not empty, or cannot be written.
     """
+    require_new(directory_at(out))
     given = {"phi": phi, "logits": logits, "confidences": confidences, "losses": losses, "keep": keep}
     given |= {"labels": labels, "target": target, "member": member, "population": population}
     given |= {"target_population": target_population, "population_labels": population_labels}

@@ -23,6 +23,7 @@ from lira.data.files import read_array
 from lira.exchange.confidences import as_keep, as_labels, convert_models, located, pair_order, to_signals
 from lira.signals import replace_saturated
 from lira.store.imported import run_of_models
+from lira.store.places import directory_at, require_new
 from lira.store.run import Run
 
 __all__ = ["LAYOUTS", "LayoutError", "import_run"]
@@ -72,6 +73,7 @@ def import_run(
             logits contradict, memberships that the confidences contradict.
         RunError: the run directory cannot be made.
     """
+    require_new(directory_at(path))
     try:
         directory = Path(directory).expanduser().absolute()
     except RuntimeError as error:

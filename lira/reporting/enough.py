@@ -15,6 +15,7 @@ from lira.reporting.plots import plot_learning_curves
 from lira.reporting.write import png, write_document
 from lira.scoring import pool_of
 from lira.signals import SignalArray
+from lira.store.errors import RunError
 from lira.store.run import Run
 
 __all__ = ["RULE", "curves_of", "enough", "write_curves"]
@@ -66,9 +67,16 @@ def curves_of(
 
 
 def enough(run: Run, *, fpr: float = LOW_FPR) -> dict[str, list[LearningPoint]]:
-    """`curves_of` a run's usable models, which are written to its enough.json and enough.png, too."""
+    """`curves_of` a run's usable models, which are written to its enough.json and enough.png, too.
+
+    Warns:
+        UserWarning: they cannot be, as in a run of somebody else's.
+    """
     curves = curves_of(pool_of(run), fpr=fpr)
-    write_curves(run.path, curves, fpr)
+    try:
+        write_curves(run.path, curves, fpr)
+    except RunError as error:
+        warnings.warn(f"what is enough is not stored: {error}", stacklevel=2)
     return curves
 
 

@@ -29,6 +29,7 @@ from lira.store.chunks import stored_fingerprint
 from lira.store.config import Config, absolute
 from lira.store.data import load_configured
 from lira.store.errors import RunError
+from lira.store.files import require_writable
 from lira.store.mend import mend
 from lira.store.places import Place, directory_at
 from lira.store.proven import proven_of
@@ -100,6 +101,7 @@ def grid(
     plan = plan_grid(path, settings, dataset)
     if planned is not None:
         planned(plan)
+    require_writable(path)
     runs, failed = dict[str, Run](), dict[str, str]()
     for setting in sorted(settings, key=lambda each: plan.settings[each.name].seconds):
         try:

@@ -36,8 +36,9 @@ from lira.reporting.mending import answers_of, mend_imitation, write_target
 from lira.reporting.write import stored_scores, write_document
 from lira.store.checksums import toml_with_checksum
 from lira.store.config import read_checked_table
-from lira.store.errors import RunError
-from lira.store.places import Place, directory_at, new_directory, write_atomically
+from lira.store.errors import RunError, TakenError
+from lira.store.files import require_writable, write_atomically
+from lira.store.places import Place, directory_at, new_directory
 from lira.store.run import Run
 from lira.store.zarr import open_array, read_store, write_array
 
@@ -129,6 +130,7 @@ def imitate(
         raise RunError(f"{run.path}: has no models but the target's pair: train more, lira train {run.path}")
     keep = imitator_mask(seed, asked.number, num_imitators, dataset.num_examples)
     path = run.path / "imitations" / asked.place if out is None else directory_at(out)
+    require_writable(path)
     _open(
         path,
         {"target": asked.place, "answers": asked.answers, "num_imitators": num_imitators, "seed": seed},
@@ -244,9 +246,15 @@ def _open(path: Place, what: dict[str, Any], methods: dict[str, dict[str, Any]],
     file = path / "imitation.toml"
     place = {} if path.parent == run / "imitations" else {"run": str(run)}
     if not file.exists():
-        with new_directory(path) as making:
-            write_atomically(making / file.name, toml_with_checksum({**what, **place, "methods": methods}))
-        return
+        try:
+            with new_directory(path) as making:
+                write_atomically(
+                    making / file.name, toml_with_checksum({**what, **place, "methods": methods})
+                )
+            return
+        except TakenError:
+            if not file.exists():  # made by another process meanwhile
+                raise
     try:
         old, whole = read_checked_table(file)
         if whole is False:

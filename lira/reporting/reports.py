@@ -22,6 +22,7 @@ from lira.reporting.write import stored_scores, write_records
 from lira.scoring import pool_of, score, score_each
 from lira.store.arrays import DIVERGED, DONE
 from lira.store.config import as_dict
+from lira.store.files import require_writable
 from lira.store.proven import proven_of
 from lira.store.run import Run
 from lira.store.verify_derived import document_findings
@@ -98,6 +99,7 @@ def report(
     warnings: Iterable[str] = (),
 ) -> Evaluation:
     """`evaluate`, with the same arguments, and write metrics.json, pictures, report.html and records into the run."""
+    require_writable(run.path)
     evaluation = evaluate(run, dataset, attacks=attacks, headline=headline, warnings=warnings)
     with run.lock():
         evaluation.report(run.path)
@@ -119,6 +121,7 @@ def records(run: Run, dataset: Dataset | None = None, *, fpr: float = LOW_FPR) -
             process is writing the run.
         ValueError: `fpr` is outside [0, 1].
     """
+    require_writable(run.path)
     run = run.as_it_stands()
     scores, known = score_each(run, dataset), _what_is_known(run, dataset)
     exact = (

@@ -29,6 +29,7 @@ from lira.reporting.unlearning_plots import method_row, plot_methods, plot_reque
 from lira.reporting.unlearning_tables import page_cards
 from lira.reporting.write import png, write_document
 from lira.store.config import as_dict
+from lira.store.files import require_writable
 from lira.store.proven import proven_of
 from lira.store.run import Run
 from lira.unlearning.directory import Measurements, Unlearning, measurements
@@ -52,6 +53,7 @@ def report_unlearning(
     Raises:
         RunError: models are missing.
     """
+    require_writable(unlearning.path)
     names = unlearning.config.methods
     last = len(unlearning.requests) - 1
     figures: dict[str, list[MethodFigures]] = {name: [] for name in names}

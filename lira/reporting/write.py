@@ -22,7 +22,8 @@ from lira.reporting.plots import ROC_SIZE, plot_attack_panels, plot_roc, unstyle
 from lira.reporting.records import Records, records_csv
 from lira.store.checksums import checksum_of, json_with_checksum
 from lira.store.chunks import stored_fingerprint
-from lira.store.places import directory_at, write_atomically
+from lira.store.files import write_atomically, writing
+from lira.store.places import directory_at
 from lira.store.zarr import write_group
 
 __all__ = [
@@ -214,6 +215,7 @@ def write_document(
     sums = {each: checksum_of(content) for each, content in files.items()}
     content = json_with_checksum({**document, "files": sums, "arrays": dict(arrays or {})})
     directory = directory_at(path)
-    directory.mkdir(parents=True, exist_ok=True)
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
     for each, contents in {**files, name: content}.items():
         write_atomically(directory / each, contents)

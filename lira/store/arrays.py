@@ -16,8 +16,9 @@ from lira.learning.evaluation import answers_by_average
 from lira.store.chunks import fingerprint
 from lira.store.config import Config
 from lira.store.errors import RunError
+from lira.store.files import writing
 from lira.store.objects import reason_of
-from lira.store.places import Place, locked_model, writing
+from lira.store.places import Place, locked_model
 from lira.store.zarr import (
     BLOCK,
     StoredSignal,
@@ -129,9 +130,9 @@ class Arrays:
         arrays = cls(run)
         for name, each in layout.items():
             arrays.create(name, each)
-        arrays.open("labels").write(labels).result()
+        arrays.write("labels", labels)
         if labels_test is not None:
-            arrays.open("labels_test").write(labels_test).result()
+            arrays.write("labels_test", labels_test)
         return arrays
 
     def create(self, name: str, layout: Layout) -> None:
@@ -164,6 +165,14 @@ class Arrays:
     def read(self, name: str, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Rows of one array, in memory."""
         return read_store(self.open(name)[rows], f"{self.run}/arrays/{name}")
+
+    def write(self, name: str, values: np.ndarray, rows: int | slice = slice(None)) -> None:
+        """Write rows of one array.
+
+        Raises:
+            StoreError: they cannot be written.
+        """
+        written(self.open(name)[rows].write(values), f"{self.run}/arrays/{name}")
 
     def fingerprint(self, names: Iterable[str], models: np.ndarray) -> str:
         """Of what these arrays hold of some models, by the checksums of their chunks; empty where one is not whole."""

@@ -30,7 +30,8 @@ from lira.store.checkpoint_objects import (
     unowned_objects,
 )
 from lira.store.checksums import json_with_checksum, parsed_json
-from lira.store.places import ABANDONED, Place, new_directory, write_atomically
+from lira.store.files import ABANDONED, write_atomically
+from lira.store.places import Place, new_directory
 
 __all__ = ["ABOUT", "CHECKPOINTS", "Checkpoint", "new_checkpoint", "unowned"]
 

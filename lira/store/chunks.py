@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import tensorstore as ts
 
-from lira.store.objects import DAMAGE, StoreError, reason_of
+from lira.store.objects import DAMAGE, UnreadableError, reason_of
 from lira.store.places import Place
 from lira.store.zarr import metadata_of, open_array
 
@@ -91,14 +91,15 @@ def _ends(store: ts.TensorStore, keys: Sequence[str]) -> Iterator[bytes | None]:
         for key in keys:
             place = Path(spec["path"]) / key
             if place.exists() and not place.is_file():
-                raise StoreError(f"{place}: is no regular file; remove it")
+                raise UnreadableError(f"{place}: is no regular file; remove it")
     for first in range(0, len(keys), ASKED):
         for reading in [kvstore.read(key, byte_range=begin) for key in keys[first : first + ASKED]]:
             try:
                 found = reading.result()
             except ValueError as error:
                 if not reason_of(error).startswith(DAMAGE):
-                    raise StoreError(f"{kvstore.url}: cannot be read: {reason_of(error)}") from error
+                    place = kvstore.url.removeprefix("file://").rstrip("/")
+                    raise UnreadableError(f"{place}: cannot be read: {reason_of(error)}") from error
                 yield b""  # the range is beyond its end
             else:
                 yield found.value if found.state == "value" else None

@@ -22,8 +22,9 @@ from lira.membership import Membership, canary_mask
 from lira.store.checksums import CHECKSUMS, parsed_json, toml_body
 from lira.store.errors import RunError
 from lira.store.execution import Execution
+from lira.store.files import content_of
 from lira.store.objects import ObjectPlace, is_url
-from lira.store.places import Place, content_of
+from lira.store.places import Place
 
 __all__ = [
     "FOREIGN",

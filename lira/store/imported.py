@@ -13,8 +13,9 @@ from lira.store.arrays import ACCURACIES, Arrays, layout_of
 from lira.store.checksums import CHECKSUMS, toml_with_checksum
 from lira.store.config import IMPORTED
 from lira.store.errors import RunError
+from lira.store.files import write_atomically
 from lira.store.making import ARRAYS, PACKAGES, ROWS, write_provenance
-from lira.store.places import directory_at, new_directory, write_atomically
+from lira.store.places import directory_at, new_directory
 from lira.store.run import Run
 from lira.versions import versions
 
@@ -67,7 +68,7 @@ def run_of_models(
                     len(keep), rows, len(labels), None if test_labels is None else len(test_labels)
                 )
                 provenance |= {ARRAYS: sorted(layout), ROWS: rows}
-                Arrays.make(making, layout, labels, test_labels).open("keep").write(keep).result()
+                Arrays.make(making, layout, labels, test_labels).write("keep", keep)
             run_arrays.write_model(index, arrays, diverged=False)
         write_provenance(making, provenance)
         table = {"dataset": IMPORTED, "num_models": len(keep)}

@@ -12,9 +12,9 @@ from lira.store.arrays import Arrays, Layout, fingerprint_of, layout_of, row_sha
 from lira.store.checksums import CHECKSUMS, json_with_checksum, toml_with_checksum
 from lira.store.config import Config, as_table, deciding, read_directory
 from lira.store.errors import RunError
-from lira.store.places import Place, new_directory, write_atomically
+from lira.store.files import write_atomically
+from lira.store.places import Place, new_directory
 from lira.store.proven import as_record
-from lira.store.zarr import written
 from lira.versions import versions
 
 __all__ = [
@@ -73,7 +73,7 @@ def make_directory(path: Place, dataset: Dataset, config: Config, keep: np.ndarr
         if keep is None:
             write_keep(arrays, config, 0)
         else:
-            arrays.open("keep").write(keep).result()
+            arrays.write("keep", keep)
         write_provenance(making, provenance)
         write_config(making, config)
     return provenance
@@ -117,9 +117,8 @@ def grow(path: Place, config: Config) -> None:
 
 def write_keep(arrays: Arrays, config: Config, start: int) -> None:
     """Draw the memberships, and store those from model `start` on."""
-    store = arrays.open("keep")
-    keep = config.draw(store.shape[1])
-    written(store[start : len(keep)].write(keep[start:]), f"{arrays.run}/arrays/keep")
+    keep = config.draw(arrays.open("keep").shape[1])
+    arrays.write("keep", keep[start:], slice(start, len(keep)))
 
 
 def write_config(path: Place, config: Config) -> None:

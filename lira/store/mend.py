@@ -157,19 +157,18 @@ def _labels(run: Run, dataset: Dataset | None, each: Finding) -> str:
     name = each.place.split("/")[1]
     aside = set_aside(run.path, each.place)
     theirs = dataset.y if name == "labels" else dataset.y_test
-    run.arrays.open(name).write(np.asarray(theirs)).result()
+    run.arrays.write(name, np.asarray(theirs))
     return f"{aside}taken from the data"
 
 
 def _memberships(run: Run, keep: np.ndarray | None, each: Finding) -> str:
     if run.is_imported or (keep is None and "memberships" in run.provenance["fingerprints"]):
         raise _restore(run, each, "these memberships were not drawn by a seed")
-    store = run.arrays.open("keep")
     if keep is None:
-        keep = run.config.draw(store.shape[1])
+        keep = run.config.draw(run.arrays.open("keep").shape[1])
     model = each.model or 0
     aside = set_aside(run.path, each.place)
-    store[model].write(keep[model]).result()
+    run.arrays.write("keep", keep[model], model)
     return f"{aside}drawn again from its seed"
 
 
@@ -190,7 +189,7 @@ def _model(run: Run, model: int) -> dict[str, str]:
         if broken:
             with contextlib.suppress(FileNotFoundError):
                 (run.path / "arrays/attempt/c" / str(model)).unlink()
-            run.arrays.open("done")[model].write(0).result()
+            run.arrays.write("done", np.array(0, np.uint8), model)
     return said
 
 
@@ -211,8 +210,8 @@ def _imported(run: Run, model: int, broken: list[Finding]) -> dict[str, str]:
         )
         said[each.place] = f"{each.what}: {set_aside(run.path, each.place)}{how}"
     for name, values in again.items():
-        run.arrays.open(name)[model].write(values).result()
-    run.arrays.open("done")[model].write(DONE).result()
+        run.arrays.write(name, values, model)
+    run.arrays.write("done", np.array(DONE, np.uint8), model)
     return said
 
 

@@ -20,7 +20,7 @@ import tensorstore as ts
 
 from lira.store.errors import RunError
 
-__all__ = ["NOTHING", "SCHEMES", "ObjectPlace", "StoreError", "is_url", "reason_of"]
+__all__ = ["NOTHING", "SCHEMES", "ObjectPlace", "StoreError", "UnreadableError", "is_url", "reason_of"]
 
 # TensorStore's drivers.
 SCHEMES = {"s3": "s3", "gs": "gcs"}
@@ -34,6 +34,10 @@ DAMAGE = ("DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "NOT_FOUND", "
 
 class StoreError(OSError):
     """An object store that refuses, or does not answer."""
+
+
+class UnreadableError(StoreError):
+    """What is stored and cannot be read, for another reason than that it is damaged."""
 
 
 @dataclass(frozen=True, order=True)

@@ -7,13 +7,11 @@ directory is made elsewhere and its objects are written under a claim, config.to
 import contextlib
 import errno
 import fcntl
-import glob
 import os
 import shutil
 import tempfile
 import threading
 import time
-import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,11 +19,11 @@ from typing import Any, TypeVar
 
 from lira.store.claims import Claim, claimant, stands_in
 from lira.store.errors import RunError, TakenError, WaitingWarning
+from lira.store.files import Place, discard, nobody_elses, require_writable, writing
 from lira.store.objects import ObjectPlace, is_url
 
 __all__ = [
     "Place",
-    "content_of",
     "directory_at",
     "is_free",
     "kvstore_of",
@@ -33,19 +31,15 @@ __all__ = [
     "locked_model",
     "new_directory",
     "replacing",
-    "write_atomically",
-    "writing",
+    "require_new",
 ]
 
-Place = Path | ObjectPlace
 Held = TypeVar("Held")
 
 # Seconds to wait for another process that holds a directory, and until people are told.
 PATIENCE, SILENCE = 60.0, 1.0
 # Seconds between two looks, at a lock and at a claim.
 LOOK, LOOK_AFAR = 0.05, 0.5
-# Seconds after which nobody is at work any more on a file that was to be renamed.
-ABANDONED = 3600.0
 # In a directory whose entries, all of them, are being renamed into another.
 MOVING = ".moving"
 # Objects that are written at once.
@@ -93,53 +87,6 @@ def kvstore_of(place: Place) -> dict[str, Any]:
     return place.spec() if isinstance(place, ObjectPlace) else {"driver": "file", "path": str(place)}
 
 
-# --- Files -----------------------------------------------------------------------------------------------------------
-
-
-def write_atomically(path: Place, content: bytes) -> None:
-    """Write a file whole or not at all: under another name, synced, then renamed."""
-    if isinstance(path, ObjectPlace):
-        return path.write_bytes(content)
-    making = _nobody_elses(path)
-    try:
-        with open(making, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(making, path)
-    finally:
-        making.unlink(missing_ok=True)
-
-
-def _nobody_elses(path: Path) -> Path:
-    """A hidden name beside `path` for what is to take its place; what others left there long ago is removed.
-
-    Other processes may be at the same place, on other machines too.
-    """
-    name = f".{path.name}."
-    for left in path.parent.glob(f"{glob.escape(name)}*.making"):
-        with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > ABANDONED:
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-    return path.parent / f"{name}{uuid.uuid4().hex}.making"
-
-
-def content_of(path: Place) -> bytes:
-    """The content of a file; OSError where it cannot be read, or is no regular file: a FIFO might never end."""
-    if isinstance(path, Path) and path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "is no regular file", str(path))
-    return path.read_bytes()
-
-
-@contextlib.contextmanager
-def writing(path: Place) -> Iterator[None]:
-    """Turn a failed write into one line that names the run."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
 # --- Directories -----------------------------------------------------------------------------------------------------
 
 
@@ -156,6 +103,13 @@ def is_free(path: Place) -> bool:
         return False
     _finish_move(path)
     return _is_empty(path)
+
+
+def require_new(path: Place) -> None:
+    """Raise TakenError where something is, and RunError where nothing can be written, before anything is read for it."""
+    if not is_free(path):
+        raise _taken(path)
+    require_writable(path)
 
 
 def _is_empty(path: Path) -> bool:
@@ -178,8 +132,7 @@ def new_directory(path: Place) -> Iterator[Path]:
         TakenError: `path` exists and is not an empty directory, now or by the end.
         RunError: it cannot be written.
     """
-    if not is_free(path):
-        raise _taken(path)
+    require_new(path)
     with writing(path):
         if isinstance(path, ObjectPlace):
             with tempfile.TemporaryDirectory(prefix="lira-") as making:
@@ -188,7 +141,7 @@ def new_directory(path: Place) -> Iterator[Path]:
             return
         stays = path.exists() and (path.is_mount() or path.samefile(os.curdir))
         path.parent.mkdir(parents=True, exist_ok=True)
-        making = _nobody_elses(path / "new" if stays else path)
+        making = nobody_elses(path / "new" if stays else path)
         making.mkdir()
         try:
             yield making
@@ -202,7 +155,7 @@ def new_directory(path: Place) -> Iterator[Path]:
             raise
         finally:
             if not (making / MOVING).exists():
-                shutil.rmtree(making, ignore_errors=True)
+                discard(making)
 
 
 def _move_into(path: Path, making: Path) -> None:
@@ -251,13 +204,16 @@ def replacing(place: Place) -> Iterator[Path]:
                 yield making
                 _put_array(making, place)
             return
-        making = _nobody_elses(place)
+        making = nobody_elses(place)
         try:
             yield making
-            shutil.rmtree(place, ignore_errors=True)
+            there = nobody_elses(place)
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(place, there)  # whole, whatever may not be removed of it
             os.rename(making, place)
+            shutil.rmtree(there, ignore_errors=True)
         finally:
-            shutil.rmtree(making, ignore_errors=True)
+            discard(making)
 
 
 # --- Directories on object stores ------------------------------------------------------------------------------------

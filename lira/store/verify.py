@@ -15,7 +15,8 @@ from lira.store.arrays import DONE
 from lira.store.checksums import CHECKSUMS
 from lira.store.config import ConfigError, read_checked_table, read_directory
 from lira.store.errors import RunError
-from lira.store.places import Place, content_of
+from lira.store.files import content_of
+from lira.store.places import Place
 from lira.store.run import Run
 from lira.store.verify_arrays import (
     BROKEN,

@@ -11,8 +11,9 @@ from lira.store.arrays import DONE
 from lira.store.checksums import checksum_of, parsed_json
 from lira.store.chunks import fingerprint
 from lira.store.errors import RunError
+from lira.store.files import content_of
 from lira.store.making import ARRAYS
-from lira.store.places import Place, content_of
+from lira.store.places import Place
 from lira.store.run import Run
 from lira.store.verify_arrays import EARLIER, Finding, altered, chunk_findings, short_reason
 from lira.store.zarr import CHECKSUM, metadata_of, open_array

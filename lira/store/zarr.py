@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ import tensorstore as ts
 
 from lira.store.claims import Claim
 from lira.store.errors import RunError
-from lira.store.objects import DAMAGE, StoreError, reason_of
+from lira.store.objects import DAMAGE, StoreError, UnreadableError, reason_of
 from lira.store.places import Place, kvstore_of, replacing
 
 __all__ = [
@@ -120,7 +122,7 @@ def _fill(place: Path, values: np.ndarray, attributes: dict[str, Any]) -> None:
     # Some at a time, whole chunks each: TensorStore copies what it has to write.
     step = AT_ONCE * chunk[0]
     for part in (slice(first, min(first + step, rows)) for first in range(0, rows, step)):
-        store[part].write(values[part]).result()
+        written(store[part].write(values[part]), str(place))
 
 
 def write_rows(
@@ -132,8 +134,8 @@ def write_rows(
 ) -> None:
     """Write row `index` of arrays below a place, by name, at once; on an object store under a claim, see `Claim.write_all`."""
     if claim is None or isinstance(place, Path):
-        for write in [stores[name][index].write(row) for name, row in rows.items()]:
-            write.result()
+        for name, write in [(name, stores[name][index].write(row)) for name, row in rows.items()]:
+            written(write, f"{place}/{name}")
     else:
         chunks = ((name, _chunks(stores[name], index, row)) for name, row in rows.items())
         claim.write_all((place / name / key, chunk) for name, each in chunks for key, chunk in each.items())
@@ -180,7 +182,7 @@ def read_store(store: ts.TensorStore, where: str) -> np.ndarray:
 
     Raises:
         RunError: it is damaged.
-        StoreError: it cannot be read.
+        UnreadableError: it cannot be read.
     """
     if 0 in store.shape:  # TensorStore would ask for a chunk all the same
         return np.empty(store.shape, store.dtype.numpy_dtype)
@@ -189,7 +191,7 @@ def read_store(store: ts.TensorStore, where: str) -> np.ndarray:
     except ValueError as error:
         reason = reason_of(error)
         if not reason.startswith(DAMAGE):
-            raise StoreError(f"{where}: cannot be read: {reason}") from error
+            raise UnreadableError(f"{where}: cannot be read: {reason}") from error
         raise RunError(
             f"{where}: is damaged: {reason}; lira run makes it again, and where it cannot, restore it from a copy"
         ) from error
@@ -204,7 +206,7 @@ def open_array(place: Place, *, fill_missing: bool = False) -> ts.TensorStore:
 
     Raises:
         ValueError: it is not there, is no array, or what is known of it is not as it was written.
-        StoreError: it cannot be read.
+        UnreadableError: it cannot be read.
     """
     return opened_array(place, opening_array(place, fill_missing=fill_missing))
 
@@ -222,7 +224,7 @@ def opened_array(place: Place, opening: "ts.Future[ts.TensorStore]") -> ts.Tenso
     except ValueError as error:
         reason = reason_of(error)
         if not reason.startswith(DAMAGE):
-            raise StoreError(f"{place}: cannot be read: {reason}") from error
+            raise UnreadableError(f"{place}: cannot be read: {reason}") from error
         raise
     metadata = metadata_of(store)
     checksum = _checksum(metadata)
@@ -241,11 +243,13 @@ def written(writing: "ts.Future[Any] | ts.WriteFutures", where: str) -> None:
     """Wait for what is being written.
 
     Raises:
-        StoreError: it could not be.
+        StoreError: it could not be; on a file system with the number that the system gives its reason.
     """
     try:
         writing.result()
     except ValueError as error:
+        if number := re.search(r"os_error_code='(\d+)'", str(error)):
+            raise StoreError(int(number[1]), os.strerror(int(number[1])), where) from error
         raise StoreError(f"{where}: cannot be written: {reason_of(error)}") from error
 
 
@@ -266,14 +270,8 @@ def create_array(
         "attributes": attributes,
     }
     metadata["attributes"] = {**attributes, CHECKSUM: _checksum(metadata)}
-    ts.open(
-        {
-            "driver": "zarr3",
-            "kvstore": kvstore_of(place),
-            "metadata": metadata,
-        },
-        create=True,
-    ).result()
+    spec = {"driver": "zarr3", "kvstore": kvstore_of(place), "metadata": metadata}
+    written(ts.open(spec, create=True), str(place))
     return open_array(place)
 
 

@@ -13,8 +13,9 @@ from lira.engine.answers import accuracy_over
 from lira.learning.recipe import SIGNALS
 from lira.store.checksums import toml_with_checksum
 from lira.store.config import ConfigError, differences, read_checked_table
-from lira.store.errors import RunError
-from lira.store.places import Place, directory_at, is_free, new_directory, write_atomically
+from lira.store.errors import RunError, TakenError
+from lira.store.files import write_atomically
+from lira.store.places import Place, directory_at, is_free, new_directory
 from lira.store.run import Run
 from lira.store.zarr import StoredSignal, open_array, read_store, write_array
 from lira.unlearning.config import UnlearnConfig, as_table, first_memberships, read_unlearning, resolved
@@ -58,9 +59,12 @@ class Unlearning:
         config.pool.queries.check(dataset.x.shape[1:], dataset.num_classes)
         requests = draw_requests(config, dataset, first_memberships(config, dataset))
         check_methods(config, dataset, requests, config.methods)
-        with new_directory(path) as making:
-            write_array(making / "forget", requests, {"dataset": dataset.fingerprint})
-            write_atomically(making / "config.toml", toml_with_checksum(as_table(config)))
+        try:
+            with new_directory(path) as making:
+                write_array(making / "forget", requests, {"dataset": dataset.fingerprint})
+                write_atomically(making / "config.toml", toml_with_checksum(as_table(config)))
+        except TakenError:  # another process has made it meanwhile
+            return cls.open(path)._continue(dataset, config)
         return cls(path, config)
 
     @classmethod

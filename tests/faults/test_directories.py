@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from stored_runs import N, dataset, made
+from stored_runs import N, at_once, dataset, made
 
 from lira.engine.imitate import Teacher
 from lira.reporting.imitation import _open
@@ -72,3 +72,19 @@ def test_a_run_may_have_any_name(tmp_path):
     assert broken(tmp_path / "runs") == []
     (tmp_path / "runs/target/arrays/phi/zarr.json").unlink()
     assert broken(tmp_path / "runs") == ["target/arrays/phi/zarr.json"]
+
+
+@pytest.mark.parametrize("made_by", PLACES)
+def test_any_number_of_processes_makes_it_at_once(tmp_path, made_by):
+    """Those who come second go on with it, as the same command would."""
+    made(tmp_path, "pool")
+    for attempt in range(4):
+        at_once(lambda _, attempt=attempt: made_by(tmp_path / f"there{attempt}"), count=4)
+        assert broken(tmp_path / f"there{attempt}") == []
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "pool",
+        "there0",
+        "there1",
+        "there2",
+        "there3",
+    ]

@@ -15,7 +15,7 @@ from stored_runs import RECIPE, M, N, at_once, dataset, made, rows, write
 from lira.membership import keep_mask
 from lira.store import places
 from lira.store.errors import RunError, WaitingWarning
-from lira.store.places import write_atomically
+from lira.store.files import write_atomically
 from lira.store.run import Run
 from lira.store.verify import findings
 
