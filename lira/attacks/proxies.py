@@ -42,8 +42,8 @@ __all__ = ["pmia"]
 Proxy = Literal["global", "class", "neighbours"]
 # Nearest neighbours that stand for an example.
 NEIGHBOURS = 50
-# Examples whose values are summed over proxies at a time.
-SLAB = 8192
+# Examples whose values are summed over proxies at a time, and sets of proxies that one core sums them for.
+SLAB, SETS = 8192, 1024
 
 
 def pmia(
@@ -245,10 +245,13 @@ def _slabs(parts: Iterator[tuple[slice, np.ndarray]]) -> Iterator[tuple[np.ndarr
     numbers, rows = [], []
     for examples, part in parts:
         numbers += range(examples.start, examples.stop)
-        rows.append(part)
+        rows.append(
+            np.ascontiguousarray(part)
+        )  # else what is put together is copied once more to be multiplied
         if len(numbers) >= SLAB:
-            yield np.array(numbers), np.concatenate(rows)
+            slab = np.array(numbers), np.concatenate(rows)
             numbers, rows = [], []
+            yield slab
     if numbers:
         yield np.array(numbers), np.concatenate(rows)
 
@@ -260,7 +263,7 @@ def _add_product(total: np.ndarray, held: csr_matrix, rows: np.ndarray) -> None:
     def add(at: slice) -> None:
         total[at] += (held[at] @ flat).reshape(-1, *rows.shape[1:])
 
-    side_by_side(add, [slice(start, start + SLAB) for start in range(0, len(total), SLAB)])
+    side_by_side(add, [slice(start, start + SETS) for start in range(0, len(total), SETS)])
 
 
 def _fixed_variances(opponents: Opponents, group: Group) -> tuple[np.ndarray, np.ndarray]:

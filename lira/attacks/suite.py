@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 # What an attack takes at its peak beside the signals, about: its scores, and ranks or odds of all of them in float64.
-BYTES_A_SCORE = 128
+BYTES_A_SCORE = 64
 # An attack is left out altogether where it could score fewer than this share of the examples.
 LEAST_SCORED = 0.5
 
