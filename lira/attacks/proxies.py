@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_matrix
 
+from lira.attacks._averages import over_queries
 from lira.attacks._moments import SD_FLOOR, float64, median, middle, moments, pooled_sums
 from lira.attacks._nearest import nearest_others
 from lira.attacks._opponents import Group, Opponents, opponents_of
@@ -315,7 +316,7 @@ def _score(
         - jnp.square(deviation_in) / variance_in
         + jnp.log(variance_out / variance_in)
     )
-    return jnp.mean(score, axis=-1), known[..., 0]
+    return over_queries(score), known[..., 0]
 
 
 def _columns(side: Side, at: slice) -> Side:
