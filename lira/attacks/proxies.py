@@ -35,6 +35,7 @@ from lira.attacks._pool import (
     require_numbers,
     scoring,
 )
+from lira.metrics._shared import require_unmasked
 from lira.parallel import side_by_side
 from lira.signals import native_floats
 
@@ -140,8 +141,14 @@ class _Proxies:
 def _proxies(proxy: Proxy, N: int, labels: np.ndarray | None, features: ArrayLike | None) -> _Proxies:
     if proxy not in ("global", "class", "neighbours"):
         raise ValueError(f'proxy must be "global", "class" or "neighbours"; got {proxy!r}')
+    require_unmasked({"labels": labels, "features": features})
     if labels is not None and np.shape(labels) != (N,):
         raise ValueError(f"labels must be [{N}], one for each example; got shape {np.shape(labels)}")
+    if labels is not None and (unknown := np.asarray(labels) != np.asarray(labels)).any():
+        raise ValueError(
+            f"labels must be known of all examples; that of example {np.argmax(unknown)} is NaN: leave such examples out, "
+            f'or labels, and pass proxy="global"'
+        )
     if proxy == "class" and labels is None:
         raise ValueError('proxy="class" needs labels [N]: pass them, or proxy="global"')
     if proxy == "neighbours":

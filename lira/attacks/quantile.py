@@ -22,6 +22,7 @@ from lira.attacks._pool import (
     host,
     read_block,
 )
+from lira.metrics._shared import require_unmasked
 from lira.signals import native_floats
 
 __all__ = ["quantile_regression"]
@@ -77,9 +78,10 @@ def quantile_regression(
         ValueError: shapes disagree, or a value is not finite.
         UnfitPoolError: the attacked models' population is missing, or there are fewer than 10 public examples.
     """
-    M, N, Q = check_pool(phi, np.asarray(keep), target, leave)
+    M, N, Q = check_pool(phi, keep, target, leave)
     attacked, name = (phi, "phi") if target is None else (target, "target")
     T = attacked.shape[0]
+    require_unmasked({"features": features, "population_features": population_features})
     features, population_features = native_floats(features), native_floats(population_features)
     check_population(population, target_population, (M, N, Q), target)
     publics = population if target is None else target_population
@@ -138,7 +140,7 @@ def _check_rows(features: np.ndarray, population_features: np.ndarray, N: int, Z
 
 def _read_targets(population: SignalArray, rows: slice) -> np.ndarray:
     """Values of some targets at all public examples, float64 `[Z, targets x Q]`."""
-    values = np.asarray(population[rows, slice(None)], np.float64)
+    values = native_floats(population[rows, slice(None)]).astype(np.float64)
     finite = np.isfinite(values)
     if not finite.all():
         row, example, query = np.argwhere(~finite)[0]
@@ -181,7 +183,8 @@ def _fit_basis(features: np.ndarray, seed: int) -> _Basis:
     scaler = StandardScaler()
     rows = scaler.fit_transform(features.astype(np.float64))
     kernel = Nystroem(n_components=min(BASIS, len(rows)), random_state=seed).fit(rows)
-    return _Basis(scaler.mean_, scaler.scale_, kernel.components_, kernel.normalization_)
+    learnt = scaler.mean_, scaler.scale_, kernel.components_, kernel.normalization_
+    return _Basis(*(np.asarray(each, np.float64) for each in learnt))
 
 
 # --- Ridge regression of many outputs on one design, exact leave-one-out residuals included -------------------------

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from lira.data.files import read_array
-from lira.epsilon.coins import contradiction
 from lira.exchange.confidences import as_keep, as_labels, convert_models, located, pair_order, to_signals
+from lira.metrics.coins import contradiction
 from lira.signals import replace_saturated
 from lira.store.imported import run_of_models
 from lira.store.run import Run

@@ -16,9 +16,9 @@ import numpy as np
 
 from lira.attacks.suite import Pool
 from lira.data.files import Rows, read_array
-from lira.epsilon.coins import contradiction
 from lira.exchange.confidences import KINDS, as_keep, as_labels, convert_models, located, pair_order
 from lira.membership import pair_rows, related_rows
+from lira.metrics.coins import contradiction
 from lira.scoring import HELD
 from lira.signals import ModelRows, replace_saturated
 
@@ -173,6 +173,8 @@ class _File:
 def _opened(name: str, values: Values) -> _File:
     if isinstance(values, str | os.PathLike):
         return _File(str(values), read_array(values))
+    if np.ma.is_masked(values):
+        raise AuditError(f"{name}: holds masked elements: leave out the models or examples that have some")
     return _File(name, np.asarray(values))
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from lira.epsilon.coins import contradiction
 from lira.exchange.reading import AuditError, read_audit
 from lira.membership import keep_mask
+from lira.metrics.coins import contradiction
 
 N, CLASSES = 900, 10
 LABELS = np.random.default_rng(0).integers(0, CLASSES, N)
