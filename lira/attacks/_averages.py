@@ -42,7 +42,7 @@ def over_queries(values: Array) -> jax.Array:
     queries = values.shape[-1]
     if queries > FEW_QUERIES:
         return jnp.mean(values, axis=-1)
-    return functools.reduce(jnp.add, (values[..., query] for query in range(queries))) / queries
+    return functools.reduce(jnp.add, [jnp.asarray(values[..., query]) for query in range(queries)]) / queries
 
 
 def count(side: Side) -> jax.Array:

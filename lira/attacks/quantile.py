@@ -232,13 +232,13 @@ def _fit(design: _Design, values: Array) -> tuple[_Linear, _Linear]:
     return centre, _Linear(spread.weights, spread.offsets + scale)
 
 
-def _ridge(design: _Design, outputs: Array) -> tuple[_Linear, jax.Array]:
+def _ridge(design: _Design, outputs: Array) -> tuple[_Linear, Array]:
     """Fit each output with the penalty that leaves it the least leave-one-out error; also return its residuals."""
     mean = jnp.mean(outputs, axis=0)
     centred = outputs - mean
     rotated = design.left.T @ centred
 
-    def residuals(shrink: Array, weights: Array) -> jax.Array:
+    def residuals(shrink: Array, weights: Array) -> Array:
         return (centred - design.left @ (shrink * rotated)) * weights
 
     errors = [

@@ -143,7 +143,7 @@ def test_labels_that_are_not_known_are_no_class(plain, unknown):
     labels[2] = unknown
     labels = np.asarray(labels) if unknown is not np.ma.masked else labels
     with pytest.raises(ValueError, match=r"example 2 is NaN|labels holds masked elements"):
-        pmia(fields["signals"]["phi"], keep, proxy="class", labels=labels)
+        pmia(fields["signals"]["phi"], keep, proxy="class", labels=labels, fixed=True)
 
 
 @pytest.mark.filterwarnings(
