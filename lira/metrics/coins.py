@@ -28,7 +28,7 @@ def contradiction(keep: np.ndarray, labels: np.ndarray | None = None) -> str | N
     Returns:
         What is found, for people, to follow "memberships are declared to be independent coins, and".
 
-    >>> held = np.random.default_rng(0).random((4, 1000)) < 0.7
+    >>> held = np.random.default_rng(0).random((1, 1000)) < 0.7
     >>> contradiction(held) is None, contradiction(np.sort(held, axis=1))
     (True, 'examples that stand side by side are more often, or less often, of one side than coins are')
     """
