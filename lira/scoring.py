@@ -109,6 +109,7 @@ def score_each(
                 for name, fresh in computed.items():
                     run.write_scores(name, fresh, signals)
             scores |= computed
+            del computed  # while the next are computed, what was read of these may be let go
             _give_memory_back()
         yield from ((name, scores[name]) for name in group if name in scores)
 

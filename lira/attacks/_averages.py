@@ -6,6 +6,8 @@ others. A target that removes the largest leaves exactly that sum, and any other
 bounds the cancellation: the relative error is at most about M^2 roundings (1e-11 for 256 models), whatever the values.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,10 @@ import numpy as np
 from lira.attacks._parted import Block, Side
 from lira.attacks._pool import Array
 
-__all__ = ["count", "log_confidence", "log_mean", "log_sum", "losses", "total"]
+__all__ = ["count", "log_confidence", "log_mean", "log_sum", "losses", "over_queries", "total"]
+
+# So many queries are summed up in less time one by one than as one axis.
+FEW_QUERIES = 4
 
 
 @jax.jit
@@ -26,6 +31,18 @@ def losses(phi: Array) -> np.ndarray:
     """Cross-entropy losses -log p, their mean over queries, float64 `[M, n, 1]`; equal phi have equal losses."""
     # Not compiled: vector and scalar code of one compiled loop may round differently, which would break ties.
     return np.logaddexp(0.0, -np.asarray(phi, np.float64)).mean(axis=2, keepdims=True)
+
+
+def over_queries(values: Array) -> jax.Array:
+    """Mean over the last axis, `[T, n]`.
+
+    Few queries are summed up slice by slice: XLA fuses a short reduction with all that it is of, in scalar code that takes
+    several times as long. The sum is the same to the last bit.
+    """
+    queries = values.shape[-1]
+    if queries > FEW_QUERIES:
+        return jnp.mean(values, axis=-1)
+    return functools.reduce(jnp.add, [jnp.asarray(values[..., query]) for query in range(queries)]) / queries
 
 
 def count(side: Side) -> jax.Array:
@@ -60,9 +77,11 @@ def log_sum(values: Array, side: Side) -> jax.Array:
 def _apart(values: Array, mask: Array, absent: float) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The largest and second largest of a side, `[n, Q]`, and all values but the largest; `absent` for the others."""
     rest = jnp.where(mask[..., None], values, absent)
-    at = jnp.argmax(rest, axis=0)
-    largest = jnp.max(rest, axis=0)
-    rest = jnp.where(jnp.arange(len(values))[:, None, None] == at, absent, rest)
+    largest, models = jnp.max(rest, axis=0), jnp.arange(len(values))[:, None, None]
+    first = jnp.min(
+        jnp.where(rest == largest, models, len(values)), axis=0
+    )  # argmax, in a quarter of its time
+    rest = jnp.where(models == first, absent, rest)
     return largest, jnp.max(rest, axis=0), rest
 
 

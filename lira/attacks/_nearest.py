@@ -49,6 +49,7 @@ def nearest_others(rows: np.ndarray, number: int) -> np.ndarray:
         distances = np.asarray(_product(left[these.span], right[those.span]))
         if these is those:
             distances = np.where(np.eye(TILE, dtype=bool), np.float32(np.inf), distances)
+            these.begin(distances)
         at, other = _below(distances, these.limit[:, None])
         these.offer(at, other + those.span.start, distances[at, other])
         if these is not those:
@@ -99,6 +100,11 @@ class _Lists:
         self.limit = np.full(TILE, np.inf, np.float32)  # what is not below it is not among the nearest
         self.waiting: list[tuple[np.ndarray, np.ndarray]] = []
         self.lock = Lock()
+
+    def begin(self, distances: np.ndarray) -> None:
+        """Set the limits for the first tile, `[TILE, TILE]`, so that no more of it than need be waits."""
+        last = min(self.held, TILE) - 1
+        self.limit = np.nextafter(np.partition(distances, last, axis=1)[:, last], np.float32(np.inf))
 
     def offer(self, at: np.ndarray, others: np.ndarray, distances: np.ndarray) -> None:
         """Take `others`, at some distances of the rows `at` of the block."""

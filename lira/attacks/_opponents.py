@@ -203,8 +203,8 @@ def opponents_of(
     Warns:
         UserWarning: counts are not those of independent coins, which `leave="independent"` says they are.
     """
-    keep = np.asarray(keep)
     M, N, _ = check_pool(phi, keep, target, leave)
+    keep = np.asarray(keep)
     every = np.arange(M if target is None else target.shape[0])
     paired = target is None and leave == "pair"
     inside = np.full(N, M // 2) if paired else keep.sum(axis=0)

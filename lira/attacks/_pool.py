@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lira.membership import is_paired, pair_rows
-from lira.metrics._shared import require_bool
+from lira.metrics._shared import require_bool, require_unmasked
 from lira.parallel import side_by_side
 from lira.signals import Array, SignalArray, native_floats
 
@@ -98,7 +98,9 @@ def check_pool(
 
     `name` and `last` are what the signal and its last axis are called where an attack takes another than phi.
     """
-    require_arrays({name: phi, "keep": keep, "target": target})
+    require_unmasked({"keep": keep})
+    keep = np.asarray(keep)
+    require_arrays({name: phi, "target": target})
     if len(phi.shape) != 3:
         one = f": of one query {name}[:, :, None]" if len(phi.shape) == 2 and last == "queries" else ""
         raise ValueError(f"{name} must be [models, examples, {last}]; got shape {tuple(phi.shape)}{one}")
@@ -116,7 +118,8 @@ def check_pool(
 
 
 def require_arrays(arguments: Mapping[str, object]) -> None:
-    """Raise ValueError where one is a list or the like, whose shape nobody knows before it is read."""
+    """Raise ValueError where one is a list or the like, whose shape nobody knows before it is read, or is masked."""
+    require_unmasked(arguments)
     for name, array in arguments.items():
         if array is not None and not hasattr(array, "shape"):
             raise ValueError(

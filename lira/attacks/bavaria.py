@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import gammaln
 
+from lira.attacks._averages import over_queries
 from lira.attacks._moments import PooledSums, float64, moments, pooled_sums
 from lira.attacks._opponents import Group, opponents_of
 from lira.attacks._parted import Block
@@ -105,7 +106,7 @@ def _score(block: Block, *, prior_out: Prior, prior_in: Prior | None, peaks: Arr
     else:
         inner = _predictive(attacked, *moments(values, inside), *prior_in)
         score = _log_density(*inner, peaks) - _log_density(*out, peaks)
-    return jnp.mean(score, axis=-1).astype(jnp.float32)
+    return over_queries(score).astype(jnp.float32)
 
 
 def _predictive(

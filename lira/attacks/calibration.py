@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lira.attacks._averages import count, log_confidence, log_mean, losses, total
+from lira.attacks._averages import count, log_confidence, log_mean, losses, over_queries, total
 from lira.attacks._opponents import opponents_of
 from lira.attacks._parted import Block
 from lira.attacks._pool import Leave, SignalArray
@@ -80,7 +80,7 @@ def base(
 
 @jax.jit
 def _base(block: Block) -> jax.Array:
-    return jnp.mean(block.attacked - log_mean(block, "all"), axis=-1)
+    return over_queries(block.attacked - log_mean(block, "all"))
 
 
 def _calibrate(

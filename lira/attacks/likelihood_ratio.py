@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lira.attacks._averages import over_queries
 from lira.attacks._moments import SD_FLOOR, Walk, float64, median, middle, moments, pooled_sums
 from lira.attacks._opponents import Group, Opponents, opponents_of
 from lira.attacks._parted import Block
@@ -233,7 +234,7 @@ def _score(
         score = 0.5 * (jnp.square(deviation_out) / variance_out + jnp.log(2 * jnp.pi * variance_out))
     else:
         score = deviation_out / jnp.sqrt(variance_out)
-    return jnp.mean(score, axis=-1).astype(jnp.float32), floored
+    return over_queries(score).astype(jnp.float32), floored
 
 
 def _fixed_variances(walk: Walk, online: bool, original: bool) -> tuple[np.ndarray, np.ndarray]:

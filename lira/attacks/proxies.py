@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_matrix
 
+from lira.attacks._averages import over_queries
 from lira.attacks._moments import SD_FLOOR, float64, median, middle, moments, pooled_sums
 from lira.attacks._nearest import nearest_others
 from lira.attacks._opponents import Group, Opponents, opponents_of
@@ -34,6 +35,7 @@ from lira.attacks._pool import (
     require_numbers,
     scoring,
 )
+from lira.metrics._shared import require_unmasked
 from lira.parallel import side_by_side
 from lira.signals import native_floats
 
@@ -42,8 +44,8 @@ __all__ = ["pmia"]
 Proxy = Literal["global", "class", "neighbours"]
 # Nearest neighbours that stand for an example.
 NEIGHBOURS = 50
-# Examples whose values are summed over proxies at a time.
-SLAB = 8192
+# Examples whose values are summed over proxies at a time, and sets of proxies that one core sums them for.
+SLAB, SETS = 8192, 1024
 
 
 def pmia(
@@ -139,8 +141,14 @@ class _Proxies:
 def _proxies(proxy: Proxy, N: int, labels: np.ndarray | None, features: ArrayLike | None) -> _Proxies:
     if proxy not in ("global", "class", "neighbours"):
         raise ValueError(f'proxy must be "global", "class" or "neighbours"; got {proxy!r}')
+    require_unmasked({"labels": labels, "features": features})
     if labels is not None and np.shape(labels) != (N,):
         raise ValueError(f"labels must be [{N}], one for each example; got shape {np.shape(labels)}")
+    if labels is not None and (unknown := np.asarray(labels) != np.asarray(labels)).any():
+        raise ValueError(
+            f"labels must be known of all examples; that of example {np.argmax(unknown)} is NaN: leave such examples out, "
+            f'or labels, and pass proxy="global"'
+        )
     if proxy == "class" and labels is None:
         raise ValueError('proxy="class" needs labels [N]: pass them, or proxy="global"')
     if proxy == "neighbours":
@@ -245,10 +253,13 @@ def _slabs(parts: Iterator[tuple[slice, np.ndarray]]) -> Iterator[tuple[np.ndarr
     numbers, rows = [], []
     for examples, part in parts:
         numbers += range(examples.start, examples.stop)
-        rows.append(part)
+        rows.append(
+            np.ascontiguousarray(part)
+        )  # else what is put together is copied once more to be multiplied
         if len(numbers) >= SLAB:
-            yield np.array(numbers), np.concatenate(rows)
+            slab = np.array(numbers), np.concatenate(rows)
             numbers, rows = [], []
+            yield slab
     if numbers:
         yield np.array(numbers), np.concatenate(rows)
 
@@ -260,7 +271,7 @@ def _add_product(total: np.ndarray, held: csr_matrix, rows: np.ndarray) -> None:
     def add(at: slice) -> None:
         total[at] += (held[at] @ flat).reshape(-1, *rows.shape[1:])
 
-    side_by_side(add, [slice(start, start + SLAB) for start in range(0, len(total), SLAB)])
+    side_by_side(add, [slice(start, start + SETS) for start in range(0, len(total), SETS)])
 
 
 def _fixed_variances(opponents: Opponents, group: Group) -> tuple[np.ndarray, np.ndarray]:
@@ -312,7 +323,7 @@ def _score(
         - jnp.square(deviation_in) / variance_in
         + jnp.log(variance_out / variance_in)
     )
-    return jnp.mean(score, axis=-1), known[..., 0]
+    return over_queries(score), known[..., 0]
 
 
 def _columns(side: Side, at: slice) -> Side:

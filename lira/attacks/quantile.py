@@ -6,18 +6,23 @@ examples that no model was trained on answers, and what is above the answer look
 
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
 from lira.attacks._pool import (
+    Array,
     Leave,
     SignalArray,
     UnfitPoolError,
     blocks,
     check_pool,
     check_population,
+    host,
     read_block,
 )
+from lira.metrics._shared import require_unmasked
 from lira.signals import native_floats
 
 __all__ = ["quantile_regression"]
@@ -27,7 +32,7 @@ BASIS = 256
 # Ridge penalties to choose from; the rows of the basis have norms of at most 1.
 PENALTIES = np.logspace(-4, 3, 8)
 # Outputs (targets x queries) that are fitted at once: bounds the memory.
-OUTPUTS = 512
+OUTPUTS = 256
 # A spread below this, relative to 1 + |mean|, is the rounding of float32 phi.
 SD_FLOOR = 2.0**-20
 # Public examples: fewer show no spread to regress.
@@ -73,9 +78,10 @@ def quantile_regression(
         ValueError: shapes disagree, or a value is not finite.
         UnfitPoolError: the attacked models' population is missing, or there are fewer than 10 public examples.
     """
-    M, N, Q = check_pool(phi, np.asarray(keep), target, leave)
+    M, N, Q = check_pool(phi, keep, target, leave)
     attacked, name = (phi, "phi") if target is None else (target, "target")
     T = attacked.shape[0]
+    require_unmasked({"features": features, "population_features": population_features})
     features, population_features = native_floats(features), native_floats(population_features)
     check_population(population, target_population, (M, N, Q), target)
     publics = population if target is None else target_population
@@ -86,30 +92,32 @@ def quantile_regression(
         )
     Z = publics.shape[1]
     _check_rows(features, population_features, N, Z)
-    # Slow to import, and training needs none of it.
-    from sklearn.kernel_approximation import Nystroem
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    basis = make_pipeline(StandardScaler(), Nystroem(n_components=min(BASIS, Z), random_state=seed))
-    design = _decompose(basis.fit_transform(population_features.astype(np.float64)))
-    step = max(1, OUTPUTS // Q)
-    heads = [
-        _fit(design, _read_targets(publics, slice(begin, min(begin + step, T))))
-        for begin in range(0, T, step)
-    ]
-    centres, spreads = (
-        _Linear(*map(np.hstack, zip(*parts, strict=True))) for parts in zip(*heads, strict=True)
-    )
     scores = np.empty((T, N), np.float32)
-    for examples, _ in blocks(1, N, max(max(M, T) * Q, features.shape[1])):
-        rows = basis.transform(features[examples].astype(np.float64))
-        mean = centres(rows)
-        spread = np.maximum(np.exp(spreads(rows)), SD_FLOOR * (1 + np.abs(mean)))
-        values = read_block(attacked, examples, name).astype(np.float64)
-        z = (values.swapaxes(0, 1).reshape(len(rows), -1) - mean) / spread
-        scores[:, examples] = z.reshape(len(rows), T, Q).mean(axis=2).T
+    # By XLA, whose threads take turns with those of other attacks; a BLAS's would wait for each other.
+    with jax.enable_x64(True), jax.default_device(host()):
+        basis = _fit_basis(population_features, seed)
+        design = _decompose(np.asarray(basis(population_features)))
+        step = max(1, OUTPUTS // Q)
+        heads = [
+            _fit(design, _read_targets(publics, slice(begin, min(begin + step, T))))
+            for begin in range(0, T, step)
+        ]
+        centres, spreads = (
+            _Linear(*map(np.hstack, zip(*parts, strict=True))) for parts in zip(*heads, strict=True)
+        )
+        for examples, _ in blocks(1, N, max(max(M, T) * Q, features.shape[1])):
+            values = read_block(attacked, examples, name)
+            scores[:, examples] = _score(basis(features[examples]), values, centres, spreads)
     return scores
+
+
+@jax.jit
+def _score(rows: Array, values: Array, centres: "_Linear", spreads: "_Linear") -> jax.Array:
+    """Scores `[T, n]` of values `[T, n, Q]` at rows `[n, P]` of the basis."""
+    mean = centres(rows)
+    spread = jnp.maximum(jnp.exp(spreads(rows)), SD_FLOOR * (1 + jnp.abs(mean)))
+    z = (values.astype(jnp.float64).swapaxes(0, 1).reshape(len(rows), -1) - mean) / spread
+    return z.reshape(len(rows), len(values), -1).mean(axis=2).T
 
 
 def _check_rows(features: np.ndarray, population_features: np.ndarray, N: int, Z: int) -> None:
@@ -132,7 +140,7 @@ def _check_rows(features: np.ndarray, population_features: np.ndarray, N: int, Z
 
 def _read_targets(population: SignalArray, rows: slice) -> np.ndarray:
     """Values of some targets at all public examples, float64 `[Z, targets x Q]`."""
-    values = np.asarray(population[rows, slice(None)], np.float64)
+    values = native_floats(population[rows, slice(None)]).astype(np.float64)
     finite = np.isfinite(values)
     if not finite.all():
         row, example, query = np.argwhere(~finite)[0]
@@ -143,78 +151,101 @@ def _read_targets(population: SignalArray, rows: slice) -> np.ndarray:
     return values.swapaxes(0, 1).reshape(values.shape[1], -1)
 
 
+# --- The basis ------------------------------------------------------------------------------------------------------
+
+
+class _Basis(NamedTuple):
+    """Nystroem's radial basis functions of standardised features."""
+
+    mean: np.ndarray  # [F]
+    scale: np.ndarray  # [F]
+    points: np.ndarray  # [P, F]
+    mixing: np.ndarray  # [P, P]
+
+    def __call__(self, features: np.ndarray) -> jax.Array:
+        """Float64 `[n, P]`."""
+        return _functions(self, features)
+
+
+@jax.jit
+def _functions(basis: _Basis, features: Array) -> jax.Array:
+    rows = (features.astype(jnp.float64) - basis.mean) / basis.scale
+    squares = jnp.sum(jnp.square(rows), axis=1)[:, None] + jnp.sum(jnp.square(basis.points), axis=1)
+    distances = jnp.maximum(squares - 2 * rows @ basis.points.T, 0.0)
+    return jnp.exp(-distances / rows.shape[1]) @ basis.mixing.T
+
+
+def _fit_basis(features: np.ndarray, seed: int) -> _Basis:
+    # Slow to import, and training needs none of it.
+    from sklearn.kernel_approximation import Nystroem
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler()
+    rows = scaler.fit_transform(features.astype(np.float64))
+    kernel = Nystroem(n_components=min(BASIS, len(rows)), random_state=seed).fit(rows)
+    learnt = scaler.mean_, scaler.scale_, kernel.components_, kernel.normalization_
+    return _Basis(*(np.asarray(each, np.float64) for each in learnt))
+
+
 # --- Ridge regression of many outputs on one design, exact leave-one-out residuals included -------------------------
 
 
 class _Design(NamedTuple):
-    """A centred design, taken apart once: `(left * singular) @ right + centre`."""
+    """A centred design, taken apart once: `(left * singular) @ right + centre`, and what each penalty makes of it."""
 
     left: np.ndarray  # [Z, P]
-    singular: np.ndarray  # [P]
     right: np.ndarray  # [P, P]
     centre: np.ndarray  # [P]
+    shrink: np.ndarray  # [penalties, P], what is left of each rotated output
+    slopes: np.ndarray  # [penalties, P], and its coefficients
+    weights: np.ndarray  # [penalties, Z], of residuals: what leaving one out makes of its own
 
 
 class _Linear(NamedTuple):
     """A linear function of the basis for each output."""
 
-    weights: np.ndarray  # [P, K]
-    offsets: np.ndarray  # [K]
+    weights: Array  # [P, K]
+    offsets: Array  # [K]
 
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
+    def __call__(self, rows: Array) -> Array:
         return rows @ self.weights + self.offsets
 
 
 def _decompose(rows: np.ndarray) -> _Design:
     centre = rows.mean(axis=0)
-    return _Design(*np.linalg.svd(rows - centre, full_matrices=False), centre)
+    left, singular, right = np.linalg.svd(rows - centre, full_matrices=False)
+    squares = np.square(singular)
+    shrink = squares / (squares + PENALTIES[:, None])
+    # Leaving one out divides its residual by 1 - leverage (the mean has 1 / Z of it).
+    weights = 1 / (1 - 1 / len(left) - shrink @ np.square(left).T)
+    return _Design(left, right, centre, shrink, singular / (squares + PENALTIES[:, None]), weights)
 
 
-def _fit(design: _Design, values: np.ndarray) -> tuple[_Linear, _Linear]:
+@jax.jit
+def _fit(design: _Design, values: Array) -> tuple[_Linear, _Linear]:
     """Regress `values` [Z, K]: their mean, and the logarithm of their standard deviation."""
     centre, residuals = _ridge(design, values)
     # The logarithm keeps the spread positive and an outlier from ruling it.
-    spread, rest = _ridge(design, np.log(np.maximum(np.abs(residuals), SD_FLOOR)))
+    spread, rest = _ridge(design, jnp.log(jnp.maximum(jnp.abs(residuals), SD_FLOOR)))
     # E log|r| is below log sigma, by how much depends on the tails: standardise what was left out.
-    scale = 0.5 * np.log(np.mean(np.exp(2 * rest), axis=0))
+    scale = 0.5 * jnp.log(jnp.mean(jnp.exp(2 * rest), axis=0))
     return centre, _Linear(spread.weights, spread.offsets + scale)
 
 
-def _ridge(design: _Design, outputs: np.ndarray) -> tuple[_Linear, np.ndarray]:
+def _ridge(design: _Design, outputs: Array) -> tuple[_Linear, Array]:
     """Fit each output with the penalty that leaves it the least leave-one-out error; also return its residuals."""
-    mean = outputs.mean(axis=0)
+    mean = jnp.mean(outputs, axis=0)
     centred = outputs - mean
     rotated = design.left.T @ centred
-    squares = np.square(centred)
-    penalties = [_Penalty(design, penalty) for penalty in PENALTIES]
-    best = np.argmin([penalty.errors(design, centred, rotated, squares) for penalty in penalties], axis=0)
-    chosen, residuals = np.empty_like(rotated), centred
-    for index, penalty in enumerate(penalties):
-        at = np.flatnonzero(best == index)
-        chosen[:, at] = penalty.slopes[:, None] * rotated[:, at]
-        fitted = design.left @ (penalty.shrink[:, None] * rotated[:, at])
-        residuals[:, at] = (centred[:, at] - fitted) * penalty.weights[:, None]
-    weights = design.right.T @ chosen
-    return _Linear(weights, mean - design.centre @ weights), residuals
 
+    def residuals(shrink: Array, weights: Array) -> Array:
+        return (centred - design.left @ (shrink * rotated)) * weights
 
-class _Penalty:
-    """What one penalty makes of a design."""
-
-    def __init__(self, design: _Design, penalty: float) -> None:
-        squares = np.square(design.singular)
-        self.shrink = squares / (squares + penalty)
-        self.slopes = design.singular / (squares + penalty)
-        # Leaving one out divides its residual by 1 - leverage (the mean has 1 / Z of it).
-        self.weights = 1 / (1 - 1 / len(design.left) - np.square(design.left) @ self.shrink)
-
-    def errors(
-        self, design: _Design, centred: np.ndarray, rotated: np.ndarray, squares: np.ndarray
-    ) -> np.ndarray:
-        """Each output's sum of squared leave-one-out residuals, `[K]`: multiplied out, so that no residual is stored."""
-        weights = np.square(self.weights)[:, None]
-        weighted = design.left * weights
-        fitted = self.shrink[:, None] * rotated
-        crossed = weighted.T @ centred
-        quadratic = (design.left.T @ weighted) @ fitted
-        return np.square(self.weights) @ squares + (fitted * (quadratic - 2 * crossed)).sum(axis=0)
+    errors = [
+        jnp.sum(jnp.square(residuals(shrink[:, None], weights[:, None])), axis=0)
+        for shrink, weights in zip(design.shrink, design.weights, strict=True)
+    ]
+    best = jnp.argmin(jnp.stack(errors), axis=0)
+    slopes = design.right.T @ (jnp.asarray(design.slopes)[best].T * rotated)
+    shrink, weights = (jnp.asarray(each)[best].T for each in (design.shrink, design.weights))
+    return _Linear(slopes, mean - design.centre @ slopes), residuals(shrink, weights)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import expit
 
-from lira.attacks._averages import count, log_confidence, log_mean, total
+from lira.attacks._averages import count, log_confidence, log_mean, over_queries, total
 from lira.attacks._opponents import Group, Opponents, opponents_of
 from lira.attacks._parted import Block
 from lira.attacks._pool import (
@@ -233,7 +233,7 @@ def _log_ratio(block: Block, *, a: Array | None, over: str) -> jax.Array:
     if a is not None:
         a = a[:, None, None]
         reference = jnp.logaddexp(jnp.log1p(a) + reference, jnp.log1p(-a)) - jnp.log(2.0)
-    return jnp.mean(block.attacked - reference, axis=-1)
+    return over_queries(block.attacked - reference)
 
 
 def _population_ratios(

@@ -25,7 +25,7 @@ from lira.attacks import (
     threshold,
     trajectory,
 )
-from lira.attacks._pool import MANY_MODELS, Leave, SignalArray, ThinPoolError, UnfitPoolError
+from lira.attacks._pool import MANY_MODELS, Leave, SignalArray, ThinPoolError, UnfitPoolError, require_arrays
 from lira.attacks.p_values import (
     PValues,
     conformal_p_values,
@@ -38,6 +38,7 @@ from lira.attacks.p_values import (
 from lira.attacks.thin import Columns, have_enough, left_out
 from lira.cache import keep_compilations
 from lira.membership import is_paired
+from lira.metrics._shared import require_unmasked
 from lira.parallel import MEMORY, side_by_side
 from lira.signals import checkpoints
 
@@ -55,7 +56,7 @@ __all__ = [
 ]
 
 # What an attack takes at its peak beside the signals, about: its scores, and ranks or odds of all of them in float64.
-BYTES_A_SCORE = 128
+BYTES_A_SCORE = 64
 # An attack is left out altogether where it could score fewer than this share of the examples.
 LEAST_SCORED = 0.5
 
@@ -84,6 +85,12 @@ class Pool:
     independent: bool = False
     """whether it is known, or was declared, that each bit of what is attacked's membership (of one model of each pair) is
     a coin of its own, all of one probability"""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError where what stands for an array is none, or has masked elements."""
+        require_arrays({"keep": self.keep, **self.signals, **(self.target or {})})
+        beside = ("population", "target_population", "features", "population_features", "labels")
+        require_unmasked({name: getattr(self, name) for name in beside})
 
     @property
     def leave(self) -> Leave:

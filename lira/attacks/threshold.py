@@ -113,7 +113,7 @@ def _threshold(
     name: str,
 ) -> np.ndarray:
     """Apply `score`, from float `[T, n, Q]` to `[T, n]`, to what is attacked, block by block in float64."""
-    M, N, Q = check_pool(signal, np.asarray(keep), target, leave, name)
+    M, N, Q = check_pool(signal, keep, target, leave, name)
     attacked, called = (signal, name) if target is None else (target, "target")
     scores = np.empty((attacked.shape[0], N), np.float32)
     with scoring(signal, target):

@@ -80,7 +80,7 @@ def lt_iqr(
         UnfitPoolError: there is one stage alone.
     """
     stages, flat, outside = _flattened(trajectory, target)
-    M, N, count = check_pool(flat, np.asarray(keep), outside, leave, "trajectory", "stages and queries")
+    M, N, count = check_pool(flat, keep, outside, leave, "trajectory", "stages and queries")
     attacked, name = (flat, "trajectory") if outside is None else (outside, "target")
     scores = np.empty((attacked.shape[0], N), np.float32)
 

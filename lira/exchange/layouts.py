@@ -21,6 +21,7 @@ import numpy as np
 
 from lira.data.files import read_array
 from lira.exchange.confidences import as_keep, as_labels, convert_models, located, pair_order, to_signals
+from lira.metrics.coins import contradiction
 from lira.signals import replace_saturated
 from lira.store.imported import run_of_models
 from lira.store.places import directory_at, require_new
@@ -92,6 +93,11 @@ def import_run(
     given = models.labels if labels is None else labels
     with located(directory, LayoutError):
         known = None if given is None else as_labels(given, N)
+    if independent and (why := contradiction(models.keep, known)) is not None:
+        raise LayoutError(
+            f"{directory}: memberships are declared to be independent coins, and {why}: leave that out (--independent, or "
+            f"independent=True), and no epsilon is claimed"
+        )
     if models.source["requested"] != M:
         warnings.warn(f"{directory}: {M} of {models.source['requested']} models are there", stacklevel=2)
     order = pair_order(models.keep, models.names)

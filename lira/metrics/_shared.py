@@ -1,6 +1,7 @@
 """What the metrics share: a figure with its interval, clusters of targets, and how a pool is resampled."""
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,8 @@ __all__ = [
     "check_scores",
     "cluster_margin",
     "clusters_of",
+    "require_bool",
+    "require_unmasked",
     "resample_margin",
     "resample_rates",
     "scored_part",
@@ -58,6 +61,7 @@ UNDEFINED = Estimate(float("nan"), float("nan"), float("nan"))
 
 def check_scores(scores: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return scores, see `native_floats`, and keep as arrays `[T, N]`; raise ValueError for other shapes, types, and NaN."""
+    require_unmasked({"scores": scores, "keep": keep})
     scores, keep = native_floats(scores), np.asarray(keep)
     if scores.ndim != 2 or scores.size == 0:
         one = ": of one target scores[None] and keep[None]" if scores.ndim == 1 and scores.size else ""
@@ -71,6 +75,13 @@ def check_scores(scores: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.n
             f"are not scored (metrics.scored_part)"
         )
     return scores, keep
+
+
+def require_unmasked(arrays: Mapping[str, object]) -> None:
+    """Raise ValueError where an array has masked elements: what stands under them would be taken for values."""
+    for name, array in arrays.items():
+        if np.ma.is_masked(array):
+            raise ValueError(f"{name} holds masked elements: leave out the models or examples that have some")
 
 
 def require_bool(keep: np.ndarray, shape: tuple[int, ...], like: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from array_kinds import SINGLE, read_only, strided
 from shadow_pools import NUM_POINTS, make_pool
 
-from lira.attacks import FewModelsWarning, FlooredVarianceWarning
+from lira.attacks import FewModelsWarning, FlooredVarianceWarning, pmia
 from lira.attacks.suite import ATTACKS, Pool, call_attack
 
 SIGNALS = ("phi", "entropy", "modified_entropy", "phi@0.5", "logits")
@@ -116,6 +116,34 @@ def test_lists_are_refused_by_name(plain):
         for name in SOME:
             with pytest.raises(ValueError, match=r"must be an array; got list: np.asarray"):
                 _scores(plain, np.ndarray.tolist, (name,), outside=outside)
+
+
+def test_what_is_masked_or_no_number_is_refused_by_every_attack(plain):
+    """What stood under a mask was taken for values; the classifiers read words and the real part of complex numbers."""
+    for convert, said in (
+        (lambda values: np.ma.masked_array(values, mask=values == values.max()), "masked elements"),
+        (lambda values: values.astype(str), "must be real numbers"),
+        (lambda values: values.astype(complex), "must be real numbers"),
+    ):
+        for name in ATTACKS:
+            with pytest.raises(ValueError, match=said):
+                _scores(plain, convert, (name,))
+    hidden = np.ma.masked_array(plain[0], mask=np.eye(*plain[0].shape))
+    for name in ("lira_online", "rmia_offline", "attack_p", "shadow_logistic", "loss_threshold"):
+        with pytest.raises(ValueError, match="keep holds masked elements"):
+            ATTACKS[name].function(np.zeros((*hidden.shape, 1)), hidden)
+    with pytest.raises(ValueError, match="keep must be an array; got list"):
+        _scores(plain, np.asarray, SOME[:1], as_keep=np.ndarray.tolist)
+
+
+@pytest.mark.parametrize("unknown", [np.nan, np.ma.masked])
+def test_labels_that_are_not_known_are_no_class(plain, unknown):
+    keep, fields = plain
+    labels = np.ma.masked_array(fields["labels"].copy())
+    labels[2] = unknown
+    labels = np.asarray(labels) if unknown is not np.ma.masked else labels
+    with pytest.raises(ValueError, match=r"example 2 is NaN|labels holds masked elements"):
+        pmia(fields["signals"]["phi"], keep, proxy="class", labels=labels, fixed=True)
 
 
 @pytest.mark.filterwarnings(

@@ -156,7 +156,9 @@ def test_attacks_side_by_side_give_what_each_gives_alone(monkeypatch):
         np.testing.assert_array_equal(scores[name], call_attack(attack, pool))
 
 
-def test_large_pools_are_attacked_by_one_attack_after_the_other():
-    names = [list(group) for group in attack_groups(ATTACKS, 256, 50_000)]
-    assert names == [[name] for name in ATTACKS]
+def test_large_pools_are_attacked_by_one_or_two_attacks_at_a_time():
+    names = list(ATTACKS)
+    two = [list(group) for group in attack_groups(ATTACKS, 256, 50_000)]
+    assert two == [names[at : at + 2] for at in range(0, len(names), 2)]
+    assert [list(group) for group in attack_groups(ATTACKS, 512, 50_000)] == [[name] for name in names]
     assert [list(group) for group in attack_groups(ATTACKS, 16, 100)] == [list(ATTACKS)]

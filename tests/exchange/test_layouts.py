@@ -120,10 +120,18 @@ def test_imported_runs_are_scored_and_reported(tmp_path, M, paired):
 
 
 def test_coins_that_were_declared_independent_are_remembered(tmp_path):
-    logits, keep, labels = pool(M=8)
+    logits, keep, labels = pool(M=8, paired=True)
     place = write_carlini(tmp_path / "exp", logits, keep, labels)
     import_run("carlini", place, tmp_path / "run", independent=True)
     assert scoring.pool_of(Run.open(tmp_path / "run")).independent
+
+
+def test_a_balanced_pool_that_is_declared_independent_is_refused(tmp_path):
+    place = write_carlini(tmp_path / "exp", *pool(M=8))
+    with pytest.raises(
+        LayoutError, match=r"declared to be independent coins, and examples are in more equal"
+    ):
+        import_run("carlini", place, tmp_path / "run", independent=True)
 
 
 def test_two_imported_models_leave_the_global_threshold(tmp_path):
