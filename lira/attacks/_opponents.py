@@ -23,6 +23,7 @@ from lira.attacks._pool import (
     scoring,
 )
 from lira.membership import have_independent_counts, related_rows
+from lira.numbers import as_array
 
 __all__ = ["Group", "Opponents", "check_relations", "opponents_of"]
 
@@ -203,7 +204,7 @@ def opponents_of(
     Warns:
         UserWarning: counts are not those of independent coins, which `leave="independent"` says they are.
     """
-    keep = np.asarray(keep)
+    keep = as_array(keep)
     M, N, _ = check_pool(phi, keep, target, leave)
     every = np.arange(M if target is None else target.shape[0])
     paired = target is None and leave == "pair"

@@ -12,8 +12,9 @@ import numpy as np
 
 from lira.membership import is_paired, pair_rows
 from lira.metrics._shared import require_bool
+from lira.numbers import native_floats
 from lira.parallel import side_by_side
-from lira.signals import Array, SignalArray, native_floats
+from lira.signals import Array, SignalArray
 
 __all__ = [
     "FEW_MODELS",

@@ -21,6 +21,7 @@ from lira.attacks._pool import (
     read_block,
     require_arrays,
 )
+from lira.numbers import as_array
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -69,7 +70,7 @@ def shadow_classifier(
     """
     if kind not in ROWS:
         raise ValueError(f'kind must be "logistic" or "svc"; got {kind!r}')
-    keep = np.asarray(keep)
+    keep = as_array(keep)
     M, N, F = check_pool(features, keep, target, leave, "features", "features")
     every = np.arange(M)
     if not M:
@@ -154,15 +155,15 @@ class _Features:
         return M, N, Q * (3 + (self.entropy is not None) + classes)
 
     def __getitem__(self, index: tuple[slice, slice], /) -> np.ndarray:
-        phi = np.asarray(self.phi[index], np.float32)
+        phi = np.asarray(as_array(self.phi[index]), np.float32)
         # e = exp(-|phi|) never overflows, and gives both: sigmoid(|phi|) = 1 / (1 + e), softplus = log(1 + e) + max.
         small = np.exp(-np.abs(phi))
         confidence = np.where(phi > 0, 1, small) / (1 + small)
         columns = [phi, confidence, np.log1p(small) + np.maximum(-phi, 0)]
         if self.entropy is not None:
-            columns.append(np.asarray(self.entropy[index], np.float32))
+            columns.append(np.asarray(as_array(self.entropy[index]), np.float32))
         if self.logits is not None:
-            ordered = -np.sort(-np.asarray(self.logits[index], np.float32), axis=-1)
+            ordered = -np.sort(-np.asarray(as_array(self.logits[index]), np.float32), axis=-1)
             columns.append((ordered - ordered[..., :1]).reshape(*phi.shape[:2], -1))
         return np.concatenate(columns, axis=2)
 

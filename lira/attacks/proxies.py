@@ -34,8 +34,8 @@ from lira.attacks._pool import (
     require_numbers,
     scoring,
 )
+from lira.numbers import native_floats
 from lira.parallel import side_by_side
-from lira.signals import native_floats
 
 __all__ = ["pmia"]
 

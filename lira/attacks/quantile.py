@@ -18,7 +18,7 @@ from lira.attacks._pool import (
     check_population,
     read_block,
 )
-from lira.signals import native_floats
+from lira.numbers import as_array, native_floats
 
 __all__ = ["quantile_regression"]
 
@@ -73,7 +73,7 @@ def quantile_regression(
         ValueError: shapes disagree, or a value is not finite.
         UnfitPoolError: the attacked models' population is missing, or there are fewer than 10 public examples.
     """
-    M, N, Q = check_pool(phi, np.asarray(keep), target, leave)
+    M, N, Q = check_pool(phi, as_array(keep), target, leave)
     attacked, name = (phi, "phi") if target is None else (target, "target")
     T = attacked.shape[0]
     features, population_features = native_floats(features), native_floats(population_features)
@@ -132,7 +132,7 @@ def _check_rows(features: np.ndarray, population_features: np.ndarray, N: int, Z
 
 def _read_targets(population: SignalArray, rows: slice) -> np.ndarray:
     """Values of some targets at all public examples, float64 `[Z, targets x Q]`."""
-    values = np.asarray(population[rows, slice(None)], np.float64)
+    values = np.asarray(as_array(population[rows, slice(None)]), np.float64)
     finite = np.isfinite(values)
     if not finite.all():
         row, example, query = np.argwhere(~finite)[0]

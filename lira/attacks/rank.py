@@ -23,6 +23,7 @@ from lira.attacks._pool import (
     each_block,
     read_block,
 )
+from lira.numbers import as_array
 from lira.parallel import side_by_side
 
 __all__ = ["attack_p", "attack_r", "share_above"]
@@ -59,7 +60,7 @@ def attack_p(
         ValueError: shapes disagree, or phi is not finite.
         UnfitPoolError: outside targets come with `population` only, or there is neither population nor a second example.
     """
-    M, N, Q = check_pool(phi, np.asarray(keep), target, leave)
+    M, N, Q = check_pool(phi, as_array(keep), target, leave)
     check_population(population, target_population, (M, N, Q), target)
     if target is not None and population is not None and target_population is None:
         raise UnfitPoolError("attack_p ranks outside targets among target_population: pass it, or neither")

@@ -13,6 +13,7 @@ import numpy as np
 from jax.scipy.special import logsumexp
 
 from lira.attacks._pool import Array, Leave, SignalArray, blocks, check_pool, read_block, scoring
+from lira.numbers import as_array
 
 __all__ = [
     "confidence_threshold",
@@ -113,7 +114,7 @@ def _threshold(
     name: str,
 ) -> np.ndarray:
     """Apply `score`, from float `[T, n, Q]` to `[T, n]`, to what is attacked, block by block in float64."""
-    M, N, Q = check_pool(signal, np.asarray(keep), target, leave, name)
+    M, N, Q = check_pool(signal, as_array(keep), target, leave, name)
     attacked, called = (signal, name) if target is None else (target, "target")
     scores = np.empty((attacked.shape[0], N), np.float32)
     with scoring(signal, target):

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from lira.numbers import as_array, native_floats
+
 __all__ = ["DataError", "as_features", "as_labels", "check_range", "is_lost_in_float32"]
 
 # Channels of images, of which the axis can be told by them.
@@ -42,9 +44,10 @@ def as_features(x: Any, name: str) -> np.ndarray:
 def _as_numbers(x: Any, name: str) -> np.ndarray:
     """Anything that holds numbers: arrays, tables, tensors, sparse matrices, nested lists."""
     try:
-        x = np.asarray(x.toarray() if hasattr(x, "toarray") else x)
-    except ValueError as error:  # of lists
-        raise DataError(f"{name} has rows of different lengths: give each example as many numbers") from error
+        x = as_array(x.toarray() if hasattr(x, "toarray") else x)
+        x = native_floats(x) if x.dtype.kind == "V" and x.dtype.names is None else x  # bfloat16
+    except ValueError as error:
+        raise DataError(f"{name} has {error}") from error
     if x.dtype == object and x.size and all(isinstance(each, NUMBERS) for each in x.ravel().tolist()):
         return x.astype(np.float64)  # as of a table with columns of truths beside those of numbers
     if x.dtype.kind not in "buif":
@@ -62,7 +65,7 @@ def _check_layout(x: np.ndarray, name: str) -> None:
     if first in CHANNELS and width not in (*CHANNELS, 2) and height <= 2 * width <= 4 * height:
         raise DataError(
             f"{name} is [N, {first}, {height}, {width}], which looks like images with their channels first, as PyTorch has them: "
-            f"give [N, H, W, C], as by {name}.transpose(0, 2, 3, 1)"
+            f"give [N, H, W, C], as by {name}.transpose(0, 2, 3, 1), of a tensor {name}.permute(0, 2, 3, 1)"
         )
     if x.dtype.kind == "f" and x.size and 1 < x.max() <= 255 and x.min() >= 0 and (x == np.floor(x)).all():
         warnings.warn(
@@ -121,7 +124,7 @@ def as_labels(y: Any, name: str, names: tuple[str, ...] = ()) -> tuple[np.ndarra
         name: for messages.
         names: of the classes that are known.
     """
-    y = np.asarray(y)
+    y = as_array(y)
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     elif y.ndim == 2 and y.dtype.kind in "buif" and np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all():

@@ -15,6 +15,7 @@ from lira.engine.trained import LIMIT, Check, check_trained
 from lira.learning.augment import Queries
 from lira.learning.recipe import Recipe
 from lira.membership import is_paired
+from lira.numbers import as_array
 from lira.scoring import pool_of
 from lira.store.arrays import DIVERGED, DONE
 from lira.store.run import Run
@@ -332,7 +333,7 @@ def check_null(
 
 def _membership(target: SignalArray | None, member: np.ndarray) -> np.ndarray:
     """What outside targets were trained on, bool `[T, N]`; raise ValueError where it is not of their shape."""
-    member = np.asarray(member)
+    member = as_array(member)
     expected = None if target is None else tuple(target.shape[:2])
     if member.dtype != bool or member.shape != expected:
         raise ValueError(

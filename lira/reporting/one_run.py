@@ -14,6 +14,7 @@ from lira.engine.fill import train
 from lira.epsilon import EpsilonBound, canary_epsilons
 from lira.learning.accounting import Guarantee, guarantee
 from lira.metrics import Roc, roc
+from lira.numbers import as_array
 from lira.reporting.document import bound_document
 from lira.reporting.figures import known, meaning_of_epsilon
 from lira.reporting.page import embedded, named_values, render_page
@@ -186,7 +187,7 @@ def audit_canaries(
         ValueError: as `epsilon.canary_epsilons`.
         ImportError: `jax_privacy` is missing.
     """
-    scores, member = np.asarray(scores, np.float64), np.asarray(coins)
+    scores, member = np.asarray(as_array(scores), np.float64), as_array(coins)
     if member.dtype != bool:
         if not np.isin(member, (0, 1)).all():
             raise ValueError("coins must be true or false, or 1 and 0: whether the training saw the canary")
