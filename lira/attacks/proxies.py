@@ -34,7 +34,7 @@ from lira.attacks._pool import (
     require_numbers,
     scoring,
 )
-from lira.numbers import native_floats
+from lira.numbers import as_array, native_floats
 from lira.parallel import side_by_side
 
 __all__ = ["pmia"]
@@ -139,8 +139,9 @@ class _Proxies:
 def _proxies(proxy: Proxy, N: int, labels: np.ndarray | None, features: ArrayLike | None) -> _Proxies:
     if proxy not in ("global", "class", "neighbours"):
         raise ValueError(f'proxy must be "global", "class" or "neighbours"; got {proxy!r}')
-    if labels is not None and np.shape(labels) != (N,):
-        raise ValueError(f"labels must be [{N}], one for each example; got shape {np.shape(labels)}")
+    labels = None if labels is None else as_array(labels)
+    if labels is not None and labels.shape != (N,):
+        raise ValueError(f"labels must be [{N}], one for each example; got shape {labels.shape}")
     if proxy == "class" and labels is None:
         raise ValueError('proxy="class" needs labels [N]: pass them, or proxy="global"')
     if proxy == "neighbours":

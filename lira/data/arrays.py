@@ -51,9 +51,16 @@ def _as_numbers(x: Any, name: str) -> np.ndarray:
     if x.dtype == object and x.size and all(isinstance(each, NUMBERS) for each in x.ravel().tolist()):
         return x.astype(np.float64)  # as of a table with columns of truths beside those of numbers
     if x.dtype.kind not in "buif":
-        raise DataError(
-            f"{name} must hold numbers; got dtype {x.dtype}: encode words, one row an example; csv: and parquet: do so"
-        )
+        how = "encode words, one row an example; csv: and parquet: do so"
+        if x.dtype.kind in "Mm":
+            how = f"make numbers of dates and times, as by ({name} - {name}.min()) / np.timedelta64(1, 'D')"
+        elif x.dtype.names is not None:
+            how = (
+                f"make columns of its fields, as by numpy.lib.recfunctions.structured_to_unstructured({name})"
+            )
+        elif x.dtype.kind == "c":
+            how = f"give real and imaginary parts, as by np.stack([{name}.real, {name}.imag], -1)"
+        raise DataError(f"{name} must hold numbers; got dtype {x.dtype}: {how}")
     return x
 
 
@@ -133,6 +140,8 @@ def as_labels(y: Any, name: str, names: tuple[str, ...] = ()) -> tuple[np.ndarra
         raise DataError(
             f"{name} must be [N], class numbers; got shape {y.shape}: flatten, or argmax one-hot rows"
         )
+    if y.dtype.kind == "S" or (y.dtype == object and y.size and all(isinstance(each, bytes) for each in y)):
+        y = np.array([each.decode("utf-8", "backslashreplace") for each in y.tolist()])
     if y.dtype.kind in "OUST" and y.size and all(isinstance(each, str) for each in y.tolist()):
         return _of_words(y.astype(str), name, names)
     if y.dtype.kind not in "buif":

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 import joblib
 import numpy as np
 
+from lira.data.copies import copies_of
 from lira.data.dataset import DataError, Dataset
 from lira.engine.fill import DivergedWarning
 from lira.engine.progress import Bar
@@ -176,6 +177,7 @@ def _audit(
     rows: dict[str, tuple[int, ...]] = {name: (len(y), 1) for name in SIGNALS}
     if data.y_test is not None:
         rows["phi_test"] = (len(data.y_test), 1)
+    dataset = _dataset(data, classes)
     run = run_of_function(
         run_dir,
         data.y,
@@ -191,9 +193,10 @@ def _audit(
             "data": name,
             "classes": [] if classes is None else classes.tolist(),
         },
+        copies=None if dataset is None else copies_of(dataset.x, dataset.y),
     )
     _fill(run, train, data, kind, workers or cores(), show_progress)
-    return report(run, _dataset(data, classes), attacks=attacks, headline=headline)
+    return report(run, dataset, attacks=attacks, headline=headline)
 
 
 def _data_of(x: Any, y: np.ndarray, x_test: Any, y_test: Any, classes: np.ndarray | None) -> _Data:

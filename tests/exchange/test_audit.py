@@ -136,7 +136,9 @@ def test_an_audit_is_a_run(files, tmp_path, capsys):
     assert main(["report", place, "--attacks", *FEW]) == 0
     after = json.loads((tmp_path / "out/metrics.json").read_text())
     assert after["attacks"] == before["attacks"]
-    assert after["verdict"]["subject"].startswith("8 models trained on 200 examples; a model gets ")
+    assert after["verdict"]["subject"].startswith(
+        "8 models trained on half of 200 examples each; a model gets "
+    )
     differences = lira.compare(audited, lira.Run.open(place))
     assert all(each.auc.value == 0 for each in differences.by_attack.values())
 

@@ -203,7 +203,7 @@ def test_the_commands_work_on_it(tmp_path, capsys):
     assert main(["enough", place]) == 0
     assert main(["compare", place]) == 0
     said = capsys.readouterr().out
-    assert "8 DecisionTreeClassifier models trained on noise, 600 examples" in said
+    assert "8 DecisionTreeClassifier models trained on noise, half of 600 examples each" in said
     assert main(["export", "carlini", place, str(tmp_path / "theirs")]) == 0
     assert main(["train", place]) == 2
     assert "trained by a function of yours" in capsys.readouterr().err
