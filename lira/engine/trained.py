@@ -52,7 +52,10 @@ def _checks(run: Run, models: np.ndarray) -> Iterator[Check | None]:
         yield Check("training", "warn", "the accuracy on members is not known, because there are no logits")
         return
     held = run.memberships(models[known]).sum(axis=1).mean()
-    yield check_training(inside[known], outside[known], run.labels, held)
+    training = check_training(inside[known], outside[known], run.labels, held)
+    # Beside the verdict's accuracies, which are of the attacked ones alone.
+    everyone = f"of all {known.sum()} models, attacked and others: " if run.num_targets else ""
+    yield training._replace(sentence=everyone + training.sentence)
     if run.is_foreign:
         return
     recipe, share, N = run.config.recipe, run.config.share(len(run.labels)), len(run.labels)

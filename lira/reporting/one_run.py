@@ -95,8 +95,9 @@ class CanaryAudit:
             f"{100 * bound.confidence:g} % confidence."
         )
         said = [
-            f"{self.member.size:,} canaries of {of}, {int(self.member.sum()):,} of them members by coins: AUC "
-            f"{self.curve.auc:.3f} by {self.attack}.",
+            f"{self.member.size:,} canaries, examples that are planted to be recognised, of {of}: {int(self.member.sum()):,} "
+            f"were trained on, chosen by coins. Of one that was and one that was not, {self.attack} picks the one that was "
+            f"{100 * self.curve.auc:.1f} times in 100; guessing 50.",
             found,
         ]
         if self.contradicts:

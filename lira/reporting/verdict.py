@@ -130,7 +130,7 @@ def _subject(evaluation: Measured) -> str:
     rights = [f"{percent(value)} of {of}" for of, value in accuracies.items() if not np.isnan(value)]
     says = "accuracy not known"
     if rights:
-        says = f"a model gets {', '.join(rights[:-1])}{' and ' * (len(rights) > 1)}{rights[-1]} right"
+        says = f"{'it' if targets == 1 else 'a model'} gets {', '.join(rights[:-1])}{' and ' * (len(rights) > 1)}{rights[-1]} right"
     return f"{models} trained on {examples}{by}; {says}."
 
 
