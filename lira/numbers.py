@@ -24,12 +24,14 @@ def as_array(values: Any) -> np.ndarray:
     if isinstance(values, list | tuple) and any(hasattr(each, "detach") for each in values):
         return np.stack([as_array(each) for each in values])
     if hasattr(values, "detach"):
-        values = values.detach().cpu()
+        tensor: Any = values
+        tensor = tensor.detach().cpu()
         for resolved in ("to_dense", "resolve_conj", "resolve_neg"):
-            values = getattr(values, resolved)()
-        name = str(values.dtype).rpartition(".")[2]
-        if values.is_floating_point() and hasattr(ml_dtypes, name):  # bfloat16, float8_e5m2: NumPy has none
-            return values.float().numpy().astype(getattr(ml_dtypes, name))
+            tensor = getattr(tensor, resolved)()
+        name = str(tensor.dtype).rpartition(".")[2]
+        if tensor.is_floating_point() and hasattr(ml_dtypes, name):  # bfloat16, float8_e5m2: NumPy has none
+            return tensor.float().numpy().astype(getattr(ml_dtypes, name))
+        return tensor.numpy()
     try:
         return np.asarray(values)
     except ValueError as error:

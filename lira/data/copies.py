@@ -1,7 +1,8 @@
 """Examples that stand in a data set more than once: an example that a model was not trained on is trained on by its copy."""
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,8 @@ class CopiesWarning(UserWarning):
     """Examples are copies of others, and memberships do not part them."""
 
 
-class Copies(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Copies:
     """How many examples equal an earlier one."""
 
     count: int

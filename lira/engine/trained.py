@@ -54,7 +54,11 @@ def _checks(run: Run, models: np.ndarray) -> Iterator[Check | None]:
     held = run.memberships(models[known]).sum(axis=1).mean()
     training = check_training(inside[known], outside[known], run.labels, held)
     # Beside the verdict's accuracies, which are of the attacked ones alone.
-    everyone = f"of all {known.sum()} models, attacked and others: " if run.num_targets else ""
+    everyone = (
+        f"of all {known.sum()} models, attacked and others: "
+        if run.num_targets and known.sum() > len(run.targets)
+        else ""
+    )
     yield training._replace(sentence=everyone + training.sentence)
     if run.is_foreign:
         return

@@ -85,9 +85,10 @@ def _asked(returned: Any) -> Predict:
             f"train returned {type(returned).__name__}, and must return how its model is asked: the model itself, or a "
             f"function from rows of x to logits [n, C]"
         )
-    if hasattr(returned, "eval") and hasattr(returned, "training"):
-        returned.eval()
-    return returned
+    model: Any = returned
+    if hasattr(model, "eval") and hasattr(model, "training"):
+        model.eval()
+    return model
 
 
 def _without_gradients() -> contextlib.AbstractContextManager[Any]:

@@ -1,5 +1,6 @@
 """The making of a run directory, whole or not at all, and its growing."""
 
+import dataclasses
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -94,7 +95,7 @@ def kept_copies(found: Copies) -> dict[str, Any]:
     """What provenance.json keeps of copies among the examples; warns where there are some."""
     if found.count:
         warnings.warn(found.sentence(), CopiesWarning, stacklevel=5)
-    return found._asdict()
+    return dataclasses.asdict(found)
 
 
 def layout_by(config: Config, provenance: Mapping[str, Any], dataset: Dataset | None) -> dict[str, Layout]:
