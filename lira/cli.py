@@ -99,10 +99,11 @@ def _dispatch(argv: list[str]) -> int:
 def _warnings_in_one_line(shown: list[str], *, silent: bool) -> Iterator[None]:
     """Print each warning as one line, and collect for the report what no check of it says and what is not of a moment."""
     from lira.attacks import FewModelsWarning
+    from lira.data.copies import CopiesWarning
     from lira.engine.fill import DivergedWarning, FirstModelsWarning
     from lira.store.errors import WaitingWarning
 
-    not_for_pages = (FewModelsWarning, FirstModelsWarning, DivergedWarning, WaitingWarning)
+    not_for_pages = (CopiesWarning, FewModelsWarning, FirstModelsWarning, DivergedWarning, WaitingWarning)
 
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         if not issubclass(category, not_for_pages):

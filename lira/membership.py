@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from lira.fields import check_fields
+from lira.numbers import as_array
 
 __all__ = [
     "Design",
@@ -333,7 +334,7 @@ def have_independent_counts(keep: np.ndarray) -> bool:
     give members away, too. Each model's coin may have a probability p_m of its own: then the counts' variance is the sum
     of p_m (1 - p_m), and twice the sum of the models' covariances is what is beyond it.
     """
-    keep = np.asarray(keep)
+    keep = as_array(keep)
     N = keep.shape[1]
     rates = keep.mean(axis=1)
     variances = rates * (1 - rates)

@@ -15,6 +15,8 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from numpy.typing import DTypeLike
 
+from lira.numbers import as_array, native_floats
+
 Array = jax.Array | np.ndarray
 
 # How the name of a signal at a checkpoint of training begins.
@@ -31,7 +33,6 @@ __all__ = [
     "is_correct",
     "logit_scaled_confidence",
     "modified_entropy",
-    "native_floats",
     "phi_from_binary_logits",
     "phi_from_confidences",
     "phi_from_losses",
@@ -69,34 +70,11 @@ class ModelRows:
 
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
         models, examples = index
-        return np.asarray(self.signal[:, examples])[self.rows[models]]
+        return as_array(self.signal[:, examples])[self.rows[models]]
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         """All of it."""
-        return np.asarray(self.signal, dtype)[self.rows]
-
-
-def native_floats(values: object) -> np.ndarray:
-    """Numbers of any kind as floats of this machine: float32 or float64 in its byte order, rows next to each other.
-
-    Compiled programs read other byte orders as if they were this one, half precision rounds what is computed of it,
-    unsigned integers wrap around, and sums depend on the order in memory. So whatever comes in from outside passes here.
-
-    Args:
-        values: an array of booleans, integers or floats, NumPy's, JAX's or lazy; what is such an array already is not
-            copied.
-
-    Returns:
-        float32 where that holds every value of the dtype (float16, bfloat16, integers of up to 16 bits), else float64.
-
-    Raises:
-        ValueError: the values are no real numbers.
-    """
-    array = np.asarray(values)
-    # bfloat16 is of kind "V" to NumPy.
-    if array.dtype.kind not in "biufV" or array.dtype.names is not None:
-        raise ValueError(f"values must be real numbers; got an array of {array.dtype}")
-    return np.asarray(array, np.float32 if np.can_cast(array.dtype, np.float32) else np.float64, order="C")
+        return np.asarray(as_array(self.signal), dtype)[self.rows]
 
 
 # --- At checkpoints of training --------------------------------------------------------------------------------------
@@ -231,7 +209,7 @@ def _whole(labels: Array, num_classes: int) -> jax.Array:
     """Labels on their device, in this machine's byte order; those of NumPy are checked."""
     if isinstance(labels, jax.Array):
         return labels
-    labels = np.asarray(labels)
+    labels = as_array(labels)
     if labels.dtype.kind not in "biu" or ((labels < 0) | (labels >= num_classes)).any():
         raise ValueError(f"labels must be classes, whole numbers below {num_classes}; got {labels!s:.60}")
     return jnp.asarray(labels.astype(labels.dtype.newbyteorder("="), copy=False))
@@ -253,10 +231,10 @@ def phi_from_binary_logits(logits: np.ndarray, labels: np.ndarray) -> np.ndarray
     Raises:
         ValueError: a label is neither 0 nor 1.
     """
-    labels = np.asarray(labels)
+    labels = as_array(labels)
     if not np.isin(labels, (0, 1)).all():
         raise ValueError(f"one logit stands for two classes, so labels must be 0 or 1; got {labels.max()}")
-    return np.where(labels == 1, 1.0, -1.0) * np.asarray(logits, np.float64)
+    return np.where(labels == 1, 1.0, -1.0) * np.asarray(as_array(logits), np.float64)
 
 
 def phi_from_losses(losses: np.ndarray) -> np.ndarray:
@@ -277,7 +255,7 @@ def phi_from_losses(losses: np.ndarray) -> np.ndarray:
     >>> print(phi_from_losses(np.array([1e-20, np.log(2), 800.0])).round(4))
     [  46.0517    0.     -800.    ]
     """
-    rounding, losses = _rounding(losses), np.asarray(losses, np.float64)
+    rounding, losses = _rounding(losses), np.asarray(as_array(losses), np.float64)
     if (losses < -rounding).any():
         raise ValueError(
             f"a cross-entropy loss is not negative; got {losses.min():g}: give losses, not scores of -loss"
@@ -329,7 +307,7 @@ def phi_from_probabilities(probabilities: np.ndarray, labels: np.ndarray) -> np.
         ValueError: a probability is outside [0, 1], or a vector is all zeros.
     """
     probabilities = _in_unit(probabilities)
-    is_label = np.arange(probabilities.shape[-1]) == np.asarray(labels)[..., None]
+    is_label = np.arange(probabilities.shape[-1]) == as_array(labels)[..., None]
     label = np.sum(probabilities, axis=-1, where=is_label)
     others = np.sum(probabilities, axis=-1, where=~is_label)
     if ((label == 0) & (others == 0)).any():
@@ -384,7 +362,7 @@ def replace_saturated(phi: np.ndarray, precision: DTypeLike, *, in_place: bool =
 
 def _in_unit(probabilities: np.ndarray) -> np.ndarray:
     """Probabilities in float64, what rounding put outside [0, 1] at its end; raise ValueError for what is further outside."""
-    rounding, probabilities = _rounding(probabilities), np.asarray(probabilities, np.float64)
+    rounding, probabilities = _rounding(probabilities), np.asarray(as_array(probabilities), np.float64)
     bad = (probabilities < -rounding) | (probabilities > 1 + rounding)
     if bad.any():
         raise ValueError(
@@ -395,6 +373,6 @@ def _in_unit(probabilities: np.ndarray) -> np.ndarray:
 
 def _rounding(values: np.ndarray) -> float:
     """What sums and logarithms of numbers near 1 are rounded by: sixteen ulps of the dtype, of float32 at the least."""
-    dtype = np.asarray(values).dtype
+    dtype = as_array(values).dtype
     eps = float(jnp.finfo(dtype).eps) if jnp.issubdtype(dtype, jnp.floating) else 0.0
     return 16 * max(eps, float(np.finfo(np.float32).eps))

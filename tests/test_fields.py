@@ -36,7 +36,7 @@ def test_numbers_of_numpy_are_pythons():
 
 
 def test_a_run_of_them_is_opened_again(tmp_path):
-    dataset = Dataset.from_arrays(np.zeros((40, 3)), np.arange(40) % 2)
+    dataset = Dataset.from_arrays(np.arange(120.0).reshape(40, 3), np.arange(40) % 2)
     epochs, models = np.array([1, 4])
     run = lira.Run.create(
         tmp_path / "run", dataset, lira.Recipe(epochs=epochs, batch_size=4), num_models=models

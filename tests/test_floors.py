@@ -11,6 +11,7 @@ ROOT = Path(lira.__file__).parent
 FLOORS = (
     (
         "versions",
+        "numbers",
         "fields",
         "faults",
         "stopping",
@@ -32,10 +33,10 @@ FLOORS = (
 ROOMS = [room for floor in FLOORS for room in floor]
 # Mathematics on arrays knows no files, no training and no folder but these; learning knows no attacks.
 KNOWN = {
-    "metrics": {"signals", "membership", "parallel"},
-    "attacks": {"signals", "membership", "parallel", "cache", "metrics"},
-    "forgetting": {"signals", "membership", "metrics", "attacks", "epsilon"},
-    "epsilon": {"metrics"},
+    "metrics": {"numbers", "signals", "membership", "parallel"},
+    "attacks": {"numbers", "signals", "membership", "parallel", "cache", "metrics"},
+    "forgetting": {"numbers", "signals", "membership", "metrics", "attacks", "epsilon"},
+    "epsilon": {"numbers", "metrics"},
     "learning": {"fields", "signals", "data", "versions"},
     "unlearners": {"learning", "signals"},
     "store": {"fields", "versions", "membership", "data", "learning"},

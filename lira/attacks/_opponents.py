@@ -23,6 +23,7 @@ from lira.attacks._pool import (
     scoring,
 )
 from lira.membership import have_independent_counts, related_rows
+from lira.numbers import as_array
 
 __all__ = ["Group", "Opponents", "check_relations", "opponents_of"]
 
@@ -204,7 +205,7 @@ def opponents_of(
         UserWarning: counts are not those of independent coins, which `leave="independent"` says they are.
     """
     M, N, _ = check_pool(phi, keep, target, leave)
-    keep = np.asarray(keep)
+    keep = as_array(keep)
     every = np.arange(M if target is None else target.shape[0])
     paired = target is None and leave == "pair"
     inside = np.full(N, M // 2) if paired else keep.sum(axis=0)

@@ -12,8 +12,9 @@ import numpy as np
 
 from lira.membership import is_paired, pair_rows
 from lira.metrics._shared import require_bool, require_unmasked
+from lira.numbers import as_array, native_floats
 from lira.parallel import side_by_side
-from lira.signals import Array, SignalArray, native_floats
+from lira.signals import Array, SignalArray
 
 __all__ = [
     "FEW_MODELS",
@@ -99,7 +100,7 @@ def check_pool(
     `name` and `last` are what the signal and its last axis are called where an attack takes another than phi.
     """
     require_unmasked({"keep": keep})
-    keep = np.asarray(keep)
+    keep = as_array(keep)
     require_arrays({name: phi, "target": target})
     if len(phi.shape) != 3:
         one = f": of one query {name}[:, :, None]" if len(phi.shape) == 2 and last == "queries" else ""

@@ -21,7 +21,7 @@ from lira.attacks._pool import (
     read_block,
     require_arrays,
 )
-from lira.signals import native_floats
+from lira.numbers import as_array, native_floats
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -71,7 +71,7 @@ def shadow_classifier(
     if kind not in ROWS:
         raise ValueError(f'kind must be "logistic" or "svc"; got {kind!r}')
     M, N, F = check_pool(features, keep, target, leave, "features", "features")
-    keep = np.asarray(keep)
+    keep = as_array(keep)
     every = np.arange(M)
     if not M:
         raise UnfitPoolError(

@@ -10,7 +10,7 @@ GLiRA (arXiv 2405.07562) needs no function of its own. It is offline LiRA whose 
 import numpy as np
 
 from lira.attacks._pool import UnfitPoolError
-from lira.signals import native_floats
+from lira.numbers import as_array, native_floats
 
 __all__ = ["imia", "imia_nonadaptive"]
 
@@ -89,7 +89,7 @@ def imia_nonadaptive(
     imitators = _answers(imitators, keep, phi, "imitators")
     _require(~keep, "OUT imitator")
     outside = np.nanmedian(np.where(~keep[..., None], imitators, np.nan), axis=0)
-    held, pivots, labels = _mask(pivoted_keep, "pivoted_keep"), _mask(pivots, "pivots"), np.asarray(labels)
+    held, pivots, labels = _mask(pivoted_keep, "pivoted_keep"), _mask(pivots, "pivots"), as_array(labels)
     pivoted = _answers(pivoted, held, phi, "pivoted")
     if pivots.shape != labels.shape or labels.shape != phi.shape[:1]:
         raise ValueError(
@@ -131,7 +131,7 @@ def _checked(phi: np.ndarray) -> np.ndarray:
 
 
 def _mask(keep: np.ndarray, name: str) -> np.ndarray:
-    keep = np.asarray(keep)
+    keep = as_array(keep)
     if keep.dtype != bool:
         raise ValueError(f"{name} must be bool, got {keep.dtype}")
     return keep

@@ -31,6 +31,7 @@ from lira.attacks.likelihood_ratio import SD_FLOOR
 from lira.attacks.rank import share_above
 from lira.membership import is_paired
 from lira.metrics._shared import require_unmasked
+from lira.numbers import as_array
 from lira.signals import ModelRows
 
 __all__ = [
@@ -179,7 +180,7 @@ def conformal_p_values(
         ValueError: as the attack.
     """
     require_unmasked({"keep": keep})
-    keep = np.asarray(keep)
+    keep = as_array(keep)
     if target is not None:
         own = attack(phi, keep, leave="one" if leave == "pair" and not is_paired(keep) else leave)
         return _among(attack(phi, keep, target=target, leave=leave), own[~keep])

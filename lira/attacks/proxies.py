@@ -36,8 +36,8 @@ from lira.attacks._pool import (
     scoring,
 )
 from lira.metrics._shared import require_unmasked
+from lira.numbers import as_array, native_floats
 from lira.parallel import side_by_side
-from lira.signals import native_floats
 
 __all__ = ["pmia"]
 
@@ -142,9 +142,10 @@ def _proxies(proxy: Proxy, N: int, labels: np.ndarray | None, features: ArrayLik
     if proxy not in ("global", "class", "neighbours"):
         raise ValueError(f'proxy must be "global", "class" or "neighbours"; got {proxy!r}')
     require_unmasked({"labels": labels, "features": features})
-    if labels is not None and np.shape(labels) != (N,):
-        raise ValueError(f"labels must be [{N}], one for each example; got shape {np.shape(labels)}")
-    if labels is not None and (unknown := np.asarray(labels) != np.asarray(labels)).any():
+    labels = None if labels is None else as_array(labels)
+    if labels is not None and labels.shape != (N,):
+        raise ValueError(f"labels must be [{N}], one for each example; got shape {labels.shape}")
+    if labels is not None and (unknown := labels != labels).any():
         raise ValueError(
             f"labels must be known of all examples; that of example {np.argmax(unknown)} is NaN: leave such examples out, "
             f'or labels, and pass proxy="global"'

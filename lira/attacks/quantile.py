@@ -23,7 +23,7 @@ from lira.attacks._pool import (
     read_block,
 )
 from lira.metrics._shared import require_unmasked
-from lira.signals import native_floats
+from lira.numbers import native_floats
 
 __all__ = ["quantile_regression"]
 

@@ -39,6 +39,7 @@ from lira.attacks.thin import Columns, have_enough, left_out
 from lira.cache import keep_compilations
 from lira.membership import is_paired
 from lira.metrics._shared import require_unmasked
+from lira.numbers import as_array
 from lira.parallel import MEMORY, side_by_side
 from lira.signals import checkpoints
 
@@ -110,7 +111,7 @@ class Pool:
             signals=chosen(self.signals),
             keep=self.keep[:, examples],
             target=None if self.target is None else chosen(self.target),
-            features=None if self.features is None else np.asarray(self.features)[examples],
+            features=None if self.features is None else as_array(self.features)[examples],
             labels=None if self.labels is None else self.labels[examples],
             independent=False,
         )

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import DTypeLike
 
+from lira.numbers import as_array
 from lira.signals import SignalArray
 
 __all__ = ["Columns", "have_enough", "left_out"]
@@ -40,13 +41,13 @@ class Columns:
         models, examples = index
         chosen = self.examples[examples]
         if not len(chosen):
-            return np.asarray(self.signal[models, 0:0])
+            return as_array(self.signal[models, 0:0])
         first = int(chosen[0])
-        return np.asarray(self.signal[models, first : int(chosen[-1]) + 1])[:, chosen - first]
+        return as_array(self.signal[models, first : int(chosen[-1]) + 1])[:, chosen - first]
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         """All of it."""
-        return np.asarray(self.signal, dtype)[:, self.examples]
+        return np.asarray(as_array(self.signal), dtype)[:, self.examples]
 
 
 def have_enough(keep: np.ndarray, needed: Mapping[str, int], *, outside: bool) -> np.ndarray:

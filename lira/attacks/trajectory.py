@@ -20,6 +20,7 @@ from lira.attacks._pool import (
     require_arrays,
 )
 from lira.attacks.multivariate import lira_online_multivariate
+from lira.numbers import as_array
 from lira.signals import checkpoints
 
 __all__ = ["lira_online_trajectory", "lt_iqr", "phi_trajectory"]
@@ -165,7 +166,7 @@ class _Stages:
         return M, N, len(self.stages), Q
 
     def __getitem__(self, index: tuple[slice, slice], /) -> np.ndarray:
-        return np.stack([np.asarray(stage[index]) for stage in self.stages], axis=2)
+        return np.stack([as_array(stage[index]) for stage in self.stages], axis=2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,5 +181,5 @@ class _Queries:
         return M, N, S * Q
 
     def __getitem__(self, index: tuple[slice, slice], /) -> np.ndarray:
-        block = np.asarray(self.trajectory[index])
+        block = as_array(self.trajectory[index])
         return block.reshape(*block.shape[:2], self.shape[2])

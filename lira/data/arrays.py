@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from lira.numbers import as_array, native_floats
+
 __all__ = ["DataError", "as_features", "as_labels", "check_range", "is_lost_in_float32"]
 
 # Channels of images, of which the axis can be told by them.
@@ -42,15 +44,23 @@ def as_features(x: Any, name: str) -> np.ndarray:
 def _as_numbers(x: Any, name: str) -> np.ndarray:
     """Anything that holds numbers: arrays, tables, tensors, sparse matrices, nested lists."""
     try:
-        x = np.asarray(x.toarray() if hasattr(x, "toarray") else x)
-    except ValueError as error:  # of lists
-        raise DataError(f"{name} has rows of different lengths: give each example as many numbers") from error
+        x = as_array(x.toarray() if hasattr(x, "toarray") else x)
+        x = native_floats(x) if x.dtype.kind == "V" and x.dtype.names is None else x  # bfloat16
+    except ValueError as error:
+        raise DataError(f"{name} has {error}") from error
     if x.dtype == object and x.size and all(isinstance(each, NUMBERS) for each in x.ravel().tolist()):
         return x.astype(np.float64)  # as of a table with columns of truths beside those of numbers
     if x.dtype.kind not in "buif":
-        raise DataError(
-            f"{name} must hold numbers; got dtype {x.dtype}: encode words, one row an example; csv: and parquet: do so"
-        )
+        how = "encode words, one row an example; csv: and parquet: do so"
+        if x.dtype.kind in "Mm":
+            how = f"make numbers of dates and times, as by ({name} - {name}.min()) / np.timedelta64(1, 'D')"
+        elif x.dtype.names is not None:
+            how = (
+                f"make columns of its fields, as by numpy.lib.recfunctions.structured_to_unstructured({name})"
+            )
+        elif x.dtype.kind == "c":
+            how = f"give real and imaginary parts, as by np.stack([{name}.real, {name}.imag], -1)"
+        raise DataError(f"{name} must hold numbers; got dtype {x.dtype}: {how}")
     return x
 
 
@@ -62,7 +72,7 @@ def _check_layout(x: np.ndarray, name: str) -> None:
     if first in CHANNELS and width not in (*CHANNELS, 2) and height <= 2 * width <= 4 * height:
         raise DataError(
             f"{name} is [N, {first}, {height}, {width}], which looks like images with their channels first, as PyTorch has them: "
-            f"give [N, H, W, C], as by {name}.transpose(0, 2, 3, 1)"
+            f"give [N, H, W, C], as by {name}.transpose(0, 2, 3, 1), of a tensor {name}.permute(0, 2, 3, 1)"
         )
     if x.dtype.kind == "f" and x.size and 1 < x.max() <= 255 and x.min() >= 0 and (x == np.floor(x)).all():
         warnings.warn(
@@ -121,7 +131,7 @@ def as_labels(y: Any, name: str, names: tuple[str, ...] = ()) -> tuple[np.ndarra
         name: for messages.
         names: of the classes that are known.
     """
-    y = np.asarray(y)
+    y = as_array(y)
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     elif y.ndim == 2 and y.dtype.kind in "buif" and np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all():
@@ -130,6 +140,8 @@ def as_labels(y: Any, name: str, names: tuple[str, ...] = ()) -> tuple[np.ndarra
         raise DataError(
             f"{name} must be [N], class numbers; got shape {y.shape}: flatten, or argmax one-hot rows"
         )
+    if y.dtype.kind == "S" or (y.dtype == object and y.size and all(isinstance(each, bytes) for each in y)):
+        y = np.array([each.decode("utf-8", "backslashreplace") for each in y.tolist()])
     if y.dtype.kind in "OUST" and y.size and all(isinstance(each, str) for each in y.tolist()):
         return _of_words(y.astype(str), name, names)
     if y.dtype.kind not in "buif":

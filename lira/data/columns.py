@@ -28,8 +28,14 @@ EMPTY = (
     "1.#qnan",
     "-1.#ind",
 )
-# Numbers as people write them: signs of currency, percent, groups of digits, a decimal comma.
-FOR_PEOPLE = re.compile(r"[+-]?[$\u20ac\u00a3\u00a5]? ?[+-]?\d[\d.,'\u00a0\u202f ]*[%$\u20ac\u00a3\u00a5]?")
+# Numbers as people write them: signs of currency, percent, groups of digits, a decimal comma, a minus of typographers; and as
+# programs do: 0x1f, 1_000, 1.5D+00.
+FOR_PEOPLE = re.compile(
+    r"[+\-\u2212]?[$\u20ac\u00a3\u00a5]? ?[+\-\u2212]?\d[\d.,'_\u00a0\u202f ]*([dD][+-]?\d+|[%$\u20ac\u00a3\u00a5])?|0[xX][\da-fA-F]+"
+)
+DATE = r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2})"
+TIME = r"\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?( ?[apAP]\.?[mM]\.?)?(Z|[+-]\d{2}:?\d{2})?"
+WHEN = re.compile(rf"({DATE})([ T]{TIME})?|{TIME}")
 DECIMAL_COMMA = re.compile(r"([+-]?\d*),(\d+(?:[eE][+-]?\d+)?)")
 THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+")
 TRUTHS = ("true", "false")
@@ -88,6 +94,12 @@ class Column:
         if np.isin(lower := np.char.lower(words), TRUTHS).all():
             return lower == "true"
         unfit = [row for row, word in enumerate(words.tolist()) if not is_number(word)]
+        if unfit and not mixed and all(WHEN.fullmatch(word) for word in words.tolist()):
+            raise self.error(
+                unfit[0],
+                f"holds {str(words[unfit[0]])!r}, a date or a time: make a number of it, as of days since one, leave it out by "
+                f"drop={self.name}, or call the column one of words by categorical={self.name}",
+            )
         if unfit and not mixed and all(FOR_PEOPLE.fullmatch(word) for word in words.tolist()):
             one = str(words[unfit[0]])
             how = "add decimal_comma" if DECIMAL_COMMA.fullmatch(one) else "write it as 1234.5"

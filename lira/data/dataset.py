@@ -194,7 +194,8 @@ class Dataset:
 def _check_examples(x: np.ndarray, y: np.ndarray, num_classes: int, x_name: str, y_name: str) -> None:
     """Raise DataError unless features and labels are usable by themselves and fit each other."""
     if x.ndim < 2 or y.ndim != 1:
-        raise DataError(f"{x_name} must be [N, ...], {y_name} [N]; got {x.shape} and {y.shape}: reshape them")
+        how = f"of one feature give {x_name}[:, None]" if x.ndim == y.ndim == 1 else "reshape them"
+        raise DataError(f"{x_name} must be [N, ...], {y_name} [N]; got {x.shape} and {y.shape}: {how}")
     if len(x) != len(y):
         raise DataError(f"{x_name} has {len(x)} rows but {y_name} has {len(y)}: give each example a label")
     if x.size == 0:

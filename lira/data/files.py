@@ -21,8 +21,8 @@ __all__ = ["FileError", "Rows", "read_array"]
 _TEXT = (".csv", ".tsv", ".txt")
 # What to do with files of other kinds.
 _HINTS = {
-    ".pt": "np.save(FILE, torch.load(...).numpy())",
-    ".pth": "np.save(FILE, torch.load(...).numpy())",
+    ".pt": "np.save(FILE, torch.load(...).float().numpy(force=True))",
+    ".pth": "np.save(FILE, torch.load(...).float().numpy(force=True))",
     ".pkl": "np.save(FILE, np.asarray(pickle.load(...)))",
     ".pickle": "np.save(FILE, np.asarray(pickle.load(...)))",
     ".parquet": "np.save(FILE, pandas.read_parquet(...).to_numpy())",

@@ -19,6 +19,8 @@ from lira.data.paths import one_line
 __all__ = ["load_folder"]
 
 _EXTENSIONS = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# Directories that nobody made: of archives packed by macOS, of Synology's servers.
+_OF_ARCHIVES = ("__MACOSX", "@eaDir")
 # Formats of which one file may hold several images; a camera's MPO holds a preview behind the photo.
 _OF_FRAMES = ("GIF", "PNG", "TIFF", "WEBP")
 
@@ -45,7 +47,7 @@ def load_folder(path: str, *, reread: bool = False) -> Dataset:
     test = []
     if empty := set(range(len(classes))) - {file.label for file in train}:
         place = root / "train" / classes[min(empty)]
-        there = _counted(_extension(entry.name) for entry in os.scandir(place) if entry.name[0] != ".")
+        there = _counted(_kind(entry) for entry in os.scandir(place) if entry.name[0] != ".")
         raise DataError(
             f"{place} has no image{f', but {there}' if there else ''}: add some, convert them, as by ImageMagick's mogrify "
             f"-format png FILES, or remove it; images end in {' '.join(_EXTENSIONS)}"
@@ -93,8 +95,9 @@ def _what_to_move(root: Path) -> str:
 
 
 def _visible(directory: Path) -> list[str]:
-    """The names of the directories in `directory`, sorted, without hidden ones."""
-    return sorted(entry.name for entry in os.scandir(directory) if entry.is_dir() and entry.name[0] != ".")
+    """The names of the directories in `directory`, sorted, without hidden ones and what archives and servers add."""
+    names = (entry.name for entry in os.scandir(directory) if entry.is_dir())
+    return sorted(name for name in names if name[0] != "." and name not in _OF_ARCHIVES)
 
 
 def _list_images(root: Path, split: str, classes: list[str]) -> tuple[list[_File], list[str]]:
@@ -109,7 +112,7 @@ def _list_images(root: Path, split: str, classes: list[str]) -> tuple[list[_File
             if entry.name[0] == ".":
                 continue
             if _extension(entry.name) not in _EXTENSIONS:
-                left_out.append("directory" if entry.is_dir() else _extension(entry.name))
+                left_out.append(_kind(entry))
                 continue
             stat = entry.stat()
             if not entry.is_file():
@@ -121,6 +124,10 @@ def _list_images(root: Path, split: str, classes: list[str]) -> tuple[list[_File
 
 def _extension(name: str) -> str:
     return os.path.splitext(name)[1].lower() or "no extension"
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    return "directory" if entry.is_dir() else _extension(entry.name)
 
 
 def _counted(extensions: Iterable[str]) -> str:

@@ -30,6 +30,7 @@ from lira.engine.sweep import sweep_program
 from lira.learning.imitation import Imitation, pivots_of
 from lira.learning.learner import Learner
 from lira.learning.training import variable_shapes
+from lira.numbers import as_array
 from lira.signals import logit_scaled_confidence
 from lira.store.arrays import DIVERGED
 from lira.store.config import Config
@@ -138,7 +139,7 @@ def outside_teacher(run: Run, dataset: Dataset, logits: np.ndarray) -> Teacher:
             f"{run.path}: its recipe augments images, and logits tell nothing about those: make a run with "
             f"recipe.flip = false and recipe.crop_pad = 0"
         )
-    logits = np.asarray(logits)
+    logits = as_array(logits)
     if logits.dtype not in (np.float32, np.float64):
         raise ValueError(
             f"logits must be float32 or float64; got {logits.dtype}: half precision rounds away what is attacked"

@@ -53,7 +53,14 @@ def _checks(run: Run, models: np.ndarray) -> Iterator[Check | None]:
         return
     pool = len(run.labels) - run.config.num_canaries  # of which the accuracies are
     held = run.memberships(models[known])[:, :pool].sum(axis=1).mean()
-    yield check_training(inside[known], outside[known], run.labels[:pool], held)
+    training = check_training(inside[known], outside[known], run.labels[:pool], held)
+    # Beside the verdict's accuracies, which are of the attacked ones alone.
+    everyone = (
+        f"of all {known.sum()} models, attacked and others: "
+        if run.num_targets and known.sum() > len(run.targets)
+        else ""
+    )
+    yield training._replace(sentence=everyone + training.sentence)
     if run.is_foreign:
         return
     recipe, share, N = run.config.recipe, run.config.share(len(run.labels)), len(run.labels)

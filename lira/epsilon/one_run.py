@@ -14,6 +14,7 @@ from scipy import special
 from lira.epsilon.bound import EpsilonBound, auditing, level_of
 from lira.epsilon.gaussian import gaussian_epsilon, lower_mu
 from lira.metrics._shared import check_scores
+from lira.numbers import as_array
 
 __all__ = [
     "GUESSED",
@@ -64,7 +65,7 @@ def canary_epsilons(
         ValueError: shapes disagree, a score is NaN, all are members or none is, or an argument is out of range.
         ImportError: `jax_privacy` is missing.
     """
-    scores, member = np.asarray(scores, np.float64), np.asarray(member)
+    scores, member = np.asarray(as_array(scores), np.float64), as_array(member)
     if scores.ndim not in (1, 2) or scores.shape != member.shape or member.dtype != bool:
         raise ValueError(
             f"scores must be numbers [m] or [T, m], and member bool of the same shape; got {scores.dtype} {scores.shape} "

@@ -7,6 +7,7 @@ import numpy as np
 from lira.epsilon.bound import EpsilonBound, auditing, level_of
 from lira.epsilon.gaussian import gaussian_epsilon, lower_mu
 from lira.epsilon.one_run import METHODS, best_guesses
+from lira.numbers import as_array
 
 __all__ = ["epsilon_bounds"]
 
@@ -59,7 +60,7 @@ def epsilon_bounds(
     library = auditing()
     sides = []
     for name, values in (("in_scores", in_scores), ("out_scores", out_scores)):
-        side = np.asarray(values, np.float64)
+        side = np.asarray(as_array(values), np.float64)
         if side.ndim != 1 or len(side) < 2 or np.isnan(side).any():
             raise ValueError(f"{name} must be at least two numbers [n] without NaN; got shape {side.shape}")
         sides.append(side)

@@ -9,7 +9,8 @@ import numpy as np
 from lira.learning.logits import entropies_of_logits, signals_of_logits
 from lira.membership import pair_rows
 from lira.metrics.alignment import member_z, require_aligned
-from lira.signals import native_floats, phi_from_confidences, phi_from_losses, phi_from_probabilities
+from lira.numbers import as_array, native_floats
+from lira.signals import phi_from_confidences, phi_from_losses, phi_from_probabilities
 
 __all__ = ["KINDS", "as_keep", "as_labels", "convert_models", "located", "pair_order", "to_signals"]
 
@@ -88,7 +89,7 @@ def to_signals(
     >>> print(signals["phi"].tolist(), correct)
     [[3.0], [-1.0]] [ True False]
     """
-    kind, values, known = _with_axes(kind, np.asarray(values), labels)
+    kind, values, known = _with_axes(kind, as_array(values), labels)
     if kind in ("phi", "logits"):
         _check_finite(kind, values)
     if kind in ("phi", "losses", "confidences"):
@@ -197,9 +198,10 @@ def _with_axes(
         raise ValueError(f"has {C} classes on its last axis, but labels go up to {labels.max()}")
     if kind == "logits" and _are_probabilities(values):
         raise ValueError(
-            "looks like probabilities (in [0, 1], summing to 1), not logits: give it as confidences"
+            "looks like probabilities (in [0, 1], summing to 1), not logits: give it as confidences, of "
+            'lira.audit_training by answers="probabilities"'
         )
-    return kind, values, np.asarray(labels).astype(np.int32)
+    return kind, values, as_array(labels).astype(np.int32)
 
 
 def as_keep(values: np.ndarray, name: str = "keep") -> np.ndarray:
@@ -208,7 +210,7 @@ def as_keep(values: np.ndarray, name: str = "keep") -> np.ndarray:
     Raises:
         ValueError: another value, such as an index of a member.
     """
-    values = np.asarray(values)
+    values = as_array(values)
     if values.dtype == bool:
         return values
     if not np.isin(values, (0, 1)).all():
@@ -225,7 +227,7 @@ def as_labels(values: np.ndarray, num_examples: int) -> np.ndarray:
     Raises:
         ValueError: another shape, or a label that is no class number.
     """
-    values = np.asarray(values)
+    values = as_array(values)
     if 1 in values.shape and values.ndim == 2:
         values = values.ravel()
     if values.shape != (num_examples,):

@@ -17,12 +17,14 @@ from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 import joblib
 import numpy as np
 
+from lira.data.copies import copies_of
 from lira.data.dataset import DataError, Dataset
 from lira.engine.fill import DivergedWarning
 from lira.engine.progress import Bar
 from lira.exchange.confidences import as_labels, located, to_signals
-from lira.exchange.fitting import Answer, Fit, Train, answer, as_array
+from lira.exchange.fitting import Answer, Fit, Train, answer, check_rows, count_of, fingerprint_of
 from lira.exchange.reading import AuditError
+from lira.numbers import as_array
 from lira.parallel import cores
 from lira.reporting.evaluation import Evaluation
 from lira.reporting.reports import report
@@ -100,9 +102,10 @@ def audit_training(
 
     Args:
         train: called as `train(model, members)` with the model's number, for its randomness, and int `[n]`, the examples
-            to train on; returns a function from examples, rows of x, to floats `[n, C]`. Parallel processes get it by
-            cloudpickle, with all that it refers to and no module holds.
-        x: the N examples, anything that can be indexed by rows.
+            to train on; returns a function from examples, rows of x, to floats `[n, C]`, or a module of PyTorch, which is
+            asked in its mode for evaluation. Parallel processes get it by cloudpickle, with all that it refers to and no
+            module holds.
+        x: the N examples, anything that can be indexed by rows, or several such inputs by name.
         y: `[N]`, labels: 0, 1, ..., or of any kind, which are then numbered in their sorted order.
         answers: what models answer with: logits, or probabilities, whose small differences near 1 are rounded away.
         **options: `run_dir`: of the run (required). `num_models`: 64 by default, even. `workers`: processes side by
@@ -125,6 +128,10 @@ def audit_training(
     truth = _vector(y, "y")
     numbers = truth.dtype.kind in "bui" and truth.min(initial=0) >= 0
     classes = None if numbers else np.unique(truth)
+    if hasattr(train, "state_dict") or not callable(train):
+        raise AuditError(
+            f"train is {type(train).__name__}: give a function that makes a model and trains it on x[members]"
+        )
     name = getattr(train, "__name__", "")
     model = "" if name in ("train", "<lambda>") else name  # which say nothing
     return _audit(train, x, truth, classes, answers, model, _digest(train), **options)
@@ -170,6 +177,7 @@ def _audit(
     rows: dict[str, tuple[int, ...]] = {name: (len(y), 1) for name in SIGNALS}
     if data.y_test is not None:
         rows["phi_test"] = (len(data.y_test), 1)
+    dataset = _dataset(data, classes)
     run = run_of_function(
         run_dir,
         data.y,
@@ -177,7 +185,7 @@ def _audit(
         num_models=num_models,
         membership_seed=seed,
         rows=rows,
-        fingerprint=_fingerprint(data),
+        fingerprint=fingerprint_of(data),
         source={
             "model": model,
             "settings": settings,
@@ -185,9 +193,10 @@ def _audit(
             "data": name,
             "classes": [] if classes is None else classes.tolist(),
         },
+        copies=None if dataset is None else copies_of(dataset.x, dataset.y),
     )
     _fill(run, train, data, kind, workers or cores(), show_progress)
-    return report(run, _dataset(data, classes), attacks=attacks, headline=headline)
+    return report(run, dataset, attacks=attacks, headline=headline)
 
 
 def _data_of(x: Any, y: np.ndarray, x_test: Any, y_test: Any, classes: np.ndarray | None) -> _Data:
@@ -201,7 +210,11 @@ def _data_of(x: Any, y: np.ndarray, x_test: Any, y_test: Any, classes: np.ndarra
         if len(data.y) and (data.y == data.y[0]).all():
             raise AuditError("y holds one class only, and there is nothing for a model to tell apart")
     for name, features, labels in (("x", x, data.y), ("x_test", x_test, held_out)):
-        if labels is not None and (count := _count(features)) != len(labels):
+        if labels is None:
+            continue
+        with located(name, AuditError):
+            check_rows(features, name)
+        if (count := count_of(features)) != len(labels):
             raise AuditError(
                 f"{name} has {count:,} rows, and there are {len(labels):,} labels: give each row one"
             )
@@ -213,7 +226,7 @@ def _fill(run: Run, train: Train, data: _Data, kind: str, workers: int, show_pro
     missing = np.flatnonzero(run.done == 0)
     if not len(missing):
         return
-    began, written, saturated = time.time(), 0, 0
+    began, written, saturated, unsteady = time.time(), 0, 0, 0
     workers = min(workers, len(missing))
     session = {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -227,9 +240,16 @@ def _fill(run: Run, train: Train, data: _Data, kind: str, workers: int, show_pro
                 arrays, clipped = _rows(each, data, kind, run.memberships(np.array([each.model]))[0])
                 written += run.write_model(each.model, arrays, diverged=not arrays)
                 saturated += clipped
+                unsteady += not each.steady
                 bar.advance(1, 0)
     finally:
         run.add_session(session | {"models": written, "seconds": round(time.time() - began, 2)})
+    if unsteady:
+        warnings.warn(
+            f"{unsteady} of {written} models answer a few examples otherwise when asked about them alone: is dropout on, or are "
+            f"statistics of the batch? Return model.eval()",
+            stacklevel=4,
+        )
     if saturated:
         warnings.warn(
             f"{saturated:,} of {written * len(data.y):,} probabilities of the label are 0 or 1 exactly, taken as phi of "
@@ -287,7 +307,10 @@ def _rows(each: Answer, data: _Data, kind: str, keep: np.ndarray) -> tuple[dict[
 def _check_vectors(values: np.ndarray, labels: np.ndarray) -> None:
     """Raise ValueError unless these are probability vectors `[N, C]`, of as many classes as the labels `[N]` have."""
     if values.ndim != 2 or values.shape[1] < 2:
-        raise ValueError(f"probabilities must be [n, C], a column for each class; got {list(values.shape)}")
+        one = ": of p of class 1 alone give [1 - p, p]" if values.size == len(values) else ""
+        raise ValueError(
+            f"probabilities must be [n, C], a column for each class; got {list(values.shape)}{one}"
+        )
     sums = values.sum(axis=1, dtype=np.float64)
     if not (near := np.abs(sums - 1) < 1e-3).all():
         row = int(near.argmin())
@@ -300,10 +323,6 @@ def _check_vectors(values: np.ndarray, labels: np.ndarray) -> None:
 
 
 # --- Data and models, for messages and fingerprints -----------------------------------------------------------------
-
-
-def _count(x: Any) -> int:
-    return x.shape[0] if hasattr(x, "shape") else len(x)
 
 
 def _vector(y: Any, name: str) -> np.ndarray:
@@ -337,27 +356,6 @@ def _numbered(y: np.ndarray, classes: np.ndarray | None, name: str) -> np.ndarra
         row = int(known.argmin())
         raise AuditError(f"{name}[{row}] is {y[row]!r}, which no example of y has: leave such examples out")
     return np.searchsorted(classes, y).astype(np.int32)
-
-
-def _fingerprint(data: _Data) -> str:
-    """SHA-256 of the examples and labels, their dtypes and order."""
-    digest = hashlib.sha256()
-    for column in [each for part in data if part is not None for each in _columns(part)]:
-        array = None if hasattr(column, "tocsr") else as_array(column)
-        if array is not None and array.dtype.kind in "buifcSU":
-            digest.update(f"{array.dtype.str} {array.shape};".encode())
-            digest.update(np.ascontiguousarray(array).data)
-        else:
-            content = column if array is None else [str(value) for value in array.ravel().tolist()]
-            digest.update(str(joblib.hash(content)).encode())
-    return digest.hexdigest()
-
-
-def _columns(x: Any) -> list[Any]:
-    """Those of a table, which are of different kinds; anything else is one."""
-    if hasattr(x, "iloc") and x.ndim == 2:
-        return [x.iloc[:, column] for column in range(x.shape[1])]
-    return [x]
 
 
 def _dataset(data: _Data, classes: np.ndarray | None) -> Dataset | None:

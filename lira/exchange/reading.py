@@ -19,6 +19,7 @@ from lira.data.files import Rows, read_array
 from lira.exchange.confidences import KINDS, as_keep, as_labels, convert_models, located, pair_order
 from lira.membership import pair_rows, related_rows
 from lira.metrics.coins import contradiction
+from lira.numbers import as_array
 from lira.scoring import HELD
 from lira.signals import ModelRows, replace_saturated
 
@@ -175,13 +176,13 @@ def _opened(name: str, values: Values) -> _File:
         return _File(str(values), read_array(values))
     if np.ma.is_masked(values):
         raise AuditError(f"{name}: holds masked elements: leave out the models or examples that have some")
-    return _File(name, np.asarray(values))
+    return _File(name, as_array(values))
 
 
 def _as_rows(file: _File, axes: int) -> _File:
     """A target as one of T: where it has an axis less than the pool it is the only one."""
     if len(file.array.shape) == axes - 1:
-        return _File(file.name, np.asarray(file.array)[None])
+        return _File(file.name, as_array(file.array)[None])
     if len(file.array.shape) != axes:
         raise AuditError(
             f"{file.name}: must have the {axes} axes of the pool, or one less for a single target; got shape "
@@ -192,7 +193,7 @@ def _as_rows(file: _File, axes: int) -> _File:
 
 def _membership(file: _File, shape: tuple[int, int]) -> np.ndarray:
     """Bool of that shape, `[T, N]`; `[N]` is a single target's."""
-    values = np.asarray(file.array)
+    values = as_array(file.array)
     if values.ndim == 1 and shape[0] == 1:
         values = values[None]
     if values.shape == (shape[1], 1) and shape[0] == 1:
@@ -213,7 +214,7 @@ def _labels(file: _File | None, num_examples: int) -> np.ndarray | None:
     if file is None:
         return None
     with located(file.name, AuditError):
-        return as_labels(np.asarray(file.array), num_examples)
+        return as_labels(as_array(file.array), num_examples)
 
 
 def _check_axes(keep: np.ndarray, name: str) -> None:
@@ -290,7 +291,7 @@ def _convert(
                 f"{file.name}: has shape {tuple(file.array.shape)}, and {first.name} {tuple(first.array.shape)}: all "
                 f"axes but the first must agree"
             )
-        models = ((f"model {m}", np.asarray(file.array[m])) for m in range(file.array.shape[0]))
+        models = ((f"model {m}", as_array(file.array[m])) for m in range(file.array.shape[0]))
         with located(file.name, AuditError):
             for converted, correct in convert_models(kind, models, labels, keep, trust_order=trust_order):
                 if not row:
@@ -299,7 +300,7 @@ def _convert(
                     signals[name][row] = each
                 right.append(correct)
                 row += 1
-    given = np.asarray(first.array[0]).dtype
+    given = as_array(first.array[0]).dtype
     precision = given if jnp.issubdtype(given, jnp.floating) else np.dtype(np.float64)
     correct = None if any(each is None for each in right) else np.stack(right)
     replace_saturated(signals["phi"], precision, in_place=True)

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from lira.membership import is_paired
-from lira.signals import Array, native_floats
+from lira.numbers import as_array, native_floats
+from lira.signals import Array
 
 __all__ = ["Ensemble", "as_ensembles", "check_ensembles", "joined_pool", "of_forgotten", "row_of"]
 
@@ -86,7 +87,7 @@ def _not_finite(name: str, at: Sequence[int], value: float) -> ValueError:
 
 def check_ensembles(keep: Array, forget: Array, **ensembles: Ensemble) -> tuple[np.ndarray, np.ndarray]:
     """Keep and forget as plain arrays; ValueError where they, or the ensembles' shapes, do not fit: see `as_ensembles`."""
-    keep, forget = np.asarray(keep), np.asarray(forget)
+    keep, forget = as_array(keep), as_array(forget)
     if keep.ndim != 2 or keep.dtype != bool:
         raise ValueError(f"keep must be bool [models, examples]; got {keep.dtype} of shape {keep.shape}")
     if not len(keep) or not is_paired(keep):

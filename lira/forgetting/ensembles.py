@@ -9,6 +9,7 @@ reason no interval is given: resampled models repeat themselves, and look furthe
 import numpy as np
 
 from lira.forgetting._check import as_ensembles, joined_pool
+from lira.numbers import as_array
 
 __all__ = ["example_epsilons", "forgetting_quality", "klom", "largest_epsilon"]
 
@@ -82,7 +83,7 @@ def forgetting_quality(epsilons: np.ndarray) -> float:
     >>> forgetting_quality(np.array([0.2, 0.7, 1.2, np.inf]))
     0.4375
     """
-    return float(np.mean(np.exp2(-np.floor(np.asarray(epsilons) / 0.5))))
+    return float(np.mean(np.exp2(-np.floor(as_array(epsilons) / 0.5))))
 
 
 def klom(after: np.ndarray, retrained: np.ndarray, keep: np.ndarray, forget: np.ndarray) -> np.ndarray:

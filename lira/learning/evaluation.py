@@ -107,10 +107,11 @@ def norm_constants(module: nn.Module, x: Array) -> dict[str, dict[str, Any]]:
 
     def note(call: NextGetter, args: Args, kwargs: Kwargs, context: InterceptorContext) -> Any:
         layer = context.module
+        fields = vars(layer)  # getattr calls a method of flax.nnx.bridge.ToLinen, which would come back here
         constants = {
             name: float(value)
             for name in ("epsilon", "momentum")
-            if isinstance(value := getattr(layer, name, None), int | float)
+            if isinstance(value := fields.get(name), int | float)
         }
         if constants:
             norms["/".join(layer.path)] = {"kind": type(layer).__name__, **constants}

@@ -235,7 +235,10 @@ def build_model(name: str, num_classes: int, dropout: float = 0.0) -> nn.Module:
         return WideResNet(num_classes=num_classes, depth=depth, widen=widen, groups=16 if match[3] else 0)
     cls = import_dotted(name, "model", [*_NAMED, "wrn-28-2"], "a flax module")
     if not (inspect.isclass(cls) and issubclass(cls, nn.Module)):
-        raise ValueError(f"model {name!r}: is not a flax.linen.Module class")
+        wrap = ""
+        if inspect.isclass(cls) and any(each.__module__.startswith("flax.nnx") for each in cls.__mro__):
+            wrap = ": wrap it in one, by flax.nnx.bridge.ToLinen(TheirClass, (num_classes,))(x, train)"
+        raise ValueError(f"model {name!r}: is not a flax.linen.Module class{wrap}")
     try:
         return cls(num_classes=num_classes)
     except TypeError as error:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import special
 
 from lira.membership import is_paired
-from lira.signals import native_floats
+from lira.numbers import as_array, native_floats
 
 __all__ = [
     "MIN_CLUSTERS",
@@ -62,7 +62,7 @@ UNDEFINED = Estimate(float("nan"), float("nan"), float("nan"))
 def check_scores(scores: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return scores, see `native_floats`, and keep as arrays `[T, N]`; raise ValueError for other shapes, types, and NaN."""
     require_unmasked({"scores": scores, "keep": keep})
-    scores, keep = native_floats(scores), np.asarray(keep)
+    scores, keep = native_floats(scores), as_array(keep)
     if scores.ndim != 2 or scores.size == 0:
         one = ": of one target scores[None] and keep[None]" if scores.ndim == 1 and scores.size else ""
         raise ValueError(f"scores must be [targets, examples] and not empty; got shape {scores.shape}{one}")
@@ -113,7 +113,7 @@ def scored_part(scores: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.nd
     >>> scored_part(np.array([[1.0, np.nan, 3.0]]), np.array([[True, True, False]]))[2]
     array([0, 2])
     """
-    scores, keep = np.asarray(scores), np.asarray(keep)
+    scores, keep = as_array(scores), as_array(keep)
     scored = ~np.isnan(scores).all(axis=0)
     if scored.all():
         return scores, keep, np.arange(scores.shape[1])
@@ -134,7 +134,7 @@ def clusters_of(keep: np.ndarray, clusters: np.ndarray | None = None) -> np.ndar
         raise ValueError(
             f"clusters must be one label a target, [{len(keep)}]; got shape {np.shape(clusters)}"
         )
-    return np.unique(np.asarray(clusters), return_inverse=True)[1]
+    return np.unique(as_array(clusters), return_inverse=True)[1]
 
 
 def cluster_margin(values: np.ndarray) -> float:

@@ -16,6 +16,7 @@ from lira.metrics._shared import (
 )
 from lira.metrics.counting import ratio
 from lira.metrics.curve import roc
+from lira.numbers import as_array, native_floats
 
 __all__ = ["Stability", "example_gap", "example_tpr", "most_and_least_vulnerable", "stability"]
 
@@ -54,6 +55,7 @@ def example_gap(scores: np.ndarray, keep: np.ndarray) -> np.ndarray:
 
     Infinite scores count as one beyond the largest finite one; where all targets hold an example, or none, the gap is 0.
     """
+    scores, keep = native_floats(scores), as_array(keep)
     held, finite = keep.sum(axis=0), np.isfinite(scores)
     if not finite.all():
         ends = np.min(scores, where=finite, initial=0) - 1, np.max(scores, where=finite, initial=0) + 1

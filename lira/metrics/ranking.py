@@ -12,6 +12,7 @@ from scipy import special
 from lira.metrics._shared import check_fpr, check_scores, clusters_of
 from lira.metrics.counting import allowed_false_positives, ratio
 from lira.metrics.examples import example_gap
+from lira.numbers import as_array, native_floats
 
 __all__ = [
     "ExampleRates",
@@ -123,10 +124,11 @@ def rank_examples(*keys: np.ndarray) -> np.ndarray:
     >>> rank_examples(np.array([0.5, 1, 0.5, np.nan]), np.array([3.0, 0, 3, 9]))
     array([ 2.,  1.,  2., nan])
     """
-    ranks = np.full(len(keys[0]), np.nan)
-    known = np.flatnonzero(~np.isnan(keys[0]))
-    order = np.lexsort([-key[known] for key in reversed(keys)])
-    ordered = np.stack([key[known][order] for key in keys])
+    columns = [native_floats(key) for key in keys]
+    ranks = np.full(len(columns[0]), np.nan)
+    known = np.flatnonzero(~np.isnan(columns[0]))
+    order = np.lexsort([-column[known] for column in reversed(columns)])
+    ordered = np.stack([column[known][order] for column in columns])
     is_first = np.append(True, (ordered[:, 1:] != ordered[:, :-1]).any(axis=0))[: len(known)]
     ranks[known[order]] = np.maximum.accumulate(np.where(is_first, np.arange(len(known)), 0)) + 1
     return ranks
@@ -184,6 +186,7 @@ def shares_reaching(score: np.ndarray, keep: np.ndarray) -> np.ndarray:
     Returns:
         float64 `[N]`; a non-member reaches its own score. NaN without non-members.
     """
+    score, keep = native_floats(score), as_array(keep)
     nonmembers = np.sort(score[~keep])
     below = np.searchsorted(nonmembers, score, side="left")
     return ratio(len(nonmembers) - below, len(nonmembers))

@@ -17,6 +17,7 @@ from lira.metrics.comparison import Compared, Difference, compared, difference_o
 from lira.metrics.curve import OperatingPoint, roc
 from lira.metrics.examples import Stability, stability
 from lira.metrics.thresholds import youden
+from lira.numbers import as_array
 from lira.signals import ModelRows, SignalArray
 
 __all__ = [
@@ -235,7 +236,7 @@ def _rows_of(phi: SignalArray, rows: np.ndarray) -> SignalArray:
 
 
 def _check_pool(phi: SignalArray, keep: np.ndarray) -> np.ndarray:
-    keep = np.asarray(keep)
+    keep = as_array(keep)
     if keep.ndim != 2 or keep.dtype != bool or tuple(phi.shape[:2]) != keep.shape:
         raise ValueError(
             f"keep must be bool [models, examples] like phi, whose shape is {tuple(phi.shape)}; got {keep.dtype} of "

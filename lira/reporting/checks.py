@@ -11,18 +11,22 @@ import numpy as np
 from lira.attacks import Leave, SignalArray, UnfitPoolError, global_threshold
 from lira.attacks._pool import FEW_MODELS, advice_on_few
 from lira.attacks.suite import ATTACKS, Attack, Pool
+from lira.data.copies import Copies, as_copies
 from lira.engine.trained import LIMIT, Check, check_trained
 from lira.learning.augment import Queries
 from lira.learning.recipe import Recipe
 from lira.membership import is_paired
+from lira.numbers import as_array
 from lira.scoring import pool_of
 from lira.store.arrays import DIVERGED, DONE
+from lira.store.making import COPIES
 from lira.store.run import Run
 
 __all__ = [
     "Check",
     "check_classes",
     "check_confidences",
+    "check_copies",
     "check_counts",
     "check_direction",
     "check_models",
@@ -49,6 +53,8 @@ def check_run(run: Run, attacks: Mapping[str, Attack] = ATTACKS, *, pool: Pool |
     config = run.config
     requested = run.provenance["source"]["requested"] if run.is_imported else config.num_models
     checks = [check_models(run.done, requested, paired=config.membership.design == "pairs")]
+    if (found := as_copies(run.provenance.get(COPIES))) is not None:
+        checks.append(check_copies(found))
     if run.is_imported:
         sentence = "the recipe of imported models is not known: see that the queries match their augmentation"
         checks.append(Check("queries", "warn", sentence))
@@ -156,6 +162,13 @@ def check_models(done: np.ndarray, requested: int, *, paired: bool = True) -> Ch
             f"{diverged} of {requested} models diverged; they {'and their mates ' * paired}are left out"
         )
     return Check("models", status, sentence)
+
+
+def check_copies(found: Copies) -> Check:
+    """Examples that stand in the data more than once."""
+    if found.count:
+        return Check("copies", "warn", found.sentence())
+    return Check("copies", "ok", "no example is a copy of another")
 
 
 def check_counts(keep: np.ndarray) -> Check:
@@ -332,7 +345,7 @@ def check_null(
 
 def _membership(target: SignalArray | None, member: np.ndarray) -> np.ndarray:
     """What outside targets were trained on, bool `[T, N]`; raise ValueError where it is not of their shape."""
-    member = np.asarray(member)
+    member = as_array(member)
     expected = None if target is None else tuple(target.shape[:2])
     if member.dtype != bool or member.shape != expected:
         raise ValueError(

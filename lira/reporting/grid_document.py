@@ -44,9 +44,19 @@ def _best_in_words(grid: GridFigures, name: str) -> str:
     less = [grid.difference(name, other) for other in grid.settings if other != name]
     leakage = [each.auc if grid.settings[name].tpr is None else each.tpr for each in less]
     accurate, private = sum(each.accuracy.low > 0 for each in less), sum(each.high < 0 for each in leakage)
+    ahead = f"{name} is the most accurate and leaks least by its points"
+    others = "the other setting" if len(less) == 1 else f"any of the {len(less)} other settings"
+    if not accurate and not private:
+        return (
+            f"{ahead}, but its difference from {others} is within its interval, in both: that may be chance."
+        )
+    if len(less) == 1:
+        surely = [word for word, sure in (("more accurate", accurate), ("leaks less", private)) if sure]
+        rest = ", in the other it may be chance" if len(surely) == 1 else ""
+        return f"{ahead}. Beyond the interval of the difference it {' and '.join(surely).replace('more', 'is more', 1)}{rest}."
     return (
-        f"{name} is the most accurate and leaks least by its points. Beyond the interval of the difference it is more "
-        f"accurate than {accurate} of the {len(less)} other settings, and leaks less than {private}."
+        f"{ahead}. Beyond the interval of the difference it is more accurate than {accurate} of the {len(less)} other "
+        f"settings, and leaks less than {private}."
     )
 
 

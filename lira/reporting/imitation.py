@@ -29,6 +29,7 @@ from lira.engine.imitate import SAME_PHI, Teacher, imitate_target, outside_teach
 from lira.engine.progress import Progress
 from lira.learning.imitation import Imitation, pivots_of
 from lira.membership import imitator_mask, related_rows
+from lira.numbers import as_array
 from lira.reporting.document import metrics_document
 from lira.reporting.evaluation import Evaluation
 from lira.reporting.measured import measure
@@ -225,7 +226,7 @@ def _others(run: Run, target: int) -> np.ndarray:
 
 
 def _member(member: np.ndarray, num_examples: int) -> np.ndarray:
-    values = np.asarray(member)
+    values = as_array(member)
     if values.shape != (num_examples,) or not np.isin(values, (0, 1)).all():
         raise ValueError(
             f"member must be [{num_examples}], true or false, or 1 or 0; got {values.dtype} of shape {values.shape}"

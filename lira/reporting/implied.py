@@ -27,6 +27,7 @@ from lira.metrics import (
     youden,
 )
 from lira.metrics.curve import BYTES_A_SCORE
+from lira.numbers import as_array
 from lira.parallel import side_by_side
 
 __all__ = ["DELTA", "Leakage", "leakage", "pool_epsilon", "why_no_epsilon"]
@@ -81,7 +82,7 @@ def leakage(
     Raises:
         ValueError: shapes disagree, or a score is NaN.
     """
-    scores, keep = np.asarray(scores), np.asarray(keep)
+    scores, keep = as_array(scores), as_array(keep)
     delta = DELTA if proven is None else proven.delta
     with warnings.catch_warnings():
         # An undefined figure is NaN or None here.

@@ -15,6 +15,7 @@ from lira.epsilon import EpsilonBound, canary_epsilons
 from lira.epsilon.bound import auditing, level_of
 from lira.learning.accounting import Guarantee
 from lira.metrics import Roc, roc
+from lira.numbers import as_array
 from lira.reporting.document import bound_document
 from lira.reporting.figures import known, meaning_of_epsilon
 from lira.reporting.page import embedded, named_values, render_page
@@ -107,8 +108,9 @@ class CanaryAudit:
             f"{100 * bound.confidence:g} % confidence."
         )
         said = [
-            f"{self.member.size:,} canaries of {of}, {int(self.member.sum()):,} of them members by coins: AUC "
-            f"{self.curve.auc:.3f} by {self.attack}.",
+            f"{self.member.size:,} canaries, examples that are planted to be recognised, of {of}: {int(self.member.sum()):,} "
+            f"were trained on, chosen by coins. Of one that was and one that was not, {self.attack} picks the one that was "
+            f"{100 * self.curve.auc:.1f} times in 100; guessing 50.",
             found,
         ]
         if self.contradicts:
@@ -202,7 +204,7 @@ def audit_canaries(
         ImportError: `jax_privacy` is missing.
     """
     delta = checked_delta(delta, confidence, None if proven is None else proven.delta)
-    scores, member = np.asarray(scores, np.float64), np.asarray(coins)
+    scores, member = np.asarray(as_array(scores), np.float64), as_array(coins)
     if member.dtype != bool:
         if not np.isin(member, (0, 1)).all():
             raise ValueError("coins must be true or false, or 1 and 0: whether the training saw the canary")

@@ -20,6 +20,7 @@ from lira.metrics import (
 )
 from lira.metrics._shared import check_fpr
 from lira.metrics.counting import allowed_false_positives
+from lira.numbers import as_array
 from lira.reporting.measured import FPRS, LOW_FPR, headline_attack
 
 __all__ = [
@@ -213,7 +214,7 @@ def records_of(
         ValueError: there is no attack, shapes disagree, a score is NaN, or `fpr` is outside [0, 1].
     """
     check_fpr(fpr)
-    keep = np.asarray(keep)
+    keep = as_array(keep)
     if p_value is not None and np.shape(p_value[1]) != keep.shape:
         raise ValueError(f"p_value must be {list(keep.shape)} like keep; got {list(np.shape(p_value[1]))}")
     nonmembers = int(np.sum(~keep))

@@ -234,6 +234,20 @@ def _subject(run: Run) -> Subject:
     return Subject(num_examples=N, queries=Q, **attackers, **names, **means)
 
 
+def _accuracies(run: Run) -> dict[str, str]:
+    """By side, of the attacked models; of those that they are attacked with by themselves, where these are others."""
+    groups = {"": run.targets, " of the others": run.shadows} if run.num_targets else {"": run.targets}
+    facts = {}
+    for of, models in groups.items():
+        for side in ("in", "out", "test"):
+            values = run.accuracy(side, models)
+            if not len(values) or np.isnan(values).all():
+                continue
+            spread = f" (models' standard deviation {100 * values.std():.2f} %)" if len(values) > 1 else ""
+            facts[f"accuracy {side}{of}"] = f"{100 * values.mean():.2f} %{spread}"
+    return facts
+
+
 def _facts(run: Run, pool: Pool) -> dict[str, str]:
     """What the page says about the run."""
     config, done = run.config, run.done
@@ -250,12 +264,7 @@ def _facts(run: Run, pool: Pool) -> dict[str, str]:
         facts["canaries"] = f"{config.canaries.count:,} more, {config.canaries.kind}, reported by themselves"
     if run.class_names:
         facts["classes"] = ", ".join(run.class_names)
-    for side in ("in", "out", "test"):
-        values = run.accuracy(side)
-        if len(values) and not np.isnan(values).all():
-            facts[f"accuracy {side}"] = (
-                f"{100 * values.mean():.2f} % (models' standard deviation {100 * values.std():.2f} %)"
-            )
+    facts |= _accuracies(run)
     if run.is_imported:
         source = run.provenance["source"]
         left_out = f"left out of it {'with its pair' if pool.leave == 'pair' else 'alone'}"

@@ -120,7 +120,7 @@ def _subject(evaluation: Measured) -> str:
     data = place or ("" if kind == "memory" else kind)  # arrays have no name
     if kind in ("folder", "npz", "csv", "parquet", "hf"):
         data = place.partition(",")[0].rpartition("/")[2]  # without the options of a table
-    examples = f"{data + ', ' if data else ''}{subject.num_examples or evaluation.num_examples:,} examples"
+    examples = f"{data + ', ' if data else ''}{_trained_on(evaluation)}"
     by = f", attacked with {subject.num_models:,} others" if subject.outside else ""
     accuracies = {
         "its members (what it was trained on)": subject.accuracy_in,
@@ -130,8 +130,20 @@ def _subject(evaluation: Measured) -> str:
     rights = [f"{percent(value)} of {of}" for of, value in accuracies.items() if not np.isnan(value)]
     says = "accuracy not known"
     if rights:
-        says = f"a model gets {', '.join(rights[:-1])}{' and ' * (len(rights) > 1)}{rights[-1]} right"
+        says = f"{'it' if targets == 1 else 'a model'} gets {', '.join(rights[:-1])}{' and ' * (len(rights) > 1)}{rights[-1]} right"
     return f"{models} trained on {examples}{by}; {says}."
+
+
+def _trained_on(evaluation: Measured) -> str:
+    """How many of the examples a model has seen, where all of them were asked about."""
+    targets, asked = evaluation.num_models, evaluation.num_examples
+    total = evaluation.subject.num_examples or asked
+    each = evaluation.num_members / targets
+    if total != asked or each == asked:
+        return f"{total:,} examples"
+    if targets == 1:
+        return f"{each:,.0f} of {total:,} examples"
+    return f"{'half' if abs(each / asked - 0.5) < 0.02 else f'about {each:,.0f}'} of {total:,} examples each"
 
 
 def _found(evaluation: Measured, point: OperatingPoint | None) -> tuple[str, str]:

@@ -246,9 +246,12 @@ def _content(path: str | os.PathLike[str]) -> bytes:
 
 def _parsed(content: bytes, path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
-        return tomllib.loads(content.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: is not valid TOML: {error}") from error
+        return tomllib.loads(content.decode("utf-8-sig"))  # as Windows' editors write it, too
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not valid TOML: it is no UTF-8 ({error}): save it as UTF-8") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        what = ": of a path write / for \\, or 'single quotes'" if "Unescaped '\\'" in str(error) else ""
+        raise ConfigError(f"{path}: is not valid TOML: {error}{what}") from error
 
 
 def absolute(config: Config) -> Config:

@@ -8,11 +8,21 @@ from typing import Any
 
 import numpy as np
 
+from lira.data.copies import Copies
 from lira.store.arrays import Arrays, layout_of
 from lira.store.checksums import CHECKSUMS
 from lira.store.config import FOREIGN, Config, as_table
 from lira.store.errors import RunError, TakenError
-from lira.store.making import ARRAYS, PACKAGES, grow, write_config, write_keep, write_provenance
+from lira.store.making import (
+    ARRAYS,
+    COPIES,
+    PACKAGES,
+    grow,
+    kept_copies,
+    write_config,
+    write_keep,
+    write_provenance,
+)
 from lira.store.places import Place, directory_at, is_free, new_directory
 from lira.store.run import Run
 from lira.versions import versions
@@ -30,6 +40,7 @@ def run_of_function(
     fingerprint: str,
     source: dict[str, Any],
     labels_test: np.ndarray | None = None,
+    copies: Copies | None = None,
 ) -> Run:
     """Make the directory, or open the one that is there, growing it if `num_models` is larger.
 
@@ -41,6 +52,7 @@ def run_of_function(
         rows: the shapes of a model's float32 arrays by name, such as phi (N, 1).
         fingerprint: of the data.
         source: what is known of the models, for provenance.json.
+        copies: among the examples, where their features are numbers.
         labels_test: int32 `[N_test]` of held-out examples, where phi_test is among the rows.
 
     Raises:
@@ -53,7 +65,7 @@ def run_of_function(
     if not is_free(path) and not (path / "config.toml").exists():
         raise RunError(f"{path}: is not a run directory (it has no config.toml); name a new or empty one")
     if not (path / "config.toml").exists():
-        facts = {"fingerprint": fingerprint, "source": source}
+        facts = {"fingerprint": fingerprint, "source": source, "copies": copies}
         with contextlib.suppress(TakenError):  # by another process, a moment ago
             _make(path, config, labels, labels_test, rows, **facts)
     run = Run.open(path)
@@ -74,6 +86,7 @@ def _make(
     *,
     fingerprint: str,
     source: dict[str, Any],
+    copies: Copies | None,
 ) -> None:
     num_test = None if labels_test is None else len(labels_test)
     layout = layout_of(config.num_models, rows, len(labels), num_test)
@@ -85,6 +98,7 @@ def _make(
         "versions": versions(*PACKAGES, *source.get("packages", ())),
         "sessions": [],
         "source": source,
+        COPIES: None if copies is None else kept_copies(copies),
         ARRAYS: sorted(layout),
     }
     with new_directory(path) as making:

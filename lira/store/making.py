@@ -1,10 +1,13 @@
 """The making of a run directory, whole or not at all, and its growing."""
 
+import dataclasses
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from lira.data.copies import Copies, CopiesWarning, copies_of
 from lira.data.dataset import READING, Dataset
 from lira.learning.fingerprint import evaluation_facts, initial_norms, module_digest
 from lira.learning.learner import Learner
@@ -19,8 +22,10 @@ from lira.versions import versions
 
 __all__ = [
     "ARRAYS",
+    "COPIES",
     "ROWS",
     "grow",
+    "kept_copies",
     "layout_by",
     "make_directory",
     "write_config",
@@ -32,6 +37,8 @@ __all__ = [
 ARRAYS = "arrays"
 # The shapes of a model's rows by name, there too, of imported models: no recipe says them.
 ROWS = "rows"
+# And how many examples are copies of others.
+COPIES = "copies"
 # Whose versions provenance.json names.
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "tensorstore")
 # And of runs whose recipe has privacy.
@@ -44,9 +51,13 @@ def make_directory(path: Place, dataset: Dataset, config: Config, keep: np.ndarr
     Raises:
         TakenError: something is there, maybe since a moment ago.
         RunError: it cannot be written.
+
+    Warns:
+        CopiesWarning: examples are copies of others.
     """
     learner = Learner.of(config.recipe, dataset, config.share(dataset.num_examples))
     initial = initial_norms(learner, dataset.x)
+    own = dataset.num_examples - dataset.num_canaries  # of which some are alike by design
     provenance = {
         "fingerprints": {
             "dataset": dataset.fingerprint,
@@ -56,6 +67,7 @@ def make_directory(path: Place, dataset: Dataset, config: Config, keep: np.ndarr
         "evaluation": evaluation_facts(learner, config.queries, dataset.x),
         "configuration": deciding(config),
         "reading": READING,
+        COPIES: kept_copies(copies_of(dataset.x[:own], dataset.y[:own])),
         # Names of directories may be in another encoding.
         "class_names": [name.encode("utf-8", "backslashreplace").decode() for name in dataset.class_names],
         CHECKSUMS: True,
@@ -77,6 +89,13 @@ def make_directory(path: Place, dataset: Dataset, config: Config, keep: np.ndarr
         write_provenance(making, provenance)
         write_config(making, config)
     return provenance
+
+
+def kept_copies(found: Copies) -> dict[str, Any]:
+    """What provenance.json keeps of copies among the examples; warns where there are some."""
+    if found.count:
+        warnings.warn(found.sentence(), CopiesWarning, stacklevel=5)
+    return dataclasses.asdict(found)
 
 
 def layout_by(config: Config, provenance: Mapping[str, Any], dataset: Dataset | None) -> dict[str, Layout]:

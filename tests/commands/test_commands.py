@@ -52,7 +52,7 @@ def test_a_run_needs_no_file_and_goes_on_by_its_directory_alone(place, capsys):
     assert run("run", "--run-dir", place, *ATTACKS) == 0
     first, *verdict, page = capsys.readouterr().out.splitlines()
     assert "nothing to do" in first
-    assert verdict[0].startswith("8 mlp models trained on mine.npz, 300 examples; a model gets ")
+    assert verdict[0].startswith("8 mlp models trained on mine.npz, half of 300 examples each; a model gets ")
     assert any(line.startswith("Of 1,000 members lira_online_fixed names ") for line in verdict)
     assert len(verdict) + 1 <= 6  # one of them would be that a check failed
     assert page.startswith(f"{place}/report.html")

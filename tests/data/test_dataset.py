@@ -202,3 +202,26 @@ def test_fingerprint_tells_contents_order_and_dtype(x, place, order):
     if list(order) != sorted(order):
         others.append(table(x=x[order], y=one.y))
     assert len({one.fingerprint, *(other.fingerprint for other in others)}) == 1 + len(others)
+
+
+@pytest.mark.parametrize("kind", [bytes, object])
+def test_labels_in_bytes_are_words(kind):
+    """As HDF5 and older files hold them."""
+    words = np.array([b"no", "j\u00e4".encode(), b"no"], dtype="S" if kind is bytes else object)
+    made = Dataset.from_arrays([[0.5], [1.5], [2.5]], words)
+    assert (made.y.tolist(), made.class_names) == ([1, 0, 1], ("j\u00e4", "no"))
+
+
+@pytest.mark.parametrize(
+    ("x", "says"),
+    [
+        (np.zeros(3), "of one feature give x[:, None]"),
+        (np.zeros(3, [("a", "f4"), ("b", "f4")]), "make columns of its fields"),
+        (np.array([["2024-01-01"]] * 3, "M8[D]"), "make numbers of dates and times"),
+        (np.zeros((3, 2), complex), "give real and imaginary parts"),
+    ],
+)
+def test_features_of_other_kinds_are_told_what_to_do(x, says):
+    with pytest.raises(DataError) as error:
+        Dataset.from_arrays(x, [0, 1, 1])
+    assert says in str(error.value)

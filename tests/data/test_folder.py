@@ -289,3 +289,19 @@ def test_a_refused_folder_is_told_what_to_do(tmp_path, case):
         np.save(tmp_path / UNFIT[case][0], np.zeros(3))
     with pytest.raises(DataError, match=UNFIT[case][1]):
         load_dataset(f"folder:{tmp_path}")
+
+
+def test_what_archives_and_servers_add_is_no_class(tmp_path):
+    write_images(tmp_path)
+    for name in ("__MACOSX", "@eaDir", ".ipynb_checkpoints"):
+        (tmp_path / "train" / name).mkdir()
+        (tmp_path / "test" / name).mkdir()
+    (tmp_path / "train" / "ant" / "._0.png").write_bytes(b"x")
+    assert load_dataset(f"folder:{tmp_path}").class_names == ("ant", "bee")
+
+
+def test_images_a_directory_too_deep_are_told(tmp_path):
+    write_images(tmp_path)
+    (tmp_path / "train" / "cat" / "more").mkdir(parents=True)
+    with pytest.raises(DataError, match="train/cat has no image, but 1 directory: "):
+        load_dataset(f"folder:{tmp_path}")

@@ -61,6 +61,14 @@ def test_decimal_commas_are_numbers_where_that_is_said(load):
         ),
         (("5 %", "10 %", "20 %"), "holds '5 %': a number?"),
         (("1.234,5", "1.000", "2"), "holds '1.234,5': a number?"),
+        (("0x1f", "0x2a", "7"), "holds '0x1f': a number?"),
+        (("1_000", "2_000", "3"), "holds '1_000': a number?"),
+        (("1.5D+00", "2.5D-01", "3"), "holds '1.5D+00': a number?"),
+        (("\u22121.5", "2.5", "3"), "holds '\u22121.5': a number?"),
+        (("2024-01-05", "2024-02-07", "1999-12-31"), "holds '2024-01-05', a date or a time: make a number"),
+        (("2024-01-05 10:30:00", "2024-02-07T10:30Z", "1999-12-31"), "a date or a time"),
+        (("5.1.2024", "7/2/24", "31.12.1999"), "holds '5.1.2024', a date or a time"),
+        (("10:30", "9:05 pm", "23:59:59.5"), "holds '10:30', a date or a time"),
     ],
 )
 def test_numbers_for_people_are_no_categories(load, cells, message):

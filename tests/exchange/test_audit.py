@@ -136,7 +136,9 @@ def test_an_audit_is_a_run(files, tmp_path, capsys):
     assert main(["report", place, "--attacks", *FEW]) == 0
     after = json.loads((tmp_path / "out/metrics.json").read_text())
     assert after["attacks"] == before["attacks"]
-    assert after["verdict"]["subject"].startswith("8 models trained on 200 examples; a model gets ")
+    assert after["verdict"]["subject"].startswith(
+        "8 models trained on half of 200 examples each; a model gets "
+    )
     differences = lira.compare(audited, lira.Run.open(place))
     assert all(each.auc.value == 0 for each in differences.by_attack.values())
 
@@ -155,6 +157,11 @@ def test_a_target_outside_the_pool_is_a_runs_first_model(files, tmp_path):
     assert np.isnan(audited.accuracy("in")[1:]).all()
     right = LOGITS[8, :, 0].argmax(axis=-1) == LABELS
     assert evaluation.subject.accuracy_in == pytest.approx(right[KEEP[8]].mean())
+    assert "; it gets " in evaluation.verdict.subject
+    # What stands elsewhere is of the same model, or says whose it is.
+    assert evaluation.facts["accuracy in"] == f"{100 * right[KEEP[8]].mean():.2f} %"
+    (training,) = (each for each in evaluation.checks if each.name == "training")
+    assert training.sentence.startswith("accuracy on members ")  # of the others none is known
     expected = attacks.lira_offline_fixed(PHI[:6], keep, target=PHI[8:9])
     assert evaluation.attacks["lira_offline_fixed"].auc.value == pytest.approx(
         roc(expected, KEEP[8:9]).auc, abs=1e-3

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from lira.data.dataset import Dataset
 from lira.learning.convolution import LOWERINGS, lowering
+from lira.learning.evaluation import norm_constants
 from lira.learning.forward import as_input
 from lira.learning.learner import Learner, model_key
 from lira.learning.models import CNN, MLP, ResNet18, WideResNet, _Standardised, build_model, max_pool
@@ -261,3 +263,32 @@ def test_names_that_lead_nowhere_are_one_line(mine, name, message):
     with pytest.raises(ValueError, match=message) as caught:
         build_model(name, 3)
     assert "\n" not in str(caught.value)
+
+
+class OfNnx(nnx.Module):
+    def __init__(self, num_classes, *, rngs):
+        self.norm, self.out = nnx.BatchNorm(4, rngs=rngs), nnx.Linear(4, num_classes, rngs=rngs)
+
+    def __call__(self, x, train):
+        return self.out(self.norm(x, use_running_average=not train))
+
+
+class Wrapped(nn.Module):
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x, train):
+        return nnx.bridge.ToLinen(OfNnx, (self.num_classes,))(x, train)
+
+
+def test_a_module_of_nnx_is_told_to_be_wrapped_and_comes_in_so():
+    """Its wrapper answers for attributes that it does not have by a method, in which the look for norms never ended."""
+    with pytest.raises(
+        ValueError, match=r"is not a flax.linen.Module class: wrap it in one, by flax.nnx.bridge"
+    ):
+        build_model(f"{__name__}.OfNnx", 3)
+    x = np.ones((2, 4), np.float32)
+    module = build_model(f"{__name__}.Wrapped", 3)
+    assert norm_constants(module, x) == {}
+    variables = module.init(jax.random.key(0), x, train=False)
+    assert module.apply(variables, x, train=False).shape == (2, 3)  # pyright: ignore[reportAttributeAccessIssue]

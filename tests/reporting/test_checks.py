@@ -297,7 +297,7 @@ def test_the_null_is_that_of_the_first_attack_that_is_possible():
 def test_a_run_is_checked_as_far_as_it_has_come(tmp_path):
     data = Dataset.from_arrays(np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 2)
     run = Run.create(tmp_path / "run", data, Recipe(epochs=1, batch_size=10), num_models=8)
-    assert statuses(check_run(run)) == {"models": "fail", "queries": "ok"}
+    assert statuses(check_run(run)) == {"models": "fail", "copies": "ok", "queries": "ok"}
     keep, (noise, _) = run.memberships(np.arange(8)), pool(0, 8, 60, 1)
     for m in range(8):
         row = {"phi": noise[m] + keep[m, :, None], "accuracy_test": np.float32(np.nan)}
@@ -308,5 +308,5 @@ def test_a_run_is_checked_as_far_as_it_has_come(tmp_path):
             assert statuses(half)["models"] == "fail"
             assert half[-1].name == "shuffled memberships"
     checks = check_run(run)
-    assert [each.name for each in checks[:3]] == ["models", "queries", "training"]
+    assert [each.name for each in checks[:4]] == ["models", "copies", "queries", "training"]
     assert "fail" not in statuses(checks).values()

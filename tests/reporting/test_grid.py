@@ -293,6 +293,25 @@ def test_the_best_by_its_points_is_not_said_to_be_better_than_what_lies_within_i
     )
 
 
+@pytest.mark.parametrize(
+    ("gap", "says"),
+    [
+        (
+            0.0,
+            "but its difference from the other setting is within its interval, in both: that may be chance.",
+        ),
+        (4.0, "Beyond the interval of the difference it is more accurate and leaks less."),
+    ],
+)
+def test_two_settings_are_told_apart_in_words(gap, says):
+    def drawn(seed):
+        alike, other = measurement(0.0, 0.8, [seed, 0]), measurement(gap, 0.8 - gap / 20, [seed, 1])
+        return measure_grid({"a": alike, "b": other}, attack="lira_online", side="out")
+
+    grid = next(grid for grid in map(drawn, range(20)) if len(grid.front) == 1)
+    assert in_sentences(grid)[0].endswith(says)
+
+
 def test_other_memberships_and_targets_of_one_setting_alone():
     one, other = measurement(1.0, 0.9, 0), measurement(0.0, 0.9, 1)
     fewer = other._replace(

@@ -106,7 +106,10 @@ def test_accuracies_stand_in_the_first_sentence_in_percent():
     arrays = dataclasses.replace(found, subject=Subject("memory", "mlp", 400))
     own = dataclasses.replace(found, subject=Subject("memory", "__main__.Net", 400))
     for each, model in ((found, ""), (arrays, "mlp "), (own, "Net ")):
-        assert verdict(each).subject == f"64 {model}models trained on 400 examples; accuracy not known."
+        assert (
+            verdict(each).subject
+            == f"64 {model}models trained on half of 400 examples each; accuracy not known."
+        )
 
 
 def test_every_doubt_is_named_and_a_failure_comes_first():
@@ -177,7 +180,7 @@ def test_a_single_target_is_not_spoken_of_as_many():
     )
     assert (
         verdict(found).subject
-        == "1 model trained on 400 examples, attacked with 64 others; accuracy not known."
+        == f"1 model trained on {keep[0].sum()} of 400 examples, attacked with 64 others; accuracy not known."
     )
     threat = threat_model(found)
     assert "64 models of its own, for 1 attacked model." in threat

@@ -73,6 +73,7 @@ def test_every_experiment_can_be_read(path):
         ("[recipe]\nepoch = 8", "unknown key 'recipe.epoch': did you mean 'recipe.epochs'"),
         ("[recipe]\nzzz = 8", "unknown key 'recipe.zzz'; valid keys are model, epochs"),
         ("recipe = 3", r"'recipe' must be a table, \[recipe\]; got 3"),
+        ('dataset = "npz:C:\\data\\x.npz"', r"Unescaped .*: of a path write / for \\, or 'single quotes'"),
         ('num_models = "8"', "'num_models' must be a whole number; got '8'"),
         ("num_models = 8.0", "'num_models' must be a whole number; got 8.0"),
         ("num_models = true", "'num_models' must be a whole number; got True"),
@@ -188,3 +189,13 @@ def test_a_table_that_may_be_absent_is_read_written_and_compared(tmp_path):
     ):
         with pytest.raises(ConfigError, match=message):
             read_config(written(tmp_path, changed))
+
+
+def test_files_of_windows_editors_are_read(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_bytes("\ufeffdataset = 'digits'\r\nnum_models = 8\r\n".encode())
+    assert read_config(path).num_models == 8
+    for encoding in ("latin-1", "utf-16"):
+        path.write_bytes("dataset = 'npz:K\u00f6ln.npz'".encode(encoding))
+        with pytest.raises(ConfigError, match=r"is no UTF-8 \(.*\): save it as UTF-8"):
+            read_config(path)

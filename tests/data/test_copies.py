@@ -1,0 +1,80 @@
+"""Examples that stand in a data set more than once are counted, and told where a run begins, in its checks and on its page."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+import lira
+from lira.data.copies import CopiesWarning, copies_of
+
+
+def by_loop(x, y):
+    """Every row against all before it."""
+    found = [(i, next((j for j in range(i) if (x[j] == x[i]).all()), None)) for i in range(len(x))]
+    copies = [(i, j) for i, j in found if j is not None]
+    return len(copies), copies[0] if copies else None, sum(y[i] != y[j] for i, j in copies)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("shape", [(2,), (1, 2, 1)])
+def test_copies_are_those_of_a_plain_loop(dtype, shape):
+    rng = np.random.default_rng(0)
+    for values in (2, 5, 200):
+        x = rng.integers(0, values, (60, *shape)).astype(dtype)
+        y = rng.integers(0, 2, 60)
+        found = copies_of(x, y)
+        assert (found.count, found.first, found.relabelled) == by_loop(x, y)
+        assert found.total == 60
+
+
+def test_rows_that_are_apart_in_memory():
+    x = np.asfortranarray(np.array([[1, 2], [3, 4], [1, 2]], np.float32))
+    assert copies_of(x) == copies_of(np.ascontiguousarray(x))
+
+
+def test_rows_whose_hashes_meet_are_told_apart(monkeypatch):
+    monkeypatch.setattr("lira.data.copies.hash", lambda row: 0, raising=False)
+    assert copies_of(np.array([[1], [2], [1], [3]])).count == 1
+
+
+X = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+Y = np.arange(40) % 2
+TWICE = np.concatenate([X, X[:3]])
+LABELS = np.concatenate([Y, [Y[0], Y[1], 1 - Y[2]]])
+SAYS = (
+    r"3 of 43 examples are copies of an earlier one \(first 40 of 0, counted from 0, 1 with another label\)"
+)
+
+
+def test_a_run_tells_of_them_and_keeps_that(tmp_path):
+    recipe = lira.Recipe(model="mlp", epochs=1, batch_size=8)
+    with pytest.warns(CopiesWarning, match=SAYS):
+        run = lira.Run.create(tmp_path / "a", lira.Dataset.from_arrays(TWICE, LABELS), recipe, num_models=4)
+    (check,) = (each for each in lira.check(run) if each.name == "copies")
+    assert check.status == "warn"
+    assert check.sentence.endswith("leave the copies out of the data")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CopiesWarning)
+        run = lira.Run.create(tmp_path / "b", lira.Dataset.from_arrays(X, Y), recipe, num_models=4)
+    assert ("copies", "ok") in [each[:2] for each in lira.check(run)]
+
+
+def test_canaries_are_alike_by_design(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1)).astype(np.uint8)
+    dataset = lira.plant(lira.Dataset.from_arrays(images, Y), lira.Canaries(count=10, kind="blank"))
+    recipe = lira.Recipe(model="mlp", epochs=1, batch_size=8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CopiesWarning)
+        lira.Run.create(tmp_path / "run", dataset, recipe, num_models=4)
+
+
+def test_so_does_an_audit_of_a_function(tmp_path):
+    def train(model, members):
+        return lambda x: np.stack([x[:, 0], -x[:, 0]], 1)
+
+    options = {"num_models": 8, "workers": 1, "attacks": ("global_threshold",), "show_progress": False}
+    with pytest.warns(CopiesWarning, match=SAYS):
+        evaluation = lira.audit_training(train, TWICE, LABELS, run_dir=tmp_path / "run", **options)
+    assert sum("3 of 43 examples are copies" in each for each in evaluation.verdict.warnings) == 1
+    assert "3 of 43 examples are copies" in (tmp_path / "run" / "report.html").read_text()
