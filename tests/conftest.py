@@ -22,6 +22,8 @@ QUICK = {
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="lira-tests-")  # removed by the process that made it
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+# Child processes, of which there are many, would each compile the whole package to bytecode again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Two processes share the cores: threads of BLAS and OpenMP that wait for each other only burn them. Before NumPy is imported.
 for library in ("OPENBLAS", "OMP"):
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")

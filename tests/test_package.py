@@ -144,7 +144,7 @@ def test_a_report_computes_no_features_to_say_which_attacks_are_missing(run, mon
 
 
 def test_what_is_asked_of_a_run(run, capsys):
-    assert [check.name for check in lira.check(run)][:3] == ["models", "queries", "training"]
+    assert [check.name for check in lira.check(run)][:4] == ["models", "copies", "queries", "training"]
     curves = lira.enough(run)
     assert {"lira_online", "lira_online_fixed"} <= curves.keys()
     assert "enough" in json.loads((run.path / "enough.json").read_text())["attacks"]["lira_online"]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lira import attacks, signals
+from lira import attacks, numbers, signals
 from lira.attacks import (
     _averages,
     _moments,
@@ -155,6 +155,7 @@ def on_device(monkeypatch):
         calibration,
         relative,
         signals,
+        numbers,
     ):
         monkeypatch.setattr(module, "np", NoHost())
 

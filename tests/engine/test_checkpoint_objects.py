@@ -82,7 +82,7 @@ def objects_of(run, what):
 
 
 def test_a_stack_of_a_run_on_an_object_store_goes_on(bucket, uninterrupted, monkeypatch):
-    monkeypatch.setattr(stored, "PART", 1000)
+    monkeypatch.setattr(stored, "PART", 30000)
     run = made(f"{BUCKET}/run")
     cut_off(lambda: train_all(run), 0)
     assert not run.done.any()
