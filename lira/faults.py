@@ -30,9 +30,8 @@ _LIBRARIES = tuple(
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether the host's memory or a device's ran out."""
-    if isinstance(
-        error, ValueError | OSError
-    ):  # TensorStore has the same word for a disk that is full, stores for haste
+    # TensorStore has the same word for a disk that is full, stores for haste.
+    if isinstance(error, ValueError | OSError):
         return False
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 

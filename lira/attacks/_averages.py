@@ -78,9 +78,8 @@ def _apart(values: Array, mask: Array, absent: float) -> tuple[jax.Array, jax.Ar
     """The largest and second largest of a side, `[n, Q]`, and all values but the largest; `absent` for the others."""
     rest = jnp.where(mask[..., None], values, absent)
     largest, models = jnp.max(rest, axis=0), jnp.arange(len(values))[:, None, None]
-    first = jnp.min(
-        jnp.where(rest == largest, models, len(values)), axis=0
-    )  # argmax, in a quarter of its time
+    # The argmax, in a quarter of its time.
+    first = jnp.min(jnp.where(rest == largest, models, len(values)), axis=0)
     rest = jnp.where(models == first, absent, rest)
     return largest, jnp.max(rest, axis=0), rest
 
