@@ -75,7 +75,13 @@ class CanaryAudit:
     attack: str = "the scores as they were given"
     facts: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    limits: tuple[str, ...] = LIMITS
+    gradients: bool = False
+    """whether the canaries are gradients, and no examples"""
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """What the audit cannot say, in sentences."""
+        return LIMITS + WHITE_BOX * self.gradients
 
     @cached_property
     def curve(self) -> Roc:
@@ -107,8 +113,9 @@ class CanaryAudit:
             else f"Nothing was found: no epsilon above 0 is claimed at delta {bound.delta:g} and "
             f"{100 * bound.confidence:g} % confidence."
         )
+        planted = "gradients" if self.gradients else "examples"
         said = [
-            f"{self.member.size:,} canaries, examples that are planted to be recognised, of {of}: {int(self.member.sum()):,} "
+            f"{self.member.size:,} canaries, {planted} that are planted to be recognised, of {of}: {int(self.member.sum()):,} "
             f"were trained on, chosen by coins. Of one that was and one that was not, {self.attack} picks the one that was "
             f"{100 * self.curve.auc:.1f} times in 100; guessing 50.",
             found,
@@ -182,7 +189,7 @@ def audit_canaries(
     attack: str = CanaryAudit.attack,
     facts: Mapping[str, str] | None = None,
     warnings: Iterable[str] = (),
-    limits: Iterable[str] = LIMITS,
+    gradients: bool = False,
 ) -> CanaryAudit:
     """Audit anyone's training from the scores of its canaries, by one attack that was chosen beforehand.
 
@@ -197,7 +204,7 @@ def audit_canaries(
         attack: what the scores are, for people.
         facts: what else to say on the page.
         warnings: for the top of it.
-        limits: what the audit cannot say.
+        gradients: whether the canaries are gradients, and no examples.
 
     Raises:
         ValueError: as `epsilon.canary_epsilons`; or epsilon is proven at another delta.
@@ -215,7 +222,7 @@ def audit_canaries(
         "coins": "known to be fair" if fair else "of one probability, which is estimated",
         **(facts or {}),
     }
-    return CanaryAudit(scores, member, bounds, proven, fair, attack, said, tuple(warnings), tuple(limits))
+    return CanaryAudit(scores, member, bounds, proven, fair, attack, said, tuple(warnings), gradients)
 
 
 def audit_one(
@@ -273,7 +280,6 @@ def audit_one(
         },
         "versions": named_values(run.provenance["versions"]),
     }
-    white_box = config.canaries is not None and config.canaries.kind == "gradient"
     audit = audit_canaries(
         scores,
         member,
@@ -284,7 +290,7 @@ def audit_one(
         attack=attack,
         facts=facts,
         warnings=warnings,
-        limits=LIMITS + WHITE_BOX * white_box,
+        gradients=run.holds("canary_scores"),
     )
     with run.lock():
         audit.report(run.path)

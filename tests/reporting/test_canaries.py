@@ -264,6 +264,7 @@ def test_canaries_that_are_gradients_on_the_command_line(tmp_path, capsys):
     expected = canary_epsilons(scores, member, delta=1e-5, fair=True)
     assert document["epsilon"]["one_run"]["at_least"] == expected["one_run"].epsilon > 1
     assert "read from the noised sum of every step" in " ".join(document["limits"])
+    assert "300 canaries, gradients that are planted to be recognised" in document["sentences"][0]
     assert "the noised sums of all steps have along each canary" in (run / "canaries.html").read_text()
     assert main(["verify", str(run)]) == 0
     capsys.readouterr()
