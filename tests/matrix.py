@@ -99,17 +99,19 @@ def _last_line(text: str) -> str:
 def main() -> int:
     """Try all; print a line each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--python", nargs="+", choices=VERSIONS, default=VERSIONS)
-    parser.add_argument("--jax", nargs="+", choices=("oldest", "newest"), default=("oldest", "newest"))
+    parser.add_argument(
+        "--python", action="append", choices=VERSIONS, help="again for more; all if not given"
+    )
+    parser.add_argument("--jax", action="append", choices=("oldest", "newest"), help="likewise")
     chosen, arguments = parser.parse_known_args()
     # Of a parent that ignores it, tests of Ctrl-C could not pass.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     failed = 0
     with tempfile.TemporaryDirectory(prefix="lira-matrix-") as folder:
         wheel = built(Path(folder))
-        for version in chosen.python:
+        for version in chosen.python or VERSIONS:
             python = python_of(version)
-            for name in chosen.jax:
+            for name in chosen.jax or ("oldest", "newest"):
                 place = Path(folder) / f"{version}-{name}"
                 place.mkdir()
                 became = (
