@@ -13,7 +13,8 @@ def main() -> None:
     """Run the command that the command line names, and end the process."""
     stopping.stop_at_once()
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # it was closed, and the next file to be opened would take its place
+        # It was closed, and the next file to be opened would take its place; what stands for it stays open to the end.
+        if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     # A notebook's back end, which a shell command of a cell inherits, is for that notebook alone.
     os.environ.pop("MPLBACKEND", None)

@@ -1,11 +1,12 @@
 """Whatever holds numbers, as NumPy has it: tensors of PyTorch among them, on any device and of any precision."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-__all__ = ["as_array", "native_floats"]
+__all__ = ["as_array", "native_floats", "require_unmasked"]
 
 
 def as_array(values: Any) -> np.ndarray:
@@ -38,6 +39,13 @@ def as_array(values: Any) -> np.ndarray:
         if "inhomogeneous" in str(error):
             raise ValueError("rows of different lengths: give each example as many numbers") from error
         raise
+
+
+def require_unmasked(arrays: Mapping[str, object]) -> None:
+    """Raise ValueError by name where arrays, lazy ones too, have masked elements: what stands under them is no value."""
+    for name, array in arrays.items():
+        if np.ma.is_masked(array):
+            raise ValueError(f"{name} holds masked elements: leave out the models or examples that have some")
 
 
 def native_floats(values: object) -> np.ndarray:

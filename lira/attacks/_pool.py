@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lira.membership import is_paired, pair_rows
-from lira.metrics._shared import require_bool, require_unmasked
-from lira.numbers import as_array, native_floats
+from lira.metrics._shared import require_bool
+from lira.numbers import as_array, native_floats, require_unmasked
 from lira.parallel import side_by_side
 from lira.signals import Array, SignalArray
 

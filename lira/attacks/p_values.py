@@ -30,7 +30,6 @@ from lira.attacks._pool import Array, Leave, SignalArray, UnfitPoolError
 from lira.attacks.likelihood_ratio import SD_FLOOR
 from lira.attacks.rank import share_above
 from lira.membership import is_paired
-from lira.metrics._shared import require_unmasked
 from lira.numbers import as_array
 from lira.signals import ModelRows
 
@@ -179,7 +178,6 @@ def conformal_p_values(
         UnfitPoolError: half of the pool is too few models for the attack, or leaves no non-members.
         ValueError: as the attack.
     """
-    require_unmasked({"keep": keep})
     keep = as_array(keep)
     if target is not None:
         own = attack(phi, keep, leave="one" if leave == "pair" and not is_paired(keep) else leave)

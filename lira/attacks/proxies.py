@@ -35,8 +35,7 @@ from lira.attacks._pool import (
     require_numbers,
     scoring,
 )
-from lira.metrics._shared import require_unmasked
-from lira.numbers import as_array, native_floats
+from lira.numbers import as_array, native_floats, require_unmasked
 from lira.parallel import side_by_side
 
 __all__ = ["pmia"]

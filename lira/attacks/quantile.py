@@ -22,7 +22,6 @@ from lira.attacks._pool import (
     host,
     read_block,
 )
-from lira.metrics._shared import require_unmasked
 from lira.numbers import native_floats
 
 __all__ = ["quantile_regression"]
@@ -81,7 +80,6 @@ def quantile_regression(
     M, N, Q = check_pool(phi, keep, target, leave)
     attacked, name = (phi, "phi") if target is None else (target, "target")
     T = attacked.shape[0]
-    require_unmasked({"features": features, "population_features": population_features})
     features, population_features = native_floats(features), native_floats(population_features)
     check_population(population, target_population, (M, N, Q), target)
     publics = population if target is None else target_population

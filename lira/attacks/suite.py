@@ -38,8 +38,7 @@ from lira.attacks.p_values import (
 from lira.attacks.thin import Columns, have_enough, left_out
 from lira.cache import keep_compilations
 from lira.membership import is_paired
-from lira.metrics._shared import require_unmasked
-from lira.numbers import as_array
+from lira.numbers import as_array, require_unmasked
 from lira.parallel import MEMORY, side_by_side
 from lira.signals import checkpoints
 

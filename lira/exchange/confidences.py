@@ -9,10 +9,20 @@ import numpy as np
 from lira.learning.logits import entropies_of_logits, signals_of_logits
 from lira.membership import pair_rows
 from lira.metrics.alignment import member_z, require_aligned
+from lira.metrics.coins import contradiction
 from lira.numbers import as_array, native_floats
 from lira.signals import phi_from_confidences, phi_from_losses, phi_from_probabilities
 
-__all__ = ["KINDS", "as_keep", "as_labels", "convert_models", "located", "pair_order", "to_signals"]
+__all__ = [
+    "KINDS",
+    "as_keep",
+    "as_labels",
+    "check_coins",
+    "convert_models",
+    "located",
+    "pair_order",
+    "to_signals",
+]
 
 KINDS = ("phi", "logits", "confidences", "losses")
 # Values converted at once: 64 MiB in float64.
@@ -219,6 +229,15 @@ def as_keep(values: np.ndarray, name: str = "keep") -> np.ndarray:
             f"{name} must be true or false (1 or 0) for every example; got {bad:g}: not indices of members"
         )
     return values == 1
+
+
+def check_coins(held: np.ndarray, labels: np.ndarray | None) -> None:
+    """Raise ValueError where memberships `[T, N]` of what is attacked contradict that they are independent coins, as declared."""
+    if (why := contradiction(held, labels)) is not None:
+        raise ValueError(
+            f"memberships are declared to be independent coins, and {why}: leave that out (--independent, or "
+            f"independent=True), and no epsilon is claimed"
+        )
 
 
 def as_labels(values: np.ndarray, num_examples: int) -> np.ndarray:

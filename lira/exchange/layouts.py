@@ -20,8 +20,15 @@ from typing import Any
 import numpy as np
 
 from lira.data.files import read_array
-from lira.exchange.confidences import as_keep, as_labels, convert_models, located, pair_order, to_signals
-from lira.metrics.coins import contradiction
+from lira.exchange.confidences import (
+    as_keep,
+    as_labels,
+    check_coins,
+    convert_models,
+    located,
+    pair_order,
+    to_signals,
+)
 from lira.signals import replace_saturated
 from lira.store.imported import run_of_models
 from lira.store.places import directory_at, require_new
@@ -93,11 +100,8 @@ def import_run(
     given = models.labels if labels is None else labels
     with located(directory, LayoutError):
         known = None if given is None else as_labels(given, N)
-    if independent and (why := contradiction(models.keep, known)) is not None:
-        raise LayoutError(
-            f"{directory}: memberships are declared to be independent coins, and {why}: leave that out (--independent, or "
-            f"independent=True), and no epsilon is claimed"
-        )
+        if independent:
+            check_coins(models.keep, known)
     if models.source["requested"] != M:
         warnings.warn(f"{directory}: {M} of {models.source['requested']} models are there", stacklevel=2)
     order = pair_order(models.keep, models.names)

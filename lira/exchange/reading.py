@@ -16,9 +16,16 @@ import numpy as np
 
 from lira.attacks.suite import Pool
 from lira.data.files import Rows, read_array
-from lira.exchange.confidences import KINDS, as_keep, as_labels, convert_models, located, pair_order
+from lira.exchange.confidences import (
+    KINDS,
+    as_keep,
+    as_labels,
+    check_coins,
+    convert_models,
+    located,
+    pair_order,
+)
 from lira.membership import pair_rows, related_rows
-from lira.metrics.coins import contradiction
 from lira.numbers import as_array
 from lira.scoring import HELD
 from lira.signals import ModelRows, replace_saturated
@@ -104,9 +111,9 @@ def read_audit(
         sources.append(target)
     _check_sides(keep, member, files["keep"].name)
     if independent:
-        _check_coins(
-            keep if member is None else member, labels, files["keep" if member is None else "member"].name
-        )
+        held, name = (keep, "keep") if member is None else (member, "member")
+        with located(files[name].name, AuditError):
+            check_coins(held, labels)
     signals, correct = _convert(kind, sources, labels, (keep, member), trust_order=trust_order)
     if member is not None:
         _check_relations(keep, member, files["member"].name)
@@ -174,9 +181,8 @@ class _File:
 def _opened(name: str, values: Values) -> _File:
     if isinstance(values, str | os.PathLike):
         return _File(str(values), read_array(values))
-    if np.ma.is_masked(values):
-        raise AuditError(f"{name}: holds masked elements: leave out the models or examples that have some")
-    return _File(name, as_array(values))
+    with located(name, AuditError):
+        return _File(name, as_array(values))
 
 
 def _as_rows(file: _File, axes: int) -> _File:
@@ -245,16 +251,6 @@ def _check_sides(keep: np.ndarray, member: np.ndarray | None, name: str) -> None
                 f"{name if member is None else '--member'}: {what} {row} has {'only' if held.all() else 'no'} members: "
                 f"an audit needs members and non-members"
             )
-
-
-def _check_coins(held: np.ndarray, labels: np.ndarray | None, name: str) -> None:
-    """What is declared must not be contradicted by the memberships themselves."""
-    why = contradiction(held, labels)
-    if why is not None:
-        raise AuditError(
-            f"{name}: memberships are declared to be independent coins, and {why}: leave that out (--independent, or "
-            f"independent=True), and no epsilon is claimed"
-        )
 
 
 def _check_relations(keep: np.ndarray, member: np.ndarray, name: str) -> None:

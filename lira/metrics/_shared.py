@@ -1,14 +1,13 @@
 """What the metrics share: a figure with its interval, clusters of targets, and how a pool is resampled."""
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import special
 
 from lira.membership import is_paired
-from lira.numbers import as_array, native_floats
+from lira.numbers import as_array, native_floats, require_unmasked
 
 __all__ = [
     "MIN_CLUSTERS",
@@ -21,7 +20,6 @@ __all__ = [
     "cluster_margin",
     "clusters_of",
     "require_bool",
-    "require_unmasked",
     "resample_margin",
     "resample_rates",
     "scored_part",
@@ -75,13 +73,6 @@ def check_scores(scores: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.n
             f"are not scored (metrics.scored_part)"
         )
     return scores, keep
-
-
-def require_unmasked(arrays: Mapping[str, object]) -> None:
-    """Raise ValueError where an array has masked elements: what stands under them would be taken for values."""
-    for name, array in arrays.items():
-        if np.ma.is_masked(array):
-            raise ValueError(f"{name} holds masked elements: leave out the models or examples that have some")
 
 
 def require_bool(keep: np.ndarray, shape: tuple[int, ...], like: str) -> None:

@@ -51,9 +51,9 @@ def _best_in_words(grid: GridFigures, name: str) -> str:
             f"{ahead}, but its difference from {others} is within its interval, in both: that may be chance."
         )
     if len(less) == 1:
-        surely = [word for word, sure in (("more accurate", accurate), ("leaks less", private)) if sure]
+        surely = [word for word, sure in (("is more accurate", accurate), ("leaks less", private)) if sure]
         rest = ", in the other it may be chance" if len(surely) == 1 else ""
-        return f"{ahead}. Beyond the interval of the difference it {' and '.join(surely).replace('more', 'is more', 1)}{rest}."
+        return f"{ahead}. Beyond the interval of the difference it {' and '.join(surely)}{rest}."
     return (
         f"{ahead}. Beyond the interval of the difference it is more accurate than {accurate} of the {len(less)} other "
         f"settings, and leaks less than {private}."

@@ -117,6 +117,7 @@ def new_checkpoint(run: Place, about: dict[str, Any]) -> Checkpoint | ObjectChec
     lock = None
     try:
         with new_directory(place) as making:
+            # It is held, and stays open, as long as the checkpoint is ours.
             lock = open(making / LOCK, "wb")  # noqa: SIM115
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             (making / ABOUT).write_bytes(json_with_checksum(about))
@@ -154,6 +155,7 @@ def _owned(place: Path) -> Checkpoint | None:
         return None
     lock = None
     try:
+        # As in `new_checkpoint`.
         lock = open(place / LOCK, "a+b")  # noqa: SIM115
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

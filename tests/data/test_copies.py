@@ -63,10 +63,13 @@ def test_a_run_tells_of_them_and_keeps_that(tmp_path):
 def test_canaries_are_alike_by_design(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1)).astype(np.uint8)
     dataset = lira.plant(lira.Dataset.from_arrays(images, Y), lira.Canaries(count=10, kind="blank"))
+    dataset.x[-1] = dataset.x[-2]
+    assert copies_of(dataset.x).count == 1
     recipe = lira.Recipe(model="mlp", epochs=1, batch_size=8)
     with warnings.catch_warnings():
         warnings.simplefilter("error", CopiesWarning)
-        lira.Run.create(tmp_path / "run", dataset, recipe, num_models=4)
+        run = lira.Run.create(tmp_path / "run", dataset, recipe, num_models=4)
+    assert ("copies", "ok") in [each[:2] for each in lira.check(run)]
 
 
 def test_so_does_an_audit_of_a_function(tmp_path):
