@@ -1,4 +1,5 @@
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from stored_runs import M, N, made, rows
@@ -45,7 +46,8 @@ def test_a_few_examples_do_not_hold_the_chunk_that_they_were_read_in():
         def _read(self, start, stop):
             return np.arange(start, stop, dtype=np.float32)[None].repeat(3, axis=0)
 
-    signal = Drawn(SimpleNamespace(shape=(3, 20_000)), np.arange(3), "here")  # pyright: ignore[reportArgumentType]
+    store: Any = SimpleNamespace(shape=(3, 20_000))
+    signal = Drawn(store, np.arange(3), "here")
     held = [signal[:, at : at + 1] for at in (5, 9_000, 19_999)] + [signal[1:2, : zarr.BLOCK]]
     np.testing.assert_array_equal(np.concatenate([each[0] for each in held[:3]]), [5, 9_000, 19_999])
     for each in held:
