@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("--imitators", type=int, nargs="+", default=[10, 20])
     parser.add_argument("--targets", type=int, default=8)
     parser.add_argument("--methods", nargs="+", default=["imia", "glira_kl"])
+    parser.add_argument("--place", type=Path, help="keep the imitators here, and go on with those of an earlier call")
     parser.add_argument("--out", type=Path, help="also write the rows to this JSON file")
     arguments = parser.parse_args()
     run = Run.open(arguments.run)
@@ -92,9 +93,9 @@ def main() -> None:
     if len(run.models) < 3 * max(arguments.imitators) + 2 * len(targets):
         parser.error("the run needs three times as many models as imitators, and a pair a target beside")
     rows = []
-    with tempfile.TemporaryDirectory(prefix="imitation-") as place:
+    with tempfile.TemporaryDirectory(prefix="imitation-") as passing:
         for count in arguments.imitators:
-            rows += measure(run, targets, count, arguments.methods, Path(place))
+            rows += measure(run, targets, count, arguments.methods, arguments.place or Path(passing))
     for row in rows:
         print(row)
     if arguments.out:
