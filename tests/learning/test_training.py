@@ -9,7 +9,7 @@ import pytest
 from lira.learning import packing
 from lira.learning.augment import Queries
 from lira.learning.evaluation import evaluated, query
-from lira.learning.learner import Learner, model_key
+from lira.learning.learner import Learner, model_key, seed_key
 from lira.learning.losses import cross_entropy
 from lira.learning.recipe import SIGNALS, Recipe, learning_rate, steps_per_epoch
 from lira.learning.training import epoch_order, init_model, train_epochs
@@ -314,3 +314,15 @@ def test_recipes_that_do_not_fit_the_data_are_refused():
         Recipe(batch_size=31).check(60, (4, 4, 1))
     with pytest.raises(ValueError, match=r"need images"):
         Recipe(flip=True, batch_size=8).check(60, (16,))
+
+
+def test_seeds_of_more_than_32_bits_are_other_seeds():
+    """JAX takes the lower 32 bits of a number for a key; those of smaller seeds are its own."""
+    seeds = (0, 1, 3, 1 << 32, (1 << 32) + 1, 3 << 32, (1 << 63) - 1)
+    models = (0, 1, 3)
+    keys = [
+        jax.random.key_data(model_key(seed, m, a)).tolist() for seed in seeds for m in models for a in (0, 1)
+    ]
+    assert len({*map(tuple, keys)}) == len(keys)
+    for seed in (0, 7, (1 << 32) - 1):
+        assert seed_key(seed) == jax.random.key(seed)
