@@ -73,12 +73,12 @@ def score(
     Raises:
         RunError: too few trained models are usable, or the data are not the run's.
     """
-    run = run.as_it_stands()
+    run, asked = run.as_it_stands(), ATTACKS if attacks is None else attacks
 
     def read(attack: str) -> np.ndarray:
-        scores = run.scores(attack)
-        if scores is None:  # another process has scored the run with more models since
-            scores = attack_pool(pool_of(run, dataset), {attack: ATTACKS[attack]})[attack]
+        scores = run.scores(attack, features=_features_read(asked[attack], dataset))
+        if scores is None:  # another process has scored the run since, with more models or of other features
+            scores = attack_pool(pool_of(run, dataset), {attack: asked[attack]})[attack]
         return scores
 
     return StoredScores(tuple(name for name, _ in score_each(run, dataset, pool=pool, attacks=attacks)), read)
@@ -100,18 +100,25 @@ def score_each(
     signals = run.fingerprint()
     models = max(len(run.shadows), len(run.targets))
     for group in attack_groups(ATTACKS if attacks is None else attacks, models, len(run.audited)):
-        scores = {name: stored for name in group if (stored := run.scores(name, signals)) is not None}
+        features = {name: _features_read(attack, dataset) for name, attack in group.items()}
+        stored = {name: run.scores(name, signals, features[name]) for name in group}
+        scores = {name: each for name, each in stored.items() if each is not None}
         if absent := {name: attack for name, attack in group.items() if name not in scores}:
             require_writable(run.path, f"for the scores of {', '.join(absent)}")
             pool = _held(pool or pool_of(run, dataset))
             computed = attack_pool(pool, absent)
             with run.lock():
                 for name, fresh in computed.items():
-                    run.write_scores(name, fresh, signals)
+                    run.write_scores(name, fresh, signals, features[name] or "")
             scores |= computed
             del computed  # while the next are computed, what was read of these may be let go
             _give_memory_back()
         yield from ((name, scores[name]) for name in group if name in scores)
+
+
+def _features_read(attack: Attack, dataset: Dataset | None) -> str | None:
+    """The fingerprint of the data whose features an attack reads, which of models of other code may be any; None without."""
+    return dataset.fingerprint if dataset is not None and "features" in attack.needs else None
 
 
 def _require_attackable(run: Run) -> None:

@@ -5,7 +5,7 @@ of logits: losses, confidences, probability vectors, one binary logit (NumPy, fl
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,6 +38,7 @@ __all__ = [
     "phi_from_losses",
     "phi_from_probabilities",
     "replace_saturated",
+    "replace_saturated_alike",
 ]
 
 
@@ -334,30 +335,43 @@ def replace_saturated(phi: np.ndarray, precision: DTypeLike, *, in_place: bool =
     Warns:
         SaturatedWarning: with the number of replaced values.
     """
-    # Row by row: all of it may be larger than the memory.
+    if not any(np.isinf(row).any() for row in _rows([phi])):
+        return phi
+    result = phi if in_place else phi.copy()
+    replace_saturated_alike([result], precision)
+    return result
+
+
+def replace_saturated_alike(arrays: Sequence[np.ndarray], precision: DTypeLike) -> None:
+    """`replace_saturated` of several arrays in place, by one value at each end: what is compared with one another stays in order."""
     ones = zeros = 0
     highest, lowest = -np.inf, np.inf
-    for row in phi if phi.ndim > 1 else (phi,):
+    for row in _rows(arrays):
         finite = np.isfinite(row)
         highest = max(highest, np.max(row, initial=-np.inf, where=finite))
         lowest = min(lowest, np.min(row, initial=np.inf, where=finite))
         ones, zeros = ones + int(np.sum(row == np.inf)), zeros + int(np.sum(row == -np.inf))
     if not ones + zeros:
-        return phi
+        return
     # p rounds to 1 where 1 - p <= eps / 4: half the spacing below 1.
     quarter = float(jnp.finfo(precision).eps) / 4
     limit = np.log1p(-quarter) - np.log(quarter)
     high, low = max(limit, highest + np.log(2)), min(-limit, lowest - np.log(2))
     warnings.warn(
-        f"{ones:,} of {phi.size:,} values are a confidence of 1 or a loss of 0, and {zeros:,} a confidence of 0: taken "
-        f"as phi of {high:.1f} and {low:.1f}; the tail that low false-positive rates live on is lost: give logits",
+        f"{ones:,} of {sum(each.size for each in arrays):,} values are a confidence of 1 or a loss of 0, and {zeros:,} a "
+        f"confidence of 0: taken as phi of {high:.1f} and {low:.1f}; the tail that low false-positive rates live on is lost: "
+        f"give logits",
         SaturatedWarning,
-        stacklevel=2,
+        stacklevel=3,
     )
-    result = phi if in_place else phi.copy()
-    for row in result if result.ndim > 1 else (result,):
+    for row in _rows(arrays):
         row[row == np.inf], row[row == -np.inf] = high, low
-    return result
+
+
+def _rows(arrays: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """Row by row: all of it may be larger than the memory."""
+    for each in arrays:
+        yield from each if each.ndim > 1 else (each,)
 
 
 def _in_unit(probabilities: np.ndarray) -> np.ndarray:

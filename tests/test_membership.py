@@ -6,8 +6,10 @@ from hypothesis import strategies as st
 from lira.membership import (
     Membership,
     audited_half,
+    canary_mask,
     disjoint_mask,
     have_independent_counts,
+    imitator_mask,
     independent_mask,
     is_paired,
     keep_mask,
@@ -46,6 +48,29 @@ def test_bits_are_fair_and_independent():
     assert abs(neighbours) < 5 * 0.25 / np.sqrt(bits.size)
     row_sums = keep_mask(3, 200, 10_000)[::2].sum(axis=1)
     assert 35 < row_sums.std() < 65  # sqrt(N) / 2 = 50
+
+
+def test_the_bits_of_pairs_are_those_of_the_random_words_from_the_lowest_on():
+    """The first pools were drawn so: a run that grows must have the memberships that it began with."""
+    for pair in (0, 1):
+        words = np.random.Philox(key=np.array([7, pair], np.uint64)).random_raw(2).tolist()
+        bits = [bool(word >> bit & 1) for word in words for bit in range(64)]
+        assert keep_mask(7, 4, 100)[2 * pair].tolist() == bits[:100]
+
+
+def test_no_two_masks_of_one_seed_share_a_stream():
+    """Highest bits of the words that each row is drawn by: pairs, coins, canaries, and imitators of several targets."""
+    seed, n = 3, 200
+    drawn = [
+        *keep_mask(seed, 8, 64 * n)[::2, 63::64],
+        *independent_mask(seed, 4, n),
+        *canary_mask(seed, 4, n),
+    ]
+    for target in range(4):
+        drawn += [*imitator_mask(seed, target, 8, n)[::2]]
+    signs = 2.0 * np.array(drawn) - 1
+    alike = np.abs(signs @ signs.T) / n - np.eye(len(signs))
+    assert alike.max() < 5 / np.sqrt(n), np.argwhere(alike > 0.9)
 
 
 def test_seeds_differ():
@@ -198,3 +223,21 @@ def test_pools_that_are_too_small_for_their_design_are_refused():
         Membership("independent").check(3)
     with pytest.raises(ValueError, match=r"of 10 examples model \d+ would be trained on none: raise it"):
         Membership("independent", 0.01).draw(0, 8, 10)
+
+
+def test_counts_are_of_coins_up_to_three_standard_errors():
+    """By the sum over pairs of models: shares of the examples are balanced until the spread is too small."""
+    rng, M, N = np.random.default_rng(0), 10, 400
+    coins, balanced = (
+        rng.random((M, N)) < rng.uniform(0.3, 0.7, (M, 1)),
+        np.tile(np.arange(M)[:, None] % 2 == 0, N),
+    )
+    beyond = []
+    for count in range(0, N, 5):
+        keep = np.where(np.arange(N) < count, balanced, coins)
+        v = keep.mean(axis=1) * (1 - keep.mean(axis=1))
+        products = sum(v[i] * v[j] for i in range(M) for j in range(i))
+        beyond.append((keep.sum(axis=0).var() - v.sum()) / (2 * np.sqrt(products / N)))
+        assert have_independent_counts(keep) == (abs(beyond[-1]) <= 3)
+    assert min(np.abs(beyond)) < 1
+    assert sum(3 < abs(each) < 4 for each in beyond) > 3

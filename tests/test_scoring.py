@@ -8,7 +8,11 @@ from stored_runs import M, N, dataset, made, rows
 
 from lira import scoring
 from lira.attacks.suite import ATTACKS, attack_pool
+from lira.data.dataset import Dataset
+from lira.exchange.audit import audit
+from lira.membership import keep_mask
 from lira.scoring import pool_of, score
+from lira.store.run import Run
 
 TWO = {name: ATTACKS[name] for name in ("lira_online_fixed", "global_threshold")}
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # six models are few
@@ -44,3 +48,24 @@ def test_scores_that_are_gone_are_computed_again(run):
     shutil.rmtree(run.path / "scores")
     for name in TWO:
         np.testing.assert_array_equal(scores[name], before[name])
+
+
+def test_scores_of_other_features_are_computed_again(tmp_path):
+    """Of models of other code the labels alone say which data they are of: features may be pixels today, an embedding tomorrow."""
+    rng, keep = np.random.default_rng(0), keep_mask(0, M, 80)
+    labels = np.arange(80) % 3
+    audit(
+        tmp_path / "run",
+        phi=rng.normal(size=keep.shape),
+        keep=keep,
+        labels=labels,
+        attacks=["global_threshold"],
+    )
+    run, name = Run.open(tmp_path / "run"), "pmia_neighbours_fixed"
+    pixels, embedding = (Dataset.from_arrays(rng.normal(size=(80, 2)), labels) for _ in range(2))
+    asked = {name: ATTACKS[name]}
+    first = score(run, pixels, attacks=asked)
+    expected = attack_pool(pool_of(run, embedding), asked)[name]
+    np.testing.assert_array_equal(score(run, embedding, attacks=asked)[name], expected)
+    assert (first[name] != expected).mean() > 0.9, "what was read before is of its own features still"
+    np.testing.assert_array_equal(score(run, attacks=asked)[name], expected)

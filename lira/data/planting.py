@@ -126,7 +126,8 @@ def _most_vulnerable(dataset: Dataset, canaries: Canaries) -> np.ndarray:
     try:
         known = json.loads((directory / "provenance.json").read_text())["fingerprints"]["dataset"]
         with open(directory / "records.csv", encoding="utf-8", newline="") as file:
-            rows = [(int(row["rank"]), int(row["index"])) for row in csv.DictReader(file)]
+            ranked = (row for row in csv.DictReader(file) if row["rank"])  # attacks may leave out some
+            rows = [(int(row["rank"]), int(row["index"])) for row in ranked]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"canaries.run {directory} is no run with a report (provenance.json and records.csv: {error}): name one on "

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lira.epsilon import EpsilonBound, epsilon_bounds, gaussian_epsilon
+from lira.learning.learner import seed_key
 
 __all__ = ["StepAudit", "audit_step"]
 
@@ -90,7 +91,7 @@ def audit_step(
         absent = jnp.zeros(1 + OTHERS, bool).at[0].set(~there)
         return noised_sum(loss_of, key, jnp.zeros(DIRECTIONS), (directions,), absent)
 
-    keys = jax.random.split(jax.random.key(seed), trials)
+    keys = jax.random.split(seed_key(seed), trials)
     sums = np.asarray(jax.jit(jax.vmap(trial))(keys, jnp.asarray(member)), np.float64) / clip
     scores = np.stack([sums[:, CANARY], sums[:, CANARY] - sums[:, OTHER]])
     bounds = [

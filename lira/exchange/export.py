@@ -59,6 +59,15 @@ def export_carlini(run: Run, directory: str | os.PathLike[str]) -> list[str]:
         missing.append(
             "no logits, because the run holds none; the scores are phi, what score.py makes of logits"
         )
+    # Whoever reads the directory, `lira import` too, takes all examples and all models for alike.
+    if run.config.num_canaries:
+        missing.append(
+            f"no word of canaries, which are the last {run.config.num_canaries:,} examples: leave these columns out"
+        )
+    if run.num_targets:
+        missing.append(
+            f"no word of who is attacked, which are models {', '.join(map(str, run.targets.tolist()))}, by the others alone"
+        )
     return missing
 
 

@@ -28,7 +28,7 @@ from lira.exchange.confidences import (
 from lira.membership import pair_rows, related_rows
 from lira.numbers import as_array
 from lira.scoring import HELD
-from lira.signals import ModelRows, replace_saturated
+from lira.signals import ModelRows, replace_saturated_alike
 
 __all__ = ["Audit", "AuditError", "Values", "read_audit"]
 
@@ -115,6 +115,11 @@ def read_audit(
         with located(files[name].name, AuditError):
             check_coins(held, labels)
     signals, correct = _convert(kind, sources, labels, (keep, member), trust_order=trust_order)
+    points, known = _population(files, kind, M, len(shape)) if "population" in files else (None, None)
+    # Of pool and population alike, which are ranked among each other.
+    replace_saturated_alike(
+        [each for each in (signals["phi"], points) if each is not None], _precision(values.array)
+    )
     if member is not None:
         _check_relations(keep, member, files["member"].name)
     target_signals = None if member is None else {name: rows[M:] for name, rows in signals.items()}
@@ -125,11 +130,9 @@ def read_audit(
         labels=labels if labels is not None and (labels >= 0).all() else None,
         independent=independent,
     )
-    known = None
-    if "population" in files:
-        answers, known = _population(files, kind, M, len(shape))
-        theirs = answers[M:] if "target_population" in files else None
-        pool = dataclasses.replace(pool, population=answers[:M], target_population=theirs)
+    if points is not None:
+        theirs = points[M:] if "target_population" in files else None
+        pool = dataclasses.replace(pool, population=points[:M], target_population=theirs)
     held = keep if member is None else np.concatenate([keep, member])
     accuracies = None if correct is None else np.stack([_share(correct, held), _share(correct, ~held)])
     audit = Audit(pool, labels, member, accuracies=accuracies, population_labels=known)
@@ -274,7 +277,7 @@ def _convert(
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
     """Phi of all rows of the sources, and the entropies where they say what all classes get.
 
-    Each finite float32 `[rows, N, Q]`; one row of the sources is in memory at a time. And what is classified right,
+    Each float32 `[rows, N, Q]`, phi infinite where it is saturated; one row of the sources is in memory at a time. And what is classified right,
     bool `[rows, N]`, where that is known.
     """
     first = sources[0]
@@ -296,11 +299,13 @@ def _convert(
                     signals[name][row] = each
                 right.append(correct)
                 row += 1
-    given = as_array(first.array[0]).dtype
-    precision = given if jnp.issubdtype(given, jnp.floating) else np.dtype(np.float64)
-    correct = None if any(each is None for each in right) else np.stack(right)
-    replace_saturated(signals["phi"], precision, in_place=True)
-    return signals, correct
+    return signals, None if any(each is None for each in right) else np.stack(right)
+
+
+def _precision(values: Rows) -> np.dtype:
+    """In which confidences or losses `[M, ...]` were stored."""
+    given = as_array(values[0]).dtype
+    return given if jnp.issubdtype(given, jnp.floating) else np.dtype(np.float64)
 
 
 def _share(correct: np.ndarray, among: np.ndarray) -> np.ndarray:

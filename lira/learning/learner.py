@@ -18,7 +18,11 @@ from lira.learning.models import build_model
 from lira.learning.recipe import Recipe, steps_per_epoch
 from lira.learning.shapes import check_private, check_shapes
 
-__all__ = ["Learner", "model_key", "model_keys"]
+__all__ = ["Learner", "model_key", "model_keys", "seed_key"]
+
+# What JAX takes of a whole number for a key; a number that no model has.
+WORD = 32
+OF_HIGH_WORDS = (1 << WORD) - 1
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,19 @@ def model_key(seed: int, index: Array | int, attempt: int = 0) -> jax.Array:
 
     A model that diverged is tried once more, as attempt 1.
     """
-    first = jax.random.fold_in(jax.random.key(seed), index)
+    first = jax.random.fold_in(seed_key(seed), index)
     return jax.random.fold_in(first, attempt) if attempt else first
+
+
+def seed_key(seed: int) -> jax.Array:
+    """The key of a seed of up to 63 bits, `jax.random.key` of one of 32: without 64-bit numbers JAX leaves out all others.
+
+    >>> bool((seed_key(1) == jax.random.key(1)) & (seed_key(1 << 32) != seed_key(0)))
+    True
+    """
+    high, low = divmod(seed, 1 << WORD)
+    key = jax.random.key(low)
+    return jax.random.fold_in(jax.random.fold_in(key, OF_HIGH_WORDS), high) if high else key
 
 
 def model_keys(seed: int, models: Iterable[int], attempts: Iterable[int] = itertools.repeat(0)) -> jax.Array:

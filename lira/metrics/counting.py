@@ -105,8 +105,8 @@ def descending(scores: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.nd
     halves = keys.view(np.uint32).reshape(-1, 2)
     low, high = (0, 1) if sys.byteorder == "little" else (1, 0)
     halves[:, low] = cells.ravel()
-    # Adding 0 makes -0 the 0 that it ties with.
-    halves[:, high] = _flip((scores.ravel() + np.float32(0)).view(np.uint32))
+    # -0 comes right after the 0 that it ties with.
+    halves[:, high] = _flip(scores.ravel().view(np.uint32))
     keys.sort()
     return _flip(halves[:, high]).view(np.float32), halves[:, low].copy()
 

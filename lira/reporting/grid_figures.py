@@ -54,7 +54,8 @@ class Measurement(NamedTuple):
     values: Mapping[str, Any]  # of the fields that are varied
     directory: str  # of its run, within the grid's
     targets: np.ndarray  # int [T], ascending
-    scores: np.ndarray  # float [T, N], of the grid's attack
+    # float [T, N], of the grid's attack; NaN for all targets at examples that it leaves out
+    scores: np.ndarray
     keep: np.ndarray  # bool [T, N]
     accuracy: np.ndarray  # float [T], on the test set, or on examples that a model was not trained on
     accuracy_in: np.ndarray  # float [T], on members
@@ -108,7 +109,7 @@ class GridFigures:
     side: str  # of the accuracies: "test" or "out"
     interval: str  # what the intervals of TPR and AUC are
     num_models: int
-    num_examples: int
+    num_examples: int  # that the attack scores in every setting
     confidence: float  # of each `Bound.together`
     no_epsilon: str | None  # why none is claimed; None where one is
 
@@ -147,10 +148,12 @@ def measure_grid(
         ValueError: no target is usable in all of them, or their memberships differ.
     """
     targets = _common_targets(measured)
+    measured, all_scored = _scored_in_all(measured)
     first = next(iter(measured.values()))
     keep = first.keep[np.isin(first.targets, targets)]
     group = clusters_of(keep)
-    why = why_no_epsilon(independent)
+    # Examples that were chosen by their counts are no independent coins.
+    why = why_no_epsilon(independent and all_scored)
     fpr = next((each for each in FPRS if each >= LOW_FPR and each * np.sum(~keep) >= 1), None)
     default = next((each.proven.delta for each in measured.values() if each.proven is not None), DELTA)
     levels = CONFIDENCE, 1 - (1 - CONFIDENCE) / len(measured)
@@ -249,6 +252,20 @@ def _common_targets(measured: Mapping[str, Measurement]) -> np.ndarray:
     if not len(common):
         raise ValueError("no model is usable in every setting: nothing is to be compared")
     return common
+
+
+def _scored_in_all(measured: Mapping[str, Measurement]) -> tuple[dict[str, Measurement], bool]:
+    """The settings at the examples that the attack scores in each of them, and whether these are all.
+
+    In thin designs it leaves out some, and other ones where other models diverged, see `suite.call_where_enough`.
+    """
+    scored = np.logical_and.reduce([~np.isnan(each.scores).all(axis=0) for each in measured.values()])
+    if scored.all():
+        return dict(measured), True
+    return {
+        name: each._replace(scores=each.scores[:, scored], keep=each.keep[:, scored])
+        for name, each in measured.items()
+    }, False
 
 
 def _difference(a: Compared, b: Compared, accuracies: np.ndarray, resolved: bool) -> GridDifference:

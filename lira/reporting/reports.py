@@ -195,14 +195,17 @@ def compare(run: Run, other: Run | None = None, *, fpr: float = LOW_FPR) -> Diff
         theirs, keep_b = {name: scores[against] for name in scores if name != against}, keep
     else:
         against, theirs, keep_b = str(other.path), score(other), other.membership
-        common, ours, its = np.intersect1d(run.targets, other.targets, return_indices=True)
-        if not len(common):
+        place = {model: row for row, model in enumerate(other.targets.tolist())}
+        # In the order of the run, in which pairs stand side by side whatever their numbers: intervals resample these.
+        ours = np.flatnonzero(np.isin(run.targets, other.targets))
+        its = np.array([place[model] for model in run.targets[ours].tolist()], int)
+        if not len(ours):
             raise ValueError(
                 f"no model is usable in both {run.path} and {other.path}: nothing is to be compared"
             )
-        if len(common) < max(len(keep), len(keep_b)):
+        if len(ours) < max(len(keep), len(keep_b)):
             warn(
-                f"compared are the {len(common)} targets of both runs, of {len(keep)} and {len(keep_b)}",
+                f"compared are the {len(ours)} targets of both runs, of {len(keep)} and {len(keep_b)}",
                 stacklevel=2,
             )
 

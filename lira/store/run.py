@@ -356,22 +356,26 @@ class Run:
         names = ["keep", "labels", *self.signals, *(["phi_test"] if self.holds("phi_test") else [])]
         return self.arrays.fingerprint(names, self.models if models is None else models)
 
-    def write_scores(self, attack: str, scores: np.ndarray, signals: str) -> None:
+    def write_scores(self, attack: str, scores: np.ndarray, signals: str, features: str = "") -> None:
         """Store an attack's scores `[t, n]` of `targets` at the examples `audited`; whatever else `[M, N]` holds is NaN.
 
-        `signals` is the `fingerprint` of what they were computed of.
+        `signals` is the `fingerprint` of what they were computed of, `features` that of the data where it reads these too.
         """
         rows = np.full((self.config.num_models, len(self.labels)), np.nan, np.float32)
         rows[np.ix_(self.targets, self.audited)] = scores
         attributes = {"models": self.models.tolist(), "signals": signals}
+        attributes |= {"features": features} if features else {}
         write_array(self.path / "scores" / attack, rows, attributes)
 
-    def scores(self, attack: str, signals: str | None = None) -> np.ndarray | None:
+    def scores(
+        self, attack: str, signals: str | None = None, features: str | None = None
+    ) -> np.ndarray | None:
         """Stored scores of `targets` at `audited`, float32 `[t, n]`; None if absent, damaged or of another set of models.
 
-        With `signals`, the run's `fingerprint`, also None if computed of others.
+        With `signals`, the run's `fingerprint`, or `features`, see `write_scores`, also None if computed of others.
         """
-        attributes = {"models": self.models.tolist()} | ({} if signals is None else {"signals": signals})
+        known = {"models": self.models.tolist(), "signals": signals, "features": features}
+        attributes = {name: value for name, value in known.items() if value is not None}
         rows = read_rows(self.path / "scores" / attack, self.targets, attributes)
         return rows if rows is None or len(self.audited) == rows.shape[1] else rows[:, self.audited]
 

@@ -72,6 +72,9 @@ class StoredSignal:
         """Read `signal[models, examples]`, both slices."""
         models, examples = index
         start, stop, step = examples.indices(self.shape[1])
+        if step < 1:
+            raise IndexError(f"{self.where}: examples are read in ascending order; got {examples}")
+        stop = max(start, stop)
         chunk = start // BLOCK
         begin, end = chunk * BLOCK, min((chunk + 1) * BLOCK, self.shape[1])
         if step != 1 or stop > end:
@@ -80,7 +83,7 @@ class StoredSignal:
         if cached is None or cached[0] != chunk:
             self._cached = cached = None  # of a large pool as large as the next
             self._cached = cached = (chunk, self._read(begin, end))
-        part = cached[1][models, start - begin : max(stop, start) - begin]
+        part = cached[1][models, start - begin : stop - begin]
         # A view of a few examples would hold all of their chunk for as long as they are held.
         return part if part.shape == cached[1].shape else part.copy()
 

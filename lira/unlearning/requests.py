@@ -4,7 +4,8 @@ import numpy as np
 
 from lira.data.dataset import Dataset
 from lira.data.files import read_array
-from lira.metrics import example_tpr, roc
+from lira.metrics import example_tpr, roc, scored_part
+from lira.metrics.counting import ratio
 from lira.store.errors import RunError
 from lira.store.run import Run
 from lira.unlearning.config import UnlearnConfig
@@ -100,8 +101,9 @@ def _by_vulnerability(config: UnlearnConfig, dataset: Dataset) -> np.ndarray:
     scores = next((s for s in map(run.scores, ("lira_online", "lira_online_fixed")) if s is not None), None)
     if scores is None:
         raise RunError(f"{path}: has no scores of LiRA: lira score {path}")
-    keep = run.keep
-    rates = example_tpr(scores, keep, roc(scores, keep).tpr_at(VULNERABLE_FPR).threshold)
-    # Where rates are equal, their mean score.
-    mean = np.where(keep, scores, 0).sum(axis=0) / keep.sum(axis=0)
-    return np.lexsort((-mean, -rates))
+    theirs, held, scored = scored_part(scores, run.membership)
+    rates = example_tpr(theirs, held, roc(theirs, held).tpr_at(VULNERABLE_FPR).threshold)
+    # Where rates are equal, their mean score. Those that nobody scores or holds come last.
+    mean = ratio(np.where(held, theirs, 0).sum(axis=0), held.sum(axis=0))
+    ranked = run.audited[scored[np.lexsort((-mean, -rates))]]
+    return np.concatenate([ranked, np.setdiff1d(np.arange(dataset.num_examples), ranked)])

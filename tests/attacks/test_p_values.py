@@ -181,6 +181,24 @@ def test_ranks_and_conformal_p_values_of_non_members_are_uniform_on_their_steps(
         assert abs(np.mean(rates) - rate) < within
 
 
+def test_each_part_of_an_odd_pool_is_ranked_among_the_half_that_it_shares_no_model_with():
+    keep = keep_mask(2, 10, 50)
+    phi, _ = heterogeneous(4, keep)
+    first, second, last = np.arange(4), np.arange(4, 8), np.array([8, 9, 2, 3])
+
+    def scores(rows):
+        return lira_online_fixed(phi[rows], keep[rows])
+
+    expected = []
+    for rows, others in ((first, second), (second, first), (last, second)):
+        among = scores(others)[~keep[others]]
+        as_high = (among >= scores(rows)[..., None]).sum(axis=-1)
+        expected.append((1 + as_high) / (1 + len(among)))
+    expected[-1] = expected[-1][:2]
+    found = conformal_p_values(lira_online_fixed, phi, keep).values
+    np.testing.assert_allclose(found, np.concatenate(expected))
+
+
 def test_each_example_has_the_same_false_positive_rate():
     """A small version of experiments/benchmarks/calibrated.py: 40 kinds of examples, 3,200 trials of each.
 

@@ -17,6 +17,7 @@ from lira.attacks.suite import (
     missing_signals,
     select_attacks,
 )
+from lira.attacks.thin import have_enough
 from lira.membership import keep_mask
 from lira.metrics import roc
 
@@ -44,6 +45,43 @@ def test_pools_of_pairs_leave_the_pair_out_and_others_the_target():
         assert list(scores) == list(some)
         for name, attack in some.items():
             np.testing.assert_array_equal(scores[name], attack.function(PHI[: len(keep)], keep, leave=leave))
+
+
+def test_a_pool_of_some_examples_is_of_these_alone():
+    """Whatever is of an example: signals of pool and targets, memberships, features and labels; public points stay."""
+    at = np.array([3, 4, 50, 299])
+    pool = Pool(
+        SIGNALS,
+        KEEP,
+        {name: 2 * each[:3] for name, each in SIGNALS.items()},
+        population=POINTS,
+        target_population=POINTS[:3],
+        features=FEATURES,
+        population_features=POINT_FEATURES,
+        labels=LABELS,
+        independent=True,
+    )
+    part = pool.at(at)
+    assert part.target is not None
+    assert not part.independent, "they were chosen by their counts"
+    for name, each in SIGNALS.items():
+        np.testing.assert_array_equal(np.asarray(part.signals[name]), each[:, at])
+        np.testing.assert_array_equal(part.signals[name][2:5, 1:3], each[2:5, at[1:3]])
+        np.testing.assert_array_equal(np.asarray(part.target[name]), 2 * each[:3, at])
+    for name, expected in (
+        ("keep", KEEP[:, at]), ("features", FEATURES[at]), ("labels", LABELS[at]), ("population", POINTS),
+        ("target_population", POINTS[:3]), ("population_features", POINT_FEATURES),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(getattr(part, name), expected)
+
+
+def test_an_example_has_enough_models_where_any_target_may_take_one_of_them():
+    keep = np.arange(6)[:, None] < np.arange(7)  # 0 to 6 IN models of 6
+    assert have_enough(keep, {"IN": 2}, outside=False).tolist() == [False] * 3 + [True] * 4
+    assert have_enough(keep, {"IN": 2}, outside=True).tolist() == [False] * 2 + [True] * 5
+    assert (
+        have_enough(keep, {"IN": 2, "OUT": 2}, outside=False).tolist() == [False] * 3 + [True] + [False] * 3
+    )
 
 
 def test_each_attack_reads_the_signal_that_it_names():

@@ -93,6 +93,10 @@ def test_vulnerable_canaries_are_those_that_an_earlier_run_ranks_first(tmp_path)
     with pytest.raises(DataError, match="is a run of other data than memory"):
         plant(dataset(44), canaries)
     whole = (tmp_path / "records.csv").read_text()
+    # Of thin designs some have no rank.
+    unranked = f"{np.argsort(ranks)[39]},0,40\n"
+    (tmp_path / "records.csv").write_text(whole.replace(unranked, unranked.replace("40\n", "\n")))
+    assert plant(before, canaries).fingerprint == after.fingerprint
     for index in (40, -1, np.argsort(ranks)[1]):
         (tmp_path / "records.csv").write_text(
             whole.replace(f"{np.argsort(ranks)[0]},0,1\n", f"{index},0,1\n")

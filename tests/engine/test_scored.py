@@ -45,7 +45,7 @@ def test_signals_are_read_once_where_they_fit_and_in_blocks_elsewhere(tmp_path, 
     scores = score(run)
     assert sorted(reads) == ["entropy", "modified_entropy", "phi", "phi@0.3", "phi_test"]
     monkeypatch.setattr(scoring, "HELD", 0)
-    monkeypatch.setattr(Run, "scores", lambda self, name, signals=None: None)
+    monkeypatch.setattr(Run, "scores", lambda self, name, signals=None, features=None: None)
     assert isinstance(scoring._held(pool_of(run)).signals["phi"], StoredSignal)
     for name, values in score(run).items():
         np.testing.assert_array_equal(values, scores[name])

@@ -143,6 +143,23 @@ def test_an_audit_is_a_run(files, tmp_path, capsys):
     assert all(each.auc.value == 0 for each in differences.by_attack.values())
 
 
+def test_runs_whose_pairs_stand_apart_are_compared_pair_by_pair(tmp_path):
+    """Values and intervals are those of the same models with each beside its mate, whose scores go together."""
+    shifts = np.repeat(np.random.default_rng(5).normal(size=(2, 4, 1)), 2, axis=1)
+    order = np.r_[0:8:2, 1:8:2]
+    found = []
+    for name, rows in (("beside", np.arange(8)), ("apart", order)):
+        runs = []
+        for number, shift in enumerate(shifts):
+            phi = (PHI[:8, :, 0] + 3 * shift * KEEP[:8])[rows]
+            lira.audit(tmp_path / f"{name}{number}", phi=phi, keep=KEEP[rows], attacks=["global_threshold"])
+            runs.append(lira.Run.open(tmp_path / f"{name}{number}"))
+        found.append(lira.compare(*runs).by_attack["global_threshold"])
+    assert runs[0].targets.tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
+    assert found[0].auc.high - found[0].auc.low > 0.1
+    assert found[0].auc == found[1].auc
+
+
 def test_a_target_outside_the_pool_is_a_runs_first_model(files, tmp_path):
     """Shadow models that never saw its data have no accuracy on members, and the target's own is told."""
     keep = np.zeros((6, N), bool)

@@ -14,11 +14,15 @@ from sklearn.metrics import auc, roc_curve
 
 from lira import attacks
 from lira.attacks.suite import ATTACKS
+from lira.data.canaries import Canaries
 from lira.data.dataset import Dataset
+from lira.data.planting import plant
 from lira.exchange.export import export_carlini
 from lira.exchange.layouts import import_run
-from lira.membership import keep_mask
+from lira.learning.recipe import Recipe
+from lira.membership import Membership, keep_mask
 from lira.metrics import roc
+from lira.store.config import Config
 from lira.store.errors import RunError
 from lira.store.run import Run
 
@@ -132,8 +136,6 @@ def test_export_with_logits_round_trips(tmp_path):
 
 def test_a_trained_run_is_exported(tmp_path):
     """Memberships, epochs and recipe of a run of this project's own; the models that are not usable stay out."""
-    from lira.learning.recipe import Recipe
-
     rng = np.random.default_rng(0)
     data = Dataset.from_arrays(rng.normal(size=(60, 4)), np.arange(60) % 2)
     run = Run.create(tmp_path / "run", data, Recipe(epochs=3, batch_size=10), num_models=6)
@@ -154,3 +156,34 @@ def test_a_trained_run_is_exported(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "out/experiment-2_6/keep.npy"), keep_mask(0, 6, 60)[2])
     hparams = json.loads((tmp_path / "out/experiment-2_6/hparams.json").read_text())
     assert (hparams["arch"], hparams["epochs"], hparams["num_experiments"]) == ("mlp", 3, 6)
+
+
+def test_export_tells_of_canaries_and_targets_which_the_layout_does_not_know(tmp_path):
+    """Read back, they are examples and models as all others are, and figures are of all together."""
+    rng = np.random.default_rng(0)
+    data = plant(Dataset.from_arrays(rng.normal(size=(60, 4)), np.arange(60) % 2), Canaries(7, "random"))
+    run = Run.from_config(
+        tmp_path / "run",
+        data,
+        Config(
+            dataset="memory",
+            num_models=6,
+            membership=Membership("disjoint", num_targets=2),
+            canaries=data.canaries,
+            recipe=Recipe(epochs=3, batch_size=5),
+        ),
+    )
+    for m in range(6):
+        row = {
+            "phi": rng.normal(size=(67, 1)),
+            "entropy": np.ones((67, 1)),
+            "modified_entropy": np.ones((67, 1)),
+        }
+        run.write_model(m, {name: each.astype(np.float32) for name, each in row.items()}, diverged=False)
+    assert export_carlini(run, tmp_path / "out")[-2:] == [
+        "no word of canaries, which are the last 7 examples: leave these columns out",
+        "no word of who is attacked, which are models 0, 1, by the others alone",
+    ]
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "out/experiment-1_6/keep.npy"), run.memberships(np.array([1]))[0]
+    )

@@ -5,6 +5,7 @@ import pytest
 from audited_models import KEEP, LABELS, LOGITS, PHI, M, exact_phi, model_logits
 from scipy.special import softmax
 
+from lira.attacks import attack_p
 from lira.exchange.audit import read_audit
 from lira.signals import SaturatedWarning
 
@@ -95,6 +96,18 @@ def test_populations_are_read_like_the_pool(files):
     assert pool.target_population is not None
     np.testing.assert_allclose(np.asarray(pool.population), PHI[:8, :50], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(np.asarray(pool.target_population), PHI[8:9, :50], rtol=1e-5, atol=1e-5)
+
+
+def test_saturated_values_of_pool_and_population_stay_in_their_order():
+    """A loss of 0 is below one of 1e-30, on whichever side each of them stands, and ties with another of 0."""
+    rng, keep = np.random.default_rng(0), KEEP[:4]
+    losses, points = (rng.exponential(size=(4, n)).astype(np.float32) for n in (keep.shape[1], 40))
+    losses[:, :10], points[:, :20], points[:, 20] = 0, 0, 1e-30
+    with pytest.warns(SaturatedWarning, match=f"120 of {losses.size + points.size:,} values"):
+        pool = read_audit({"losses": losses, "keep": keep, "population": points}).pool
+    scores = attack_p(pool.signals["phi"], keep, population=pool.population)
+    above = points[:, None] > losses[..., None]
+    np.testing.assert_allclose(scores, above.mean(axis=2), rtol=1e-6)
 
 
 def test_pairs_that_are_apart_are_brought_together(files):

@@ -89,7 +89,8 @@ def test_noise_is_the_least_that_gives_epsilon(epsilon):
 
 def test_the_rate_is_of_the_pool_and_its_share():
     found = proven(private(noise=1.0), 200)
-    assert (found.steps, found.rate) == (50, pytest.approx(0.2, abs=2**-23))
+    assert found.steps == 50
+    assert 0.2 < found.rate < 0.2 + 2**-23  # a batch is no smaller than was asked for
     assert found.rate * 2**23 == int(found.rate * 2**23)  # as float32 draws it
     # 0.29 of 200 are 58, and not 57.99.
     other = proven(private(batch_size=29, noise=1.0), 200, 0.29)

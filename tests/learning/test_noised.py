@@ -19,7 +19,7 @@ from lira.learning.noised import in_microbatches, microbatch_size, noised_sum, p
 from lira.learning.privacy import Privacy
 from lira.learning.recipe import Recipe, learning_rate
 from lira.learning.shapes import ModelError
-from lira.learning.training import epoch_order, init_model, random_order, train_epochs
+from lira.learning.training import epoch_order, init_model, random_order, train_epochs, train_step
 
 # Of a right implementation one test in a million fails.
 LEVEL = 1e-6
@@ -99,6 +99,17 @@ def test_of_too_many_a_random_part_is_taken():
     expected = STEPS * 20 / MEMBERS.sum()
     statistic = np.sum((counts[MEMBERS] - expected) ** 2) / (expected * (1 - 20 / MEMBERS.sum()))
     assert stats.chi2.sf(statistic, MEMBERS.sum() - 1) > LEVEL
+
+
+def test_a_coin_that_is_the_rate_itself_is_not_taken():
+    """Of 2^23 numbers from 0 on those below the rate are as many as it says."""
+    key = jax.random.key(5)
+    coins = np.asarray(jax.random.uniform(key, (N,), jnp.float32))
+    order = np.argsort(coins)
+    taken = np.asarray(
+        poisson_batch(proven(rate=float(coins[order[100]]), max_batch=N), key, np.ones(N, bool))
+    )
+    assert sorted(taken[taken < N].tolist()) == sorted(order[:100].tolist())
 
 
 def test_all_are_taken_at_rate_one():
@@ -283,6 +294,24 @@ def test_training_is_dp_sgd_written_out(without_noise):
         np.testing.assert_allclose(losses[1, epoch], total_loss / 10 / 3, rtol=1e-4)
     np.testing.assert_allclose(state.params["Dense_0"]["kernel"][1], w, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(state.params["Dense_0"]["bias"][1], b, rtol=1e-4, atol=1e-5)
+
+
+def test_every_step_of_every_epoch_and_model_has_noise_of_its_own():
+    """Steps from one state without any example: what the weights move by is noise alone."""
+    learner = learner_of(noise=1.0, clip=0.1)
+    state = init_model(learner, model_keys(0, [0])[0], IMAGES)
+    order = np.full(3 * learner.batch, POOL, np.int32)  # none
+    step = jax.jit(partial(train_step, learner))
+    moves = [
+        flat(step(state, key, epoch, at, order, IMAGES, LABELS)[0].params) - flat(state.params)
+        for key in model_keys(0, range(3))
+        for epoch in range(2)
+        for at in range(3)
+    ]
+    moves = np.stack(moves)
+    assert np.std(moves) == pytest.approx(0.5 * 0.1 / 10, rel=0.1)
+    alike = np.abs(np.corrcoef(moves) - np.eye(len(moves)))
+    assert alike.max() < 6 / np.sqrt(moves.shape[1])
 
 
 def test_a_model_is_the_same_alone_in_small_microbatches_and_of_several_equal_copies(

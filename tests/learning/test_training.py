@@ -9,10 +9,10 @@ import pytest
 from lira.learning import packing
 from lira.learning.augment import Queries
 from lira.learning.evaluation import evaluated, query
-from lira.learning.learner import Learner, model_key
+from lira.learning.learner import Learner, model_key, seed_key
 from lira.learning.losses import cross_entropy
 from lira.learning.recipe import SIGNALS, Recipe, learning_rate, steps_per_epoch
-from lira.learning.training import epoch_order, init_model, train_epochs
+from lira.learning.training import epoch_order, init_model, train_epochs, train_step
 from lira.membership import keep_mask
 from lira.signals import entropy, logit_scaled_confidence, modified_entropy
 
@@ -125,6 +125,27 @@ def test_examples_outside_the_keep_row_never_touch_a_model():
         np.testing.assert_array_equal(a, b)
     touched, _ = train_alone(Net(), recipe, 2, ~keep, x=poisoned)
     assert any(np.isnan(leaf).any() for leaf in jax.tree.leaves(touched.params)), "the poison works"
+
+
+def test_every_step_of_every_epoch_has_randomness_of_its_own():
+    """The same batch on the same weights, augmented by the key of a model, an epoch and a step; and orders of epochs."""
+    learner = Learner(Linear(), Recipe(epochs=4, batch_size=6, crop_pad=3), 20)
+    state, order = programs(learner)[0](model_key(0, 0), X), np.tile(np.arange(6, dtype=np.int32), 5)
+    step = jax.jit(partial(train_step, learner))
+    keys = [model_key(0, index) for index in (0, 1)]
+    drawn = [
+        np.asarray(step(state, key, epoch, at, order, X, Y)[0].params["Dense_0"]["kernel"])
+        for key in keys
+        for epoch in range(4)
+        for at in range(5)
+    ]
+    assert len({each.tobytes() for each in drawn}) == len(drawn) == 40
+    again = step(state, keys[1], 3, 4, order, X, Y)[0].params["Dense_0"]["kernel"]
+    np.testing.assert_array_equal(again, drawn[-1])
+    orders = [
+        epoch_order(learner, key, epoch, np.ones(N, bool)).tolist() for key in keys for epoch in range(4)
+    ]
+    assert len({*map(tuple, orders)}) == 8
 
 
 @pytest.mark.parametrize(
@@ -314,3 +335,15 @@ def test_recipes_that_do_not_fit_the_data_are_refused():
         Recipe(batch_size=31).check(60, (4, 4, 1))
     with pytest.raises(ValueError, match=r"need images"):
         Recipe(flip=True, batch_size=8).check(60, (16,))
+
+
+def test_seeds_of_more_than_32_bits_are_other_seeds():
+    """JAX takes the lower 32 bits of a number for a key; those of smaller seeds are its own."""
+    seeds = (0, 1, 3, 1 << 32, (1 << 32) + 1, 3 << 32, (1 << 63) - 1)
+    models = (0, 1, 3)
+    keys = [
+        jax.random.key_data(model_key(seed, m, a)).tolist() for seed in seeds for m in models for a in (0, 1)
+    ]
+    assert len({*map(tuple, keys)}) == len(keys)
+    for seed in (0, 7, (1 << 32) - 1):
+        assert seed_key(seed) == jax.random.key(seed)

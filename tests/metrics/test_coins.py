@@ -67,6 +67,20 @@ def test_coins_of_any_probability_pass():
     assert contradiction(np.ones((4, N), bool)) is None
 
 
+def test_counts_speak_against_coins_from_six_standard_errors_on():
+    """By the products of each two models: shares of the examples are balanced until that is told."""
+    rng, M, n = np.random.default_rng(0), 8, 400
+    coins, balanced = rng.random((M, n)) < 0.5, np.argsort(rng.random((M, n)), axis=0) < M // 2
+    off = []
+    for count in range(0, n, 5):
+        held = np.where(np.arange(n) < count, balanced, coins)
+        away = (held - held.mean(axis=1, keepdims=True)) / held.std(axis=1, keepdims=True)
+        products = [(away[i] * away[j]).mean() for i in range(M) for j in range(i)]
+        off.append(abs(sum(products)) / np.sqrt(len(products) / n))
+        assert (contradiction(held) is not None) == (off[-1] > 6)
+    assert sum(6 < each < 8 for each in off) > 3
+
+
 @pytest.mark.parametrize("outside", [False, True])
 def test_an_audit_does_not_take_them_for_coins(outside):
     """Pairs whose classes differ in probability: 8 models that know nothing were certified 0.5 by a threshold on phi."""

@@ -163,6 +163,18 @@ def test_noise_has_no_information_on_average():
     assert 4 * np.std(values) / np.sqrt(200) < 0.005
 
 
+def test_ties_are_in_the_bin_that_begins_with_them():
+    """Two scores that tell all, in two bins: one bit but for the bias; three, of which one is of both sides."""
+    keep = np.array([[True, False] * 60])
+    found = mutual_information(keep.astype(float), keep, bins=2)
+    assert found.bins == 2
+    assert found.bits.value + found.bias == pytest.approx(1)
+    scores = np.where(np.arange(120) < 40, 0.0, np.where(keep, 1.0, -1.0))
+    found = mutual_information(scores, keep, bins=3)
+    assert found.bins == 3
+    assert found.bits.value + found.bias == pytest.approx(2 / 3)
+
+
 def test_information_at_the_ends():
     keep = keep_mask(0, 8, 50)
     assert mutual_information(np.where(keep, np.inf, -np.inf), keep).bits.value == pytest.approx(1, abs=1e-12)

@@ -2,6 +2,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from stored_runs import M, N, made, rows
 
 from lira.store import zarr
@@ -21,6 +22,26 @@ def test_a_stored_signal_of_some_examples_is_that_of_all_at_these(tmp_path):
     for a, b in ((0, 5), (1, 3), (4, 5), (2, 2)):
         np.testing.assert_array_equal(signal[:, a:b], expected[:, a:b])
     np.testing.assert_array_equal(signal[:1, ::2], expected[:1, ::2])
+
+
+def test_slices_of_any_ends_are_those_of_the_array(tmp_path, monkeypatch):
+    """Within a chunk, across its end, from the last one, of none; each after each other, so that what is kept may be another's."""
+    monkeypatch.setattr(zarr, "BLOCK", 4)
+    run = made(tmp_path)
+    values = np.random.default_rng(0).normal(size=(M, N, 1)).astype(np.float32)
+    for index in range(M):
+        run.write_model(index, {**rows(index), "phi": values[index]}, diverged=False)
+    models, examples = np.array([4, 1]), np.arange(1, 24, 2)[:11]
+    for signal, expected in (
+        (run.signal("phi", models), values[models]),
+        (run.signal("phi", models, examples), values[models][:, examples]),
+    ):
+        ends = (0, 2, 4, 5, 9, 11)
+        for start, stop, step in ((a, b, c) for a in ends for b in ends for c in (1, 3)):
+            np.testing.assert_array_equal(signal[:, start:stop:step], expected[:, start:stop:step])
+        np.testing.assert_array_equal(signal[:, -3:], expected[:, -3:])
+        with pytest.raises(IndexError, match="examples are read in ascending order"):
+            signal[:, ::-1]
 
 
 def test_threads_that_share_a_stored_signal_each_read_what_they_ask_for(monkeypatch):

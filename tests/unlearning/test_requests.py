@@ -84,6 +84,12 @@ def test_vulnerable_requests_are_what_lira_finds_most_often(tmp_path):
     requests = draw_requests(config, dataset(), keep)
     assert set(np.flatnonzero(requests[0])) == {11, 42}
     assert requests[1, 30]
+    thin = scores.copy()
+    thin[:, 11] = np.nan  # an example that the attack leaves out is no obstacle
+    run.write_scores("lira_online_fixed", thin, run.fingerprint())
+    requests = draw_requests(config, dataset(), keep)
+    assert set(np.flatnonzero(requests[0])) == {42, 30}
+    assert not requests[1, 11]
     with pytest.raises(ValueError, match=r"needs forget.scores, a scored run of the same data"):
         drawn(kind="vulnerable", size=2)
 
