@@ -1,7 +1,5 @@
 """Scoring a run: every attack on every usable model, from what is stored."""
 
-import contextlib
-import ctypes
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +11,7 @@ from numpy.typing import DTypeLike
 from lira.attacks import SignalArray
 from lira.attacks.suite import ATTACKS, Attack, Pool, attack_groups, attack_pool
 from lira.data.dataset import Dataset
+from lira.parallel import give_memory_back
 from lira.store.arrays import DIVERGED
 from lira.store.errors import RunError
 from lira.store.files import require_writable
@@ -112,7 +111,7 @@ def score_each(
                     run.write_scores(name, fresh, signals, features[name] or "")
             scores |= computed
             del computed  # while the next are computed, what was read of these may be let go
-            _give_memory_back()
+            give_memory_back()
         yield from ((name, scores[name]) for name in group if name in scores)
 
 
@@ -152,12 +151,6 @@ def _require_enough(run: Run) -> None:
             f"{run.path}: has {usable} trained models, {targets} of them to be attacked by {max(others, 0)} others each, and "
             f"the attacks need one and two: {remedy}"
         )
-
-
-def _give_memory_back() -> None:
-    """Let the system have what attacks have freed: glibc keeps what lies below anything that is still held."""
-    with contextlib.suppress(OSError, AttributeError):  # of another C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def pool_of(run: Run, dataset: Dataset | None = None) -> Pool:

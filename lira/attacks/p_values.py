@@ -181,7 +181,9 @@ def conformal_p_values(
     keep = as_array(keep)
     if target is not None:
         own = attack(phi, keep, leave="one" if leave == "pair" and not is_paired(keep) else leave)
-        return _among(attack(phi, keep, target=target, leave=leave), own[~keep])
+        others = _of_nonmembers(own, keep)
+        del own
+        return PValues(_ranks(attack(phi, keep, target=target, leave=leave), others), 1 / (len(others) + 1))
     unit = 2 if leave == "pair" else 1
     half = len(keep) // (2 * unit) * unit
     rows = np.arange(len(keep))
@@ -193,19 +195,33 @@ def conformal_p_values(
         return attack(ModelRows(phi, models), keep[models], leave=leave)
 
     scores = [scored(first), scored(second)]
-    others = [each[~keep[models]] for each, models in zip(scores, (first, second), strict=True)]
-    parts = [_among(scores[0], others[1]), _among(scores[1], others[0])]
+    others = [
+        _of_nonmembers(each, keep[models]) for each, models in zip(scores, (first, second), strict=True)
+    ]
+    values = np.empty(keep.shape)  # filled in place: of a large pool each array is a tenth of a gigabyte
+    _ranks(scores[0], others[1], values[:half])
+    _ranks(scores[1], others[0], values[half : 2 * half])
+    del scores
     if len(last):
-        parts.append(_among(scored(np.concatenate([last, first[len(last) :]]))[: len(last)], others[1]))
-    return PValues(np.concatenate([part.values for part in parts]), max(part.smallest for part in parts))
+        of_last = scored(np.concatenate([last, first[len(last) :]]))[: len(last)]
+        _ranks(of_last, others[1], values[2 * half :])
+    return PValues(values, 1 / (min(map(len, others)) + 1))
 
 
-def _among(scores: np.ndarray, others: np.ndarray) -> PValues:
-    """The rank of each score among those of non-members, `[R]`."""
+def _of_nonmembers(scores: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """Scores of non-members, ascending `[R]`."""
+    others = scores[~keep]
     if not len(others):
         raise UnfitPoolError("conformal_p_values ranks scores among those of non-members, and there are none")
-    as_high = len(others) - np.searchsorted(np.sort(others), scores, side="left")
-    return PValues((1 + as_high) / (len(others) + 1), 1 / (len(others) + 1))
+    others.sort()
+    return others
+
+
+def _ranks(scores: np.ndarray, others: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """(1 + how many of the ascending `others [R]` are as high) / (R + 1), float64 like `scores`, written to `out`."""
+    found = np.searchsorted(others, scores, side="left")
+    np.subtract(len(others) + 1, found, out=found)
+    return np.divide(found, len(others) + 1, out=out)
 
 
 # --- Gaussian ones: moments on the device, tails by SciPy -----------------------------------------------------------

@@ -19,6 +19,7 @@ from lira.scoring import score
 from lira.store.config import IMPORTED, ConfigError, read_directory
 from lira.store.data import dataset_if_there, dataset_of
 from lira.store.errors import RunError
+from lira.store.files import content_of
 from lira.store.mend import mend
 from lira.store.places import Place, directory_at
 from lira.store.run import Run
@@ -133,7 +134,7 @@ def _check(run: Run, limits: list[str], terminal: Terminal) -> int:
             )
         if any(document_findings(run.path, names=("metrics.json",))):
             raise ConfigError(f"{run.path}: its report is damaged: lira report {run.path}")
-        document = json.loads((run.path / "metrics.json").read_text())
+        document = json.loads(content_of(run.path / "metrics.json"))
         if reported(run, document.get("selected")) is None:
             raise ConfigError(
                 f"{run.path}: its report is of other models than are there now: lira report {run.path}"

@@ -14,6 +14,7 @@ from scipy import special
 from lira.epsilon.bound import EpsilonBound, auditing, level_of
 from lira.epsilon.gaussian import gaussian_epsilon, lower_mu
 from lira.metrics._shared import check_scores
+from lira.metrics.coins import contradiction
 from lira.numbers import as_array
 
 __all__ = [
@@ -97,6 +98,7 @@ def target_epsilons(
     method: Method = "one_run",
     fair: bool = False,
     chosen_from: int = 1,
+    labels: np.ndarray | None = None,
 ) -> np.ndarray:
     """A lower bound on epsilon from each target of a pool by itself: all its examples, one training.
 
@@ -108,21 +110,55 @@ def target_epsilons(
         scores: float `[T, N]`, higher = more likely a member.
         keep: bool `[T, N]`.
         independent: whether the coins are known, or were declared, to be such. The memberships cannot show it: where
-            they are balanced or stratified nothing is claimed, so without it all bounds are 0.
+            they are balanced or stratified nothing is claimed, so without it all bounds are 0. Where they contradict it,
+            by their counts, their order or the labels, it is refused; that they do not is no proof, see
+            `metrics.coins.contradiction`.
         delta: in (0, 1).
         confidence: in (0.5, 1), of each bound by itself. For the largest of T bounds to hold, `chosen_from` is T; for
             one bound of all, see `pool_epsilon`.
         method: "one_run" or "one_run_fdp", see `canary_epsilons`.
         fair: whether the coins are known to be fair, see there too.
         chosen_from: of how many bounds the largest is taken.
+        labels: int `[N]`, by which the coins are looked at too; -1 where one is not known.
 
     Returns:
         float64 `[T]`, 0 where nothing can be claimed.
 
     Raises:
-        ValueError: an argument is out of range, shapes disagree, NaN.
+        ValueError: an argument is out of range, shapes disagree, NaN; or the memberships are no such coins.
         ImportError: `jax_privacy` is missing.
     """
+    _require_coins(keep, labels, independent)
+    return _by_target(
+        scores, keep, independent, delta, confidence, method=method, fair=fair, chosen_from=chosen_from
+    )
+
+
+def _require_coins(keep: np.ndarray, labels: np.ndarray | None, independent: bool) -> None:
+    """Raise ValueError where memberships contradict what is claimed of them; shapes are checked with the scores'."""
+    keep = as_array(keep)
+    if not independent or keep.ndim != 2 or keep.dtype != bool:
+        return
+    if labels is not None and np.shape(labels) != keep.shape[1:]:
+        raise ValueError(f"labels must be one an example, [{keep.shape[1]}]; got shape {np.shape(labels)}")
+    if (why := contradiction(keep, labels)) is not None:
+        raise ValueError(
+            f"memberships are declared to be independent coins, and {why}: give independent=False, and no epsilon is claimed"
+        )
+
+
+def _by_target(
+    scores: np.ndarray,
+    keep: np.ndarray,
+    independent: bool,
+    delta: float,
+    confidence: float,
+    *,
+    method: Method,
+    fair: bool,
+    chosen_from: int = 1,
+) -> np.ndarray:
+    """`target_epsilons` of coins that were looked at."""
     if method not in METHODS:
         raise ValueError(f'method must be "one_run" or "one_run_fdp", one training each; got {method!r}')
     level = level_of(delta, confidence, chosen_from)
@@ -144,6 +180,7 @@ def pool_epsilon(
     confidence: float = 0.95,
     method: Method = "one_run",
     fair: bool = False,
+    labels: np.ndarray | None = None,
 ) -> EpsilonBound:
     """One lower bound on epsilon from all targets of a pool, by one attack or the best of several.
 
@@ -158,6 +195,7 @@ def pool_epsilon(
         confidence: in (0.5, 1), of the bound that is returned.
         method: "one_run" or "one_run_fdp".
         fair: as there, too.
+        labels: as there.
 
     Raises:
         ValueError: as `target_epsilons`.
@@ -165,18 +203,9 @@ def pool_epsilon(
     """
     attacks = [scores] if np.ndim(scores) == 2 else scores
     level = level_of(delta, confidence, len(attacks)) / 2
+    _require_coins(keep, labels, independent)
     medians = [
-        np.median(
-            target_epsilons(
-                each,
-                keep,
-                independent=independent,
-                delta=delta,
-                confidence=1 - level,
-                method=method,
-                fair=fair,
-            )
-        )
+        np.median(_by_target(each, keep, independent, delta, 1 - level, method=method, fair=fair))
         for each in attacks
     ]
     return EpsilonBound.of(method, max(medians), delta, confidence)

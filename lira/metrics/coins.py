@@ -16,8 +16,10 @@ FEWEST = 30
 def contradiction(keep: np.ndarray, labels: np.ndarray | None = None) -> str | None:
     """What speaks against memberships that are declared to be independent coins; None where nothing does.
 
-    That nothing does is no proof: who chose members by what is not known here, or in another order, is not found out.
-    What follows is: counts of the examples that are more equal than those of coins, or less; members that lie together in
+    That nothing does is no proof. What cannot be found: members that were chosen by what is not known here, as clusters of
+    one target's examples whose labels are not given and whose order was changed since, or by coins of probabilities that
+    differ by example, of one target alone; balance within one target; and whatever fewer than thirty examples would show.
+    What is found: counts of the examples that are more equal than those of coins, or less; members that lie together in
     the order of the examples; classes that models hold more of than of others.
 
     Args:
@@ -39,13 +41,18 @@ def contradiction(keep: np.ndarray, labels: np.ndarray | None = None) -> str | N
     rows, rates = rows[telling], rates[telling]
     if not len(rows) or rows.shape[1] < FEWEST:
         return None
-    away = (rows - rates) / np.sqrt(rates * (1 - rates))
     M, N = rows.shape
+    total, squares, beside = np.zeros(N), np.zeros(N), 0.0
+    for row, (rate,) in zip(
+        rows, rates, strict=True
+    ):  # of a large pool all of them are a tenth of a gigabyte
+        away = (row - rate) / np.sqrt(rate * (1 - rate))
+        total, squares, beside = total + away, squares + np.square(away), beside + away[1:] @ away[:-1]
     # The sum over pairs of models of their products has mean 0, and its mean over N examples this standard error.
-    together = 0.5 * (np.square(away.sum(axis=0)) - np.square(away).sum(axis=0))
+    together = 0.5 * (np.square(total) - squares)
     if M > 1 and abs(together.mean()) > LIMIT * np.sqrt(M * (M - 1) / 2 / N):
         return "examples are in more equal, or less equal, numbers of models than by coins"
-    if abs((away[:, 1:] * away[:, :-1]).sum()) > LIMIT * np.sqrt(M * N):
+    if abs(beside) > LIMIT * np.sqrt(M * N):
         return "examples that stand side by side are more often, or less often, of one side than coins are"
     if labels is not None and _differ_by_class(rows, rates, labels):
         return "models hold more of some classes than of others, by more than coins do"

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 __all__ = [
     "allowed_false_positives",
     "area",
+    "blocks",
     "count_points",
     "count_type",
     "descending",
@@ -49,7 +50,7 @@ def area(false: np.ndarray, true: np.ndarray) -> np.ndarray:
     Of counts twice the area, in units of one member times one non-member, is a whole number, and exact.
     """
     twice = 0
-    for part in _blocks(false.shape[-1], overlap=1):
+    for part in blocks(false.shape[-1], overlap=1):
         x, y = _wide(false[..., part]), _wide(true[..., part])
         twice = twice + np.vecdot(np.diff(x), y[..., 1:] + y[..., :-1])
     return ratio(twice, 2 * _wide(true[..., -1]) * false[..., -1])
@@ -59,7 +60,7 @@ def largest_gap(false: np.ndarray, true: np.ndarray) -> int:
     """Index of the first point of a curve, counts `[K]`, at which TPR - FPR is largest, which whole numbers tell apart."""
     members, others = int(true[-1]), int(false[-1])
     best, largest = 0, -1
-    for part in _blocks(len(false)):
+    for part in blocks(len(false)):
         gaps = _wide(true[part]) * others - _wide(false[part]) * members
         at = int(np.argmax(gaps))
         if gaps[at] > largest:
@@ -67,7 +68,7 @@ def largest_gap(false: np.ndarray, true: np.ndarray) -> int:
     return best
 
 
-def _blocks(count: int, overlap: int = 0) -> Iterator[slice]:
+def blocks(count: int, overlap: int = 0) -> Iterator[slice]:
     """Slices of up to BLOCK points that follow one another, each with so many of the next."""
     return (slice(at, at + BLOCK + overlap) for at in range(0, max(count - overlap, 1), BLOCK))
 
@@ -96,7 +97,10 @@ def ratio(count: ArrayLike, total: ArrayLike) -> np.ndarray:
 
 
 def descending(scores: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All scores from the highest to the lowest, and what stands beside each in `cells`, uint32 like scores."""
+    """All scores from the highest to the lowest, and what stands beside each in `cells`, uint32 like scores.
+
+    Of `cells` that the caller does not hold nothing is held here either, once they are read.
+    """
     if scores.dtype != np.float32:
         order = np.argsort(scores, axis=None)[::-1]
         return scores.ravel()[order], cells.ravel()[order]
@@ -105,6 +109,7 @@ def descending(scores: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.nd
     halves = keys.view(np.uint32).reshape(-1, 2)
     low, high = (0, 1) if sys.byteorder == "little" else (1, 0)
     halves[:, low] = cells.ravel()
+    del cells
     # -0 comes right after the 0 that it ties with.
     halves[:, high] = _flip(scores.ravel().view(np.uint32))
     keys.sort()
@@ -127,7 +132,7 @@ def tie_ends(ordered: np.ndarray) -> np.ndarray:
     last[-1] = True
     ends = np.zeros(1 + np.count_nonzero(last), count_type(len(ordered)))
     at = 1
-    for part in _blocks(len(ordered)):
+    for part in blocks(len(ordered)):
         found = np.flatnonzero(last[part])
         ends[at : at + len(found)] = found + (part.start + 1)
         at += len(found)

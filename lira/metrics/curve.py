@@ -24,6 +24,7 @@ from lira.metrics._shared import (
 from lira.metrics.counting import (
     allowed_false_positives,
     area,
+    blocks,
     descending,
     largest_gap,
     last_within,
@@ -287,10 +288,7 @@ def roc(scores: np.ndarray, keep: np.ndarray, *, clusters: np.ndarray | None = N
     scores, keep = check_scores(scores, keep)
     group = clusters_of(keep, clusters)
     P = int(group.max()) + 1
-    cells = keep.astype(np.uint32)
-    cells *= np.uint32(P)
-    cells += group.astype(np.uint32)[:, None]
-    ordered, cells = descending(scores, cells)
+    ordered, cells = descending(scores, _cells(keep, group, P))
     reached = tie_ends(ordered)
     true = np.zeros(len(ordered) + 1, reached.dtype)
     np.cumsum(cells >= P, out=true[1:])
@@ -301,7 +299,9 @@ def roc(scores: np.ndarray, keep: np.ndarray, *, clusters: np.ndarray | None = N
     del cells
     thresholds = np.empty(len(reached), ordered.dtype)
     thresholds[0] = np.nan if ordered[0] == np.inf else np.inf
-    thresholds[1:] = ordered[reached[1:] - 1]
+    for part in blocks(len(reached) - 1):
+        thresholds[1:][part] = ordered[reached[1:][part] - 1]
+    del ordered, reached
     highest = np.max(scores, axis=0, where=~keep, initial=-np.inf)
     return Roc(
         thresholds=thresholds,
@@ -311,6 +311,14 @@ def roc(scores: np.ndarray, keep: np.ndarray, *, clusters: np.ndarray | None = N
         candidates=candidates,
         cluster_counts=counts.reshape(2, P, -1),
     )
+
+
+def _cells(keep: np.ndarray, group: np.ndarray, P: int) -> np.ndarray:
+    """What kind each score is, uint32 `[T, N]`: its target's cluster, P higher for members."""
+    cells = keep.astype(np.uint32)
+    cells *= np.uint32(P)
+    cells += group.astype(np.uint32)[:, None]
+    return cells
 
 
 def _count(cells: np.ndarray, ends: np.ndarray, kinds: int) -> np.ndarray:
@@ -331,9 +339,9 @@ def _count(cells: np.ndarray, ends: np.ndarray, kinds: int) -> np.ndarray:
 def _candidates(false_positives: np.ndarray) -> np.ndarray:
     """Points worth choosing on a resample: the last at each number of false positives, thinned to CANDIDATES."""
     steps = np.flatnonzero(false_positives[1:] != false_positives[:-1])
-    corners = np.append(steps, len(false_positives) - 1)
-    if len(corners) > CANDIDATES:
+    if len(steps) >= CANDIDATES:
         dense = CANDIDATES // 8
-        ratios = np.geomspace(dense, len(corners) - 1, CANDIDATES - dense)
-        corners = corners[np.unique(np.concatenate([np.arange(dense), np.round(ratios).astype(int)]))]
-    return corners
+        ratios = np.geomspace(dense, len(steps), CANDIDATES - dense)
+        chosen = np.unique(np.concatenate([np.arange(dense), np.round(ratios).astype(int)]))
+        steps = steps[chosen[:-1]]  # the last is the curve's end
+    return np.append(steps, len(false_positives) - 1)

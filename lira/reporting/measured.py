@@ -25,8 +25,9 @@ from lira.metrics import (
     roc,
     scored_part,
 )
+from lira.metrics.counting import last_within
 from lira.metrics.curve import BYTES_A_SCORE
-from lira.parallel import side_by_side
+from lira.parallel import give_memory_back, side_by_side
 from lira.reporting.implied import Leakage, leakage
 
 __all__ = [
@@ -244,6 +245,7 @@ def calibrate(
         if first is None and name != "conformal":
             first = name, p.values
         del p  # before the next are computed
+        give_memory_back()
     return measured, first
 
 
@@ -294,7 +296,7 @@ def thinned(curve: Roc, low_fpr_tpr: float | None = None) -> Curve:
         low_fpr_tpr = curve.realised_tpr(LOW_FPR)
     false = curve.false_positives
     wanted = np.append(0, np.geomspace(1, curve.num_nonmembers, CURVE_POINTS - 1))
-    index = np.unique(np.searchsorted(false, wanted * (1 + 1e-12), side="right") - 1)
+    index = np.unique(last_within(false, wanted * (1 + 1e-12)))
     fpr = false[index] / curve.num_nonmembers
     return Curve(fpr, *curve.band(fpr), curve.num_nonmembers, curve.auc, low_fpr_tpr)
 

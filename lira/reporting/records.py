@@ -21,6 +21,7 @@ from lira.metrics import (
 from lira.metrics._shared import check_fpr
 from lira.metrics.counting import allowed_false_positives
 from lira.numbers import as_array
+from lira.parallel import give_memory_back
 from lira.reporting.measured import FPRS, LOW_FPR, headline_attack
 
 __all__ = [
@@ -227,6 +228,8 @@ def records_of(
         leads = headline or headline_attack((first or name, name), num_shadows or len(keep))
         if name == leads != first:
             first, best = name, values
+        del values  # before the next are read
+        give_memory_back()
     if not first:
         raise ValueError(
             f"scores holds {f'no {headline}' if attacks else 'no attack'}: give at least one array [targets, examples] by name"

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import tensorstore as ts
 
-from lira.store.objects import DAMAGE, UnreadableError, reason_of
+from lira.store.objects import DAMAGE, UnreadableError, UnreadableFileError, reason_of, unreadable
 from lira.store.places import Place
 from lira.store.zarr import metadata_of, open_array
 
@@ -42,10 +42,18 @@ def chunk_keys(store: ts.TensorStore, rows: Iterable[int] | None = None) -> list
 
 
 def chunk_faults(store: ts.TensorStore, keys: Sequence[str]) -> dict[str, str]:
-    """By file what is wrong with it, as far as its size tells: "is missing", or "is not of N bytes"."""
-    faults = {}
+    """By file what is wrong with it, as far as its size tells: "is missing", "is not of N bytes", or that it cannot be read.
+
+    Of arrays without checksums, whose files are of any size, only what is no file.
+    """
+    faults = {key: "is no regular file" for key in _no_files(store, keys)}
+    keys = [key for key in keys if key not in faults] if has_checksums(store) else []
     for key, end in zip(keys, _ends(store, keys), strict=True):
-        if end is None:
+        if isinstance(end, UnreadableFileError):
+            faults[key] = str(end).removeprefix(f"{_place(store)}/{key}: ")
+        elif isinstance(end, UnreadableError):
+            raise end
+        elif end is None:
             faults[key] = "is missing"
         elif len(end) != 4:
             faults[key] = f"is not of {_size(store):,} bytes"
@@ -62,7 +70,12 @@ def fingerprint(parts: Mapping[str, tuple[ts.TensorStore, Iterable[int] | None]]
         whole.update(f"{name} {store.dtype.name} {store.shape[1:]}".encode())
         if not has_checksums(store):
             continue
-        for end in _ends(store, chunk_keys(store, rows)):
+        keys = chunk_keys(store, rows)
+        for key in _no_files(store, keys):
+            raise unreadable(f"{_place(store)}/{key}", "is no regular file; remove it")
+        for end in _ends(store, keys):
+            if isinstance(end, UnreadableError):
+                raise end
             if end is None or len(end) != 4:
                 return ""
             whole.update(end)
@@ -82,24 +95,35 @@ def _size(store: ts.TensorStore) -> int:
     return math.prod(chunk_shape(store)) * np.dtype(store.dtype.numpy_dtype).itemsize + 4
 
 
-def _ends(store: ts.TensorStore, keys: Sequence[str]) -> Iterator[bytes | None]:
+def _place(store: ts.TensorStore) -> str:
+    """Where an array is."""
+    assert store.kvstore is not None  # as of every array on disk
+    return store.kvstore.url.removeprefix("file://").rstrip("/")
+
+
+def _no_files(store: ts.TensorStore, keys: Iterable[str]) -> Iterator[str]:
+    """What stands in the place of a file of a file system and is none: a FIFO might never end."""
+    assert store.kvstore is not None
+    spec = store.kvstore.spec().to_json()
+    if spec["driver"] == "file":
+        places = ((key, Path(spec["path"]) / key) for key in keys)
+        yield from (key for key, place in places if place.exists() and not place.is_file())
+
+
+def _ends(store: ts.TensorStore, keys: Sequence[str]) -> Iterator[bytes | UnreadableError | None]:
     """What each file holds from the place of its checksum on; None where it is missing, nothing where it is shorter."""
     begin, kvstore = slice(_size(store) - 4, None), store.kvstore
-    assert kvstore is not None  # as of every array on disk
-    spec = kvstore.spec().to_json()
-    if spec["driver"] == "file":  # a FIFO might never end
-        for key in keys:
-            place = Path(spec["path"]) / key
-            if place.exists() and not place.is_file():
-                raise UnreadableError(f"{place}: is no regular file; remove it")
+    assert kvstore is not None
     for first in range(0, len(keys), ASKED):
-        for reading in [kvstore.read(key, byte_range=begin) for key in keys[first : first + ASKED]]:
+        part = keys[first : first + ASKED]
+        for key, reading in [(key, kvstore.read(key, byte_range=begin)) for key in part]:
             try:
                 found = reading.result()
             except ValueError as error:
-                if not reason_of(error).startswith(DAMAGE):
-                    place = kvstore.url.removeprefix("file://").rstrip("/")
-                    raise UnreadableError(f"{place}: cannot be read: {reason_of(error)}") from error
-                yield b""  # the range is beyond its end
+                reason = reason_of(error)
+                if reason.startswith(DAMAGE):
+                    yield b""  # the range is beyond its end
+                else:
+                    yield unreadable(f"{_place(store)}/{key}", f"cannot be read: {reason}")
             else:
                 yield found.value if found.state == "value" else None

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from lira.store.errors import RunError
 from lira.store.objects import ObjectPlace, UnreadableError
@@ -20,6 +21,7 @@ __all__ = [
     "Place",
     "content_of",
     "discard",
+    "lock_file",
     "nobody_elses",
     "require_writable",
     "write_atomically",
@@ -82,6 +84,13 @@ def content_of(path: Place) -> bytes:
     if isinstance(path, Path) and path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "is no regular file", str(path))
     return path.read_bytes()
+
+
+def lock_file(path: Path) -> IO[bytes]:
+    """A file to lock, made where it is not there; OSError as of `content_of`."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
+    return open(path, "ab")
 
 
 @contextlib.contextmanager

@@ -20,7 +20,17 @@ import tensorstore as ts
 
 from lira.store.errors import RunError
 
-__all__ = ["NOTHING", "SCHEMES", "ObjectPlace", "StoreError", "UnreadableError", "is_url", "reason_of"]
+__all__ = [
+    "NOTHING",
+    "SCHEMES",
+    "ObjectPlace",
+    "StoreError",
+    "UnreadableError",
+    "UnreadableFileError",
+    "is_url",
+    "reason_of",
+    "unreadable",
+]
 
 # TensorStore's drivers.
 SCHEMES = {"s3": "s3", "gs": "gcs"}
@@ -38,6 +48,10 @@ class StoreError(OSError):
 
 class UnreadableError(StoreError):
     """What is stored and cannot be read, for another reason than that it is damaged."""
+
+
+class UnreadableFileError(UnreadableError):
+    """The same of one file of a file system, beside which others can be read."""
 
 
 @dataclass(frozen=True, order=True)
@@ -228,6 +242,12 @@ def _opened(spec: str) -> ts.KvStore:
 def is_url(named: str) -> bool:
     """Whether a user names a place on the network."""
     return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", named) is not None
+
+
+def unreadable(where: object, why: str) -> UnreadableError:
+    """What to raise of a place that cannot be read."""
+    kind = UnreadableError if is_url(str(where)) else UnreadableFileError
+    return kind(f"{where}: {why}")
 
 
 def reason_of(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from lira.store.claims import Claim, claimant, stands_in
 from lira.store.errors import RunError, TakenError, WaitingWarning
-from lira.store.files import Place, discard, nobody_elses, require_writable, writing
+from lira.store.files import Place, discard, lock_file, nobody_elses, require_writable, writing
 from lira.store.objects import ObjectPlace, is_url
 
 __all__ = [
@@ -280,7 +280,7 @@ def locked(directory: Place) -> Iterator[None]:
         with writing(directory), _claimed(directory):
             yield
         return
-    with writing(directory), open(directory / ".lock", "w") as file:
+    with writing(directory), lock_file(directory / ".lock") as file:
 
         def attempt() -> bool:
             with contextlib.suppress(BlockingIOError):
@@ -338,7 +338,7 @@ def locked_model(directory: Place, model: int) -> Iterator[Claim | None]:
             claim.remove()
         return
     # A byte a model of one file. Threads of a process have such locks in common, so they take turns.
-    with _models, writing(directory), open(directory / ".models", "ab") as file:
+    with _models, writing(directory), lock_file(directory / ".models") as file:
         fcntl.lockf(file, fcntl.LOCK_EX, 1, model)
         yield None
 

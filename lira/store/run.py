@@ -39,7 +39,7 @@ from lira.store.identity import (
     require_trained_pairs,
     usable_models,
 )
-from lira.store.making import grow, make_directory, write_provenance
+from lira.store.making import ARRAYS, grow, make_directory, write_provenance
 from lira.store.places import Place, directory_at, is_free, locked
 from lira.store.zarr import StoredSignal, read_rows, write_array
 
@@ -289,7 +289,9 @@ class Run:
     def signals(self) -> tuple[str, ...]:
         """The stored signals of every model at every example that attacks read, by name."""
         names = dict.fromkeys(("phi", *SIGNALS, *self.config.signals))
-        return tuple(name for name in names if self.holds(name))
+        # One that is lost is not passed over: reading it says so.
+        written = self.provenance.get(ARRAYS, ("phi",))
+        return tuple(name for name in names if name in written or self.holds(name))
 
     def signal(
         self, name: str, models: np.ndarray | None = None, examples: np.ndarray | None = None

@@ -16,6 +16,7 @@ from lira.store.checksums import CHECKSUMS
 from lira.store.config import ConfigError, read_checked_table, read_directory
 from lira.store.errors import RunError
 from lira.store.files import content_of
+from lira.store.objects import UnreadableFileError
 from lira.store.places import Place
 from lira.store.run import Run
 from lira.store.verify_arrays import (
@@ -158,7 +159,7 @@ def _stored(place: Place, name: str, deep: bool) -> Iterator[Finding]:
     """Of an array, or a group of arrays, by itself."""
     try:
         store = open_array(place)
-    except ValueError as error:
+    except (ValueError, UnreadableFileError) as error:
         inner = sorted(each.parent for each in place.glob("*/zarr.json"))
         if not inner:
             yield Finding("broken", f"{name}/zarr.json", f"cannot be used: {short_reason(error)}")

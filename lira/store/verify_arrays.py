@@ -11,9 +11,9 @@ from lira.data.dataset import Dataset
 from lira.store.arrays import ACCURACIES, fingerprint_of
 from lira.store.chunks import chunk_faults, chunk_keys, chunk_shape, has_checksums
 from lira.store.making import ARRAYS
-from lira.store.objects import reason_of
+from lira.store.objects import UnreadableFileError, reason_of
 from lira.store.run import Run
-from lira.store.zarr import CHECKSUM, metadata_of, open_array
+from lira.store.zarr import CHECKSUM, metadata_of, open_array, read_store
 
 __all__ = [
     "BROKEN",
@@ -83,7 +83,7 @@ def _opened(run: Run, names: Iterable[str]) -> dict[str, ts.TensorStore | str]:
     for name in names:
         try:
             opened[name] = open_array(run.path / "arrays" / name, fill_missing=name in ("done", "attempt"))
-        except ValueError as error:
+        except (ValueError, UnreadableFileError) as error:
             there = (run.path / "arrays" / name / "zarr.json").exists()
             opened[name] = f"cannot be used: {short_reason(error)}" if there else "is missing"
     return opened
@@ -149,10 +149,10 @@ def states(run: Run) -> tuple[np.ndarray, list[Finding]]:
     if store is None:
         return np.zeros(M, np.uint8), []
     try:
-        done = np.asarray(store[:M].read().result())
+        done = read_store(store[:M], "arrays/done")
         if not run.is_imported or done.all():
             return done, []
-    except ValueError:
+    except (ValueError, UnreadableFileError):
         pass
     found = [
         each
@@ -187,7 +187,7 @@ def chunk_findings(
 ) -> Iterator[Finding]:
     """Of an array's chunks, or of those of some rows: their sizes, and with `deep` what reading them shows, see `_read`."""
     keys = chunk_keys(store, rows)
-    faults = chunk_faults(store, keys) if has_checksums(store) else {}
+    faults = chunk_faults(store, keys)
     if deep:
         faults |= _read(store, [key for key in keys if key not in faults], bound)
     for key in keys:

@@ -13,6 +13,7 @@ from lira.store.chunks import fingerprint
 from lira.store.errors import RunError
 from lira.store.files import content_of
 from lira.store.making import ARRAYS
+from lira.store.objects import UnreadableFileError
 from lira.store.places import Place
 from lira.store.run import Run
 from lira.store.verify_arrays import EARLIER, Finding, altered, chunk_findings, short_reason
@@ -40,7 +41,7 @@ def score_findings(run: Run, done: np.ndarray, deep: bool = False) -> Iterator[F
             store = open_array(run.path / place)
             attributes = metadata_of(store)["attributes"]
             models = np.array(attributes["models"], int)
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, UnreadableFileError) as error:
             yield Finding("broken", place, f"cannot be used: {short_reason(error)}")
             continue
         if CHECKSUM not in attributes:
@@ -61,7 +62,10 @@ def score_findings(run: Run, done: np.ndarray, deep: bool = False) -> Iterator[F
         if (key := tuple(models.tolist())) not in known:
             try:
                 known[key] = run.fingerprint(models)
-            except RunError:  # an array cannot be opened, which is said already
+            except (
+                RunError,
+                UnreadableFileError,
+            ):  # an array cannot be opened, or a chunk read: said already
                 known[key] = ""
         if known[key] not in ("", attributes["signals"]):
             yield Finding("broken", place, "was computed of other signals than are stored")
@@ -130,11 +134,12 @@ def _document(file: Place, deep: bool) -> Iterator[Finding]:
         theirs = name.startswith("scores/")  # looked at by themselves, too
         try:
             store = open_array(file.parent / name)
-        except ValueError as error:
+            values = fingerprint({name: (store, None)})
+        except (ValueError, UnreadableFileError) as error:
             if not theirs:
                 yield Finding("broken", name, f"cannot be used: {short_reason(error)}")
             continue
         if not theirs:
             yield from itertools.islice(chunk_findings(store, name, None, deep), 1)
-        if fingerprint({name: (store, None)}) not in ("", known):
+        if values not in ("", known):
             yield Finding("broken", file.name, f"is of other values than {name} holds")

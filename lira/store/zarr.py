@@ -14,7 +14,8 @@ import tensorstore as ts
 
 from lira.store.claims import Claim
 from lira.store.errors import RunError
-from lira.store.objects import DAMAGE, StoreError, UnreadableError, reason_of
+from lira.store.files import content_of
+from lira.store.objects import DAMAGE, StoreError, reason_of, unreadable
 from lira.store.places import Place, kvstore_of, replacing
 
 __all__ = [
@@ -57,6 +58,7 @@ class StoredSignal:
     where: str
     examples: np.ndarray | None = None  # int [N], ascending; None: all
     _cached: tuple[int, np.ndarray] | None = None
+    _looked: bool = False  # whether its files are known to be such
 
     def __repr__(self) -> str:
         """What it is, and how it is read."""
@@ -96,9 +98,12 @@ class StoredSignal:
         return self._read(0, self.shape[1]).astype(dtype or np.float32, copy=False)
 
     def _read(self, start: int, stop: int) -> np.ndarray:
+        if not self._looked:
+            _require_files(self.store)
+            self._looked = True
         if self.examples is None:
-            return read_store(self.store[self.rows, start:stop], self.where)
-        return read_store(self.store.oindex[self.rows, self.examples[start:stop]], self.where)
+            return _values(self.store[self.rows, start:stop], self.where)
+        return _values(self.store.oindex[self.rows, self.examples[start:stop]], self.where)
 
 
 def write_array(place: Place, values: np.ndarray, attributes: dict[str, Any]) -> None:
@@ -162,7 +167,7 @@ def read_rows(place: Place, rows: np.ndarray, attributes: dict[str, Any]) -> np.
 
     def has_them() -> bool:
         try:
-            stored = json.loads((place / "zarr.json").read_text())["attributes"]
+            stored = json.loads(content_of(place / "zarr.json"))["attributes"]
             return all(stored.get(name, value) == value for name, value in attributes.items())
         except StoreError:
             raise
@@ -187,6 +192,12 @@ def read_store(store: ts.TensorStore, where: str) -> np.ndarray:
         RunError: it is damaged.
         UnreadableError: it cannot be read.
     """
+    _require_files(store)
+    return _values(store, where)
+
+
+def _values(store: ts.TensorStore, where: str) -> np.ndarray:
+    """`read_store` of files that are known to be such."""
     if 0 in store.shape:  # TensorStore would ask for a chunk all the same
         return np.empty(store.shape, store.dtype.numpy_dtype)
     try:
@@ -194,10 +205,33 @@ def read_store(store: ts.TensorStore, where: str) -> np.ndarray:
     except ValueError as error:
         reason = reason_of(error)
         if not reason.startswith(DAMAGE):
-            raise UnreadableError(f"{where}: cannot be read: {reason}") from error
+            raise unreadable(where, f"cannot be read: {reason}") from error
         raise RunError(
             f"{where}: is damaged: {reason}; lira run makes it again, and where it cannot, restore it from a copy"
         ) from error
+
+
+def _require_files(store: ts.TensorStore) -> None:
+    """Raise UnreadableFileError where something of an array is no file: to read a FIFO might never end."""
+    assert store.kvstore is not None  # as of every array on disk
+    spec = store.kvstore.spec().to_json()
+    if spec["driver"] == "file" and (found := _no_file(spec["path"], store.ndim + 1)):
+        raise unreadable(found, "is no regular file; remove it")
+
+
+def _no_file(directory: str, depth: int) -> str | None:
+    """The first that is neither file nor directory, so many directories deep."""
+    try:
+        entries = list(os.scandir(directory))
+    except OSError:  # reading says what there is to say
+        return None
+    for entry in entries:
+        if entry.is_dir():
+            if depth and (found := _no_file(entry.path, depth - 1)):
+                return found
+        elif not entry.is_file() and os.path.exists(entry.path):
+            return entry.path
+    return None
 
 
 # Chunks equal to the fill value are stored too, and a missing one is an error: damage is seen.
@@ -216,6 +250,8 @@ def open_array(place: Place, *, fill_missing: bool = False) -> ts.TensorStore:
 
 def opening_array(place: Place, *, fill_missing: bool = False) -> "ts.Future[ts.TensorStore]":
     """`open_array` without waiting: see `opened_array`."""
+    if isinstance(place, Path) and (there := place / "zarr.json").exists() and not there.is_file():
+        raise unreadable(there, "is no regular file; remove it")
     spec = {**OPTIONS, "kvstore": kvstore_of(place), "fill_missing_data_reads": fill_missing}
     return ts.open(spec, open=True)
 
@@ -227,7 +263,7 @@ def opened_array(place: Place, opening: "ts.Future[ts.TensorStore]") -> ts.Tenso
     except ValueError as error:
         reason = reason_of(error)
         if not reason.startswith(DAMAGE):
-            raise UnreadableError(f"{place}: cannot be read: {reason}") from error
+            raise unreadable(place, f"cannot be read: {reason}") from error
         raise
     metadata = metadata_of(store)
     checksum = _checksum(metadata)

@@ -14,7 +14,7 @@ from lira.learning.recipe import SIGNALS
 from lira.store.checksums import toml_with_checksum
 from lira.store.config import ConfigError, differences, read_checked_table
 from lira.store.errors import RunError, TakenError
-from lira.store.files import write_atomically
+from lira.store.files import content_of, write_atomically
 from lira.store.places import Place, directory_at, is_free, new_directory
 from lira.store.run import Run
 from lira.store.zarr import StoredSignal, open_array, read_store, write_array
@@ -125,7 +125,7 @@ class Unlearning:
 
     def require_same_data(self, dataset: Dataset) -> None:
         """Raise RunError where the requests were drawn from other data; unknown of those of earlier versions."""
-        metadata = json.loads((self.path / "forget/zarr.json").read_text())
+        metadata = json.loads(content_of(self.path / "forget/zarr.json"))
         known = metadata.get("attributes", {}).get("dataset", dataset.fingerprint)
         if known != dataset.fingerprint:
             raise RunError(

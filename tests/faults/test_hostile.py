@@ -8,6 +8,7 @@ from stored_runs import made, write
 
 from lira.cli import main
 from lira.membership import imitator_mask, independent_mask, keep_mask
+from lira.store.errors import RunError
 
 
 def refused(capsys, *command):
@@ -35,26 +36,61 @@ def test_a_home_that_is_not_there_is_one_line_wherever_it_is_named(tmp_path, cap
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("place", ["provenance.json", "metrics.json", "attacks.png", "arrays/phi/c/1/0/0"])
-def test_what_is_no_regular_file_is_told_and_not_waited_for(tmp_path, capsys, place):
+PIPES = ("provenance.json", "arrays/phi/zarr.json", "arrays/done/c/2", "arrays/phi/c/1/0/0")
+
+
+@pytest.mark.parametrize("place", [*PIPES, "arrays/keep/c/1/0", "metrics.json", "attacks.png"])
+def test_what_is_no_file_is_named_and_never_waited_for(tmp_path, capsys, place):
+    """A FIFO in the place of a file of a run, under every verb that reads it: one line, or a finding."""
     run = made(tmp_path, signals=())
     write(run, *range(6))
     for name in ("metrics.json", "report.html"):
         (run.path / name).write_bytes(b"")
     (run.path / place).unlink(missing_ok=True)
     os.mkfifo(run.path / place)
-    # Where it is opened all the same, it ends.
-    end = threading.Timer(20, lambda: os.close(os.open(run.path / place, os.O_RDWR | os.O_NONBLOCK)))
-    end.start()
-    try:
-        status = main(["verify", str(run.path)])
-        said = capsys.readouterr()
-    finally:
-        alive = end.is_alive()
-        end.cancel()
-    assert alive, "it was waited for"
-    assert status in (1, 2)
-    assert place == "attacks.png" or "is no regular file" in said.out + said.err
+    commands = [("verify", run.path), ("verify", run.path, "--deep")]
+    if place in PIPES:
+        commands += [("score", run.path), ("export", "carlini", run.path, tmp_path / "out")]
+    for command in commands:
+        # Where it is opened all the same, it ends.
+        end = threading.Timer(20, lambda: os.close(os.open(run.path / place, os.O_RDWR | os.O_NONBLOCK)))
+        end.start()
+        try:
+            status = main([*map(str, command)])
+            said = capsys.readouterr()
+        finally:
+            alive = end.is_alive()
+            end.cancel()
+        assert alive, f"it was waited for by {command}"
+        assert status == (1 if command[0] == "verify" else 2)
+        assert place == "attacks.png" or "is no regular file" in said.out + said.err
+        assert command[0] == "verify" or len(said.err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_lock_that_is_no_file_is_named(tmp_path):
+    run = made(tmp_path)
+    for name in (".lock", ".models"):
+        (run.path / name).unlink(missing_ok=True)
+        os.mkfifo(run.path / name)
+    with pytest.raises(RunError, match="is no regular file"), run.lock():
+        pass
+    with pytest.raises(RunError, match="is no regular file"):
+        write(run, 0)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory"])
+def test_all_that_cannot_be_read_is_named(tmp_path, capsys, kind):
+    """`verify` stopped at the first chunk that is no file, so that whoever removed it met the next."""
+    run = made(tmp_path, signals=())
+    write(run, *range(6))
+    places = ["arrays/keep/c/1/0", "arrays/phi/c/1/0/0", "arrays/phi/c/4/0/0", "arrays/loss_in/zarr.json"]
+    for place in places:
+        (run.path / place).unlink()
+        (os.mkfifo if kind == "fifo" else os.mkdir)(run.path / place)
+    assert main(["verify", str(run.path)]) == 1
+    said = capsys.readouterr().out
+    assert all(f"{place}: " in said or place in said for place in places)
 
 
 def test_a_limit_on_a_report_that_is_damaged_is_one_line(tmp_path, capsys):

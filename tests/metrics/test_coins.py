@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lira.epsilon import pool_epsilon, target_epsilons
 from lira.exchange.reading import AuditError, read_audit
 from lira.membership import keep_mask
 from lira.metrics.coins import contradiction
@@ -93,3 +94,26 @@ def test_an_audit_does_not_take_them_for_coins(outside):
     with pytest.raises(AuditError, match=r"declared to be independent coins, and .*leave that out"):
         read_audit(given, independent=True)
     assert not read_audit(given).pool.independent
+
+
+NO_COINS = [
+    "classes of other probabilities",
+    "a coin for each class",
+    "a coin for thirty in a row",
+    "exactly balanced",
+]
+
+
+@pytest.mark.parametrize("kind", NO_COINS)
+def test_what_noise_would_certify_of_them_is_refused_in_python_too(kind):
+    """Scores that know the rule by which members were chosen, and nothing of a model, certify epsilon where it is believed."""
+    pytest.importorskip("jax_privacy")
+    rng = np.random.default_rng(0)
+    keep = drawn(kind, rng, 16)
+    scores = np.asarray(keep.mean(axis=0) + rng.normal(size=keep.shape))  # of the rule, or of nothing
+    for claim in (target_epsilons, pool_epsilon):
+        with pytest.raises(ValueError, match="declared to be independent coins, and"):
+            claim(scores, keep, independent=True, delta=1e-5, labels=LABELS)
+    assert not target_epsilons(scores, keep, independent=False, delta=1e-5).any()
+    with pytest.raises(ValueError, match="labels must be one an example"):
+        target_epsilons(scores, keep, independent=True, delta=1e-5, labels=LABELS[:-1])
