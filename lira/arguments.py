@@ -179,6 +179,9 @@ def parse_options(
         raise ConfigError(
             f"lira {verb}: name a configuration file, or a data set by --dataset; lira init writes a file"
         )
+    for name in ("--attacks", "--methods", "--signals"):
+        if sum(word == name or word.startswith(f"{name}=") for word in argv) > 1:
+            raise ConfigError(f"lira {verb}: {name} is given twice: name all of them after one")
     options = _with_flags(base, argv, f"lira {verb}")
     if options is not None and options.file != file:
         raise ConfigError(

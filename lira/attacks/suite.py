@@ -208,8 +208,11 @@ def select_attacks(names: Iterable[str]) -> dict[str, Attack]:
     """
     names = set(names)
     if unknown := sorted(names - ATTACKS.keys()):
-        close = difflib.get_close_matches(unknown[0], ATTACKS, n=1)
-        meant = f"did you mean {close[0]!r}?" if close else f"they are {', '.join(ATTACKS)}"
+        close = [name for name in ATTACKS if unknown[0] and unknown[0].lower() in name]
+        close = close or difflib.get_close_matches(unknown[0], ATTACKS, n=1)
+        meant = (
+            f"did you mean {' or '.join(map(repr, close))}?" if close else f"they are {', '.join(ATTACKS)}"
+        )
         raise ValueError(f"there is no attack {unknown[0]!r}; {meant}")
     return {name: attack for name, attack in ATTACKS.items() if name in names}
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.linen.module import Args, InterceptorContext, Kwargs, NextGetter
 
-from lira.learning.forward import as_input
+from lira.learning.forward import as_input, fresh_variables
 from lira.learning.recipe import Precision
 
 __all__ = ["copy_rate", "flop_per_image", "matmul_rate", "multiply_adds", "on_cpu", "seconds_of"]
@@ -38,7 +38,7 @@ def multiply_adds(module: nn.Module, x: np.ndarray) -> list[int]:
 
     def forward() -> Any:
         with nn.intercept_methods(count):
-            return module.init(jax.random.key(0), as_input(x, jnp.float32), train=False)
+            return fresh_variables(module, jax.random.key(0), as_input(x, jnp.float32))
 
     jax.eval_shape(forward)
     return layers

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lira.arguments import make_parser, parse_all
-from lira.attacks.suite import ATTACKS
+from lira.commands.choosing import add_attacks, add_headline, require_attacks
 from lira.commands.terminal import Terminal, common_parser, own
 from lira.data.files import read_array
 from lira.exchange.audit import audit
@@ -27,6 +27,8 @@ __all__ = ["parser_of", "run"]
 
 # Fields of `Imitation` that are flags.
 IMIA_OPTIONS = ("warmup", "weight", "temperature")
+# What `lira imitate` trains where no method is named.
+IMITATED = ["imia", "glira_kl"]
 # The files of an audit, and the shapes of their arrays.
 AUDIT_FILES = {
     "phi": "logit-scaled confidences [M, N] or [M, N, Q]",
@@ -87,10 +89,8 @@ def _add_audit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--confidence", type=float, help=f"of each of them ({CONFIDENCE:g})")
     parser.add_argument("--independent", action="store_true", help=INDEPENDENT)
     parser.add_argument("--trust-order", action="store_true", help=TRUST_ORDER)
-    parser.add_argument(
-        "--attacks", nargs="+", metavar="A", choices=list(ATTACKS), help="these attacks alone"
-    )
-    parser.add_argument("--headline", metavar="A", choices=list(ATTACKS), help="the attack that leads")
+    add_attacks(parser)
+    add_headline(parser)
     parser.add_argument("--out", metavar="DIR", required=True, help="a new or empty directory for the run")
 
 
@@ -105,6 +105,7 @@ def _audit(arguments: argparse.Namespace, terminal: Terminal) -> None:
             raise ConfigError(f"lira audit: --{name.replace('_', '-')} is {which}")
     if (needed := "coins" if of_canaries else "keep") not in given:
         raise ConfigError(f"lira audit: the following arguments are required: --{needed}")
+    require_attacks(given.get("attacks", ()), given.get("headline"))
     if of_canaries:
         _audit_canaries(given, out, terminal)
         return
@@ -146,7 +147,9 @@ def _add_imitate(parser: argparse.ArgumentParser) -> None:
         "--logits", metavar="F", help="of another model [N, C], or [N, Q, C] of the queries"
     )
     parser.add_argument("--member", metavar="F", help="[N], what that model was trained on")
-    parser.add_argument("--methods", nargs="+", default=["imia", "glira_kl"], help=", ".join(METHODS))
+    parser.add_argument(
+        "--methods", nargs="+", action="extend", help=f"{', '.join(METHODS)}; {' '.join(IMITATED)} by default"
+    )
     parser.add_argument("--num-imitators", type=int, default=10, help="of each method, even (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the imitators' memberships")
     for name in IMIA_OPTIONS:
@@ -159,7 +162,8 @@ def _imitate(arguments: argparse.Namespace, terminal: Terminal) -> None:
     run = Run.open(arguments.run)
     default = Imitation()
     given = {name: value for name in IMIA_OPTIONS if (value := getattr(arguments, name)) is not None}
-    if given and "imia" not in arguments.methods:
+    methods = arguments.methods or IMITATED
+    if given and "imia" not in methods:
         raise ConfigError(f"lira imitate: --{next(iter(given))} is of imia, which is not among the methods")
     imia = dataclasses.replace(default, **given)
     pivots = dataclasses.replace(METHODS["imia_pivots"], warmup=imia.warmup)  # from its end on they differ
@@ -172,7 +176,7 @@ def _imitate(arguments: argparse.Namespace, terminal: Terminal) -> None:
         run,
         dataset_of(run),
         target=arguments.target,
-        methods={name: forms.get(name, default) for name in arguments.methods},
+        methods={name: forms.get(name, default) for name in methods},
         num_imitators=arguments.num_imitators,
         seed=arguments.seed,
         out=arguments.out,

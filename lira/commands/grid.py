@@ -3,6 +3,7 @@
 import argparse
 
 from lira.arguments import GridOptions, add_fields, make_parser, parse_options
+from lira.commands.choosing import require_attacks
 from lira.commands.events import TENSORBOARD, events
 from lira.commands.terminal import Terminal, common_parser
 from lira.engine.grid import parse_over
@@ -33,6 +34,7 @@ def run(verb: str, argv: list[str], terminal: Terminal) -> int:
     options = parse_options(verb, argv, GridOptions, read_config)
     if options is None:
         return 0
+    require_attacks(options.attacks, options.headline)
     progress, over = events(options.run_dir, options.tensorboard), parse_over(options.over)
     with progress as tell:
         found = grid(

@@ -4,7 +4,8 @@ import argparse
 import json
 
 from lira.arguments import make_parser, parse_all
-from lira.attacks.suite import ATTACKS, select_attacks
+from lira.attacks.suite import select_attacks
+from lira.commands.choosing import add_attacks, add_headline, require_attacks
 from lira.commands.terminal import Terminal, common_parser
 from lira.commands.whole import say_mended
 from lira.engine.trained import Check
@@ -42,20 +43,14 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
             "--fpr", type=float, default=LOW_FPR, help="false-positive rate, a fraction (%(default)s)"
         )
     if verb in ("score", "report"):
-        parser.add_argument(
-            "--attacks", nargs="+", metavar="A", choices=list(ATTACKS), help="these attacks alone"
-        )
+        add_attacks(parser)
     if verb == "report":
-        parser.add_argument(
-            "--headline",
-            metavar="A",
-            choices=list(ATTACKS),
-            help="the attack that leads; by the number of models where it is not given",
-        )
+        add_headline(parser)
     if verb == "check":
         parser.add_argument(
             "--fail-above",
             nargs="+",
+            action="extend",
             default=[],
             metavar="FIGURE=LIMIT",
             help="status 1 where a reported figure is higher: tpr@0.001=0.02, auc=0.6 or balanced_accuracy=0.55 of the "
@@ -100,6 +95,7 @@ def run(verb: str, argv: list[str], terminal: Terminal) -> int:
         terminal.say(f"{opened.path}: {len(scored)} attacks scored for {len(opened.targets)} models")
         terminal.document({"attacks": list(scored), "models": opened.targets.tolist()})
     else:
+        require_attacks(arguments.attacks or (), arguments.headline)
         chosen = {"attacks": arguments.attacks, "headline": arguments.headline}
         evaluation = report(opened, dataset_if_there(opened), warnings=terminal.shown, **chosen)
         terminal.result(opened.path, evaluation)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from lira.arguments import RunOptions, add_fields, make_parser, parse_all, parse_options
-from lira.attacks.suite import select_attacks
+from lira.commands.choosing import require_attacks
 from lira.commands.events import TENSORBOARD, events
 from lira.commands.terminal import Terminal, common_parser
 from lira.commands.unlearning import plan_or_unlearn
@@ -57,8 +57,7 @@ def run(verb: str, argv: list[str], terminal: Terminal) -> int:
     if options is None:
         return 0
     progress = events(options.run_dir, options.tensorboard)
-    if options.attacks:
-        select_attacks([*options.attacks, *filter(None, [options.headline])])
+    require_attacks(options.attacks, options.headline)
     config = absolute(options.config)
     among = models_of_process(config.num_models, options.models, options.share)
     exists = bool(options.run_dir) and (directory_at(options.run_dir) / "config.toml").exists()

@@ -9,7 +9,7 @@ from lira.commands.terminal import Terminal, common_parser
 from lira.commands.whole import say_mended
 from lira.data.sources import load_dataset
 from lira.reporting.unlearning import report_unlearning
-from lira.reporting.unlearning_tables import page_cards, verdicts_table
+from lira.reporting.unlearning_tables import verdicts_table
 from lira.store.config import Config
 from lira.store.places import directory_at
 from lira.unlearning.config import PROVEN, Forget, UnlearnConfig, read_unlearning, resolved, with_options
@@ -75,12 +75,10 @@ def plan_or_unlearn(verb: str, argv: list[str], terminal: Terminal) -> int:
     evaluation = report_unlearning(unlearning, dataset, warnings=terminal.shown)
     if terminal.table:
         terminal.show(verdicts_table(evaluation), spare=(7, 3, 5, 4, 6, 1))
-    first = evaluation.first
-    terminal.say(f"{first.num_forgotten:,} examples unlearned in {evaluation.num_models:,} models; methods")
     for doubt in evaluation.doubts:
         warnings.warn(doubt, stacklevel=1)
-    for label, count, names in page_cards(evaluation):
-        terminal.say(f"  {label}: {count}{f' ({names})' if names else ''}")
+    for sentence in evaluation.sentences:
+        terminal.say(sentence)
     terminal.say(str(unlearning.path / "report.html"))
     terminal.stored(unlearning.path / "metrics.json")
     return 0

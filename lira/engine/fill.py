@@ -22,7 +22,7 @@ from lira.engine.checkpoints import Begun, Checkpoints
 from lira.engine.device import Device, device_name, devices_of, this_device
 from lira.engine.programs import Programs
 from lira.engine.progress import Bar, Clock, EpochLoss, Progress
-from lira.engine.trained import check_trained
+from lira.engine.trained import LARGE, check_trained, unscaled
 from lira.engine.workers import Make, Queue, work_through
 from lira.learning.evaluation import answers_by_average
 from lira.learning.learner import model_keys
@@ -44,8 +44,6 @@ __all__ = [
 ATTEMPTS = 2
 # What is told of models that are stored.
 ACCURACIES = ("accuracy_in", "accuracy_out", "accuracy_test")
-# Features of no larger size are not why models diverge.
-LARGE = 30.0
 
 
 class Learn(Protocol):
@@ -140,10 +138,10 @@ def train(
 def _what_would_help(run: Run, dataset: Dataset) -> str:
     """Against divergence, for people."""
     rate = f"a lower recipe.learning_rate than {run.config.recipe.learning_rate:g} would help"
-    largest = 0.0 if dataset.x.dtype == np.uint8 else float(np.abs(dataset.x).max())
+    largest = 0.0 if dataset.x.dtype == np.uint8 else max(-float(dataset.x.min()), float(dataset.x.max()))
     if largest <= LARGE:
         return rate
-    return f"features reach {largest:.3g} in size: standardise them, or {rate}"
+    return f"{unscaled(largest, dataset.name)}, or {rate}"
 
 
 def fill(

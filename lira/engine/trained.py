@@ -15,6 +15,7 @@ from lira.store.run import Run
 
 __all__ = [
     "HORIZONS",
+    "LARGE",
     "Check",
     "check_accuracy",
     "check_averaging",
@@ -22,6 +23,7 @@ __all__ = [
     "check_losses",
     "check_trained",
     "check_training",
+    "unscaled",
 ]
 
 # A moving average is of the weights, and not of their way there, from so many of its horizons on.
@@ -30,6 +32,10 @@ HORIZONS = 5
 LIMIT = 4.0
 # Accuracy that nobody would mind losing, whatever the error.
 MARGIN = 0.01
+# Larger features than these are not standardised: bytes reach 1.
+LARGE = 30.0
+# Sources that are standardised where that is asked for.
+TABLES = ("csv", "parquet", "hf")
 
 
 class Check(NamedTuple):
@@ -54,6 +60,8 @@ def _checks(run: Run, models: np.ndarray) -> Iterator[Check | None]:
     pool = len(run.labels) - run.config.num_canaries  # of which the accuracies are
     held = run.memberships(models[known])[:, :pool].sum(axis=1).mean()
     training = check_training(inside[known], outside[known], run.labels[:pool], held)
+    if training.status == "fail" and (largest := run.provenance.get("largest_feature", 0)) > LARGE:
+        training = training._replace(sentence=f"{training.sentence}; {unscaled(largest, run.config.dataset)}")
     # Beside the verdict's accuracies, which are of the attacked ones alone.
     everyone = (
         f"of all {known.sum()} models, attacked and others: "
@@ -78,6 +86,12 @@ def _checks(run: Run, models: np.ndarray) -> Iterator[Check | None]:
         yield check_losses(run.losses("in", models), run.losses("last_epoch", models))
     if share == 0.5:  # as of those that are published
         yield check_accuracy(test, run.config.dataset, N, recipe)
+
+
+def unscaled(largest: float, source: str) -> str:
+    """What to do with features of such a size, of the data set of that name."""
+    how = " (,standardise behind the table's name)" if source.partition(":")[0] in TABLES else ""
+    return f"features reach {largest:.3g} in size: standardise them{how}"
 
 
 # --- One check each -------------------------------------------------------------------------------------------------

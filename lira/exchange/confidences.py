@@ -6,7 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from lira.learning.logits import entropies_of_logits, signals_of_logits
+from lira.learning.logits import (
+    BoundedWarning,
+    blocks_of,
+    entropies_of_logits,
+    lie_in_unit_interval,
+    signals_of_logits,
+    sum_to_one,
+)
 from lira.membership import pair_rows
 from lira.metrics.alignment import member_z, require_aligned
 from lira.metrics.coins import contradiction
@@ -25,9 +32,7 @@ __all__ = [
 ]
 
 KINDS = ("phi", "logits", "confidences", "losses")
-# Values converted at once: 64 MiB in float64.
-BLOCK_VALUES = 1 << 23
-# Fewer phi than these may all lie between 0 and 1 by chance.
+# Fewer values than these may all lie between 0 and 1 by chance.
 BY_CHANCE = 20
 
 
@@ -114,7 +119,7 @@ def to_signals(
         return {"phi": phi}, None
     signals = {name: np.empty(values.shape[:2]) for name in ("phi", "entropy", "modified_entropy")}
     correct = np.empty(len(values), bool)
-    for block in _blocks(values):
+    for block in blocks_of(values):
         part = native_floats(values[block])
         asked = np.broadcast_to(known[block, None], part.shape[:2])
         if kind == "probabilities":
@@ -178,7 +183,7 @@ def _with_axes(
         # Fewer columns than classes are queries.
         classes = 2 if labels is None else max(2, int(labels.max()) + 1)
         if values.shape[-1] >= classes and (labels is not None or axes == 3):
-            if labels is None or not _sums_to_one(values):
+            if labels is None or not sum_to_one(values):
                 raise ValueError(
                     f"has a shape of {values.shape} for a model, and probability vectors need labels and rows that sum to 1; "
                     f"confidences of the label alone, beside labels of {classes} classes, are [N, Q, 1]"
@@ -186,7 +191,7 @@ def _with_axes(
             kind = "probabilities"
         elif axes == 3 and values.shape[-1] == 1:
             values, axes = values[..., 0], 2
-        elif axes == 2 and labels is None and values.shape[-1] > 1 and _sums_to_one(values):
+        elif axes == 2 and labels is None and values.shape[-1] > 1 and sum_to_one(values):
             raise ValueError(
                 "looks like whole probability vectors, for every row sums to 1: give labels beside them, or the "
                 "probability of the label alone"
@@ -206,11 +211,8 @@ def _with_axes(
     C = values.shape[-1]
     if labels.max() >= max(C, 2):
         raise ValueError(f"has {C} classes on its last axis, but labels go up to {labels.max()}")
-    if kind == "logits" and _are_probabilities(values):
-        raise ValueError(
-            "looks like probabilities (in [0, 1], summing to 1), not logits: give it as confidences, of "
-            'lira.audit_training by answers="probabilities"'
-        )
+    if kind == "logits":
+        _check_unbounded(values)
     return kind, values, as_array(labels).astype(np.int32)
 
 
@@ -260,25 +262,32 @@ def as_labels(values: np.ndarray, num_examples: int) -> np.ndarray:
     return values.astype(np.int32)
 
 
-def _sums_to_one(values: np.ndarray) -> bool:
-    return all(
-        np.allclose(np.sum(values[block], axis=-1, dtype=np.float64), 1, atol=1e-3)
-        for block in _blocks(values)
-    )
-
-
-def _are_probabilities(values: np.ndarray) -> bool:
-    """Whether all of logits `[N, Q, C]` could be probabilities: in [0, 1], and summing to 1 if C > 1."""
-    for block in _blocks(values):
-        part = values[block]
-        if not (part.min() >= 0 and part.max() <= 1):
-            return False
-    return values.shape[-1] == 1 or _sums_to_one(values)
+def _check_unbounded(logits: np.ndarray) -> None:
+    """Raise ValueError where all of logits `[N, Q, C]` could be probabilities; warn where they could be of a sigmoid."""
+    if not lie_in_unit_interval(logits):
+        return
+    if logits.shape[-1] == 1:
+        raise ValueError(
+            "looks like probabilities of class 1 (in [0, 1]), not its logits: give log(p / (1 - p)), or both classes as "
+            "confidences [1 - p, p]"
+        )
+    if sum_to_one(logits):
+        raise ValueError(
+            "looks like probabilities (in [0, 1], summing to 1), not logits: give it as confidences, of "
+            'lira.audit_training by answers="probabilities"'
+        )
+    if logits.size >= BY_CHANCE:
+        warnings.warn(
+            "all logits of a model lie in [0, 1], as what a sigmoid gives does, and logits are of any size: give what goes into "
+            "the sigmoid, or the audit sees less than the model gives away",
+            BoundedWarning,
+            stacklevel=2,
+        )
 
 
 def _check_finite(kind: str, values: np.ndarray) -> None:
     """Raise ValueError at the first infinity of phi `[N, Q]` or logits `[N, Q, C]`: what it stands for is not known."""
-    for block in _blocks(values):
+    for block in blocks_of(values):
         if (infinite := np.isinf(native_floats(values[block]))).any():
             row, query, *_ = np.argwhere(infinite)[0]
             raise ValueError(
@@ -294,9 +303,3 @@ def _check_nan(phi: np.ndarray) -> None:
         raise ValueError(
             f"is NaN at example {example}, query {query} ({int(nan.sum()):,} in all): leave that model out"
         )
-
-
-def _blocks(values: np.ndarray) -> Iterator[slice]:
-    """Slices of examples, so that a memory map is never in memory as a whole."""
-    step = max(1, BLOCK_VALUES // max(1, int(np.prod(values.shape[1:]))))
-    return (slice(start, start + step) for start in range(0, len(values), step))

@@ -193,7 +193,7 @@ def _audit(
             "data": name,
             "classes": [] if classes is None else classes.tolist(),
         },
-        copies=None if dataset is None else copies_of(dataset.x, dataset.y),
+        copies=None if dataset is None else copies_of(dataset.x, dataset.y, dataset.x_test),
     )
     _fill(run, train, data, kind, workers or cores(), show_progress)
     return report(run, dataset, attacks=attacks, headline=headline)

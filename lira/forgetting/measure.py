@@ -144,12 +144,18 @@ class MethodFigures:
         """Whether U-LiRA tells the original models, which forgot nothing, from retrained ones."""
         return self._told(self.untouched)
 
+    @property
+    def shows_in_rate(self) -> bool:
+        """Whether U-LiRA's TPR at the lowest resolvable FPR lies above the range of exact retrainings."""
+        return self._rate_told(self.u_lira)
+
     def _told(self, found: CurveFigures) -> bool:
         """Whether a figure that the verdict looks at lies above the range of exact retrainings."""
-        fpr, above = self.lowest_fpr, found.auc.value > self.retrained.auc.high
-        if fpr is not None:
-            above |= found.tpr_at_fpr[fpr].tpr > self.retrained.tpr_at_fpr[fpr].high
-        return bool(above)
+        return bool(found.auc.value > self.retrained.auc.high) or self._rate_told(found)
+
+    def _rate_told(self, found: CurveFigures) -> bool:
+        fpr = self.lowest_fpr
+        return fpr is not None and bool(found.tpr_at_fpr[fpr].tpr > self.retrained.tpr_at_fpr[fpr].high)
 
 
 def direction(after: np.ndarray, retrained: np.ndarray, keep: np.ndarray, forget: np.ndarray) -> Direction:

@@ -9,7 +9,14 @@ from flax.linen.module import Args, InterceptorContext, Kwargs, NextGetter
 
 from lira.learning.augment import Queries, query_views
 from lira.learning.averages import is_float, zero_average
-from lira.learning.forward import Array, Variables, apply_module, as_input, augmented
+from lira.learning.forward import (
+    Array,
+    Variables,
+    apply_module,
+    as_input,
+    augmented,
+    fresh_variables,
+)
 from lira.learning.learner import Learner
 from lira.learning.masking import masked_logits
 from lira.learning.recipe import SIGNALS, Recipe, steps_per_epoch
@@ -119,7 +126,7 @@ def norm_constants(module: nn.Module, x: Array) -> dict[str, dict[str, Any]]:
 
     def init(key: jax.Array) -> Any:
         with nn.intercept_methods(note):
-            return module.init(key, as_input(jnp.asarray(x[:1]), jnp.float32), train=False)
+            return fresh_variables(module, key, as_input(jnp.asarray(x[:1]), jnp.float32))
 
     jax.eval_shape(init, jax.random.key(0))
     return dict(sorted(norms.items()))

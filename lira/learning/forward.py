@@ -12,7 +12,16 @@ from jax.typing import DTypeLike
 from lira.learning.augment import augment
 from lira.learning.recipe import Recipe
 
-__all__ = ["Array", "Variables", "apply_module", "as_input", "augmented", "compute_dtype", "forward"]
+__all__ = [
+    "Array",
+    "Variables",
+    "apply_module",
+    "as_input",
+    "augmented",
+    "compute_dtype",
+    "forward",
+    "fresh_variables",
+]
 
 Array = jax.Array | np.ndarray  # a trace, or what users have
 Variables = dict[str, Any]  # {"params": ..., **statistics}, by flax's names of collections
@@ -40,6 +49,12 @@ def forward(
     cast = {**variables, "params": jax.tree.map(lambda p: p.astype(dtype), variables["params"])}
     logits, statistics = apply_module(module, cast, as_input(images, dtype), dropout_key)
     return jnp.asarray(logits, jnp.promote_types(dtype, jnp.float32)), statistics
+
+
+def fresh_variables(module: nn.Module, key: jax.Array, inputs: jax.Array) -> Variables:
+    """Variables of a model that has seen nothing; `inputs [batch, ...]` gives the shape of an example."""
+    # A layer of nnx takes its stream of dropout when it is made; evaluation draws nothing from it.
+    return dict(module.init({"params": key, "dropout": key}, inputs, train=False))
 
 
 def apply_module(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from lira.data.canaries import Canaries
 from lira.data.dataset import Dataset
 from lira.learning.accounting import Guarantee, guarantee
+from lira.learning.answers import check_answers
 from lira.learning.canary_gradients import check_gradient_canaries
 from lira.learning.forward import Array
 from lira.learning.imitation import Imitation
@@ -50,6 +51,8 @@ class Learner:
         steps = steps_per_epoch(dataset.num_examples, recipe.batch_size, share) * epochs
         module = build_model(recipe.model, dataset.num_classes, recipe.dropout)
         check_shapes(module, recipe.model, dataset)
+        if "." in recipe.model:  # a module of one's own
+            check_answers(module, recipe.model, dataset)
         check_gradient_canaries(dataset.canaries, recipe)
         if recipe.privacy is not None:
             check_private(module, recipe.model, dataset)

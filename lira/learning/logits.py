@@ -1,5 +1,7 @@
 """What a model's logits say: phi, entropies, and whether it is right, in float64 whatever they are held in."""
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,22 @@ from lira.signals import (
     phi_from_binary_logits,
 )
 
-__all__ = ["entropies_of_logits", "signals_of_logits"]
+__all__ = [
+    "BoundedWarning",
+    "are_probabilities",
+    "blocks_of",
+    "entropies_of_logits",
+    "lie_in_unit_interval",
+    "signals_of_logits",
+    "sum_to_one",
+]
+
+# Values looked at or converted at once: 64 MiB in float64.
+BLOCK_VALUES = 1 << 23
+
+
+class BoundedWarning(UserWarning):
+    """What should be logits lies in [0, 1], and may be what a sigmoid made of them."""
 
 
 def signals_of_logits(logits: np.ndarray, labels: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -50,3 +67,30 @@ def _of_logits(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Arr
 @jax.jit
 def _entropies(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
     return entropy(logits), modified_entropy(logits, labels)
+
+
+# --- What is no logits -----------------------------------------------------------------------------------------------
+
+
+def are_probabilities(values: np.ndarray) -> bool:
+    """Whether all of `[N, Q, C]` could be probabilities: in [0, 1], and summing to 1 if C > 1."""
+    return lie_in_unit_interval(values) and (values.shape[-1] == 1 or sum_to_one(values))
+
+
+def lie_in_unit_interval(values: np.ndarray) -> bool:
+    """Whether all of `[N, ...]` is in [0, 1]."""
+    return all(values[block].min() >= 0 and values[block].max() <= 1 for block in blocks_of(values))
+
+
+def sum_to_one(values: np.ndarray) -> bool:
+    """Whether the last axis of `[N, ..., C]` sums to 1 everywhere, within what rounding leaves."""
+    return all(
+        np.allclose(np.sum(values[block], axis=-1, dtype=np.float64), 1, atol=1e-3)
+        for block in blocks_of(values)
+    )
+
+
+def blocks_of(values: np.ndarray) -> Iterator[slice]:
+    """Slices of the first axis, so that a memory map is never in memory as a whole."""
+    step = max(1, BLOCK_VALUES // max(1, int(np.prod(values.shape[1:]))))
+    return (slice(start, start + step) for start in range(0, len(values), step))

@@ -2,8 +2,10 @@
 
 import sysconfig
 import traceback
+from collections.abc import Mapping
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,7 +13,7 @@ import jax.numpy as jnp
 from flax.errors import InvalidRngError
 
 from lira.data.dataset import Dataset
-from lira.learning.forward import apply_module, as_input
+from lira.learning.forward import apply_module, as_input, fresh_variables
 
 __all__ = ["ModelError", "check_private", "check_shapes"]
 
@@ -46,7 +48,7 @@ def _check(
     )
     variables, mode = {}, "when it is made"
     try:
-        variables = jax.eval_shape(lambda key, x: module.init(key, x, train=False), key, batch)
+        variables = jax.eval_shape(partial(fresh_variables, module), key, batch)
         if "params" not in variables:
             raise ModelError(f"model {name!r}: has no parameters: there is nothing to train")
         mode = "in evaluation"
@@ -55,12 +57,9 @@ def _check(
         trained, _ = jax.eval_shape(lambda v, x, key: apply_module(module, v, x, key), variables, batch, key)
     except ModelError:
         raise
-    except InvalidRngError as error:
-        raise ModelError(
-            f"model {name!r}: draws {mode} from another random stream than dropout, the one there is ({_first_line(error)}): "
-            f'use make_rng("dropout"), or rng_collection="dropout" of nn.Dropout'
-        ) from error
     except Exception as error:  # whatever its code leads Python, JAX or flax to
+        if isinstance(error, InvalidRngError) or "No RngStream named" in str(error):  # of linen, of nnx
+            raise ModelError(f"model {name!r}: {_stream(mode, error)}{_place(error)}") from error
         if isinstance(error, TypeError) and "'train'" in str(error):
             raise ModelError(
                 f"model {name!r}: must be called with (x, train): write __call__(self, x, train); {_first_line(error)}"
@@ -74,7 +73,7 @@ def _check(
             what = f"a {type(each).__name__}" if found is None else f"shape {list(found)}"
             raise ModelError(
                 f"model {name!r}: returns {what} {when} for {BATCH} examples of {data}{_hint(shape)}: it must return logits "
-                f"[batch, num_classes], here {[BATCH, num_classes]}"
+                f"[batch, num_classes], here {[BATCH, num_classes]}{_way_on(each, num_classes)}"
             )
 
 
@@ -85,7 +84,7 @@ def check_private(module: nn.Module, name: str, dataset: Dataset) -> None:
     are gradients take a weight each: it is raised, too, where there are fewer.
     """
     batch = jax.eval_shape(partial(as_input, dtype=jnp.float32), dataset.x[:1])
-    variables = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), batch)
+    variables = jax.eval_shape(partial(fresh_variables, module), jax.random.key(0), batch)
     size = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     canaries = dataset.canaries
     if canaries is not None and canaries.kind == "gradient" and canaries.count > size:
@@ -98,6 +97,27 @@ def check_private(module: nn.Module, name: str, dataset: Dataset) -> None:
             f"model {name!r}: has BatchNorm or the like ({', '.join(kept)}), which mixes the examples of a batch, and "
             f"recipe.privacy clips the gradient of each alone: take GroupNorm or no norms, as of wrn-16-4-gn, cnn or mlp"
         )
+
+
+def _stream(mode: str, error: Exception) -> str:
+    """What is wrong with a stream of random numbers that there is not, and what to do."""
+    if mode == "in evaluation" and '"dropout"' in str(error):
+        return (
+            f"draws at random in evaluation ({_first_line(error)}): give nn.Dropout deterministic=not train"
+        )
+    return (
+        f"draws {mode} from another random stream than dropout, the one there is ({_first_line(error)}): "
+        f'use make_rng("dropout"), or rng_collection="dropout" of nn.Dropout'
+    )
+
+
+def _way_on(returned: Any, num_classes: int) -> str:
+    """What to return in place of a tuple, a dict, or the one logit of two classes; empty of anything else."""
+    if isinstance(returned, tuple | list | Mapping):
+        names = returned if isinstance(returned, Mapping) else range(len(returned))
+        return ", " + " or ".join(f"its [{name!r}] alone" for name in names)
+    one = num_classes == 2 and getattr(returned, "shape", ()) in ((BATCH,), (BATCH, 1))
+    return ": of one logit z [batch, 1] return jnp.concatenate([0 * z, z], 1)" if one else ""
 
 
 def _hint(shape: tuple[int, ...]) -> str:

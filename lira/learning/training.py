@@ -12,7 +12,7 @@ import optax
 from lira.learning.augment import mixed
 from lira.learning.averages import moved_toward, zero_average
 from lira.learning.canary_gradients import linear_loss, read_along, weights_of
-from lira.learning.forward import Array, as_input, augmented, compute_dtype, forward
+from lira.learning.forward import Array, as_input, augmented, compute_dtype, forward, fresh_variables
 from lira.learning.imitation import answers_to_imitate, loss_of_imitation
 from lira.learning.learner import Learner
 from lira.learning.losses import cross_entropy, of_mixture
@@ -45,9 +45,8 @@ class ModelState(NamedTuple):
 
 def init_model(learner: Learner, key: jax.Array, x: Array) -> ModelState:
     """A fresh model. `x [N, ...]` gives the shape of an example."""
-    variables = learner.module.init(jax.random.fold_in(key, 0), as_input(x[:1], jnp.float32), train=False)
-    statistics, params = dict(variables), variables["params"]
-    del statistics["params"]
+    statistics = fresh_variables(learner.module, jax.random.fold_in(key, 0), as_input(x[:1], jnp.float32))
+    params = statistics.pop("params")
     return ModelState(
         params=params,
         statistics=statistics,

@@ -165,10 +165,11 @@ def check_models(done: np.ndarray, requested: int, *, paired: bool = True) -> Ch
 
 
 def check_copies(found: Copies) -> Check:
-    """Examples that stand in the data more than once."""
-    if found.count:
+    """Examples that stand in the data more than once, or in the pool and among the held-out ones."""
+    if found.any:
         return Check("copies", "warn", found.sentence())
-    return Check("copies", "ok", "no example is a copy of another")
+    held_out = ", and no held-out one of an example of the pool" if found.held_out_total else ""
+    return Check("copies", "ok", f"no example is a copy of another{held_out}")
 
 
 def check_counts(keep: np.ndarray) -> Check:

@@ -33,7 +33,8 @@ def _gate(document: Mapping[str, Any], text: str) -> Check:
     limit = _fraction(found["limit"]) if found else None
     if found is None or limit is None:
         raise ValueError(
-            f"--fail-above: must be FIGURE=LIMIT, such as tpr@0.001=0.02 or auc=0.6, a limit from 0 to 1; got {text!r}"
+            f"--fail-above: must be FIGURE=LIMIT, such as tpr@0.001=0.02, auc=0.6 or balanced_accuracy=0.55, or ATTACK:FIGURE=LIMIT, a "
+            f"limit from 0 to 1; got {text!r}"
         )
     name = found["attack"] or document["verdict"]["attack"]
     attacks = document["attacks"]

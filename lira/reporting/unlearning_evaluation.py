@@ -1,6 +1,6 @@
 """What was measured of an unlearning: every method at every request."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,10 @@ class UnlearningEvaluation:
         """The verdict on each method."""
         verdicts = ", ".join(f"{name}: {each.verdict}" for name, each in self.last.items())
         return f"UnlearningEvaluation({self.num_models:,} models, {self.first.num_forgotten:,} forgotten; {verdicts})"
+
+    def __str__(self) -> str:
+        """What became of each method, in sentences."""
+        return "\n".join(self.sentences)
 
     def to_frame(self) -> "pandas.DataFrame":
         """The figures after the last request as a pandas table: a row for each method, its name the index.
@@ -102,6 +106,69 @@ class UnlearningEvaluation:
         return doubts
 
     @property
+    def sentences(self) -> list[str]:
+        """What became of the methods at the last request, for people who know no statistics: the verdict, line by line.
+
+        Counts are U-LiRA's TPR at the lowest FPR that can be resolved, of 100; of what only its AUC tells, the AUC.
+        """
+        first, last = self.first, self.last
+        n, M = first.num_forgotten, self.num_models
+        told = [
+            f"{M:,} models, each trained on half of {self.num_examples:,} examples, were to forget {n:,} of these: a method has "
+            f"worked where its models cannot be told from models that never saw the forgotten examples."
+        ]
+        if self.doubts and first.is_resolved:
+            told.insert(0, "Do not rely on these sentences: a control came out wrong, see the first warning.")
+        verdicts = {name: each.verdict for name, each in last.items()}
+        counted, compared = self._counted, self._compared
+        exposed = [name for name, verdict in verdicts.items() if verdict == "exposed"]
+        plain = [name for name in exposed if last[name].shows_in_rate]
+        averaged = [name for name in exposed if name not in plain]
+        if plain:
+            told.append(
+                f"Not forgotten by {_explained(plain)}: of 100 forgotten examples an attack still names {counted(plain)}, at "
+                f"{_alarms(first.lowest_fpr or 0)}; of a model that never saw them it names {self._never_seen}."
+            )
+        if averaged:
+            told.append(
+                f"Not forgotten by {_explained(averaged)}: of a forgotten example and one that the model never saw, the attack picks "
+                f"the forgotten one {compared(averaged)} times in 100, where guessing picks 50."
+            )
+        if over := [name for name, verdict in verdicts.items() if verdict == "over-forgotten"]:
+            told.append(
+                f"Overdone by {_explained(over)}: models are less sure of the forgotten examples than models that never saw them, "
+                f"which gives these away as what is left of them would."
+            )
+        if alike := [name for name, verdict in verdicts.items() if verdict == "as retrained"]:
+            told.append(
+                f"Forgotten by {_explained(alike)}, as far as {M:,} models and {n:,} examples can show: nothing tells these models "
+                f"from ones that never saw the examples."
+            )
+        if open_ := [name for name, verdict in verdicts.items() if verdict == "not resolved"]:
+            told.append(
+                f"Nothing can be said of {_explained(open_)}: here even models that forgot nothing are not told from others."
+            )
+        return told
+
+    def _counted(self, names: Sequence[str]) -> str:
+        """Of 100, how many the attack names after each method: `38 (31 to 45) after none and ...`."""
+        fpr = self.first.lowest_fpr or 0
+        points = {name: self.last[name].u_lira.tpr_at_fpr[fpr] for name in names}
+        return _listed(
+            [_interval(Estimate(each.tpr, each.low, each.high), name) for name, each in points.items()]
+        )
+
+    def _compared(self, names: Sequence[str]) -> str:
+        return _listed([_interval(self.last[name].u_lira.auc, name) for name in names])
+
+    @property
+    def _never_seen(self) -> str:
+        """What the attack names, of 100, of exact retrainings: the range that holds 95 % of them."""
+        each = self.first.retrained.tpr_at_fpr[self.first.lowest_fpr or 0]
+        low, high = (f"{100 * end:.0f}" for end in (each.low, each.high))
+        return low if low == high else f"{low} to {high}"
+
+    @property
     def headline_psi(self) -> tuple[str, float]:
         """The classical attack and FPR at which psi is shown: the first at which normalised psi is resolved.
 
@@ -142,3 +209,27 @@ def evaluate_unlearning(
         raise ValueError(f"methods must have the same number of requests; got {counts}")
     M, N = keep.shape
     return UnlearningEvaluation(interval_note(keep), M, N, dict(methods), costs or {})
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def _explained(names: Sequence[str]) -> str:
+    """The methods, the controls with what they are."""
+    controls = {"none": "none (which does nothing)", "retrain": "retrain (training anew without them)"}
+    return _listed([controls.get(name, name) for name in names])
+
+
+def _interval(figure: Estimate, name: str) -> str:
+    """A share of 100 with its interval, after which method."""
+    value, low, high = (f"{100 * end:.0f}" for end in (figure.value, figure.low, figure.high))
+    between = "" if np.isnan(figure.low) or low == high else f" ({low} to {high})"
+    return f"{value}{between} after {name}"
+
+
+def _alarms(fpr: float) -> str:
+    """A rate of false alarms: of 100, or of as many as make it one."""
+    of = 100 if fpr >= 0.01 else round(1 / fpr)
+    count = f"{of * fpr:g}"
+    return f"{count} false alarm{'s' * (count != '1')} in {of:,}"

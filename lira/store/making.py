@@ -37,7 +37,7 @@ __all__ = [
 ARRAYS = "arrays"
 # The shapes of a model's rows by name, there too, of imported models: no recipe says them.
 ROWS = "rows"
-# And how many examples are copies of others.
+# And how many examples, of the pool and held out, are copies of others.
 COPIES = "copies"
 # Whose versions provenance.json names.
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "tensorstore")
@@ -57,7 +57,7 @@ def make_directory(path: Place, dataset: Dataset, config: Config, keep: np.ndarr
     """
     learner = Learner.of(config.recipe, dataset, config.share(dataset.num_examples))
     initial = initial_norms(learner, dataset.x)
-    own = dataset.num_examples - dataset.num_canaries  # of which some are alike by design
+    x, own = dataset.x, dataset.num_examples - dataset.num_canaries  # of which some are alike by design
     provenance = {
         "fingerprints": {
             "dataset": dataset.fingerprint,
@@ -67,7 +67,9 @@ def make_directory(path: Place, dataset: Dataset, config: Config, keep: np.ndarr
         "evaluation": evaluation_facts(learner, config.queries, dataset.x),
         "configuration": deciding(config),
         "reading": READING,
-        COPIES: kept_copies(copies_of(dataset.x[:own], dataset.y[:own])),
+        # Bytes come to a model in [-1, 1].
+        "largest_feature": 1.0 if dataset.x.dtype == np.uint8 else max(-float(x.min()), float(x.max())),
+        COPIES: kept_copies(copies_of(dataset.x[:own], dataset.y[:own], dataset.x_test)),
         # Names of directories may be in another encoding.
         "class_names": [name.encode("utf-8", "backslashreplace").decode() for name in dataset.class_names],
         CHECKSUMS: True,
@@ -93,7 +95,7 @@ def make_directory(path: Place, dataset: Dataset, config: Config, keep: np.ndarr
 
 def kept_copies(found: Copies) -> dict[str, Any]:
     """What provenance.json keeps of copies among the examples; warns where there are some."""
-    if found.count:
+    if found.any:
         warnings.warn(found.sentence(), CopiesWarning, stacklevel=5)
     return dataclasses.asdict(found)
 

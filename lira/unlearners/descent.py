@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen.module import Args, InterceptorContext, Kwargs, NextGetter
 
-from lira.learning.forward import as_input
+from lira.learning.forward import as_input, fresh_variables
 from lira.unlearners.problem import Batch, Problem, Valued, Variables, cross_entropy, descend, retained_loss
 
 __all__ = ["finetune", "gradient_ascent", "last_layer", "negrad_plus", "none", "random_labels", "scrub"]
@@ -196,7 +196,7 @@ def last_layer(problem: Problem, key: jax.Array, *, epochs: int = 10, rate: floa
     init_key, key = jax.random.split(key)
     example = as_input(jnp.asarray(problem.x)[:1], jnp.float32)
     layer = _last_dense(problem.module, example)
-    fresh = problem.module.init(init_key, example, train=False)["params"]
+    fresh = fresh_variables(problem.module, init_key, example)["params"]
     params = _replaced(problem.variables["params"], fresh, layer)
     start = {**problem.variables, "params": params}
     return descend(
@@ -222,7 +222,7 @@ def _last_dense(module: nn.Module, example: jax.Array) -> tuple[str, ...]:
         return call(*args, **kwargs)
 
     with nn.intercept_methods(watch):
-        jax.eval_shape(lambda: module.init(jax.random.key(0), example, train=False))
+        jax.eval_shape(lambda: fresh_variables(module, jax.random.key(0), example))
     if not called:
         raise ValueError(f"last_layer needs a flax nn.Dense layer, and {type(module).__name__} has none")
     return called[-1]

@@ -92,11 +92,32 @@ def test_the_headline_is_settable_and_attacks_are_named(place, capsys):
     assert "members global_threshold names" in said
     assert "pooled over 8 targets" in said
     assert run("report", place, *ATTACKS, "--headline", "base") == 2
-    assert "the headline attack 'base' is not among those that were run" in capsys.readouterr().err
-    assert run("report", place, "--attacks", "lira_onlin") == 2
-    assert "invalid choice: 'lira_onlin'" in capsys.readouterr().err
-    assert run("run", "--run-dir", place, "--attacks", "lira_onlin") == 2
-    assert "there is no attack 'lira_onlin'; did you mean 'lira_online'?" in capsys.readouterr().err
+    assert "--headline base is not among --attacks" in capsys.readouterr().err
+    for command in (("report", place), ("run", "--run-dir", place)):
+        for option in ("--attacks", "--headline"):
+            assert run(*command, option, "rmia") == 2
+            said = capsys.readouterr().err
+            assert "there is no attack 'rmia'; did you mean 'rmia_online' or 'rmia_offline'" in said
+            assert run(*command, option, "globalthreshold") == 2
+            assert "did you mean 'global_threshold'?" in capsys.readouterr().err
+
+
+def test_a_headline_that_is_not_among_the_attacks_is_refused_before_training(tmp_path, capsys):
+    command = ("run", "--dataset", "digits", "--run-dir", str(tmp_path / "run"))
+    assert run(*command, "--attacks", "base", "--headline", "attack_r") == 2
+    assert "--headline attack_r is not among --attacks base: add it there" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_takes_several_values_and_is_given_twice_loses_none(place, capsys):
+    assert run("check", place, "--fail-above", "auc=0.1", "--fail-above", "balanced_accuracy=1") == 1
+    said = capsys.readouterr().out
+    assert re.search(r"fail  limit: \w+'s AUC", said)
+    assert re.search(r"ok    limit: \w+'s balanced accuracy", said)
+    assert run("score", place, "--attacks", "base", "--attacks", "attack_r", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["attacks"] == ["base", "attack_r"]
+    assert run("run", "--run-dir", place, "--attacks", "base", "--attacks", "attack_r") == 2
+    assert "--attacks is given twice: name all of them after one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", COMMANDS)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from functools import partial
 
@@ -13,6 +14,7 @@ import pytest
 import tomli_w
 from jax.flatten_util import ravel_pytree
 
+import lira
 from lira import cli
 from lira.attacks.suite import select_attacks
 from lira.data.dataset import Dataset
@@ -331,3 +333,18 @@ def test_saved_parameters_are_those_that_were_asked(tmp_path):
     variables = ravel_pytree(zeros)[1](jnp.asarray(run.signal("params")[2:3, :])[0])
     said, _ = jax.jit(partial(query, module, Queries(), ()))(variables, images().x, images().y)
     np.testing.assert_allclose(said["phi"], run.phi[:, :][2], rtol=1e-4, atol=1e-4)
+
+
+def test_features_that_are_not_standardised_are_named_where_nothing_was_learnt(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [f"{1e4 * a},{b},{i % 2}" for i, (a, b) in enumerate(rng.normal(size=(200, 2)))]
+    (tmp_path / "mine.csv").write_text("\n".join(["a,b,label", *rows]))
+    dataset = lira.load_dataset(f"csv:{tmp_path}/mine.csv")
+    recipe = Recipe(model="mlp", epochs=1, batch_size=50, learning_rate=1e-6)
+    run = lira.Run.create(tmp_path / "run", dataset, recipe, num_models=4)
+    says = r"there is nothing to attack; features reach \d\.\d+e\+04 in size: standardise them \(,standardise"
+    with pytest.warns(FirstModelsWarning, match=says):
+        train(run, dataset, show_progress=False)
+    (check,) = (each for each in check_trained(run, np.arange(4)) if each.name == "training")
+    assert check.status == "fail"
+    assert re.search(says, check.sentence)

@@ -3,11 +3,12 @@ import pytest
 from array_kinds import SINGLE
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import softmax
+from scipy.special import expit, log_softmax, softmax
 from scipy.stats import mannwhitneyu
 
-from lira.exchange import confidences
 from lira.exchange.confidences import as_keep, as_labels, to_signals
+from lira.learning import logits
+from lira.learning.logits import BoundedWarning
 from lira.metrics.alignment import member_z, require_aligned
 
 N, Q, C = 40, 3, 5
@@ -63,8 +64,15 @@ def test_one_logit_is_a_binary_classifier(shape):
     np.testing.assert_array_equal(correct, (z.reshape(N, -1)[:, 0] > 0) == labels)
 
 
+def test_what_a_sigmoid_gives_is_warned_of_and_what_log_softmax_gives_is_as_good():
+    with pytest.warns(BoundedWarning, match="all logits of a model lie in"):
+        to_signals("logits", expit(LOGITS), LABELS)
+    phi = to_signals("logits", log_softmax(LOGITS.astype(np.float64), axis=-1), LABELS)[0]["phi"]
+    np.testing.assert_allclose(phi, PHI.astype(np.float64), rtol=1e-10, atol=1e-10)
+
+
 def test_large_arrays_go_through_in_blocks(monkeypatch):
-    monkeypatch.setattr(confidences, "BLOCK_VALUES", 20 * Q * C)
+    monkeypatch.setattr(logits, "BLOCK_VALUES", 20 * Q * C)
     np.testing.assert_allclose(
         to_signals("logits", LOGITS, LABELS)[0]["phi"], PHI.astype(np.float64), rtol=1e-10, atol=1e-10
     )
@@ -93,7 +101,7 @@ def changed(values, index, value):
             r"has a shape of \(1, 40, 3, 5\) for a model; logits are \[N\], \[N, C\]",
         ),
         ("logits", P, LABELS, "looks like probabilities .* not logits: give it as confidences"),
-        ("logits", P[:, 0, 1], np.arange(N) % 2, "looks like probabilities"),
+        ("logits", P[:, 0, 1], np.arange(N) % 2, r"looks like probabilities of class 1 .* \[1 - p, p\]"),
         ("logits", changed(LOGITS, (3, 2, 1), np.nan), LABELS, r"is NaN at example 3, query 2 \(1 in all\)"),
         ("phi", LOGITS, None, r"phi are \[N\] or \[N, Q\]"),
         ("phi", changed(PHI[:, 0], 7, np.nan), None, "is NaN at example 7, query 0"),

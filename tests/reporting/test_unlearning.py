@@ -392,3 +392,36 @@ def test_what_cannot_be_rendered_touches_nothing(evaluation, tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_unlearning_report(tmp_path, bad, title="new")
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == old
+
+
+def test_the_page_opens_with_what_became_of_each_method_in_plain_words(study, tmp_path):
+    """Counts are the figures below, of 100; what only an average tells is told as one; a failed control comes first."""
+    left, right = study.figures["none"][1], study.figures[HOSTILE][1]
+    fpr = left.lowest_fpr
+    assert fpr is not None
+    average = dataclasses.replace(
+        left,
+        u_lira=CurveFigures(left.u_lira.auc, {**left.u_lira.tpr_at_fpr, fpr: right.u_lira.tpr_at_fpr[fpr]}),
+    )
+    assert (left.verdict, average.verdict, right.verdict) == ("exposed", "exposed", "as retrained")
+    assert (left.shows_in_rate, average.shows_in_rate) == (True, False)
+    evaluation = evaluate_unlearning({"none": [left], "a": [average], "b": [right], "c": [right]}, study.keep)
+    point, auc = left.u_lira.tpr_at_fpr[fpr], left.u_lira.auc
+    subject, plain, averaged, alike = evaluation.sentences
+    assert subject.startswith(f"{study.keep.shape[0]} models, each trained on half of")
+    assert (
+        f"names {100 * point.tpr:.0f} ({100 * point.low:.0f} to {100 * point.high:.0f}) after none," in plain
+    )
+    assert f"{100 * fpr:g} false alarm" in plain
+    assert f"picks the forgotten one {100 * auc.value:.0f} (" in averaged
+    assert "after a times in 100, where guessing picks 50" in averaged
+    assert alike.startswith("Forgotten by b and c, as far as")
+    assert str(evaluation) == "\n".join(evaluation.sentences)
+    write_unlearning_report(tmp_path, evaluation, warnings=["and another"])
+    page = Page((tmp_path / "report.html").read_text())
+    assert page.text.index("Not forgotten by none (which does nothing)") < page.text.index("and another")
+    broken = evaluate_unlearning({"retrain": [left]}, study.keep)
+    assert broken.sentences[0].startswith("Do not rely on these sentences")
+    blind = dataclasses.replace(right, untouched=right.u_lira)
+    (_, sentence) = evaluate_unlearning({"none": [blind]}, study.keep).sentences
+    assert sentence.startswith("Nothing can be said of none")
