@@ -102,7 +102,7 @@ def _by_vulnerability(config: UnlearnConfig, dataset: Dataset) -> np.ndarray:
     if scores is None:
         raise RunError(f"{path}: has no scores of LiRA: lira score {path}")
     theirs, held, scored = scored_part(scores, run.membership)
-    rates = example_tpr(theirs, held, roc(theirs, held).tpr_at(VULNERABLE_FPR).threshold)
+    rates = example_tpr(theirs, held, roc(theirs, held).threshold_at(VULNERABLE_FPR))
     # Where rates are equal, their mean score. Those that nobody scores or holds come last.
     mean = ratio(np.where(held, theirs, 0).sum(axis=0), held.sum(axis=0))
     ranked = run.audited[scored[np.lexsort((-mean, -rates))]]
