@@ -85,7 +85,9 @@ def main() -> None:
     parser.add_argument("--imitators", type=int, nargs="+", default=[10, 20])
     parser.add_argument("--targets", type=int, default=8)
     parser.add_argument("--methods", nargs="+", default=["imia", "glira_kl"])
-    parser.add_argument("--place", type=Path, help="keep the imitators here, and go on with those of an earlier call")
+    parser.add_argument(
+        "--place", type=Path, help="keep the imitators here, and go on with those of an earlier call"
+    )
     parser.add_argument("--out", type=Path, help="also write the rows to this JSON file")
     arguments = parser.parse_args()
     run = Run.open(arguments.run)
