@@ -334,15 +334,14 @@ def test_examples_that_a_setting_leaves_out_are_in_no_figure():
     thin[0].scores[:, [3, 7]] = thin[1].scores[:, [7, 9]] = np.nan
     rest = np.setdiff1d(np.arange(N), [3, 7, 9])
     cut = [each._replace(scores=each.scores[:, rest], keep=KEEP[:, rest]) for each in (one, other)]
-    options = {"attack": "a", "side": "out"}
-    found = measure_grid(dict(zip("ab", thin, strict=True)), independent=True, **options)
-    expected = measure_grid(dict(zip("ab", cut, strict=True)), **options)
+    found = measure_grid(dict(zip("ab", thin, strict=True)), attack="a", side="out", independent=True)
+    expected = measure_grid(dict(zip("ab", cut, strict=True)), attack="a", side="out")
     assert (found.num_examples, found.no_epsilon) == (N - 3, expected.no_epsilon)
     assert found.settings["a"].auc == expected.settings["a"].auc
     assert found.difference("a", "b") == expected.difference("a", "b")
     thin[0].scores[2, 0] = np.nan
     with pytest.raises(ValueError, match=r"scores\[2, 0\] is NaN"):
-        measure_grid(dict(zip("ab", thin, strict=True)), **options)
+        measure_grid(dict(zip("ab", thin, strict=True)), attack="a", side="out")
 
 
 def test_document_is_json_and_picture_has_every_setting(made_up):
