@@ -96,6 +96,7 @@ def read_audit(
     if len(shape) < 2:
         raise AuditError(f"{values.name}: must be [models, examples, ...]; got shape {tuple(shape)}")
     M, N = shape[:2]
+    _check_turned(files["keep"], values, files.get("labels"))
     labels = _labels(files.get("labels"), N)
     keep = _membership(files["keep"], (M, N))
     _check_axes(keep, values.name)
@@ -224,6 +225,20 @@ def _labels(file: _File | None, num_examples: int) -> np.ndarray | None:
         return None
     with located(file.name, AuditError):
         return as_labels(as_array(file.array), num_examples)
+
+
+def _check_turned(keep: _File, values: _File, labels: _File | None) -> None:
+    """Raise AuditError where values have examples first and memberships models, as these or the labels say."""
+    held, (M, N) = as_array(keep.array), values.array.shape[:2]
+    if M == N or held.shape != (N, M):
+        return
+    count = None if labels is None else as_array(labels.array).size
+    # Rows of models are complementary pairs, where they are anything.
+    if count == M or (count is None and len(pair_rows(held != 0)) == N):
+        raise AuditError(
+            f"{values.name}: must be [models, examples, ...], [{N:,}, {M:,}] as {keep.name} is; got shape "
+            f"{tuple(values.array.shape)}: swap its first two axes"
+        )
 
 
 def _check_axes(keep: np.ndarray, name: str) -> None:

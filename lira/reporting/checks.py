@@ -56,7 +56,10 @@ def check_run(run: Run, attacks: Mapping[str, Attack] = ATTACKS, *, pool: Pool |
     if (found := as_copies(run.provenance.get(COPIES))) is not None:
         checks.append(check_copies(found))
     if run.is_imported:
-        sentence = "the recipe of imported models is not known: see that the queries match their augmentation"
+        sentence = (
+            "whether training flipped or shifted its examples is not known of imported models: where it did, and the models "
+            "were not asked about such copies, too, the attack is weaker than it could be"
+        )
         checks.append(Check("queries", "warn", sentence))
     elif run.is_foreign:
         sentence = (

@@ -188,6 +188,11 @@ def compare(run: Run, other: Run | None = None, *, fpr: float = LOW_FPR) -> Diff
     Warns:
         UserWarning: targets are in one run alone, and are left out.
     """
+    if other is not None and run.membership.shape[1] != other.membership.shape[1]:
+        raise ValueError(
+            f"{run.path} is of {run.membership.shape[1]:,} examples and {other.path} of {other.membership.shape[1]:,}: compare "
+            f"runs of the same examples and memberships"
+        )
     scores, keep = score(run), run.membership
     ours = its = np.arange(len(keep))
     if other is None:

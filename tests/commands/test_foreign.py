@@ -35,7 +35,7 @@ def test_runs_of_other_code_come_and_go(tmp_path, config, capsys):
     assert {name: theirs[name] for name in same} == {name: ours[name] for name in same}
     page = (tmp_path / "back/report.html").read_text()
     assert "scores/0000000030.npy (carlini)" in page
-    assert "recipe of imported models is not known" in page
+    assert "is not known of imported models" in page
     assert "<dt>memberships drawn by independent coins</dt><dd>declared</dd>" in page
     capsys.readouterr()
     assert run("train", tmp_path / "back") == 2

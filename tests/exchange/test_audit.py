@@ -141,6 +141,11 @@ def test_an_audit_is_a_run(files, tmp_path, capsys):
     )
     differences = lira.compare(audited, lira.Run.open(place))
     assert all(each.auc.value == 0 for each in differences.by_attack.values())
+    lira.audit(tmp_path / "fewer", phi=PHI[:8, :150], keep=KEEP[:8, :150], attacks=FEW[:1])
+    with pytest.raises(
+        ValueError, match=r"is of 200 examples and .*fewer of 150: compare runs of the same examples"
+    ):
+        lira.compare(audited, lira.Run.open(tmp_path / "fewer"))
 
 
 def test_runs_whose_pairs_stand_apart_are_compared_pair_by_pair(tmp_path):

@@ -42,6 +42,14 @@ BAD = {
         {"phi": PHI.swapaxes(0, 1), "keep": KEEP.T},
         r"phi.npy: holds 200 models of 10 examples, .*models and examples have changed places, so transpose",
     ),
+    "values turned": (
+        {"phi": PHI.swapaxes(0, 1), "keep": KEEP},
+        r"phi.npy: must be .*, \[10, 200\] as .*keep.npy is; got shape \(200, 10, \d\): swap its first two axes",
+    ),
+    "logits turned": (
+        {"logits": LOGITS.swapaxes(0, 1), "keep": KEEP, "labels": LABELS},
+        r"logits.npy: must be .*, \[10, 200\] as .*keep.npy is; .*: swap its first two axes",
+    ),
     "confidences as phi": (
         {"phi": 1 / (1 + np.exp(-PHI)), "keep": KEEP},
         r"model 0: looks like confidences, for all of it lies in \[0, 1\]",
