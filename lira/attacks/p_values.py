@@ -167,6 +167,10 @@ def conformal_p_values(
     non-member scores of the other. (With an odd number of pairs the last one is attacked by part of the first half.)
     Outside targets are attacked by the whole pool and ranked among its own models' scores.
 
+    The R scores are of few models: where whole models differ, all of a target's scores may lie above those. Of non-members
+    5.8 % have a p-value of 1 % or less with 8 models (1.6 %) whose confidences differ by an effect of standard deviation 3 (1),
+    that of an example's being 1; 1.3 % (1.1 %) with 16 and 1.1 % with 64, 1.0 % where models do not differ (simulated noise).
+
     Args:
         attack: of the attacks' signature, on phi.
         phi: float32 `[M, N, Q]`.

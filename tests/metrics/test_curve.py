@@ -377,6 +377,7 @@ def test_infinite_scores_stand_for_the_largest_of_all(sign, of_members, of_other
         fixed_threshold(scores, keep, 0.05).target_tpr, fixed_threshold(finite, keep, 0.05).target_tpr
     )
     np.testing.assert_array_equal(
-        target_epsilons(scores, keep, independent=True, delta=0.01),
-        target_epsilons(finite, keep, independent=True, delta=0.01),
+        # The first is no coin, and without it the models are pairs again.
+        target_epsilons(scores[:, 1:], keep[:, 1:], independent=True, delta=0.01),
+        target_epsilons(finite[:, 1:], keep[:, 1:], independent=True, delta=0.01),
     )
