@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from scipy.special import expit
 
 from lira.attacks import Leave
-from lira.attacks._parted import drop_draws
+from lira.attacks._parted import drop_lots
 from lira.membership import have_independent_counts, keep_mask
 
 MODES = ("pair", "balanced", "independent", "outside")
@@ -102,7 +101,9 @@ def targets(pool: Pool) -> Iterator[Target]:
         yield Target(pool.phi[t].astype(float), inside, outside, pool.population[t].astype(float), others)
 
 
-draw_drops = jax.jit(drop_draws)
+def draw_drops(rows: np.ndarray, examples: np.ndarray) -> np.ndarray:
+    """Random numbers for the IN and the OUT side, uint32 `[T, n, 2]`: the targets' are one after another."""
+    return drop_lots(examples) + rows[:, None, None].astype(np.uint32)
 
 
 def left_of_balanced(keep: np.ndarray, t: int) -> tuple[np.ndarray, np.ndarray]:
@@ -112,7 +113,7 @@ def left_of_balanced(keep: np.ndarray, t: int) -> tuple[np.ndarray, np.ndarray]:
     """
     others = np.arange(len(keep)) != t
     sides = np.stack([keep & others[:, None], ~keep & others[:, None]])
-    draws = np.asarray(draw_drops(np.array([t]), np.arange(keep.shape[1])))[0]
+    draws = draw_drops(np.array([t]), np.arange(keep.shape[1]))[0]
     for n, member in enumerate(keep[t]):
         candidates = np.flatnonzero(sides[int(member), :, n])
         sides[int(member), candidates[draws[n, int(member)] % len(candidates)], n] = False

@@ -3,21 +3,28 @@
 What a target removes takes as much memory as phi, for each side.
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lira.attacks._pool import Array
 
-__all__ = ["UNCUT", "Block", "Cuts", "Side", "drop_draws", "outside_targets", "without_one", "without_pairs"]
+__all__ = [
+    "UNCUT",
+    "Block",
+    "Cuts",
+    "Side",
+    "drop_lots",
+    "outside_targets",
+    "without_one",
+    "without_pairs",
+]
 
 # How many IN and OUT models an example keeps, traced where compiled; None: all that are left.
 Cuts = tuple[Any, Any]
 UNCUT: Cuts = (None, None)
-# Of the draws that say which models an example goes without.
-SEED = 0
 
 
 class Side(NamedTuple):
@@ -38,24 +45,21 @@ class Block(NamedTuple):
     outside: Side
 
 
-@partial(jax.jit, static_argnames="in_row_order")
 def outside_targets(
     attacked: Array,
     values: Array,
-    inside: Array,
-    fresh: Array,
-    examples: Array,
+    inside: np.ndarray,
+    fresh: np.ndarray,
+    examples: np.ndarray,
     cuts: Cuts,
     *,
     in_row_order: bool,
 ) -> Block:
     """No target removes anything."""
-    nothing = jnp.zeros((1, *values.shape[1:]), values.dtype), jnp.zeros((1, values.shape[1]), bool)
-    masks = [
-        mask if cut is None else _keep_some(mask, examples, cut, in_row_order)
-        for mask, cut in zip((inside, ~inside), cuts, strict=True)
-    ]
-    return Block(attacked, values, fresh, *(Side(mask, *nothing) for mask in masks))
+    nothing = np.zeros((1, *values.shape[1:]), values.dtype), np.zeros((1, values.shape[1]), bool)
+    kept = _kept(inside, examples, cuts, 0, in_row_order)
+    block = Block(attacked, values, fresh, *(Side(mask, *nothing) for mask in kept))
+    return jax.tree.map(jnp.asarray, block)
 
 
 @jax.jit
@@ -67,62 +71,108 @@ def without_pairs(values: Array, inside: Array, fresh: Array) -> Block:
     return Block(values, values, fresh, *sides)
 
 
-@partial(jax.jit, static_argnames="in_row_order")
 def without_one(
     values: Array,
-    inside: Array,
-    fresh: Array,
-    examples: Array,
-    rows: Array,
+    inside: np.ndarray,
+    fresh: np.ndarray,
+    examples: np.ndarray,
+    rows: np.ndarray,
     cuts: Cuts,
     *,
     in_row_order: bool,
 ) -> Block:
     """Each of the targets `rows` is left out alone."""
-    sides, draws = [], None if cuts[0] is None or in_row_order else drop_draws(rows, examples)
-    for index, (mask, cut) in enumerate(zip((inside, ~inside), cuts, strict=True)):
+    kept = _kept(inside, examples, cuts, 1, in_row_order)
+    lots = None if cuts == UNCUT or in_row_order else drop_lots(examples)
+    return _without_one(values, kept, fresh, rows, cuts, lots)
+
+
+@jax.jit
+def _without_one(
+    values: Array, kept: list[Array], fresh: Array, rows: Array, cuts: Cuts, lots: Array | None
+) -> Block:
+    """`lots` are those of `drop_lots`; None drops the last that is kept."""
+    sides = []
+    for index, (mask, cut) in enumerate(zip(kept, cuts, strict=True)):
         if cut is None:
             sides.append(Side(mask, values[rows], mask[rows]))
         else:
-            kept = _keep_some(mask, examples, cut + 1, in_row_order)
-            rank = cut if draws is None else draws[..., index] % (cut + 1).astype(jnp.uint32)
-            sides.append(_drop_one(values, kept, rows, cut, rank))
+            rank = cut
+            if lots is not None:
+                # An example's targets are one after another, so that all ranks are dropped equally often: what dropping a
+                # model of its own temper gives away of one target is evened out by others.
+                rank = (lots[:, index] + rows.astype(jnp.uint32)[:, None]) % (cut + 1).astype(jnp.uint32)
+            sides.append(_drop_one(values, mask, rows, cut, rank))
     return Block(values[rows], values, fresh, *sides)
 
 
-def _keep_some(mask: Array, examples: Array, most: Array, in_row_order: bool) -> Array:
+# --- What is drawn, on the host: compiled it would be the longest of an attack's programs --------------------------------
+
+
+def _kept(
+    inside: np.ndarray, examples: np.ndarray, cuts: Cuts, beside: int, in_row_order: bool
+) -> list[np.ndarray]:
+    """The IN and the OUT models that are kept, bool `[M, n]` each: as many as the cuts say, and `beside`."""
+    return [
+        mask if cut is None else _keep_some(mask, examples, int(cut) + beside, in_row_order)
+        for mask, cut in zip((inside, ~inside), cuts, strict=True)
+    ]
+
+
+def _keep_some(mask: np.ndarray, examples: np.ndarray, most: int, in_row_order: bool) -> np.ndarray:
     """At most so many models of a side, `[M, n]`: the first, or some that are drawn for each example."""
     if in_row_order:
-        return mask & (jnp.cumsum(mask, axis=0) <= most)
-
-    M = len(mask)
-
-    def draw(example: Array) -> Array:
-        key = jax.random.fold_in(jax.random.split(jax.random.key(SEED))[0], example // M)
-        # Through M examples in a row each model takes every place once, so that luck evens out.
-        return (jnp.argsort(jax.random.bits(key, (M,), jnp.uint32)) + example) % M
-
-    def keep_some(mask: Array, examples: Array) -> Array:
-        order = jnp.where(mask, jax.vmap(draw, out_axes=1)(examples), M)
-        return mask & (most > 0) & (order <= jnp.sort(order, axis=0)[most - 1])
-
-    # In exactly balanced pools there is nothing to sort.
-    enough = jnp.all(jnp.sum(mask, axis=0) <= most)
-    return jax.lax.cond(enough, lambda mask, _: mask, keep_some, mask, examples)
+        return mask & (np.cumsum(mask, axis=0) <= most)
+    many = np.flatnonzero(mask.sum(axis=0) > most)
+    if not len(many):  # as in exactly balanced pools
+        return mask
+    order = np.where(mask[:, many], _orders(len(mask), examples[many]), len(mask))
+    some = mask.copy()
+    some[:, many] &= (most > 0) & (order <= np.sort(order, axis=0)[most - 1])
+    return some
 
 
-def drop_draws(rows: Array, examples: Array) -> Array:
-    """Random numbers for the IN and the OUT side, uint32 `[T, n, 2]`, a function of target and example alone.
+def _orders(M: int, examples: np.ndarray) -> np.ndarray:
+    """For each example an order of M models, int64 `[M, n]`.
 
-    Each is uniform, and the targets' are one after another: for an example all ranks are dropped equally often, and what
-    dropping a model of its own temper gives away of one target is evened out by others.
+    Through M examples in a row each model takes every place once, so that luck evens out.
     """
+    turns, turn = np.unique(examples // np.uint32(M), return_inverse=True)
+    high, low = _threefry(_threefry(_KEPT, turns[:, None]), np.arange(M, dtype=np.uint32))
+    order = np.argsort(high ^ low, axis=1, kind="stable")
+    return (order[turn] + examples[:, None]).T % M
 
-    def draw(example: Array) -> Array:
-        key = jax.random.split(jax.random.key(SEED))[1]
-        return jax.random.bits(jax.random.fold_in(key, example), (2,), jnp.uint32) >> 1
 
-    return jax.vmap(draw)(examples) + jnp.asarray(rows, jnp.uint32)[:, None, None]
+def drop_lots(examples: np.ndarray) -> np.ndarray:
+    """The rank that the first target goes without of the IN and of the OUT side, modulo their counts: uint32 `[n, 2]`, < 2^31."""
+    keys = _threefry(_DROPPED, examples.astype(np.uint32)[:, None])
+    high, low = _threefry(keys, np.arange(2, dtype=np.uint32))
+    return (high ^ low) >> np.uint32(1)
+
+
+def _threefry(key: tuple[Any, Any], count: np.ndarray) -> tuple[Any, Any]:
+    """Threefry-2x32 of 20 rounds (Salmon et al. 2011), the generator of JAX, of the counters (0, count).
+
+    All are uint32 and broadcast. A pair of words, which is also `jax.random.fold_in(key, count)`, and XORed what
+    `jax.random.bits` gives at that place.
+    """
+    keys = (*key, key[0] ^ key[1] ^ np.uint32(0x1BD11BDA))
+    high, low = keys[0], count + keys[1]
+    for turn in range(5):
+        for bits in ((13, 15, 26, 6), (17, 29, 16, 24))[turn % 2]:
+            high = high + low
+            low = high ^ ((low << np.uint32(bits)) | (low >> np.uint32(32 - bits)))
+        high = high + keys[(turn + 1) % 3]
+        low = low + keys[(turn + 2) % 3] + np.uint32(turn + 1)
+    return high, low
+
+
+_ZERO = np.zeros(1, np.uint32)
+# Keys of which models an example keeps, and of which each target goes without: jax.random.split(jax.random.key(0)).
+_KEPT, _DROPPED = zip(*_threefry((_ZERO, _ZERO), np.arange(2, dtype=np.uint32)), strict=True)
+
+
+# --- What is left out, compiled ---------------------------------------------------------------------------------------
 
 
 def _drop_one(values: Array, kept: Array, rows: Array, cut: Array, rank: Array) -> Side:

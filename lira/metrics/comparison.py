@@ -82,7 +82,7 @@ def compared(curve: Roc, fpr: float) -> Compared:
     """What `difference_of_curves` takes of a curve."""
     tpr, auc = curve.resampled_tpr(np.array([fpr])), curve.resampled_auc()
     resampled = None if tpr is None or auc is None else np.column_stack([tpr, auc])
-    return Compared(fpr, curve.tpr_at(fpr).tpr, curve.auc, resampled, curve.num_clusters)
+    return Compared(fpr, curve.realised_tpr(fpr), curve.auc, resampled, curve.num_clusters)
 
 
 def difference_of_curves(a: Compared, b: Compared) -> Difference:

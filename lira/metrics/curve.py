@@ -27,6 +27,7 @@ from lira.metrics.counting import (
     descending,
     largest_gap,
     last_within,
+    last_within_each,
     ratio,
     tie_ends,
 )
@@ -197,6 +198,12 @@ class Roc:
         allowed = allowed_false_positives(fpr, self.num_nonmembers)
         return float(self._tpr(allowed)) if allowed >= 1 else float("nan")
 
+    def threshold_at(self, fpr: float) -> float:
+        """`tpr_at(fpr).threshold`, which takes no resamples."""
+        check_fpr(fpr)
+        allowed = allowed_false_positives(fpr, self.num_nonmembers)
+        return float(self.thresholds[last_within(self.false_positives, allowed)])
+
     def _tpr(self, allowed: np.ndarray) -> np.ndarray:
         """TPR at each number of false positives that are allowed."""
         return ratio(self.true_positives[last_within(self.false_positives, allowed)], self.num_members)
@@ -232,10 +239,8 @@ class Roc:
         """
         if self._resamples is None:
             return None
-        wanted = fprs * (1 + 1e-12)
-        return np.stack(
-            [true[last_within(false, wanted)] for false, true in zip(*self._resamples, strict=True)]
-        )
+        false, true = self._resamples
+        return np.take_along_axis(true, last_within_each(false, fprs * (1 + 1e-12)), axis=1)
 
     def resampled_auc(self) -> np.ndarray | None:
         """AUC in each of the same resamples, float64 `[B]`; None with too few clusters."""

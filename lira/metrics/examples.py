@@ -126,7 +126,7 @@ def stability(scores: np.ndarray, keep: np.ndarray, *, fpr: float = 1e-3) -> Sta
         )
     halves = []
     for half in (group < clusters // 2, group >= clusters - clusters // 2):
-        threshold = roc(scores[half], keep[half]).tpr_at(fpr).threshold
+        threshold = roc(scores[half], keep[half]).threshold_at(fpr)
         halves.append(example_tpr(scores[half], keep[half], threshold))
     vulnerability = np.stack(halves)
     both = vulnerability[:, ~np.isnan(vulnerability).any(axis=0)]

@@ -101,7 +101,7 @@ def _by_vulnerability(config: UnlearnConfig, dataset: Dataset) -> np.ndarray:
     if scores is None:
         raise RunError(f"{path}: has no scores of LiRA: lira score {path}")
     keep = run.keep
-    rates = example_tpr(scores, keep, roc(scores, keep).tpr_at(VULNERABLE_FPR).threshold)
+    rates = example_tpr(scores, keep, roc(scores, keep).threshold_at(VULNERABLE_FPR))
     # Where rates are equal, their mean score.
     mean = np.where(keep, scores, 0).sum(axis=0) / keep.sum(axis=0)
     return np.lexsort((-mean, -rates))

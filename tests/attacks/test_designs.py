@@ -1,12 +1,17 @@
 """No design of memberships gives them away: pools that know nothing, in any design and of any models, are at chance."""
 
+from functools import partial
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import rankdata
+from shadow_pools import draw_drops
 
 from lira.attacks import UnfitPoolError, lira_offline_fixed, lira_online, shadow_classifier
 from lira.attacks._opponents import opponents_of
-from lira.attacks._parted import drop_draws
+from lira.attacks._parted import _orders, drop_lots
 from lira.attacks._pool import ThinPoolError
 from lira.attacks.suite import ATTACKS, Pool, attack_pool, call_attack, call_where_enough
 from lira.attacks.thin import Columns
@@ -139,7 +144,7 @@ def test_an_outside_target_that_was_one_of_a_balanced_design_is_at_chance(name):
 
 def test_which_model_is_dropped_is_drawn_evenly():
     """6 candidates, 20,000 examples: each within 5 standard errors of a sixth for every target; sides apart; ranks in turn."""
-    draws = np.asarray(drop_draws(np.arange(12), np.arange(20_000))) % 6
+    draws = draw_drops(np.arange(12), np.arange(20_000)) % 6
     assert draws.shape == (12, 20_000, 2)
     error = np.sqrt(1 / 6 * 5 / 6 / 20_000)
     for target in draws:
@@ -147,6 +152,22 @@ def test_which_model_is_dropped_is_drawn_evenly():
             assert abs(np.bincount(target[:, side]) / 20_000 - 1 / 6).max() < 5 * error
         assert abs((target[:, 0] == target[:, 1]).mean() - 1 / 6) < 5 * error
     assert (np.sort(draws, axis=0) == np.repeat(np.arange(6), 2)[:, None, None]).all()
+
+
+def test_draws_are_those_of_the_generator_of_jax():
+    """Which stored scores are of: NumPy draws the same numbers, here of the second turn of 7 models and of the next."""
+    examples, M = np.arange(10, 20, dtype=np.uint32), 7
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(None, 0))
+    def drawn(keys, example):
+        order = jnp.argsort(jax.random.bits(jax.random.fold_in(keys[0], example // M), (M,), jnp.uint32))
+        lots = jax.random.bits(jax.random.fold_in(keys[1], example), (2,), jnp.uint32) >> 1
+        return (order + example) % M, lots
+
+    orders, lots = drawn(jax.random.split(jax.random.key(0)), examples)
+    np.testing.assert_array_equal(_orders(M, examples), np.asarray(orders).T)
+    np.testing.assert_array_equal(drop_lots(examples), lots)
 
 
 @pytest.mark.parametrize("counts", ["balanced", "uneven"])

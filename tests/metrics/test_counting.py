@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lira.metrics import counting
-from lira.metrics.counting import area, count_points, count_type, largest_gap, last_within
+from lira.metrics.counting import area, count_points, count_type, largest_gap, last_within, last_within_each
 
 
 @pytest.fixture(params=[7, counting.BLOCK], autouse=True)
@@ -47,6 +47,17 @@ def test_the_last_point_within_what_is_allowed_is_that_of_a_search():
     false = np.array([0, 0, 1, 1, 4, 7])
     for allowed in range(9):
         assert last_within(false, allowed) == max(i for i, count in enumerate(false) if count <= allowed)
+
+
+@pytest.mark.parametrize("points", [1, 2, 7, 64, 65])
+def test_the_last_points_of_many_curves_are_those_of_each(points):
+    """Ties, nothing within, all within, and rates that are NaN, of which none is; few and many that are allowed."""
+    rng = np.random.default_rng(points)
+    rates = np.sort(rng.integers(0, 9, (50, points)) / 8, axis=1)
+    rates[3] = np.nan
+    for allowed in (rates[5, :1], np.linspace(-0.5, 1.5, counting.FEW_POINTS), np.linspace(-0.5, 1.5, 40)):
+        expected = [np.searchsorted(each, allowed, side="right") - 1 for each in rates]
+        np.testing.assert_array_equal(last_within_each(rates, allowed), expected)
 
 
 def test_counts_in_four_bytes_are_multiplied_in_eight():
