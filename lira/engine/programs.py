@@ -1,7 +1,7 @@
 """The compiled programs of a stack: train, evaluate, ask."""
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 from math import gcd
 from typing import Any, NamedTuple
 
@@ -80,8 +80,10 @@ def train_steps(
     return state, taken
 
 
-# By device, of one kind of stack at a time.
-_programs: dict[tuple[Any, Device], Programs] = {}
+@lru_cache(maxsize=8)
+def _of_a_kind(*kind: Any) -> dict[Device, Programs]:
+    """What has been compiled for one kind of stack, by device: `compile_programs` fills it."""
+    return {}
 
 
 def compile_programs(
@@ -94,17 +96,18 @@ def compile_programs(
     signals: tuple[str, ...] = (),
     ends: tuple[int, ...] = (),
 ) -> Programs:
-    """Compile for this thread's device, or take the last programs compiled: planning and training then share them.
+    """Compile for this thread's device, or take what was compiled for as many kinds of stacks as a few runs have.
 
     A call of `Programs.train` ends after each of the numbers of epochs `ends`, beside those of checkpoints.
     """
-    key = (learner, queries, dataset.fingerprint, lowering, width, signals, ends)
-    device = this_device()
-    built = _programs.get((key, device)) or _build(learner, queries, dataset, lowering, width, signals, ends)
-    for other in list(_programs):
-        if other[0] != key:
-            _programs.pop(other, None)
-    _programs[key, device] = built
+    examples = dataset.x.shape, dataset.x.dtype, dataset.y.dtype
+    compiled, device = (
+        _of_a_kind(learner, queries, examples, lowering, width, signals, ends),
+        this_device(),
+    )
+    if device not in compiled:
+        compiled[device] = _build(learner, queries, dataset, lowering, width, signals, ends)
+    built = compiled[device]
     return built._replace(workers=workers, memory=built.memory and workers * built.memory)
 
 

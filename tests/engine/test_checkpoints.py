@@ -146,7 +146,7 @@ def test_a_checkpoint_is_written_every_so_many_minutes(tmp_path, monkeypatch):
     with Checkpoints(run, 10.0) as checkpoints, checkpoints.of(HERE, np.arange(3), np.zeros(3)) as kept:
         for epoch in range(60):
             clock[0] = 60.0 * epoch * 3
-            kept.keep_if_due(Begun(epoch, np.zeros(3), [jnp.zeros((3, epoch))], {}))
+            kept.keep_if_due(Begun(epoch, np.zeros(3), [jnp.asarray(np.zeros((3, epoch)))], {}))
             if kept._writing:
                 kept._writing.result()
     assert written == list(range(4, 60, 4)), "of three minutes each, the first after ten"

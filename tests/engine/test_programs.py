@@ -241,6 +241,7 @@ def test_width_is_bounded_by_memory(monkeypatch):
 
 def test_compiler_out_of_memory_is_a_width_that_does_not_fit(monkeypatch):
     speeds(monkeypatch, {1: 1, 4: 4})
+    engine_programs._of_a_kind.cache_clear()
     build = engine_programs._build
 
     def exhausted(*arguments):
@@ -253,11 +254,27 @@ def test_compiler_out_of_memory_is_a_width_that_does_not_fit(monkeypatch):
     assert programs_for(Config(recipe=LONG, execution=AUTO), dataset(), 64).width == 4
 
 
+def test_kinds_of_stacks_that_take_turns_are_compiled_once_each(monkeypatch, request):
+    nothing: Any = None
+    built, blank = [], engine_programs.Programs(*[nothing] * len(engine_programs.Programs._fields))
+    monkeypatch.setattr(engine_programs, "_build", lambda *kind: built.append(kind) or blank)
+    engine_programs._of_a_kind.cache_clear()
+    request.addfinalizer(engine_programs._of_a_kind.cache_clear)
+    learner, other = Learner.of(LONG, dataset()), Learner.of(Recipe(epochs=2, batch_size=10), dataset())
+    for each, width in ((learner, 1), (learner, 4), (other, 4)) * 2:
+        engine_programs.compile_programs(each, Queries(), dataset(), 1, "patches", width)
+    assert [(each, width) for each, *_, width, _signals, _ends in built] == [
+        (learner, 1),
+        (learner, 4),
+        (other, 4),
+    ]
+
+
 def test_number_of_compilations_does_not_grow_with_stacks_or_epochs(tmp_path):
     """Initialisation, epoch and sweep are compiled once for a run, a short last stack included."""
 
     def compiled(models, epochs, name):
-        engine_programs._programs.clear()
+        engine_programs._of_a_kind.cache_clear()
         events = []
 
         def listen(event, duration_secs, **_):

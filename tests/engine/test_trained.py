@@ -18,7 +18,7 @@ import lira
 from lira import cli
 from lira.attacks.suite import select_attacks
 from lira.data.dataset import Dataset
-from lira.engine import fill
+from lira.engine import fill, programs
 from lira.engine.accuracies import published_accuracy
 from lira.engine.fill import FirstModelsWarning, train
 from lira.engine.plan import plan
@@ -274,9 +274,11 @@ def test_other_conventions_of_queries_are_another_run(finished):
         Queries(convention="theirs")  # pyright: ignore[reportArgumentType]
 
 
-def test_original_queries_from_end_to_end(tmp_path, monkeypatch):
+def test_original_queries_from_end_to_end(tmp_path, monkeypatch, request):
     """Raw weights; batches of consecutive examples, the last one what remains; stack and lowering do not matter."""
     monkeypatch.setattr("lira.engine.sweep.ORIGINAL_BATCH", 16)
+    programs._of_a_kind.cache_clear()  # these have been compiled with batches of another size, or would be kept for others
+    request.addfinalizer(programs._of_a_kind.cache_clear)
     phi = {}
     cases: tuple[tuple[Lowering, int], ...] = (("patches", 2), ("xla", 1))
     for lowering, width in cases:
