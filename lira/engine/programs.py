@@ -101,10 +101,8 @@ def compile_programs(
     A call of `Programs.train` ends after each of the numbers of epochs `ends`, beside those of checkpoints.
     """
     examples = dataset.x.shape, dataset.x.dtype, dataset.y.dtype
-    compiled, device = (
-        _of_a_kind(learner, queries, examples, lowering, width, signals, ends),
-        this_device(),
-    )
+    compiled = _of_a_kind(learner, queries, examples, lowering, width, signals, ends)
+    device = this_device()
     if device not in compiled:
         compiled[device] = _build(learner, queries, dataset, lowering, width, signals, ends)
     built = compiled[device]
