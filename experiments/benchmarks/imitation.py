@@ -5,7 +5,8 @@ Command:   lira run experiments/digits.toml --run-dir RUN --num-models 80
 Duration:  digits, 8 targets: ten minutes on one busy CPU core.
 Expected:  of IMIA's paper (arXiv 2509.06796) a TPR at low FPR several times that of LiRA with the same number of models.
 Measured:  experiments/benchmarks/imitation_digits_cpu.json, with --methods imia imia_pivots
-           imitation_nonadaptive_digits_cpu.json, tables in experiments/benchmarks/README.md.
+           imitation_nonadaptive_digits_cpu.json, of CIFAR-10 imitation_cifar_cpu.json; tables in
+           experiments/benchmarks/README.md.
 
 Targets are of different pairs, the first models of the pairs at the end of the run, which are among nobody's shadow models.
 Means over targets with their standard deviation; the TPR at 0.1 % FPR is pooled over targets, for one of digits alone does
