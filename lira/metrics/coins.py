@@ -43,9 +43,8 @@ def contradiction(keep: np.ndarray, labels: np.ndarray | None = None) -> str | N
         return None
     M, N = rows.shape
     total, squares, beside = np.zeros(N), np.zeros(N), 0.0
-    for row, (rate,) in zip(
-        rows, rates, strict=True
-    ):  # of a large pool all of them are a tenth of a gigabyte
+    # One model after the other: of a large pool all of them are a tenth of a gigabyte.
+    for row, (rate,) in zip(rows, rates, strict=True):
         away = (row - rate) / np.sqrt(rate * (1 - rate))
         total, squares, beside = total + away, squares + np.square(away), beside + away[1:] @ away[:-1]
     # The sum over pairs of models of their products has mean 0, and its mean over N examples this standard error.
