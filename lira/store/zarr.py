@@ -226,10 +226,10 @@ def _no_file(directory: str, depth: int) -> str | None:
     except OSError:  # reading says what there is to say
         return None
     for entry in entries:
-        if entry.is_dir():
+        if os.path.isdir(entry.path):  # where a link leads to itself `entry.is_dir` raises
             if depth and (found := _no_file(entry.path, depth - 1)):
                 return found
-        elif not entry.is_file() and os.path.exists(entry.path):
+        elif os.path.exists(entry.path) and not os.path.isfile(entry.path):
             return entry.path
     return None
 

@@ -64,7 +64,7 @@ def images(n=40):
     rng = np.random.default_rng(0)
     y = np.arange(n, dtype=np.int32) % 2
     x = (rng.integers(0, 100, (n, 8, 8, 1)) + 120 * y[:, None, None, None]).astype(np.uint8)
-    return Dataset(x=x, y=y, num_classes=2, name="memory", x_test=x[:10], y_test=y[:10])
+    return Dataset(x=x, y=y, num_classes=2, name="memory", x_test=x[:10] + 1, y_test=y[:10])
 
 
 def made(path, recipe=SHORT, models=4, **options):

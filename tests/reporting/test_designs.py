@@ -210,7 +210,7 @@ def test_epsilon_of_a_disjoint_pool_is_below_the_truth(fraction):
 def test_disjoint_pools_with_a_test_set_take_it_for_their_population(tmp_path):
     """Scores are those of the arrays cut by hand."""
     rng = np.random.default_rng(0)
-    data = dataclasses.replace(dataset(), x_test=dataset(30).x, y_test=dataset(30).y)
+    data = dataclasses.replace(dataset(), x_test=dataset(30).x + 1, y_test=dataset(30).y)
     run = lira.Run.create(tmp_path / "run", data, RECIPE, num_models=9, membership=DISJOINT, signals=())
     phi, phi_test = (rng.normal(size=(9, n, 1)).astype(np.float32) for n in (N, 30))
     for model in range(9):

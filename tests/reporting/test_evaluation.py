@@ -173,7 +173,7 @@ def test_plots_take_what_metrics_give(audited):
 def test_what_is_shown_in_a_session_is_one_short_line(audited, tmp_path):
     phi, keep, _, evaluation = audited
     x = np.arange(N * 16).reshape(N, 4, 4, 1) // 16  # each image of one gray
-    data = lira.Dataset.from_arrays(x, np.arange(N) % 2, x_test=x[:7], y_test=np.arange(7) % 2)
+    data = lira.Dataset.from_arrays(x, np.arange(N) % 2, x_test=x[:7] + N, y_test=np.arange(7) % 2)
     run = lira.Run.create(tmp_path / "run", data, lira.Recipe(epochs=1, batch_size=8), num_models=4)
     roc = metrics.roc(phi, keep)
     point = f"{100 * roc.realised_tpr(1e-3):.3f} %"

@@ -122,9 +122,9 @@ def test_no_more_than_a_model_and_the_forgotten_are_read_at_once(done, monkeypat
         )
 
     expected = measured(arrays, features)
-    largest, read = [], zarr.read_store
+    largest, read = [], zarr._values
     monkeypatch.setattr(
-        zarr, "read_store", lambda store, where: (largest.append(store.shape[0]), read(store, where))[1]
+        zarr, "_values", lambda store, where: (largest.append(store.shape[0]), read(store, where))[1]
     )
     stored = {name: getattr(kept, name) for name in arrays}
     assert str(measured(stored, kept.features)) == str(expected)
