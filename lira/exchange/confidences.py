@@ -276,9 +276,8 @@ def _check_unbounded(logits: np.ndarray) -> None:
             "looks like probabilities (in [0, 1], summing to 1), not logits: give it as confidences, of "
             'lira.audit_training by answers="probabilities"'
         )
-    if (
-        logits.size >= BY_CHANCE and logits.min() < logits.max()
-    ):  # that all are one number is no sigmoid's doing
+    # That all are one number is no sigmoid's doing.
+    if logits.size >= BY_CHANCE and logits.min() < logits.max():
         warnings.warn(
             "all logits of a model lie in [0, 1], as what a sigmoid gives does, and logits are of any size: give what goes into "
             "the sigmoid, or the audit sees less than the model gives away",
