@@ -14,7 +14,7 @@ from scipy import special
 from lira.epsilon.bound import EpsilonBound, auditing, level_of
 from lira.epsilon.gaussian import gaussian_epsilon, lower_mu
 from lira.metrics._shared import check_scores
-from lira.metrics.coins import contradiction
+from lira.metrics.coins import check_coins
 from lira.numbers import as_array
 
 __all__ = [
@@ -141,10 +141,7 @@ def _require_coins(keep: np.ndarray, labels: np.ndarray | None, independent: boo
         return
     if labels is not None and np.shape(labels) != keep.shape[1:]:
         raise ValueError(f"labels must be one an example, [{keep.shape[1]}]; got shape {np.shape(labels)}")
-    if (why := contradiction(keep, labels)) is not None:
-        raise ValueError(
-            f"memberships are declared to be independent coins, and {why}: give independent=False, and no epsilon is claimed"
-        )
+    check_coins(keep, labels)
 
 
 def _by_target(

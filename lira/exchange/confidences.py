@@ -16,7 +16,6 @@ from lira.learning.logits import (
 )
 from lira.membership import pair_rows
 from lira.metrics.alignment import member_z, require_aligned
-from lira.metrics.coins import contradiction
 from lira.numbers import as_array, native_floats
 from lira.signals import phi_from_confidences, phi_from_losses, phi_from_probabilities
 
@@ -24,7 +23,6 @@ __all__ = [
     "KINDS",
     "as_keep",
     "as_labels",
-    "check_coins",
     "convert_models",
     "located",
     "pair_order",
@@ -231,15 +229,6 @@ def as_keep(values: np.ndarray, name: str = "keep") -> np.ndarray:
             f"{name} must be true or false (1 or 0) for every example; got {bad:g}: not indices of members"
         )
     return values == 1
-
-
-def check_coins(held: np.ndarray, labels: np.ndarray | None) -> None:
-    """Raise ValueError where memberships `[T, N]` of what is attacked contradict that they are independent coins, as declared."""
-    if (why := contradiction(held, labels)) is not None:
-        raise ValueError(
-            f"memberships are declared to be independent coins, and {why}: leave that out (--independent, or "
-            f"independent=True), and no epsilon is claimed"
-        )
 
 
 def as_labels(values: np.ndarray, num_examples: int) -> np.ndarray:

@@ -23,12 +23,12 @@ from lira.data.files import read_array
 from lira.exchange.confidences import (
     as_keep,
     as_labels,
-    check_coins,
     convert_models,
     located,
     pair_order,
     to_signals,
 )
+from lira.metrics.coins import check_coins
 from lira.signals import replace_saturated
 from lira.store.imported import run_of_models
 from lira.store.places import directory_at, require_new

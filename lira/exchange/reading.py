@@ -20,12 +20,12 @@ from lira.exchange.confidences import (
     KINDS,
     as_keep,
     as_labels,
-    check_coins,
     convert_models,
     located,
     pair_order,
 )
 from lira.membership import pair_rows, related_rows
+from lira.metrics.coins import check_coins
 from lira.numbers import as_array
 from lira.scoring import HELD
 from lira.signals import ModelRows, replace_saturated_alike

@@ -5,12 +5,21 @@ from scipy import special
 
 from lira.membership import pair_rows
 
-__all__ = ["contradiction"]
+__all__ = ["check_coins", "contradiction"]
 
 # Standard errors, and the probability by a chi-square distribution, from which on memberships are not such coins.
 LIMIT, LEVEL = 6.0, 1e-6
 # Of fewer examples nothing is said: sums of a few are not normally distributed that far out.
 FEWEST = 30
+
+
+def check_coins(keep: np.ndarray, labels: np.ndarray | None = None) -> None:
+    """Raise ValueError where memberships contradict what is declared of them, see `contradiction`."""
+    if (why := contradiction(keep, labels)) is not None:
+        raise ValueError(
+            f"memberships are declared to be independent coins, and {why}: leave that out (--independent, or "
+            f"independent=True), and no epsilon is claimed"
+        )
 
 
 def contradiction(keep: np.ndarray, labels: np.ndarray | None = None) -> str | None:

@@ -357,8 +357,8 @@ def column_meanings(records: Records) -> dict[str, str]:
             "ATTACK_low": "lower end of its interval",
             "ATTACK_high": "upper end of its interval",
         }
-    given = {"p_value": f"of {records.p_value_of}, exact for this example alone"}
-    given = {} if records.p_value is None else given
+    exact = f"of {records.p_value_of}, exact for this example alone"
+    given = {} if records.p_value is None else {"p_value": exact}
     return meanings | {
         "member": "1 where the target was trained on the example",
         "rank": f"by {records.headline}_score; 1 = the highest",

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import tensorstore as ts
 
+from lira.store.files import is_no_file
 from lira.store.objects import DAMAGE, UnreadableError, UnreadableFileError, reason_of, unreadable
 from lira.store.places import Place
 from lira.store.zarr import metadata_of, open_array
@@ -107,7 +108,7 @@ def _no_files(store: ts.TensorStore, keys: Iterable[str]) -> Iterator[str]:
     spec = store.kvstore.spec().to_json()
     if spec["driver"] == "file":
         places = ((key, Path(spec["path"]) / key) for key in keys)
-        yield from (key for key, place in places if place.exists() and not place.is_file())
+        yield from (key for key, place in places if is_no_file(place))
 
 
 def _ends(store: ts.TensorStore, keys: Sequence[str]) -> Iterator[bytes | UnreadableError | None]:

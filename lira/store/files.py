@@ -21,6 +21,7 @@ __all__ = [
     "Place",
     "content_of",
     "discard",
+    "is_no_file",
     "lock_file",
     "nobody_elses",
     "require_writable",
@@ -79,16 +80,21 @@ def nobody_elses(path: Path) -> Path:
     return path.parent / f"{name}{uuid.uuid4().hex}.making"
 
 
+def is_no_file(path: str | Path) -> bool:
+    """Whether something stands there, and it is no regular file: to open a FIFO might never end."""
+    return os.path.exists(path) and not os.path.isfile(path)
+
+
 def content_of(path: Place) -> bytes:
-    """The content of a file; OSError where it cannot be read, or is no regular file: a FIFO might never end."""
-    if isinstance(path, Path) and path.exists() and not path.is_file():
+    """The content of a file; OSError where it cannot be read, or is no regular file."""
+    if isinstance(path, Path) and is_no_file(path):
         raise OSError(errno.EINVAL, "is no regular file", str(path))
     return path.read_bytes()
 
 
 def lock_file(path: Path) -> IO[bytes]:
     """A file to lock, made where it is not there; OSError as of `content_of`."""
-    if path.exists() and not path.is_file():
+    if is_no_file(path):
         raise OSError(errno.EINVAL, "is no regular file", str(path))
     return open(path, "ab")
 

@@ -62,10 +62,8 @@ def score_findings(run: Run, done: np.ndarray, deep: bool = False) -> Iterator[F
         if (key := tuple(models.tolist())) not in known:
             try:
                 known[key] = run.fingerprint(models)
-            except (
-                RunError,
-                UnreadableFileError,
-            ):  # an array cannot be opened, or a chunk read: said already
+            # An array cannot be opened, or a chunk read: said already.
+            except (RunError, UnreadableFileError):
                 known[key] = ""
         if known[key] not in ("", attributes["signals"]):
             yield Finding("broken", place, "was computed of other signals than are stored")

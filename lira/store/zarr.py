@@ -14,7 +14,7 @@ import tensorstore as ts
 
 from lira.store.claims import Claim
 from lira.store.errors import RunError
-from lira.store.files import content_of
+from lira.store.files import content_of, is_no_file
 from lira.store.objects import DAMAGE, StoreError, reason_of, unreadable
 from lira.store.places import Place, kvstore_of, replacing
 
@@ -229,7 +229,7 @@ def _no_file(directory: str, depth: int) -> str | None:
         if os.path.isdir(entry.path):  # where a link leads to itself `entry.is_dir` raises
             if depth and (found := _no_file(entry.path, depth - 1)):
                 return found
-        elif os.path.exists(entry.path) and not os.path.isfile(entry.path):
+        elif is_no_file(entry.path):
             return entry.path
     return None
 
@@ -250,7 +250,7 @@ def open_array(place: Place, *, fill_missing: bool = False) -> ts.TensorStore:
 
 def opening_array(place: Place, *, fill_missing: bool = False) -> "ts.Future[ts.TensorStore]":
     """`open_array` without waiting: see `opened_array`."""
-    if isinstance(place, Path) and (there := place / "zarr.json").exists() and not there.is_file():
+    if isinstance(place, Path) and is_no_file(there := place / "zarr.json"):
         raise unreadable(there, "is no regular file; remove it")
     spec = {**OPTIONS, "kvstore": kvstore_of(place), "fill_missing_data_reads": fill_missing}
     return ts.open(spec, open=True)

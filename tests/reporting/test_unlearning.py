@@ -355,3 +355,5 @@ def test_the_page_opens_with_what_became_of_each_method_in_plain_words(study, tm
     blind = dataclasses.replace(right, untouched=right.u_lira)
     (_, sentence) = evaluate_unlearning({"none": [blind]}, study.keep).sentences
     assert sentence.startswith("Nothing can be said of none")
+    (_, over) = evaluate_unlearning({"d": [study.figures["ascent"][1]]}, study.keep).sentences
+    assert over.startswith("Overdone by d: models are less sure of the forgotten examples")
